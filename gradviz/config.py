@@ -1,0 +1,276 @@
+"""RunConfig: everything that decides a run, validated, frozen, and addressed by its content.
+
+One table of fields feeds the page (label, help, range), the command line (option, help), the URL, the JSON and
+the validation. Menu word = config word = JSON word = URL word.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Mapping
+
+
+class ConfigError(ValueError):
+    """A setting outside what is allowed. `field` names it; the message is one sentence fit for a student."""
+
+    def __init__(self, field: str, message: str):
+        super().__init__(message)
+        self.field = field
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What one setting means and may be: read by the page, the command line, the URL and the validation."""
+
+    kind: type  # bool, int, float or str
+    label: str
+    help: str
+    choices: Mapping[str, str] | None = None  # word -> teaching sentence
+    low: float | None = None
+    high: float | None = None
+    optional: bool = False  # None is allowed and means "the default of PyTorch"
+
+    @property
+    def range_text(self) -> str:
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.kind is bool:
+            return "on or off"
+        whole = "a whole number" if self.kind is int else "a number"
+        return f"{whole} from {self.low:g} to {self.high:g}" + (", or default" if self.optional else "")
+
+
+def _field(default: Any, kind: type, label: str, help: str, **limits: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"spec": Spec(kind, label, help, **limits)})
+
+
+DATASETS = {
+    "mnist": "60,000 handwritten digits, 28×28: the data of the article.",
+    "fashion": "Fashion-MNIST: 60,000 pictures of clothes, harder than digits.",
+    "kmnist": "Kuzushiji-MNIST: 60,000 handwritten Japanese characters.",
+    "digits": "1,797 real scans of digits, 8×8 enlarged to 28×28, built in: works without any download.",
+}
+ACTIVATIONS = {
+    "sigmoid": "Squeezes every value into 0…1; its slope is at most 1/4, so each layer shrinks the signal that flows back.",
+    "relu": "Passes positive values, blocks negative ones; its slope is 0 or 1, so about half of the signal passes.",
+}
+TREATMENTS = {
+    "none": "The gradient goes to the optimiser as it is.",
+    "clip-norm": "If the length of the whole gradient exceeds the threshold, the whole gradient is scaled down to it.",
+    "clip-value": "Every single gradient entry is cut to ±threshold.",
+    "floor": "The article's idea against vanishing: every entry smaller than the threshold is raised to ±threshold.",
+}
+OPTIMIZERS = {
+    "adam": "Divides each gradient by its own recent size, so a small gradient still moves its weight, until it meets Adam's eps of 1e-8.",
+    "sgd": "Moves each weight by learning rate × gradient: a vanished gradient is a weight that stands still.",
+    "momentum": "SGD that keeps 0.9 of its last move: faster along steady directions.",
+}
+DEVICES = {
+    "auto": "The fastest device of this machine: an NVIDIA card, an Apple GPU, else the processor.",
+    "cpu": "The processor.",
+    "cuda": "An NVIDIA graphics card.",
+    "mps": "The GPU of an Apple computer.",
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The complete recipe of one training run. Two equal configs are the same run (see `run_id`).
+
+    Raises ConfigError, naming the field and its range, if a value is not allowed.
+    The order of the fields is the reader's order on the page.
+    """
+
+    activation: str = _field(
+        "sigmoid", str, "Activation", "The nonlinearity after each convolution of the blocks.", choices=ACTIVATIONS
+    )
+    batch_norm: bool = _field(
+        False, bool, "Batch norm", "Normalises each channel over the batch, after each convolution of the blocks."
+    )
+    shortcut: bool = _field(
+        False, bool, "Shortcut", "Adds each block's input to its output, so the gradient has a road past the convolutions."
+    )
+    blocks: int = _field(
+        12, int, "Blocks", "Each block adds two convolutions; the net has 5 + 2 × blocks weight layers.", low=0, high=1000
+    )
+    activation_everywhere: bool = _field(
+        False, bool, "Activation in stem and head too", "Off, the first two and the last three layers keep relu, as in the article."
+    )
+    init_range: float | None = _field(
+        None,
+        float,
+        "Init range ±a",
+        "All convolution and linear weights start from U(−a, a); default is PyTorch's own, which for the blocks is a = 0.05.",
+        low=0.001,
+        high=2.0,
+        optional=True,
+    )
+    treatment: str = _field(
+        "none", str, "Gradient treatment", "What is done to the gradient between the backward pass and the step.", choices=TREATMENTS
+    )
+    threshold: float = _field(
+        1.0, float, "Threshold", "The limit that clipping or the floor works with.", low=1e-30, high=1e6
+    )
+    optimizer: str = _field("adam", str, "Optimiser", "How a gradient becomes a change of weights.", choices=OPTIMIZERS)
+    lr: float = _field(1e-3, float, "Learning rate", "The size of the steps.", low=1e-7, high=10.0)
+    dataset: str = _field("mnist", str, "Data set", "The pictures to learn.", choices=DATASETS)
+    batch_size: int = _field(64, int, "Batch size", "Images per step.", low=1, high=1024)
+    steps: int = _field(300, int, "Steps", "Weight updates; one step is one batch.", low=1, high=100_000)
+    seed: int = _field(0, int, "Seed", "Picks the initial weights and the order of the images; another seed is another run.", low=0, high=2**31 - 1)
+    device: str = _field("auto", str, "Device", "Where the arithmetic runs.", choices=DEVICES)
+
+    def __post_init__(self) -> None:
+        for name in FIELDS:
+            object.__setattr__(self, name, _checked(name, getattr(self, name)))
+        if self.treatment == "none":
+            # Without a treatment the threshold decides nothing, so it must not make two runs of one.
+            object.__setattr__(self, "threshold", FIELDS["threshold"].default)
+
+    @property
+    def layers(self) -> int:
+        """Number of weight layers: 2 in the stem, 2 in each block, 3 in the head."""
+        return 5 + 2 * self.blocks
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Names of the weight layers in forward order."""
+        blocks = (f"block{b}.conv{c}" for b in range(self.blocks) for c in (1, 2))
+        return ("conv1", "conv2", *blocks, "fc1", "fc2", "fc3")
+
+    @property
+    def run_id(self) -> str:
+        """12 hex digits of the content's SHA-256: the same settings give the same id on every machine."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def summary(self) -> str:
+        """One short line such as '12 blocks · sigmoid · batch norm · ±0.5 · adam 0.001'."""
+        parts = [f"{self.blocks} block{'s' * (self.blocks != 1)}", self.activation]
+        parts += ["batch norm"] * self.batch_norm + ["shortcut"] * self.shortcut
+        parts += [f"±{self.init_range:g}"] if self.init_range is not None else []
+        parts += [f"{self.treatment} {self.threshold:g}"] if self.treatment != "none" else []
+        return " · ".join([*parts, f"{self.optimizer} {self.lr:g}", self.dataset])
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Raises ConfigError for an unknown name or a bad value."""
+        for name in values:
+            if name not in FIELDS:
+                raise ConfigError(str(name), f"{str(name)[:40]!r} is not a setting; the settings are {', '.join(FIELDS)}.")
+        return cls(**values)
+
+    def to_query(self) -> dict[str, str]:
+        """The settings that differ from the defaults, as URL parameters."""
+        return {name: _to_word(getattr(self, name)) for name in FIELDS if getattr(self, name) != FIELDS[name].default}
+
+    @classmethod
+    def from_query(cls, query: Mapping[str, str]) -> tuple[RunConfig, list[str]]:
+        """The config of a URL, and one sentence for each parameter that had to be left out. Never raises."""
+        values, problems = {}, []
+        for name in FIELDS:
+            if name in query:
+                try:
+                    values[name] = _checked(name, query[name])
+                except ConfigError as error:
+                    problems.append(str(error))
+        return cls(**values), problems
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    default: Any
+    spec: Spec
+
+
+FIELDS: dict[str, FieldInfo] = {
+    field.name: FieldInfo(field.default, field.metadata["spec"]) for field in dataclasses.fields(RunConfig)
+}
+
+
+def option(name: str) -> str:
+    """The command-line option of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def _to_word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if value is None:
+        return "default"
+    return value if isinstance(value, str) else f"{value:g}" if float(f"{value:g}") == value else repr(value)  # repr gives the float back exactly
+
+
+_BOOLEANS = {"on": True, "off": False, "true": True, "false": False, "1": True, "0": False}
+
+
+def _checked(name: str, value: Any) -> Any:
+    """`value` as the setting's own type; words of a URL or command line are understood."""
+    spec = FIELDS[name].spec
+    refusal = ConfigError(name, f"{spec.label} ({name}) must be {spec.range_text}; {str(value)[:40]!r} is not.")
+    if spec.optional and (value is None or value in ("default", "")):
+        return None
+    if spec.choices is not None:
+        if isinstance(value, str) and value in spec.choices:
+            return value
+        raise refusal
+    if spec.kind is bool:
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in _BOOLEANS:
+            return _BOOLEANS[value.lower()]
+        raise refusal
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise refusal
+    try:
+        number = float(value)
+        if spec.kind is int:
+            whole = int(value)  # a string such as "12" goes here; "1e3" and "12.5" do not
+            if whole != number:
+                raise refusal
+            number = whole
+    except (ValueError, OverflowError):
+        raise refusal from None
+    if not math.isfinite(number) or not spec.low <= number <= spec.high:
+        raise refusal
+    return number
+
+
+@dataclass(frozen=True)
+class Preset:
+    label: str
+    sentence: str
+    changes: Mapping[str, Any]
+
+    def apply(self, config: RunConfig) -> RunConfig:
+        """The preset's net, keeping the reader's data set, device and seed."""
+        kept = {name: getattr(config, name) for name in ("dataset", "device", "seed")}
+        return RunConfig(**{**kept, **self.changes})
+
+
+PRESETS: dict[str, Preset] = {
+    "vanishing-sigmoid": Preset(
+        "Vanishing: sigmoid", "Twelve sigmoid blocks: each convolution keeps about 1/8 of the gradient.", dict(activation="sigmoid")
+    ),
+    "vanishing-relu": Preset(
+        "Vanishing: relu", "Relu shrinks it too, to about 1/3 per convolution: the wall only comes later.", dict(activation="relu")
+    ),
+    "exploding-init": Preset(
+        "Exploding init",
+        "Weights from U(−0.5, 0.5): the backward signal grows 3.5-fold per convolution.",
+        dict(activation="relu", init_range=0.5),
+    ),
+    "batch-norm": Preset(
+        "Cure: batch norm", "Relu with batch norm: the gradient no longer vanishes; at 60 blocks look again.", dict(activation="relu", batch_norm=True)
+    ),
+    "shortcut": Preset(
+        "Cure: shortcut", "Relu with shortcut: the gradient reaches the first layer past the convolutions.", dict(activation="relu", shortcut=True)
+    ),
+}

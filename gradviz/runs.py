@@ -81,6 +81,17 @@ class History:
         self.tests: list[tuple[int, float]] = []  # (step, accuracy on the fixed test subset)
         self._lock = threading.Lock()
 
+    @classmethod
+    def restored(
+        cls, columns: np.ndarray, scalars: np.ndarray, tests: list[tuple[int, float]], stride: int, max_columns: int
+    ) -> History:
+        """The history that was kept as `columns`, `scalars` (float64 (steps, 3): loss, accuracy, seconds) and `tests`."""
+        history = cls(columns.shape[2], max_columns)
+        history.stride, history.steps, history.tests = stride, len(scalars), list(tests)
+        history._columns = _grown(columns, max(len(columns), len(history._columns)))
+        history._scalars = _grown(scalars, max(len(scalars), len(history._scalars)))
+        return history
+
     def snapshot(self) -> History:
         """A consistent view for another thread. It shares the arrays: only its last column may still change."""
         view = History.__new__(History)

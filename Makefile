@@ -1,0 +1,41 @@
+# make run    installs the app into .venv and starts it; a second start installs nothing
+# make test   installs what the tests need as well, checks the style and runs every test
+# Plain sh and make 3.81 (macOS). Another Python: make run PYTHON=python3.12
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV = .venv
+BIN = $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help run test install clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+run: $(VENV)/app.stamp
+	@exec $(BIN)/python -m streamlit run app.py
+
+test: $(VENV)/app.stamp $(VENV)/tests.stamp
+	@$(BIN)/python tests/chromium.py
+	@$(BIN)/ruff check
+	@$(BIN)/python -m pytest
+
+install: $(VENV)/app.stamp
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/pyvenv.cfg:
+	@test -n "$(PYTHON)" || { echo "gradviz needs Python 3.11 or newer; install it, or name it: make run PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make a virtual environment; on Debian or Ubuntu install its venv module first: apt install python3-venv"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# A stamp is newer than its requirements exactly when they are installed.
+$(VENV)/app.stamp: requirements.txt constraints.txt | $(VENV)/pyvenv.cfg
+	@echo "Installing what gradviz needs; the first time this takes some minutes."
+	@$(INSTALL) -r requirements.txt
+	@touch $@
+
+$(VENV)/tests.stamp: requirements-dev.txt constraints.txt | $(VENV)/app.stamp
+	@$(INSTALL) -r requirements-dev.txt
+	@touch $@

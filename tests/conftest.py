@@ -1,0 +1,125 @@
+"""What several tests need: the data of the lessons, a real server, a real browser."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# One thread: the same sums in the same order everywhere, and no fight for the cores. Must stand before torch is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("GRADVIZ_DOWNLOAD", "off")  # no test waits for the network
+
+import pytest
+from chromium import MISSING, find
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder that holds MNIST; a lesson on real MNIST is skipped where there is none."""
+    folder = Path(os.environ.get("GRADVIZ_DATA", ROOT / "data")).resolve()
+    if not (folder / "MNIST" / "raw").is_dir():
+        pytest.skip(f"MNIST is not in {folder}: set GRADVIZ_DATA to a folder that holds it")
+    return folder
+
+
+class Server:
+    """The real `streamlit run app.py` on a port and a store of its own."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]):
+        self.store = folder / "runs"
+        self.log = folder / "server.log"
+        self._environment = {**os.environ, "GRADVIZ_STORE": str(self.store), **environment}
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, seconds: float = 60) -> None:
+        """Starts on the same port and store as before. Raises RuntimeError with the log if it is not healthy in time."""
+        options = ["--server.port", str(self.port), "--server.address", "127.0.0.1", "--server.headless", "true"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "streamlit", "run", "app.py", *options],
+                cwd=ROOT, env=self._environment, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + seconds
+        while not self.healthy():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"the server did not start:\n{self.log.read_text()[-4000:]}")
+            time.sleep(0.05)
+
+    def healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/_stcore/health", timeout=2) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    def stop(self, signal_number: int = signal.SIGTERM, seconds: float = 10) -> float:
+        """Asks the server to end and returns how many seconds it took. Raises subprocess.TimeoutExpired if it does not."""
+        started = time.monotonic()
+        self.process.send_signal(signal_number)
+        self.process.wait(seconds)
+        return time.monotonic() - started
+
+    def kill(self) -> None:
+        """kill -9, as a power cut would; the workers of the server go with it."""
+        if self.process is not None:
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it had ended already
+            self.process.wait()
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+
+@pytest.fixture(scope="module")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """start_server(GRADVIZ_WORKERS="1", ...) gives a running Server on an empty store; all are killed after the module."""
+    servers: list[Server] = []
+
+    def start(**environment: str) -> Server:
+        servers.append(Server(tmp_path_factory.mktemp("server"), environment))
+        servers[-1].start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def server(start_server: Callable[..., Server]) -> Server:
+    """One running server for the tests of a module."""
+    return start_server()
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args() -> dict[str, object]:
+    """Read by pytest-playwright. Without a Chromium every test that asks for a page is skipped, with the reason."""
+    path = find()
+    if path is None:
+        pytest.skip(MISSING)
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    return {"executable_path": path, "args": ["--headless=new", "--no-sandbox", "--disable-gpu", *quiet]}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test that opens a page carries the mark `browser`: `pytest -m "not browser"` leaves them out."""
+    for item in items:
+        if {"page", "context", "browser"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.browser)

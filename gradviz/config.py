@@ -10,8 +10,9 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Mapping
+from typing import Any
 
 
 class ConfigError(ValueError):
@@ -40,8 +41,9 @@ class Spec:
             return "one of " + ", ".join(self.choices)
         if self.kind is bool:
             return "on or off"
-        whole = "a whole number" if self.kind is int else "a number"
-        return f"{whole} from {self.low:g} to {self.high:g}" + (", or default" if self.optional else "")
+        low, high = (str(end) if self.kind is int else f"{end:g}" for end in (self.low, self.high))
+        number = "a whole number" if self.kind is int else "a number"
+        return f"{number} from {low} to {high}" + (", or default" if self.optional else "")
 
 
 def _field(default: Any, kind: type, label: str, help: str, **limits: Any) -> Any:
@@ -65,7 +67,8 @@ TREATMENTS = {
     "floor": "The article's idea against vanishing: every entry smaller than the threshold is raised to ±threshold.",
 }
 OPTIMIZERS = {
-    "adam": "Divides each gradient by its own recent size, so a small gradient still moves its weight, until it meets Adam's eps of 1e-8.",
+    "adam": "Divides each gradient by its own recent size, so a small gradient still moves its weight, "
+    "until it meets Adam's eps of 1e-8.",
     "sgd": "Moves each weight by learning rate × gradient: a vanished gradient is a weight that stands still.",
     "momentum": "SGD that keeps 0.9 of its last move: faster along steady directions.",
 }
@@ -98,7 +101,10 @@ class RunConfig:
         12, int, "Blocks", "Each block adds two convolutions; the net has 5 + 2 × blocks weight layers.", low=0, high=1000
     )
     activation_everywhere: bool = _field(
-        False, bool, "Activation in stem and head too", "Off, the first two and the last three layers keep relu, as in the article."
+        False,
+        bool,
+        "Activation in stem and head too",
+        "Off, the first two and the last three layers keep relu, as in the article.",
     )
     init_range: float | None = _field(
         None,
@@ -110,7 +116,11 @@ class RunConfig:
         optional=True,
     )
     treatment: str = _field(
-        "none", str, "Gradient treatment", "What is done to the gradient between the backward pass and the step.", choices=TREATMENTS
+        "none",
+        str,
+        "Gradient treatment",
+        "What is done to the gradient between the backward pass and the step.",
+        choices=TREATMENTS,
     )
     threshold: float = _field(
         1.0, float, "Threshold", "The limit that clipping or the floor works with.", low=1e-30, high=1e6
@@ -120,7 +130,14 @@ class RunConfig:
     dataset: str = _field("mnist", str, "Data set", "The pictures to learn.", choices=DATASETS)
     batch_size: int = _field(64, int, "Batch size", "Images per step.", low=1, high=1024)
     steps: int = _field(300, int, "Steps", "Weight updates; one step is one batch.", low=1, high=100_000)
-    seed: int = _field(0, int, "Seed", "Picks the initial weights and the order of the images; another seed is another run.", low=0, high=2**31 - 1)
+    seed: int = _field(
+        0,
+        int,
+        "Seed",
+        "Picks the initial weights and the order of the images; another seed is another run.",
+        low=0,
+        high=2**31 - 1,
+    )
     device: str = _field("auto", str, "Device", "Where the arithmetic runs.", choices=DEVICES)
 
     def __post_init__(self) -> None:
@@ -205,7 +222,9 @@ def _to_word(value: Any) -> str:
         return "on" if value else "off"
     if value is None:
         return "default"
-    return value if isinstance(value, str) else f"{value:g}" if float(f"{value:g}") == value else repr(value)  # repr gives the float back exactly
+    if isinstance(value, float):
+        return short if float(short := f"{value:g}") == value else repr(value)  # repr gives the float back exactly
+    return str(value)
 
 
 _BOOLEANS = {"on": True, "off": False, "true": True, "false": False, "1": True, "0": False}
@@ -257,10 +276,14 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "vanishing-sigmoid": Preset(
-        "Vanishing: sigmoid", "Twelve sigmoid blocks: each convolution keeps about 1/8 of the gradient.", dict(activation="sigmoid")
+        "Vanishing: sigmoid",
+        "Twelve sigmoid blocks: each convolution keeps about 1/8 of the gradient.",
+        dict(activation="sigmoid"),
     ),
     "vanishing-relu": Preset(
-        "Vanishing: relu", "Relu shrinks it too, to about 1/3 per convolution: the wall only comes later.", dict(activation="relu")
+        "Vanishing: relu",
+        "Relu shrinks it too, to about 1/3 per convolution: the wall only comes later.",
+        dict(activation="relu"),
     ),
     "exploding-init": Preset(
         "Exploding init",
@@ -268,9 +291,13 @@ PRESETS: dict[str, Preset] = {
         dict(activation="relu", init_range=0.5),
     ),
     "batch-norm": Preset(
-        "Cure: batch norm", "Relu with batch norm: the gradient no longer vanishes; at 60 blocks look again.", dict(activation="relu", batch_norm=True)
+        "Cure: batch norm",
+        "Relu with batch norm: the gradient no longer vanishes; at 60 blocks look again.",
+        dict(activation="relu", batch_norm=True),
     ),
     "shortcut": Preset(
-        "Cure: shortcut", "Relu with shortcut: the gradient reaches the first layer past the convolutions.", dict(activation="relu", shortcut=True)
+        "Cure: shortcut",
+        "Relu with shortcut: the gradient reaches the first layer past the convolutions.",
+        dict(activation="relu", shortcut=True),
     ),
 }

@@ -41,7 +41,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One training step. The gradients are those of the weights before this step's update; step 0 is the net at initialisation."""
+    """One training step. The gradients are those before this step's update; step 0 is the net at initialisation."""
 
     step: int
     loss: float  # mean cross-entropy of the batch, nats; may be inf or nan

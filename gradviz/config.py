@@ -160,8 +160,12 @@ class RunConfig:
 
     @property
     def run_id(self) -> str:
-        """12 hex digits of the content's SHA-256: the same settings give the same id on every machine."""
-        text = json.dumps(self.to_dict(), sort_keys=True)
+        """12 hex digits of the content's SHA-256: the same settings give the same id on every machine.
+
+        Only what differs from the defaults goes in, so that a setting added later leaves the ids of kept runs alone.
+        """
+        changed = {name: value for name, value in self.to_dict().items() if value != FIELDS[name].default}
+        text = json.dumps(changed, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property

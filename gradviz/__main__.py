@@ -1,0 +1,214 @@
+"""python -m gradviz train ...: the same trainings without a browser, as JSON lines or as text."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NoReturn
+
+from gradviz.config import FIELDS, ConfigError, RunConfig, option
+from gradviz.runs import QUANTITIES, History, Outcome, Run, Status, StepRecord, max_columns
+from gradviz.settings import Settings, SettingsError
+
+_METAVAR = {int: "N", float: "X"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        for name in FIELDS:
+            if f"argument {option(name)}:" in message and FIELDS[name].spec.kind is not bool:  # its value is missing
+                message += f"; it must be {FIELDS[name].spec.range_text}"
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    about = "See gradients vanish and explode in a deep LeNet."
+    parser = _Parser(prog="python -m gradviz", description=about, allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    train = commands.add_parser("train", help="train one net and measure every layer at every step", allow_abbrev=False)
+    train.add_argument("--json", action="store_true", help="one JSON object per step, then one about the whole run")
+    for name, field in FIELDS.items():
+        spec = field.spec
+        common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
+        if spec.kind is bool:
+            train.add_argument(option(name), action="store_true", help=f"{spec.label}. {spec.help}", **common)
+        else:
+            default = "default" if field.default is None else field.default
+            text = f"{spec.label}. {spec.help} {spec.range_text.capitalize()}; here {default}."
+            metavar = "|".join(spec.choices) if spec.choices else _METAVAR[spec.kind]
+            train.add_argument(option(name), metavar=metavar, help=text.replace("%", "%%"), **common)
+    train.set_defaults(command=_train, prog=train.prog)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 done, 1 failed, 2 bad setting, 128 + n ended by signal n."""
+    given = vars(_parser().parse_args(arguments))
+    command, prog = given.pop("command"), given.pop("prog")
+    try:
+        return command(given)
+    except ConfigError as error:
+        return _complain(f"{prog}: {option(error.field)}: {error}", 2)
+    except SettingsError as error:
+        return _complain(f"{prog}: {error}", 2)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader, `| head` say, has seen enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _complain(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code
+
+
+def _train(given: dict[str, Any]) -> int:
+    as_json = given.pop("json")
+    config = RunConfig.from_dict(given)
+    settings = Settings.from_environment()
+
+    # torch takes seconds to import: a bad option is refused before.
+    from gradviz.data import DataError, Shelf
+    from gradviz.diagnosis import diagnose
+    from gradviz.trainer import Trainer, device_text, resolve_device
+
+    device = resolve_device(config.device)
+    shelf = Shelf(settings.data, settings.download)
+    if (state := shelf.request(config.dataset)).status == "downloading":
+        print(state.message, file=sys.stderr)
+        shelf.wait(config.dataset)
+    try:
+        name, replaced = shelf.effective(config.dataset)
+        data = shelf.load(name)
+    except DataError:  # damaged files; the shelf knows now, and offers the digits
+        name, replaced = shelf.effective(config.dataset)
+        data = shelf.load(name)
+    if replaced:
+        print(replaced, file=sys.stderr)
+    config = replace(config, dataset=name)
+
+    run = Run(config, History(config.layers, max_columns(config.layers)), Status.RUNNING, device_text(device))
+    report = _JsonLines(run) if as_json else _Text(run)
+    with _stop_signals() as received:
+        trainer = Trainer(config, data, device, interrupt=lambda: bool(received))
+        try:
+            for record in trainer:
+                run.history.append(record)
+                run.nonfinite_layer = record.nonfinite_layer
+                report.step(record)
+            outcome = trainer.outcome
+        except (RuntimeError, MemoryError) as error:  # torch says so when the memory of the machine or the card is used up
+            outcome = Outcome(Status.FAILED, message=" ".join(str(error).split()))
+    run.status, run.test_accuracy, run.message = outcome.status, outcome.test_accuracy, outcome.message
+    report.end(outcome, diagnose(run).verdict if run.history.steps else None)
+    if outcome.status is Status.FAILED:
+        return _complain(outcome.message, 1)
+    return 128 + received[0] if received else 0
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """The stop signals received so far. The second Ctrl-C acts at once, as if we were not here."""
+    received: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        received.append(number)
+        signal.signal(number, before[number])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _JsonLines:
+    """Strict JSON, one object a line: inf and nan, for which JSON has no numbers, are the strings "inf", "-inf", "nan"."""
+
+    def __init__(self, run: Run):
+        self._run = run
+        self._quantities = [
+            name for name in QUANTITIES if name != "treated_grad_rms" or run.config.treatment != "none"
+        ]
+        self._rows = [list(QUANTITIES).index(name) for name in self._quantities]
+
+    def step(self, record: StepRecord) -> None:
+        table = record.layers[self._rows].T.tolist()
+        layers = {
+            layer: {name: _number(value) for name, value in zip(self._quantities, values, strict=True)}
+            for layer, values in zip(self._run.config.layer_names, table, strict=True)
+        }
+        _print_json(step=record.step, loss=_number(record.loss), accuracy=record.accuracy, layers=layers)
+
+    def end(self, outcome: Outcome, verdict: str | None) -> None:
+        config = self._run.config
+        _print_json(
+            status=outcome.status, verdict=verdict, test_accuracy=outcome.test_accuracy, seconds=round(outcome.seconds, 3),
+            message=outcome.message, dataset=config.dataset, device=self._run.device,
+        )  # fmt: skip
+
+
+def _number(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+def _print_json(**values: Any) -> None:
+    print(json.dumps(values, allow_nan=False), flush=True)
+
+
+class _Text:
+    """For people: one progress line that moves on a terminal, some twenty lines elsewhere, and a closing table."""
+
+    def __init__(self, run: Run):
+        self._run = run
+        self._on_terminal = sys.stdout.isatty()
+        self._shown = 0.0
+        config = run.config
+        print(f"{config.summary} · {config.layers} layers · {config.steps} steps · {run.device}", flush=True)
+
+    def step(self, record: StepRecord) -> None:
+        steps = self._run.config.steps
+        last = record.step == steps - 1 or not math.isfinite(record.loss)
+        if self._on_terminal:
+            due = time.monotonic() - self._shown > 0.1
+        else:
+            due = record.step % max(1, steps // 20) == 0
+        if due or last:
+            self._shown = time.monotonic()
+            first, final = record.layers[0, [0, -1]]
+            line = (
+                f"step {record.step:>{len(str(steps))}} of {steps}  loss {record.loss:.5g}  accuracy {record.accuracy:4.0%}  "
+                f"weight gradient: conv1 {first:.1e}, fc3 {final:.1e}  {1e3 * record.seconds / (record.step + 1):.1f} ms a step"
+            )
+            print(f"\r{line}\x1b[K" if self._on_terminal else line, end="" if self._on_terminal else "\n", flush=True)
+
+    def end(self, outcome: Outcome, verdict: str | None) -> None:
+        history, names = self._run.history, self._run.config.layer_names
+        print("\n" if self._on_terminal else "")
+        if history.steps:
+            # With a stride above 1 a column holds the largest of its steps.
+            titles = [f"{layer}, {when}" for when in ("start", "end") for layer in (names[0], names[-1])]
+            print(f"{'':18}" + "".join(f"{title:>14}" for title in titles))
+            for row, name in enumerate(QUANTITIES):
+                ends = [*history.columns[0, row, [0, -1]], *history.columns[-1, row, [0, -1]]]
+                print(f"{name:18}" + "".join(f"{value:>14.3g}" for value in ends))
+        accuracy = "" if outcome.test_accuracy is None else f", test accuracy {outcome.test_accuracy:.1%}"
+        gradients = f", gradients: {verdict}" if verdict else ""
+        print(f"{outcome.status} after {history.steps} steps and {outcome.seconds:.1f} s{accuracy}{gradients}. {outcome.message}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -23,14 +23,14 @@ import torch.nn.functional as F
 
 from gradviz.config import DATASETS
 
-_TORCHVISION_CLASS = {"mnist": "MNIST", "fashion": "FashionMNIST", "kmnist": "KMNIST"}
+TORCHVISION_CLASS = {"mnist": "MNIST", "fashion": "FashionMNIST", "kmnist": "KMNIST"}
 _TITLE = {"mnist": "MNIST", "fashion": "Fashion-MNIST", "kmnist": "KMNIST", "digits": "the built-in digits"}
 # Mean and standard deviation of the training pixels, scaled to 0 … 1.
-_PIXELS = {"mnist": (0.1307, 0.3081), "fashion": (0.2860, 0.3530), "kmnist": (0.1918, 0.3483)}
+PIXELS = {"mnist": (0.1307, 0.3081), "fashion": (0.2860, 0.3530), "kmnist": (0.1918, 0.3483)}
 _BYTES = {"mnist": 66.5e6, "fashion": 85.8e6, "kmnist": 75.9e6}  # archives and their contents, for the progress bar
 _FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 _SILENCE = 20.0  # seconds without a byte after which a download is given up
-_DIGITS_TRAIN = 1437  # the last 360 scans come from other writers and are the test
+DIGITS_TRAIN = 1437  # the last 360 scans come from other writers and are the test
 
 
 class DataError(RuntimeError):
@@ -42,10 +42,10 @@ class Dataset:
     """Images are normalised to mean 0 and standard deviation 1 over the training pixels."""
 
     name: str
-    train_images: torch.Tensor  # float32 (n, 1, 28, 28)
-    train_labels: torch.Tensor  # int64 (n,)
-    test_images: torch.Tensor  # float32 (m, 1, 28, 28)
-    test_labels: torch.Tensor  # int64 (m,)
+    train_images: torch.Tensor = field(repr=False)  # float32 (n, 1, 28, 28)
+    train_labels: torch.Tensor = field(repr=False)  # int64 (n,)
+    test_images: torch.Tensor = field(repr=False)  # float32 (m, 1, 28, 28)
+    test_labels: torch.Tensor = field(repr=False)  # int64 (m,)
 
     def to(self, device: torch.device) -> Dataset:
         if device.type == "cpu":
@@ -121,7 +121,7 @@ class Shelf:
             return self._loaded[name]
 
     def _raw(self, name: str) -> Path:
-        return self.folder / _TORCHVISION_CLASS[name] / "raw"
+        return self.folder / TORCHVISION_CLASS[name] / "raw"
 
     def _found(self, name: str) -> int:
         return sum((self._raw(name) / file).is_file() for file in _FILES)
@@ -129,7 +129,7 @@ class Shelf:
     def _read(self, name: str) -> Dataset:
         if self._found(name) < len(_FILES):
             raise DataError(f"{_TITLE[name]} is not complete in {self._raw(name)}.")
-        maker = getattr(_torchvision_datasets(), _TORCHVISION_CLASS[name])
+        maker = getattr(_torchvision_datasets(), TORCHVISION_CLASS[name])
         parts: list[torch.Tensor] = []
         try:
             for train in (True, False):
@@ -142,7 +142,7 @@ class Shelf:
                 f"The files of {_TITLE[name]} in {self._raw(name)} are damaged ({type(error).__name__}): "
                 "delete that folder and start again."
             ) from error
-        mean, std = _PIXELS[name]
+        mean, std = PIXELS[name]
         images = [parts[k].unsqueeze(1).float().div_(255).sub_(mean).div_(std) for k in (0, 2)]
         return Dataset(name, images[0], parts[1].long(), images[1], parts[3].long())
 
@@ -154,9 +154,9 @@ class Shelf:
             scratch = Path(tempfile.mkdtemp(prefix=".download-", dir=self.folder))
             problem = self._download(name, scratch)
             if not problem:
-                target = self.folder / _TORCHVISION_CLASS[name]
+                target = self.folder / TORCHVISION_CLASS[name]
                 shutil.rmtree(target, ignore_errors=True)
-                os.replace(scratch / _TORCHVISION_CLASS[name], target)
+                os.replace(scratch / TORCHVISION_CLASS[name], target)
         except OSError as error:
             problem = f"the data folder {self.folder} cannot be written ({error.strerror})"
         finally:
@@ -197,10 +197,10 @@ def _digits() -> Dataset:
     scans, labels = load_digits(return_X_y=True)
     images = torch.tensor(scans, dtype=torch.float32).view(-1, 1, 8, 8) / 16
     images = F.interpolate(images, size=(28, 28), mode="bilinear", align_corners=False)
-    train = images[:_DIGITS_TRAIN]
+    train = images[:DIGITS_TRAIN]
     images = (images - train.mean()) / train.std()
     labels = torch.tensor(labels, dtype=torch.int64)
-    return Dataset("digits", images[:_DIGITS_TRAIN], labels[:_DIGITS_TRAIN], images[_DIGITS_TRAIN:], labels[_DIGITS_TRAIN:])
+    return Dataset("digits", images[:DIGITS_TRAIN], labels[:DIGITS_TRAIN], images[DIGITS_TRAIN:], labels[DIGITS_TRAIN:])
 
 
 def _torchvision_datasets():
@@ -224,7 +224,7 @@ def _torchvision_datasets():
 
 def _main(name: str, folder: str) -> None:
     socket.setdefaulttimeout(10)
-    getattr(_torchvision_datasets(), _TORCHVISION_CLASS[name])(root=folder, download=True)
+    getattr(_torchvision_datasets(), TORCHVISION_CLASS[name])(root=folder, download=True)
 
 
 if __name__ == "__main__":

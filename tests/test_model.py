@@ -48,7 +48,8 @@ def test_the_shapes_are_those_of_the_articles_table():
 @pytest.mark.parametrize("activation, batch_norm, shortcut", SWITCHES)
 @pytest.mark.parametrize("everywhere", [False, True])
 def test_the_logits_equal_the_articles_formulas_written_out(activation, batch_norm, shortcut, everywhere):
-    config = RunConfig(activation=activation, batch_norm=batch_norm, shortcut=shortcut, blocks=3, activation_everywhere=everywhere)
+    switches = dict(activation=activation, batch_norm=batch_norm, shortcut=shortcut)
+    config = RunConfig(blocks=3, activation_everywhere=everywhere, **switches)
     model = made(config)
     images = torch.randn(5, 1, 28, 28, generator=torch.Generator().manual_seed(1))
     inside = {"sigmoid": lambda z: 1 / (1 + (-z).exp()), "relu": lambda z: z.clamp(min=0)}[activation]

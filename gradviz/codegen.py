@@ -1,0 +1,209 @@
+"""The PyTorch program of a run: its net and its loop and nothing else, to read, copy and run without gradviz."""
+
+from __future__ import annotations
+
+from gradviz.config import RunConfig
+from gradviz.data import DIGITS_TRAIN, PIXELS, TORCHVISION_CLASS
+
+_ACTIVATION = {"sigmoid": "torch.sigmoid", "relu": "F.relu"}
+_DEVICE = {"auto": '"cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"'}
+_OPTIMIZER = {
+    "adam": "torch.optim.Adam(model.parameters(), lr={lr!r})",
+    "sgd": "torch.optim.SGD(model.parameters(), lr={lr!r})",
+    "momentum": "torch.optim.SGD(model.parameters(), lr={lr!r}, momentum=0.9)",
+}
+_TREATMENT = {
+    "none": "",
+    "clip-norm": "    nn.utils.clip_grad_norm_(model.parameters(), {threshold!r})\n",
+    "clip-value": "    nn.utils.clip_grad_value_(model.parameters(), {threshold!r})\n",
+    "floor": """\
+    for parameter in model.parameters():
+        gradient = parameter.grad
+        raised = torch.where(gradient < 0, -{threshold!r}, {threshold!r})  # by its sign; 0 counts as positive
+        parameter.grad = torch.where(gradient.abs() < {threshold!r}, raised, gradient)
+""",
+}
+
+
+def code(config: RunConfig) -> str:
+    """Python text that needs torch, and scikit-learn for the built-in digits or torchvision for a download.
+
+    It draws the same random numbers in the same order as the Trainer, so it prints the same losses.
+    """
+    title = f"{config.summary}: a LeNet of {config.layers} layers and its training."
+    parts = [_header(config, title), _data(config), _block(config), _net(config), _initialisation(config), _loop(config)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _header(config: RunConfig, title: str) -> str:
+    if config.dataset == "digits":
+        modules, needs = "import math\n", "Needs torch and scikit-learn, which brings the pictures."
+        library = "from sklearn.datasets import load_digits\n"
+    else:
+        folder = TORCHVISION_CLASS[config.dataset]
+        modules, library = "import math\nimport os\nfrom pathlib import Path\n", ""
+        needs = f"Needs torch. Reads {folder} from the folder GRADVIZ_DATA, else data/; if absent, torchvision downloads it."
+    device = _DEVICE.get(config.device, f'"{config.device}"')
+    return f'''\
+"""{title}
+
+{needs}
+"""
+
+{modules}
+import torch
+import torch.nn.functional as F
+{library}from torch import nn
+
+device = {device}
+random = torch.Generator().manual_seed({config.seed})  # all randomness comes from here
+'''
+
+
+def _data(config: RunConfig) -> str:
+    if config.dataset == "digits":
+        return f'''\
+# Data: 1,797 scans of 8×8 pixels, enlarged to 28×28, normalised to mean 0 and standard deviation 1
+scans, labels = load_digits(return_X_y=True)
+images = torch.tensor(scans, dtype=torch.float32).view(-1, 1, 8, 8) / 16
+images = F.interpolate(images, size=(28, 28), mode="bilinear", align_corners=False)
+images = (images - images[:{DIGITS_TRAIN}].mean()) / images[:{DIGITS_TRAIN}].std()
+images, labels = images.to(device), torch.tensor(labels).to(device)
+train_images, test_images = images[:{DIGITS_TRAIN}], images[{DIGITS_TRAIN}:]
+train_labels, test_labels = labels[:{DIGITS_TRAIN}], labels[{DIGITS_TRAIN}:]
+'''
+    name = TORCHVISION_CLASS[config.dataset]
+    mean, std = PIXELS[config.dataset]
+    return f'''\
+# Data: 60,000 pictures of 28×28 pixels to train and 10,000 to test, normalised to mean 0 and standard deviation 1
+folder = Path(os.environ.get("GRADVIZ_DATA", "data"))
+if not (folder / "{name}" / "raw").exists():
+    from torchvision.datasets import {name}
+
+    {name}(folder, download=True)
+
+
+def read(file, header):
+    """The bytes of a file after its header, on the device."""
+    content = (folder / "{name}" / "raw" / file).read_bytes()
+    return torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8).to(device)
+
+
+def read_images(file):
+    return (read(file, 16).view(-1, 1, 28, 28).float() / 255 - {mean}) / {std}
+
+
+train_images, train_labels = read_images("train-images-idx3-ubyte"), read("train-labels-idx1-ubyte", 8).long()
+test_images, test_labels = read_images("t10k-images-idx3-ubyte"), read("t10k-labels-idx1-ubyte", 8).long()
+'''
+
+
+def _block(config: RunConfig) -> str:
+    if not config.blocks:
+        return ""
+    norm = "        self.norm{0} = nn.BatchNorm2d(16)\n" if config.batch_norm else ""
+    layer = "self.norm{0}(self.conv{0}({1}))" if config.batch_norm else "self.conv{0}({1})"
+    activation = _ACTIVATION[config.activation]
+    result = "x + h  # the shortcut; nothing after the addition" if config.shortcut else "h"
+    return f'''\
+class Block(nn.Module):
+    """(batch, 16, 7, 7) -> the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(16, 16, 5, padding=2)
+{norm.format(1)}        self.conv2 = nn.Conv2d(16, 16, 5, padding=2)
+{norm.format(2)}
+    def forward(self, x):
+        h = {activation}({layer.format(1, "x")})
+        h = {activation}({layer.format(2, "h")})
+        return {result}
+'''
+
+
+def _net(config: RunConfig) -> str:
+    outside = _ACTIVATION[config.activation if config.activation_everywhere else "relu"]
+    make_blocks = f"        self.blocks = nn.Sequential(*(Block() for _ in range({config.blocks})))\n" if config.blocks else ""
+    use_blocks = "        x = self.blocks(x)\n" if config.blocks else ""
+    return f'''\
+class DeepLeNet(nn.Module):
+    """(batch, 1, 28, 28) -> logits (batch, 10)."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 5, padding=2)
+        self.conv2 = nn.Conv2d(6, 16, 5, padding=2)
+{make_blocks}        self.fc1 = nn.Linear(16 * 7 * 7, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, 10)
+
+    def forward(self, x):
+        x = F.max_pool2d({outside}(self.conv1(x)), 2)  # (batch, 6, 14, 14)
+        x = F.max_pool2d({outside}(self.conv2(x)), 2)  # (batch, 16, 7, 7)
+{use_blocks}        x = {outside}(self.fc1(x.flatten(1)))
+        x = {outside}(self.fc2(x))
+        return self.fc3(x)
+'''
+
+
+def _initialisation(config: RunConfig) -> str:
+    if config.init_range is None:
+        said, weight = "PyTorch's default, U(−1/√fan_in, 1/√fan_in) for weights and biases", "-bound, bound"
+    else:
+        spread = config.init_range
+        said, weight = f"weights from U(−{spread:g}, {spread:g}), biases from PyTorch's default", f"-{spread!r}, {spread!r}"
+    return f'''\
+model = DeepLeNet()
+# Initialisation: {said}
+with torch.no_grad():
+    for layer in model.modules():  # in forward order
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            bound = 1 / math.sqrt(layer.weight[0].numel())
+            layer.weight.uniform_({weight}, generator=random)
+            layer.bias.uniform_(-bound, bound, generator=random)
+model.to(device)
+optimizer = {_OPTIMIZER[config.optimizer].format(lr=config.lr)}
+'''
+
+
+def _loop(config: RunConfig) -> str:
+    first, last = ("blocks[0].conv1", "blocks[-1].conv2") if config.blocks else ("conv1", "fc3")
+    words = ("first block", "last block") if config.blocks else ("conv1", "fc3")
+    batch = config.batch_size
+    start = f"len(order) - {batch} + 1, {batch}" if batch > 1 else "len(order)"
+    evaluation = "model.eval()  # batch norm now uses the means it collected\n" if config.batch_norm and config.blocks else ""
+    return f'''\
+def batches():
+    """Indices of shuffled epochs without end; what is left over at an epoch's end is dropped."""
+    while True:
+        order = torch.randperm(len(train_images), generator=random).to(device)
+        for start in range(0, {start}):
+            yield order[start : start + {batch}]
+
+
+def rms(gradient):
+    """Root mean square. In float32 the square of 1e-30 would be 0."""
+    return gradient.cpu().double().square().mean().sqrt().item()
+
+
+# Training: one batch per step
+for step, batch in zip(range({config.steps}), batches()):
+    labels = train_labels[batch]
+    logits = model(train_images[batch])
+    loss = F.cross_entropy(logits, labels)
+    optimizer.zero_grad()
+    loss.backward()
+    accuracy = (logits.argmax(1) == labels).float().mean()
+    first, last = rms(model.{first}.weight.grad), rms(model.{last}.weight.grad)
+    print(
+        f"step {{step}}  loss {{loss.item():.7g}}  accuracy {{accuracy.item():.3f}}  "
+        f"gradient: {words[0]} {{first:.3e}}, {words[1]} {{last:.3e}}"
+    )
+    if not math.isfinite(loss.item()):
+        raise SystemExit("The loss is no longer finite: the training diverged.")
+{_TREATMENT[config.treatment].format(threshold=config.threshold)}    optimizer.step()
+
+{evaluation}with torch.no_grad():
+    right = sum((model(x).argmax(1) == y).sum().item() for x, y in zip(test_images.split(250), test_labels.split(250)))
+print(f"test accuracy {{right / len(test_labels):.4f}}")
+'''

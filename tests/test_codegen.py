@@ -1,0 +1,123 @@
+"""The program handed to the student is the run: executed on its own, it prints the numbers of our Trainer."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from gradviz.codegen import code
+from gradviz.config import RunConfig
+from gradviz.data import Shelf
+from gradviz.runs import Status
+from gradviz.trainer import Trainer
+
+BASE = dict(dataset="digits", blocks=2, batch_size=16, steps=5, device="cpu")
+# Together they turn every toggle on and off.
+CASES = {
+    "sigmoid": {},
+    "relu, batch norm": dict(activation="relu", batch_norm=True, seed=3),
+    "sigmoid, shortcut, sgd": dict(shortcut=True, optimizer="sgd", lr=0.1),
+    "batch norm and shortcut, momentum": dict(batch_norm=True, shortcut=True, optimizer="momentum", lr=0.01),
+    "init range, clip by norm": dict(activation="relu", init_range=0.3, treatment="clip-norm", threshold=0.5, optimizer="sgd"),
+    "clip by value": dict(activation="relu", treatment="clip-value", threshold=1e-3, optimizer="sgd", lr=0.5),
+    "floor": dict(blocks=4, treatment="floor", threshold=1e-10, optimizer="sgd", lr=0.5),
+    "sigmoid everywhere": dict(activation_everywhere=True),
+    "no block": dict(blocks=0),
+    "more than an epoch": dict(blocks=0, batch_size=700, steps=5),
+    "batches of one": dict(activation="relu", batch_size=1, optimizer="sgd"),
+    "diverging": dict(activation="relu", blocks=80, init_range=2.0),
+}
+FLOAT = r"([-+.\dinfaem]+)"
+LINE = re.compile(rf"step (\d+)  loss {FLOAT}  accuracy {FLOAT}  gradient: [\w ]+ {FLOAT}, [\w ]+ {FLOAT}")
+
+
+def numbers(output):
+    """[[step, loss, accuracy, first gradient, last gradient], ...]"""
+    return [[float(number) for number in match] for match in LINE.findall(output)]
+
+
+def run_alone(config, folder, **environment):
+    """What the program prints in a process of its own that cannot see gradviz."""
+    (folder / "program.py").write_text(code(config), encoding="utf-8")
+    command = [sys.executable, "-I", "program.py"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=folder, env={**os.environ, **environment})
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def train(config, shelf):
+    trainer = Trainer(config, shelf.load(config.dataset), torch.device("cpu"))
+    ends = [2, -4] if config.blocks else [0, -1]  # block0.conv1 and the last block's conv2, or conv1 and fc3
+    rows = [[record.step, record.loss, record.accuracy, *record.layers[0, ends]] for record in trainer]
+    return rows, trainer.outcome
+
+
+def assert_equal(printed, rows):
+    assert len(printed) == len(rows)
+    for line, row in zip(printed, rows, strict=True):
+        assert line[:2] == pytest.approx(row[:2], rel=1e-5, nan_ok=True)
+        assert line[2] == pytest.approx(row[2], abs=5.1e-4)  # three decimals are printed
+        assert line[3:] == pytest.approx(row[3:], rel=2e-3, nan_ok=True)  # four digits are printed
+
+
+@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
+def test_the_program_prints_the_numbers_of_the_trainer(changes, capsys):
+    config = RunConfig(**BASE | changes)
+    ended = ""
+    try:
+        exec(compile(code(config), "program.py", "exec"), {})
+    except SystemExit as stop:
+        ended = str(stop)
+    output = capsys.readouterr().out
+    rows, outcome = train(config, Shelf("nowhere", download=False))
+    assert_equal(numbers(output), rows)
+    assert ("diverged" in ended) == (outcome.status is Status.DIVERGED)
+    if not ended:
+        # rounding in another order may turn an image or two of the 360
+            assert float(output.split()[-1]) == pytest.approx(outcome.test_accuracy, abs=2.5 / 360)
+
+
+def test_the_program_runs_on_its_own(tmp_path):
+    config = RunConfig(**BASE)
+    assert_equal(numbers(run_alone(config, tmp_path)), train(config, Shelf(tmp_path, download=False))[0])
+
+
+def test_the_program_reads_mnist_as_the_trainer_does(data_folder, tmp_path):
+    config = RunConfig(**BASE | dict(dataset="mnist", activation="relu", steps=3, batch_norm=True))
+    output = run_alone(config, tmp_path, GRADVIZ_DATA=str(data_folder))
+    rows, outcome = train(config, Shelf(data_folder, download=False))
+    assert_equal(numbers(output), rows)
+    assert float(output.split()[-1]) == pytest.approx(outcome.test_accuracy, abs=2e-3)
+
+
+@pytest.mark.parametrize("changes", [*CASES.values(), dict(dataset="fashion", device="auto"), dict(dataset="kmnist")])
+def test_the_program_is_clean_python_without_unused_parts(changes):
+    text = code(RunConfig(**BASE | changes))
+    checked = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--isolated", "--line-length=130", "--select=E,W,F,I,UP", "-"],
+        input=text, capture_output=True, text=True,
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.parametrize(
+    "changes, word",
+    [
+        (dict(batch_norm=True), "BatchNorm"),
+        (dict(shortcut=True), "shortcut"),
+        (dict(activation="sigmoid"), "sigmoid"),
+        (dict(treatment="clip-norm"), "clip_grad_norm_"),
+        (dict(treatment="floor"), "torch.where"),
+        (dict(optimizer="momentum"), "momentum"),
+    ],
+)
+def test_a_part_stands_in_the_program_exactly_if_the_config_has_it(changes, word):
+    def body(config):
+        return code(config).split('"""', 2)[2]
+
+    plain = RunConfig(activation="relu", optimizer="sgd")
+    assert word not in body(plain)
+    assert word in body(RunConfig(**plain.to_dict() | changes))

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 
@@ -152,7 +153,7 @@ class RunConfig:
         """Number of weight layers: 2 in the stem, 2 in each block, 3 in the head."""
         return 5 + 2 * self.blocks
 
-    @property
+    @cached_property
     def layer_names(self) -> tuple[str, ...]:
         """Names of the weight layers in forward order."""
         blocks = (f"block{b}.conv{c}" for b in range(self.blocks) for c in (1, 2))

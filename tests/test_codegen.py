@@ -76,7 +76,7 @@ def test_the_program_prints_the_numbers_of_the_trainer(changes, capsys):
     assert_equal(numbers(output), rows)
     assert ("diverged" in ended) == (outcome.status is Status.DIVERGED)
     if not ended:
-        # rounding in another order may turn an image or two of the 360
+            # rounding in another order may turn an image or two of the 360
             assert float(output.split()[-1]) == pytest.approx(outcome.test_accuracy, abs=2.5 / 360)
 
 

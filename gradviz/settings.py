@@ -29,7 +29,7 @@ class Settings:
 
         def whole(name: str, default: int) -> int:
             text = environment.get(name, str(default))
-            if not text.isdigit() or not 1 <= int(text) <= 64:
+            if not text.isdecimal() or not 1 <= int(text) <= 64:
                 raise SettingsError(f"{name} must be a whole number from 1 to 64, not {text!r}.")
             return int(text)
 

@@ -11,7 +11,7 @@ ORDER = """
     words config settings
     runs data model treatment probe
     stem_statistics theory trainer store
-    diagnosis lessons sweep charts manager codegen export
+    diagnosis manager sweep lessons charts reproduce codegen export
     live ui
     __main__ pages app
 """.split()

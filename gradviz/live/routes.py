@@ -1,0 +1,174 @@
+"""The routes that the live element asks: run data and two scripts, nothing else. Bad input is answered with one sentence."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import plotly
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from gradviz.live import wire
+from gradviz.manager import Preview
+from gradviz.runs import Run
+
+PREVIEW_SECONDS = 5.0  # how long a request waits for a preview before it answers 202, and the client asks again
+_SCRIPT = Path(__file__).with_name("live.js")
+_PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+_FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}  # the URL carries the version
+_NEVER = {"Cache-Control": "no-store"}
+
+
+def script_url() -> str:
+    """Address of live.js relative to the page's base, with the hash of its content."""
+    return f"live/live.js?v={hashlib.sha256(_SCRIPT.read_bytes()).hexdigest()[:12]}"
+
+
+def plotly_url() -> str:
+    """Address of plotly.js relative to the page's base, with its version."""
+    return f"live/plotly.js?v={plotly.__version__}"
+
+
+def build_routes(
+    get_run: Callable[[str], Run | None],
+    get_preview: Callable[[str], Preview | None],
+    describe: Callable[[Run], tuple[str, str]],
+) -> list[Route]:
+    """Routes for `st.App`; `describe(run)` gives the verdict and the sentence that the element shows."""
+    described = _Described(describe)
+
+    async def answer(request: Request, make: Callable[[Run], bytes]) -> Response:
+        """In a thread, since reading an old run from the store or packing a long one would hold up everybody's pages."""
+
+        def work() -> Response:
+            run = get_run(request.path_params["id"])
+            if run is None:
+                return _refuse(404, "There is no such run on this server.")
+            try:
+                return _binary(make(run))
+            except wire.WireError as error:
+                return _refuse(400, str(error))
+
+        return await anyio.to_thread.run_sync(work)
+
+    async def run_delta(request: Request) -> Response:
+        query = request.query_params
+
+        def make(run: Run) -> bytes:
+            quantity = query.get("quantity", "weight_grad_rms")
+            low, high = wire.RANGES.get(quantity, [(0.0, 0.0)])[0]
+            return wire.delta(
+                run,
+                _whole(query.get("since", "0"), "since"),
+                _whole(query.get("stride", "0"), "stride"),
+                quantity,
+                _number(query.get("low", low), "low"),
+                _number(query.get("high", high), "high"),
+                *described(run),
+            )
+
+        return await answer(request, make)
+
+    async def run_profile(request: Request) -> Response:
+        return await answer(request, lambda run: wire.profile(run, _whole(request.query_params.get("step", "0"), "step")))
+
+    async def preview_profile(request: Request) -> Response:
+        preview = get_preview(request.path_params["id"])
+        if preview is None:
+            return _refuse(404, "There is no such preview on this server.")
+        with anyio.move_on_after(PREVIEW_SECONDS):
+            while not preview.ready.is_set():
+                await anyio.sleep(0.02)
+        record = preview.record
+        if record is None:
+            return _refuse(409, preview.error) if preview.error else _refuse(202, "The net is still being measured.")
+        extra = {
+            "loss": record.loss,
+            "accuracy": record.accuracy,
+            "nonfinite_layer": record.nonfinite_layer,
+            "ms_per_step": round(1000 * preview.seconds_per_step, 3),
+        }
+        return _binary(wire.net_profile(record.layers, preview.config.layer_names, **extra))
+
+    async def script(_: Request) -> Response:
+        return Response(_SCRIPT.read_bytes(), media_type="text/javascript", headers=_FOREVER)
+
+    async def plotly_script(request: Request) -> Response:
+        if "gzip" not in request.headers.get("Accept-Encoding", ""):
+            return Response(_PLOTLY.read_bytes(), media_type="text/javascript", headers=_FOREVER)
+        body = await anyio.to_thread.run_sync(_zipped_plotly)
+        zipped = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+        return Response(body, media_type="text/javascript", headers={**_FOREVER, **zipped})
+
+    return [
+        Route("/api/runs/{id}", run_delta),
+        Route("/api/runs/{id}/profile", run_profile),
+        Route("/api/previews/{id}", preview_profile),
+        Route("/live/live.js", script),
+        Route("/live/plotly.js", plotly_script),
+    ]
+
+
+class _Described:
+    """Remembers what was last said of each of the latest runs: thirty viewers of one run ask the same thing every second."""
+
+    def __init__(self, describe: Callable[[Run], tuple[str, str]], keep: int = 64):
+        self._describe, self._keep = describe, keep
+        self._said: OrderedDict[str, tuple[tuple, tuple[str, str]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, run: Run) -> tuple[str, str]:
+        state = (run.created, run.history.steps, run.status)
+        with self._lock:
+            known = self._said.get(run.id)
+        if known is not None and known[0] == state:
+            return known[1]
+        try:
+            words = self._describe(run)
+        except Exception:  # the numbers are still right and still wanted
+            logging.getLogger(__name__).exception("describing run %s failed", run.id)
+            words = ("", "")
+        with self._lock:
+            self._said[run.id] = (state, words)
+            self._said.move_to_end(run.id)
+            while len(self._said) > self._keep:
+                self._said.popitem(last=False)
+        return words
+
+
+def _binary(body: bytes) -> Response:
+    return Response(body, media_type="application/octet-stream", headers=_NEVER)
+
+
+def _refuse(status: int, sentence: str) -> Response:
+    return PlainTextResponse(sentence, status, headers=_NEVER)
+
+
+def _whole(text: str, name: str) -> int:
+    # isascii: "²" is a digit to Python, but not a number.
+    if not (text.isascii() and text.isdigit() and len(text) <= 12):
+        raise wire.WireError(f"{name} must be a whole number of 0 or more.")
+    return int(text)
+
+
+def _number(text: str | float, name: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise wire.WireError(f"{name} must be a number.") from None
+
+
+@cache
+def _zipped_plotly() -> bytes:
+    # Once per process: the server's own compression would spend 0.2 s on every visitor.
+    return gzip.compress(_PLOTLY.read_bytes(), 6, mtime=0)

@@ -1,0 +1,199 @@
+"""The sidebar's controls: from widgets to a RunConfig, and between the RunConfig and the URL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from gradviz.config import FIELDS, PRESETS, ConfigError, RunConfig
+from gradviz.words import gettext as _
+
+CONFIG = "config"  # the last valid RunConfig of this session
+RUN = "run"  # id of the run on screen; also its URL parameter
+CLIENT = "client"  # tells the previews of two browsers apart
+_PROBLEMS = "problems"  # sentences about the URL that was opened
+_PRESET = "preset"
+
+_QUICK_BLOCKS = 60
+_QUICK_RANGES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
+_QUICK_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+_TREATMENT_THRESHOLD = {"clip-norm": 1.0, "clip-value": 0.1, "floor": 1e-10}  # where each begins to be interesting
+_FIRST_RANGE = 0.5
+
+
+def _key(name: str) -> str:
+    return f"control_{name}"
+
+
+def open_session(config_of_run: Callable[[str], RunConfig | None]) -> None:
+    """Once per session: settings and run from the URL. A link with a run alone shows that run's settings."""
+    if CONFIG in st.session_state:
+        return
+    query = st.query_params.to_dict()
+    config, problems = RunConfig.from_query(query)
+    st.session_state[RUN] = query.get(RUN)
+    if query.get(RUN) and not any(name in query for name in FIELDS):
+        config = config_of_run(query[RUN]) or config
+    st.session_state[CONFIG], st.session_state[_PROBLEMS] = config, problems
+
+
+def show_problems() -> None:
+    for problem in st.session_state.get(_PROBLEMS, ()):
+        st.warning(_("The link asks for something that is not possible. {problem} The default is used.").format(problem=problem))
+
+
+def write_url() -> None:
+    """The whole setting and the run in the URL: copying it reproduces the page."""
+    query = st.session_state[CONFIG].to_query()
+    if st.session_state.get(RUN):
+        query[RUN] = st.session_state[RUN]
+    if st.query_params.to_dict() != query:
+        st.query_params.from_dict(query)
+
+
+def set_config(config: RunConfig) -> None:
+    """Moves every control to `config`. Call it from a callback: before the widgets of a script run are drawn."""
+    st.session_state[CONFIG] = config
+    for name in FIELDS:
+        _place(name, getattr(config, name))
+
+
+def _place(name: str, value) -> None:
+    st.session_state[_key(name)] = value
+    if name == "blocks":
+        st.session_state[_key("blocks_quick")] = min(value, _QUICK_BLOCKS)
+    if name == "init_range":
+        st.session_state[_key("init_custom")] = value is not None
+        st.session_state[_key("init_range")] = value if value is not None else _FIRST_RANGE
+        st.session_state[_key("init_quick")] = _nearest(_QUICK_RANGES, st.session_state[_key("init_range")])
+    if name == "lr":
+        st.session_state[_key("lr_quick")] = _nearest(_QUICK_RATES, value)
+
+
+def _nearest(options: tuple[float, ...], value: float) -> float:
+    return min(options, key=lambda option: abs(option - value) / option)
+
+
+def _copy(source: str, target: str, change: Callable = lambda value: value) -> None:
+    value = st.session_state[_key(source)]
+    if value is not None:
+        st.session_state[_key(target)] = change(value)
+
+
+def _apply_preset() -> None:
+    name = st.session_state[_PRESET]
+    if name in PRESETS:
+        set_config(PRESETS[name].apply(st.session_state[CONFIG]))
+
+
+def _treatment_changed() -> None:
+    treatment = st.session_state[_key("treatment")]
+    if treatment in _TREATMENT_THRESHOLD:
+        st.session_state[_key("threshold")] = _TREATMENT_THRESHOLD[treatment]
+
+
+def sidebar() -> RunConfig:
+    """Draws the controls in the reader's order and returns what they say; a bad value leaves the last good config."""
+    for name in FIELDS:  # Streamlit forgets widgets that a page change took off the screen
+        if _key(name) not in st.session_state:
+            _place(name, getattr(st.session_state[CONFIG], name))
+    with st.sidebar:
+        st.selectbox(
+            _("Start from a classic case"), ["", *PRESETS], key=_PRESET, on_change=_apply_preset,
+            format_func=lambda word: _(PRESETS[word].label) if word else _("choose …"),
+        )
+        if st.session_state[_PRESET] in PRESETS:
+            st.caption(_(PRESETS[st.session_state[_PRESET]].sentence))
+        values = _network() | _initialisation() | _treatment() | _optimiser() | _run()
+        try:
+            st.session_state[CONFIG] = RunConfig(**values)
+        except ConfigError as error:
+            st.error(str(error))
+    return st.session_state[CONFIG]
+
+
+def _choice(name: str, widget: Callable = st.segmented_control, **options) -> str:
+    """A choice with its teaching sentence under it."""
+    spec = FIELDS[name].spec
+    if widget is st.segmented_control:
+        options["required"] = True
+    word = widget(_(spec.label), list(spec.choices), key=_key(name), help=_(spec.help), **options)
+    st.caption(_(spec.choices[word]))
+    return word
+
+
+def _toggle(name: str) -> bool:
+    spec = FIELDS[name].spec
+    return st.toggle(_(spec.label), key=_key(name), help=_(spec.help))
+
+
+def _number(name: str, label: str | None = None, **options):
+    spec = FIELDS[name].spec
+    low, high = spec.kind(spec.low), spec.kind(spec.high)
+    return st.number_input(label or _(spec.label), low, high, key=_key(name), help=_(spec.help), required=True, **options)
+
+
+def _network() -> dict:
+    st.subheader(_("Network"))
+    values = dict(activation=_choice("activation"), batch_norm=_toggle("batch_norm"), shortcut=_toggle("shortcut"))
+    spec = FIELDS["blocks"].spec
+    st.slider(
+        _(spec.label), 0, _QUICK_BLOCKS, key=_key("blocks_quick"), help=_(spec.help),
+        on_change=_copy, args=("blocks_quick", "blocks"),
+    )
+    values["blocks"] = _number(
+        "blocks", _("Blocks, up to 1000"), step=1,
+        on_change=_copy, args=("blocks", "blocks_quick", lambda blocks: min(blocks, _QUICK_BLOCKS)),
+    )
+    with st.expander(_("Advanced")):
+        values["activation_everywhere"] = _toggle("activation_everywhere")
+    return values
+
+
+def _initialisation() -> dict:
+    st.subheader(_("Initialisation"))
+    spec = FIELDS["init_range"].spec
+    if not st.toggle(_("Weights from U(−a, a)"), key=_key("init_custom"), help=_(spec.help)):
+        st.caption(_("PyTorch's default: U(−1/√n, 1/√n), n the inputs of a neuron; in the blocks a = 0.05."))
+        return dict(init_range=None)
+    st.select_slider(
+        "a", _QUICK_RANGES, key=_key("init_quick"), format_func=lambda a: f"{a:g}",
+        on_change=_copy, args=("init_quick", "init_range"), label_visibility="collapsed",
+    )
+    return dict(init_range=_number(
+        "init_range", _("a, exactly"), format="%g", step=0.01,
+        on_change=_copy, args=("init_range", "init_quick", lambda a: _nearest(_QUICK_RANGES, a)),
+    ))
+
+
+def _treatment() -> dict:
+    st.subheader(_("Gradient treatment"))
+    word = _choice("treatment", st.selectbox, label_visibility="collapsed", on_change=_treatment_changed)
+    if word == "none":
+        return dict(treatment=word)
+    return dict(treatment=word, threshold=_number("threshold", format="%g"))
+
+
+def _optimiser() -> dict:
+    st.subheader(_("Optimiser"))
+    word = _choice("optimizer", label_visibility="collapsed")
+    st.select_slider(
+        _(FIELDS["lr"].spec.label), _QUICK_RATES, key=_key("lr_quick"), format_func=lambda rate: f"{rate:g}",
+        on_change=_copy, args=("lr_quick", "lr"), help=_(FIELDS["lr"].spec.help),
+    )
+    return dict(optimizer=word, lr=_number(
+        "lr", _("Learning rate, exactly"), format="%g", step=1e-4,
+        on_change=_copy, args=("lr", "lr_quick", lambda rate: _nearest(_QUICK_RATES, rate)),
+    ))
+
+
+def _run() -> dict:
+    st.subheader(_("Run"))
+    return dict(
+        dataset=_choice("dataset", st.selectbox),
+        batch_size=_number("batch_size", step=1),
+        steps=_number("steps", step=100),
+        seed=_number("seed", step=1),
+        device=_choice("device", st.selectbox),
+    )

@@ -1,0 +1,34 @@
+"""The objects that belong to the process, not to a browser: settings, data, store and manager."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from gradviz.data import Shelf
+from gradviz.manager import RunManager
+from gradviz.settings import Settings
+from gradviz.store import RunStore
+
+
+@dataclass(frozen=True)
+class Server:
+    settings: Settings
+    shelf: Shelf
+    store: RunStore
+    manager: RunManager
+
+
+@st.cache_resource(show_spinner=False)
+def server() -> Server:
+    """One for all sessions and for the routes. Raises SettingsError for a GRADVIZ_* variable that cannot be used."""
+    settings = Settings.from_environment()
+    shelf = Shelf(settings.data, settings.download)
+    store = RunStore(settings.store)
+    return Server(settings, shelf, store, RunManager(store, shelf, workers=settings.workers, threads=settings.threads))
+
+
+def close_server() -> None:
+    server().manager.close(timeout=1.5)
+    server().store.close()

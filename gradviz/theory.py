@@ -1,0 +1,930 @@
+"""What theory says about a net before it has learnt anything: `predict(config)`, per layer, without building the net.
+
+Mean field theory of random nets (Poole et al. 2016; Schoenholz et al. 2017; for convolutions Xiao et al. 2018 and
+Novak et al. 2019): given the layer below, every pre-activation of a wide random layer is Gaussian, so second moments
+are all there is to follow; and on the way back, weights are treated as independent of those of the way forward.
+A batch needs two kinds of pairs, an image with itself and two different images. All maps are 7×7, flattened to 49
+positions. docs/theory.md derives the formulas, cites the papers and shows the errors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from gradviz.config import RunConfig
+from gradviz.words import gettext as _
+
+CHANNELS, SIDE, PIXELS = 16, 7, 49
+FAN_IN = CHANNELS * 25  # of a block convolution
+BIAS_VARIANCE = 1 / (3 * FAN_IN)  # of a block convolution: U(±1/√fan_in), whatever the weights are
+BN_EPS = 1e-5  # PyTorch's default
+HEAD_WIDTHS = (CHANNELS * PIXELS, 120, 84, 10)
+
+PLATEAU = 1e-11  # first-block gradients below this were stuck in nearly all Adam runs, between it and ADAM_EPS in some
+ADAM_EPS = 1e-8  # Kingma & Ba 2015, and PyTorch's default
+ADAM_OVERFLOW = 5.8e20  # (1 − β₂) g² exceeds float32
+FLOAT32_NORMAL = 1.1755e-38
+FLOAT32_ZERO = 7e-46  # half of float32's smallest denormal number: rounds to 0
+FLOAT32_MAX = 3.4028e38
+FLOAT32_RESOLUTION = 1.2e-7
+
+EXACT_BLOCKS, STRIDE = 14, 0.25  # deeper blocks change so slowly that they are stepped over, 25 % of the depth at a time
+BN_EXACT_BLOCKS, BN_STRIDE = 8, 0.5
+SETTLED, BN_SETTLED, BN_MOST_BLOCKS = 1e-5, 1e-4, 40  # relative change per block at which a plain net is taken to stay as it is
+
+
+# --- one layer of independent Gaussians --------------------------------------------------------------------------
+
+
+class _Gaussians(Protocol):
+    """Expectations over z ~ N(0, q) for a vector q of variances, and over pairs of correlation c.
+
+    c is a vector (each q with an equal one) or a square matrix (every q with every other).
+    """
+
+    second: np.ndarray  # E f²
+    slope: np.ndarray  # E f'²
+    mean: np.ndarray  # E f
+
+    def pair(self, c: np.ndarray) -> np.ndarray:
+        """E f(z) f(z')"""
+
+    def pair_slope(self, c: np.ndarray) -> np.ndarray:
+        """E f'(z) f'(z'), which is also the derivative of `pair` by the covariance (Price's theorem)."""
+
+    def spread(self, bias_share: float) -> tuple[float, float]:
+        """Variance of ln|.|² that one layer of 16 channels adds to one draw, backward and forward."""
+
+
+class _Relu:
+    """Closed forms: the arc-cosine kernels of Cho & Saul 2009."""
+
+    def __init__(self, q: np.ndarray):
+        self.q = q
+        self.second, self.slope, self.mean = q / 2, np.full_like(q, 0.5), np.sqrt(q / (2 * math.pi))
+
+    def pair(self, c):
+        root = np.sqrt(self.q)
+        size = np.outer(root, root) if c.ndim == 2 else self.q
+        return size * (np.sqrt(1 - c * c) + c * (math.pi - np.arccos(c))) / (2 * math.pi)
+
+    def pair_slope(self, c):
+        return 0.5 - np.arccos(c) / (2 * math.pi)
+
+    def spread(self, bias_share):
+        # Form: 1/width per layer (Hanin 2018). Where biases rule, a channel is on or off for all images and positions,
+        # which has variance 1/16 by itself. Numbers fitted to the increments of the signal in real nets.
+        return 0.021 + 0.065 * bias_share**1.5, 0.11 * (1 - bias_share) ** 2
+
+
+class _Sigmoid:
+    """Expansion in Hermite polynomials: E f f' = 1/4 + Σ a_n a'_n cⁿ, a_n = E f(√q u) He_n(u) / √n! for odd n."""
+
+    def __init__(self, q: np.ndarray):
+        low, step, table = _sigmoid_table()
+        place = np.clip((np.log(q) / 2 - low) / step, 0, len(table) - 1.001)
+        index = place.astype(int)
+        part = (place - index)[:, None]
+        row = (table[index] * (1 - part) + table[index + 1] * part).T
+        self.second, self.slope, self.mean = 0.25 + q * row[0], row[1], np.full_like(q, 0.5)
+        self._fourth = row[2]
+        self._coefficients = {"pair": row[3:8] * np.sqrt(q), "pair_slope": row[8:13]}
+        self._products: dict[str, np.ndarray] = {}
+
+    def _series(self, name: str, c: np.ndarray) -> np.ndarray:
+        """Σ k_n k'_n c^(2n), n = 0 … 4"""
+        if name not in self._products:
+            k = self._coefficients[name]
+            self._products[name] = k[:, :, None] * k[:, None, :] if c.ndim == 2 else k * k
+        k, c2 = self._products[name], c * c
+        total = k[4] * c2
+        for n in (3, 2, 1):
+            total += k[n]
+            total *= c2
+        return total + k[0]
+
+    def pair(self, c):
+        return 0.25 + c * self._series("pair", c)
+
+    def pair_slope(self, c):
+        return self._series("pair_slope", c)
+
+    def spread(self, bias_share):
+        return 0.001 + 0.5 * (float((self._fourth / self.slope**2).mean()) - 1) / CHANNELS, 0.0
+
+
+@lru_cache(maxsize=1)
+def _sigmoid_table() -> tuple[float, float, np.ndarray]:
+    """Rows at ln √q = low, low + step, ...: (E f² − 1/4)/q, E f'², E f'⁴, four a_n/√q and what they miss, the same of f'."""
+    log_s = np.linspace(-14, 14, 701)
+    # Points dense near 0, where the sigmoid of a wide Gaussian turns.
+    t = np.linspace(-math.asinh(9e7), math.asinh(9e7), 1201)
+    u, step = np.sinh(t) * 1e-7, np.cosh(t) * 1e-7 * (t[1] - t[0])
+    weight = step * np.exp(-u * u / 2) / math.sqrt(2 * math.pi)
+    hermite = (u, (u**3 - 3 * u) / 6**0.5, (u**5 - 10 * u**3 + 15 * u) / 120**0.5,
+               (u**7 - 21 * u**5 + 105 * u**3 - 105 * u) / 5040**0.5)  # fmt: skip
+    s = np.exp(log_s)[:, None]
+    half = np.tanh(s * u / 2) / 2  # sigmoid − 1/2
+    slope = 0.25 - half * half
+    a = half @ np.stack([weight * h for h in hermite], 1)
+    second, slope2, slope4 = (half**2) @ weight, (slope**2) @ weight, (slope**4) @ weight
+    b = a * np.sqrt([1, 3, 5, 7]) / s  # coefficients of f', by Stein's lemma
+    rest = np.sqrt(np.maximum(second - (a**2).sum(1), 0))
+    slope_rest = np.sqrt(np.maximum(slope2 - (b**2).sum(1), 0))
+    # Relative to √q, so that a straight line between table points is exact for narrow Gaussians too.
+    table = np.column_stack([second / s[:, 0] ** 2, slope2, slope4, a / s, rest / s[:, 0], b, slope_rest])
+    return float(log_s[0]), float(log_s[1] - log_s[0]), table
+
+
+def _gaussians(activation: str, q: np.ndarray) -> _Gaussians:
+    return _Relu(q) if activation == "relu" else _Sigmoid(q)
+
+
+# --- where a 5×5 convolution with zero padding looks ---------------------------------------------------------------
+
+_NEAR = (np.abs(np.subtract.outer(np.arange(SIDE), np.arange(SIDE))) <= 2).astype(float)
+TAPS = np.kron(_NEAR, _NEAR)  # (49, 49): 1 where two positions share a 5×5 window; row sums from 9 to 25
+LAMBDA = float(np.linalg.eigvalsh(TAPS)[-1])  # 18.956: taps that count, because the gradient gathers in the middle
+_PAIR_SHIFT = sum(np.kron(np.eye(SIDE, k=t), np.eye(SIDE, k=t)) for t in range(-2, 3))
+_SHIFTS = np.stack([np.kron(np.eye(SIDE, k=i), np.eye(SIDE, k=j)) for i in range(-2, 3) for j in range(-2, 3)])
+
+
+def _rows_and_columns(kernel: np.ndarray) -> np.ndarray:
+    """(row, column; row', column') to (row, row'; column, column'), and back: its own inverse."""
+    return kernel.reshape(SIDE, SIDE, SIDE, SIDE).transpose(0, 2, 1, 3).reshape(PIXELS, PIXELS)
+
+
+def tap_sum(kernel: np.ndarray) -> np.ndarray:
+    """Σ_t kernel[p+t, q+t] over the 25 taps, for a (49, 49) kernel over two positions (Xiao et al. 2018)."""
+    return _rows_and_columns(_PAIR_SHIFT @ _rows_and_columns(kernel) @ _PAIR_SHIFT.T)
+
+
+# --- real images: the stem -----------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _stem_table() -> dict[str, Any]:
+    return json.loads(Path(__file__).with_name("stem_statistics.json").read_text())
+
+
+def measured_datasets() -> tuple[str, ...]:
+    return tuple(_stem_table()["datasets"])
+
+
+@dataclass(frozen=True)
+class _Stem:
+    """Statistics of conv1 and conv2 on real images; see stem_statistics for what is what."""
+
+    activation: np.ndarray  # (2,) E h² of conv1, conv2
+    image_part: np.ndarray  # (2,) its image-dependent part
+    mean: np.ndarray  # (49,) of the map that enters the first block
+    cross: np.ndarray  # (49, 49) its second moment over two different images
+    gap: np.ndarray  # (49, 49) what one image with itself has more
+    alone: np.ndarray  # (4, 49) response of signal 1, 2 and gradient 1, 2 to a gradient at each position
+    pair: np.ndarray  # (4, 49) the same between two images
+    aligned: np.ndarray  # (4,) response to a gradient along the map itself
+
+
+@lru_cache(maxsize=64)
+def _stem(dataset: str, activation: str, init_range: float | None) -> _Stem:
+    table = _stem_table()
+    entries = table["datasets"][dataset][activation]
+    if init_range is None:
+        return _read_stem(entries[0])
+    grid = np.log(table["init_ranges"])
+    place = float(np.interp(math.log(init_range), grid, np.arange(len(grid))))
+    low = min(int(place), len(grid) - 2)
+    part = place - low
+    one, two = _read_stem(entries[1 + low]), _read_stem(entries[2 + low])
+
+    def mixed(name: str) -> np.ndarray:
+        return (1 - part) * getattr(one, name) + part * getattr(two, name)
+
+    def scale(name: str) -> tuple[np.ndarray, np.ndarray]:
+        return np.maximum(getattr(one, name), 1e-300), np.maximum(getattr(two, name), 1e-300)
+
+    def powers(name: str) -> np.ndarray:
+        a, b = scale(name)
+        return a ** (1 - part) * b**part
+
+    def sized(name: str, diagonal: str | None = None) -> np.ndarray:
+        """Shape on a straight line, size on a power law."""
+        a, b = (getattr(stem, name) for stem in (one, two))
+        size_a, size_b = (np.abs(v).mean() if v.ndim == 1 else np.trace(v) for v in (a, b))
+        return ((1 - part) * a / size_a + part * b / size_b) * size_a ** (1 - part) * size_b**part
+
+    alone = powers("alone")
+    return _Stem(
+        powers("activation"), powers("image_part"), sized("mean"), sized("cross"), sized("gap"), alone,
+        alone * ((1 - part) * one.pair / one.alone + part * two.pair / two.alone), powers("aligned"),
+    )  # fmt: skip
+
+
+def _read_stem(entry: dict[str, Any]) -> _Stem:
+    rings = np.minimum(np.arange(SIDE), np.arange(SIDE)[::-1])
+    ring = np.minimum.outer(rings, rings).ravel()
+
+    def kernel(name: str) -> np.ndarray:
+        vectors, signs = np.array(entry[name]["vectors"]), np.array(entry[name]["signs"])
+        matrix = (vectors.T * signs) @ vectors
+        np.fill_diagonal(matrix, entry[name]["diagonal"])
+        return matrix
+
+    return _Stem(
+        activation=np.array([entry["conv1_activation"], entry["conv2_activation"]]),
+        image_part=np.array([entry["conv1_image_part"], entry["conv2_image_part"]]),
+        mean=np.array(entry["mean"]) * entry["scale"] ** 0.5,
+        cross=kernel("cross") * entry["scale"],
+        gap=kernel("gap") * entry["gap_scale"],
+        alone=np.array(entry["alone"])[:, ring],
+        pair=np.array(entry["pair"])[:, ring],
+        aligned=np.array(entry["aligned"]),
+    )
+
+
+# --- forward through the blocks ------------------------------------------------------------------------------------
+
+
+@dataclass
+class _State:
+    """The map between two blocks. True second moment = e^log · moment, true image-dependent part = e^log_gap · gap.
+
+    Without batch norm the 49 positions are enough, since the weights of different taps are independent; batch norm
+    couples positions and images, so there moment (of two different images) and gap are (49, 49).
+    """
+
+    moment: np.ndarray
+    gap: np.ndarray
+    mean: np.ndarray  # (49,), true mean = e^(log/2) · mean
+    log: float = 0.0
+    log_gap: float = 0.0
+
+    @property
+    def gap_factor(self) -> float:
+        """What turns `gap` into the units of `moment`."""
+        return math.exp(min(600.0, self.log_gap - self.log))
+
+
+@dataclass
+class _Layer:
+    """What the backward pass and the reader need of one convolution. Vectors have 49 positions."""
+
+    slope: np.ndarray  # ∂L/∂h² to ∂L/∂z², an image with itself
+    slope_pair: np.ndarray  # the same between two images
+    below: np.ndarray  # variance of z from the weights: e^log · below
+    below_pair: np.ndarray
+    log: float
+    activation: float  # ln E h²
+    share: float  # ln of the image-dependent share of E h²
+    spread: float  # variance of ln|.|² of one draw, from this layer
+    extra: np.ndarray  # (4, 49): see _block
+
+    def numbers(self) -> tuple[np.ndarray, np.ndarray]:
+        vectors = np.concatenate([[self.slope, self.slope_pair, self.below, self.below_pair], self.extra])
+        return vectors, np.array([self.log, self.activation, self.share, self.spread])
+
+
+_NO_EXTRA = np.zeros((4, PIXELS))
+
+
+class _PlainConv:
+    """Convolution and activation without norm. Moments in units of e^log, so that relu can grow past any float."""
+
+    def __init__(self, activation: str, weight_variance: float, shortcut: bool):
+        self.activation, self.shortcut, self.relu = activation, shortcut, activation == "relu"
+        self.taps = CHANNELS * weight_variance * TAPS
+
+    def __call__(self, moment: np.ndarray, gap: np.ndarray, state: _State) -> tuple[np.ndarray, np.ndarray, np.ndarray, _Layer]:
+        """E h², its image-dependent part and E h, and the layer."""
+        below, gap_below = self.taps @ moment, self.taps @ gap
+        bias = BIAS_VARIANCE * math.exp(-state.log)
+        q = below + bias
+        gap_true = gap_below * state.gap_factor
+        c = np.clip(1 - gap_true / q, 0, 1)
+        f = _gaussians(self.activation, q)
+        slope_pair = f.pair_slope(c)
+        # ∫ of the slope over the covariance, by Simpson's rule: no difference of two nearly equal numbers.
+        gap_out = gap_below * (f.slope + 4 * f.pair_slope((1 + c) / 2) + slope_pair) / 6
+        back, forth = f.spread(float((bias / q).sum()) / PIXELS)
+        loss = math.exp(-back / 2)  # the median draw lies this much under the mean
+        second, gap_out = f.second * math.exp(-forth / 2), gap_out * math.exp(-forth / 2)
+        layer = _Layer(
+            f.slope * loss, slope_pair * loss, below, below - gap_true, state.log,
+            math.log(second.sum() / PIXELS) + state.log,
+            math.log(gap_out.sum() / second.sum()) + state.log_gap - state.log, back, _NO_EXTRA,
+        )  # fmt: skip
+        return second, gap_out, f.mean, layer
+
+    def block(self, state: _State) -> tuple[_State, list[_Layer]]:
+        h1, gap1, _mean, first = self(state.moment, state.gap, state)
+        h2, gap2, mean, second = self(h1, gap1, state)
+        if self.shortcut:
+            # What the part of the gradient along the map itself is made of; see _aligned_gradient.
+            squared = state.moment - state.gap * state.gap_factor
+            second.extra = np.stack([state.moment, squared, state.mean**2, h1 - gap1 * state.gap_factor])
+            h2, gap2 = h2 + state.moment + 2 * state.mean * mean, gap2 + state.gap
+            mean = mean + state.mean
+        return self._scaled(_State(h2, gap2, mean, state.log, state.log_gap)), [first, second]
+
+    def stride(self, state: _State, after: _State, blocks: int) -> _State:
+        """`blocks` blocks at once, from what two blocks in a row do: their factors go on changing as they did."""
+        second = self.block(after)[0]
+
+        def rise(name: str) -> tuple[float, np.ndarray]:
+            one, two, three = (getattr(s, name) for s in (state, after, second))
+            return _continued(np.log(two / one), np.log(three / two), blocks)
+
+        def rise_of(name: str) -> float:
+            one, two, three = (getattr(s, name) for s in (state, after, second))
+            return _continued(np.array([two - one]), np.array([three - two]), blocks)[0]
+
+        (size, shape), (gap_size, gap_shape), (mean_size, mean_shape) = rise("moment"), rise("gap"), rise("mean")
+        return self._scaled(_State(
+            state.moment * np.exp(shape) * math.exp(size), state.gap * np.exp(gap_shape),
+            state.mean * np.exp(mean_shape) * math.exp(mean_size),
+            state.log + rise_of("log"), state.log_gap + gap_size + rise_of("log_gap"),
+        ))  # fmt: skip
+
+    def _scaled(self, state: _State) -> _State:
+        """The same state in numbers of order 1. Sigmoid's own scale is bounded, and its 1/4 knows no unit."""
+        size, gap_size = float(state.moment.sum()) / PIXELS if self.relu else 1.0, float(state.gap.sum()) / PIXELS
+        return _State(
+            state.moment / size, state.gap / gap_size, state.mean / size**0.5,
+            state.log + math.log(size), state.log_gap + math.log(gap_size),
+        )  # fmt: skip
+
+    def diagonal(self, state: _State) -> _State:
+        return state
+
+
+def _continued(one: np.ndarray, two: np.ndarray, blocks: int) -> tuple[float, np.ndarray]:
+    """Sum over `blocks` steps of a change that was `one`, then `two`, and goes on as a geometric series: mean and rest.
+
+    The rest relaxes fast while the mean grows for ever; following both at one pace would overshoot.
+    """
+    def total(start: float, end: float) -> float:
+        ratio = min(1.0, max(0.0, end / start)) if start else 0.0
+        return blocks if ratio > 1 - 1e-9 else (1 - ratio**blocks) / (1 - ratio)
+
+    mean, next_mean = float(one.sum()) / len(one), float(two.sum()) / len(two)
+    rest = one - mean
+    return mean * total(mean, next_mean), rest * total(float(np.abs(rest).sum()), float(np.abs(two - next_mean).sum()))
+
+
+class _NormConv:
+    """Convolution, batch norm and activation: kernels over two positions, since the batch statistics couple them."""
+
+    def __init__(self, activation: str, weight_variance: float, shortcut: bool, batch: int):
+        self.activation, self.shortcut, self.batch = activation, shortcut, batch
+        self.scale = CHANNELS * weight_variance
+
+    def __call__(self, cross: np.ndarray, gap: np.ndarray, factor: float, log_gap: float) -> tuple[np.ndarray, ...]:
+        """Second moment of h over two images, its image-dependent part, E h, and the layer."""
+        b = self.batch
+        z, z_gap = self.scale * tap_sum(cross), self.scale * tap_sum(gap)
+        own = z_gap * factor
+        # Batch norm subtracts the mean over batch and positions, which also removes the bias.
+        r = (z + own / b).mean(1)
+        z = z - r[:, None] - r[None, :] + r.mean()
+        mu = float(np.trace(z + own)) / PIXELS  # mean variance of a channel
+        # Spectrum of the covariance of all 49·B values of a channel: B − 1 times that of `own`, once that of own + B·z.
+        spectrum = np.maximum(np.linalg.eigvalsh(np.stack([own, own + b * z])).ravel(), 0)
+        times = np.concatenate([np.full(PIXELS, b - 1.0), np.ones(PIXELS)])
+        spectrum = spectrum / (spectrum @ times)
+        inverse = _mean_inverse(spectrum, times)  # mu · E 1/σ²
+        evenness = float(spectrum**2 @ times)
+        # z/σ to second order in the fluctuation of σ, rescaled to mean variance 1 (or less, where eps rules).
+        n = PIXELS * b * mu
+        product, own_product = z_gap @ z, z_gap @ z_gap * factor
+        k = z / mu * (1 + 2 * evenness) - 2 / (n * mu) * ((product + product.T) * factor + b * z @ z)
+        k_gap = z_gap / mu * (1 + 2 * evenness) - 2 / (n * mu) * own_product
+        rescale = (mu / (mu + BN_EPS)) / (float(np.trace(k + k_gap * factor)) / PIXELS)
+        k, k_gap = k * rescale, k_gap * rescale
+        v = np.maximum(np.diag(k) + np.diag(k_gap) * factor, 1e-12)
+        size = np.sqrt(np.outer(v, v))
+        c, c_own = np.clip(k / size, -1, 1), np.clip((k + k_gap * factor) / size, -1, 1)
+        f = _gaussians(self.activation, v)
+        slope_pair = f.pair_slope(c)
+        cross_out = f.pair(c)
+        gap_out = k_gap * (slope_pair + 4 * f.pair_slope((c + c_own) / 2) + f.pair_slope(c_own)) / 6
+        to_z = inverse / (mu + BN_EPS)
+        own_z, image_z = np.diag(z + own), np.diag(z)
+        share = float(np.trace(gap_out)) / float(f.second.sum())
+        layer = _Layer(
+            f.slope * to_z, np.diag(slope_pair) * to_z, own_z / inverse, image_z / inverse, 0.0,
+            math.log(f.second.mean()), math.log(max(share, 1e-300)) + log_gap, 0.0, _NO_EXTRA,
+        )  # fmt: skip
+        return cross_out, gap_out, f.mean, layer
+
+    def block(self, state: _State) -> tuple[_State, list[_Layer]]:
+        factor, log_gap = state.gap_factor, state.log_gap
+        cross, gap, _mean, first = self(state.moment, state.gap, factor, log_gap)
+        cross, gap, mean, second = self(cross, gap, factor, log_gap)
+        if self.shortcut:
+            self._branch = cross, gap, mean
+            return self._add(state, 1), [first, second]
+        return _scaled_gap(_State(cross, gap, mean, 0.0, log_gap)), [first, second]
+
+    def _add(self, state: _State, k: int) -> _State:
+        """k equal branches on top of the map; their means add up in step, all else at random."""
+        cross, gap, mean = self._branch
+        both = np.outer(state.mean, mean)
+        moment = state.moment + k * (cross + both + both.T) + k * (k - 1) * np.outer(mean, mean)
+        return _scaled_gap(_State(moment, state.gap + k * gap, state.mean + k * mean, 0.0, state.log_gap))
+
+    def stride(self, state: _State, after: _State, blocks: int) -> _State:
+        if self.shortcut:
+            return self._add(state, blocks)
+        return _State(after.moment, after.gap, after.mean, 0.0, state.log_gap + blocks * (after.log_gap - state.log_gap))
+
+    def diagonal(self, state: _State) -> _State:
+        gap = np.diag(state.gap)
+        return _State(np.diag(state.moment) + gap * state.gap_factor, gap, state.mean, 0.0, state.log_gap)
+
+
+def _scaled_gap(state: _State) -> _State:
+    size = float(np.trace(state.gap)) / PIXELS
+    if size > 0:
+        state.gap, state.log_gap = state.gap / size, state.log_gap + math.log(size)
+    return state
+
+
+_S = np.exp(np.linspace(-9, 16, 76))
+
+
+def _mean_inverse(spectrum: np.ndarray, times: np.ndarray) -> float:
+    """E 1/Σ λ_i g_i² for unit Gaussians g: ∫ Π (1 + 2 s λ_i)^(−1/2) ds (Laplace method of Yang et al. 2019)."""
+    product = np.exp(-0.5 * np.log1p(2 * np.outer(_S, spectrum)) @ times)
+    return float(_S[0] + np.sum((product * _S)[1:] + (product * _S)[:-1]) / 2 * math.log(_S[1] / _S[0]))
+
+
+@dataclass
+class _Way:
+    """All block convolutions, in forward order."""
+
+    vectors: np.ndarray  # (2N, 4 or 8, 49) and
+    scalars: np.ndarray  # (2N, 4), as in _Layer.numbers
+    end: _State  # the map after the last block, its diagonal where batch norm carried kernels
+    settled: int  # from this block on, all blocks are alike
+
+
+def _forward(conv: _PlainConv | _NormConv, state: _State, blocks: int) -> _Way:
+    """Block by block at first; at once to the end when nothing changes any more, else in strides that grow with the depth."""
+    norm = isinstance(conv, _NormConv)
+    exact, stride = (BN_EXACT_BLOCKS, BN_STRIDE) if norm else (EXACT_BLOCKS, STRIDE)
+    kept = 8 if conv.shortcut and not norm else 4
+    vectors, scalars, nodes, at, settled = [], [], [], 0, blocks
+    pace = math.inf, math.inf
+    while at < blocks:
+        after, layers = conv.block(state)
+        numbers = [layer.numbers() for layer in layers]
+        vectors.append(np.stack([v[:kept] for v, s in numbers]))
+        scalars.append(np.stack([s for v, s in numbers]))
+        nodes.append(at)
+        before, pace = pace, (after.log - state.log, after.log_gap - state.log_gap)
+        change = max(abs(pace[0] - before[0]), abs(pace[1] - before[1]))
+        if not conv.shortcut and at < blocks - 1:
+            seen = min(1.0, after.gap_factor) if norm else 1.0  # what is lost behind the mean decides nothing
+            change = max(change, np.abs(after.moment - state.moment).max(), np.abs(after.gap - state.gap).max() * seen)
+            if change < (BN_SETTLED if norm else SETTLED) or (norm and at == BN_MOST_BLOCKS):
+                settled, k = at, blocks - at
+                vectors.append(vectors[-1])
+                scalars.append(scalars[-1] + (k - 1) * np.array([pace[0], pace[0], pace[1] - pace[0], 0]))
+                nodes.append(blocks - 1)
+                end = conv.diagonal(after)
+                end = _State(end.moment, end.gap, end.mean, end.log + (k - 1) * pace[0], end.log_gap + (k - 1) * pace[1])
+                break
+        stepwise = at < exact or (norm and not conv.shortcut)
+        k = 1 if stepwise else max(1, min(blocks - 1 - at, int(stride * at)))  # ends on the last block
+        state = after if k == 1 else conv.stride(state, after, k)
+        at += k
+    else:
+        end = conv.diagonal(state)
+    if not blocks:
+        return _Way(np.zeros((0, 4, PIXELS)), np.zeros((0, 4)), end, 0)
+    v, s = np.stack(vectors), np.stack(scalars)
+    if len(nodes) < blocks:
+        all_v, all_s = np.empty((blocks, *v.shape[1:])), np.empty((blocks, *s.shape[1:]))
+        for k, (low, high) in enumerate(zip(nodes, [*nodes[1:], blocks], strict=True)):
+            part = np.arange(high - low)[:, None, None] / (high - low)
+            after = min(k + 1, len(nodes) - 1)
+            all_v[low:high] = v[k] + part[..., None] * (v[after] - v[k]) if high - low > 1 else v[k]
+            all_s[low:high] = s[k] + part * (s[after] - s[k])
+        v, s = all_v, all_s
+    return _Way(v.reshape(2 * blocks, kept, PIXELS), s.reshape(2 * blocks, 4), end, settled)
+
+
+# --- the head and the loss -----------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _logit_draws() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((2, 2048, 10))  # fixed: a prediction is the same every time
+
+
+def _loss_gradient(log_std: float, correlation: float, batch: int) -> tuple[float, float, float]:
+    """For Gaussian logits of 10 classes, u = (softmax − one-hot) / batch:
+
+    Σ |u|² over the images; Σ u·u' over pairs of different images; ln of Σ u·o, the logits themselves.
+    """
+    std = math.exp(min(log_std, 12.0))  # beyond this softmax is one-hot and stays so
+    shared, own = _logit_draws()
+    c = min(max(correlation, 0.0), 1.0)
+    logits = np.stack([shared, c * shared + math.sqrt(1 - c * c) * own]) * std
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    alone = (float((p * p).sum(-1).mean()) + 0.8) / batch
+    pairs = (1 - 1 / batch) * max(0.0, float((p[0] * p[1]).sum(-1).mean()) - 0.1)
+    along = float((p * logits).sum(-1).mean()) / std
+    return alone, pairs, math.log(along) + log_std
+
+
+@dataclass
+class _Head:
+    gradient: list[float]  # of fc1, fc2, fc3, each ln of the mean square
+    signal: list[float]
+    activation: list[float]
+    share: list[float]
+    log_std: float  # ln of the standard deviation of the logits
+    top: np.ndarray  # (2,) ∂L/∂h² at each position of the last map: an image with itself, two different images
+    log_along: float  # ln of Σ u·o', o' the part of the logits that scales with the last map
+
+
+def _head(activation: str, state: _State, init_range: float | None, batch: int) -> _Head:
+    second, gap = float(state.moment.mean()), float(state.gap.mean())
+    scaling = second
+    inputs, slopes, variances = [], [], []
+    head = _Head([], [], [], [], 0.0, np.zeros(2), 0.0)
+    for k, fan_in in enumerate(HEAD_WIDTHS[:-1]):
+        weight = 1 / (3 * fan_in) if init_range is None else init_range**2 / 3
+        inputs.append((second, second - gap * state.gap_factor))
+        variances.append(weight)
+        q = np.array([fan_in * weight * second + math.exp(-state.log) / (3 * fan_in)])
+        gap_z = fan_in * weight * gap
+        c = np.clip(1 - gap_z * state.gap_factor / q, 0, 1)
+        if k < 2:
+            f = _gaussians(activation, q)
+            pair = f.pair_slope(c)
+            gap = float((gap_z * (f.slope + 4 * f.pair_slope((1 + c) / 2) + pair) / 6)[0])
+            second = float(f.second[0])
+            slopes.append(np.array([f.slope[0], pair[0]]))
+        else:
+            second, gap = float(q[0]), gap_z
+        scaling *= fan_in * weight * (0.5 if k < 2 else 1)
+        head.activation.append(math.log(second) + state.log)
+        head.share.append(math.log(max(gap, 1e-300) / second) + state.log_gap - state.log)
+    head.log_std = head.activation[-1] / 2
+    alone, pairs, along = _loss_gradient(head.log_std, float(c[0]), batch)
+    head.log_along = along + math.log(scaling / second)
+    unit = np.array([alone, pairs]) / 10  # per output unit
+    for k in (2, 1, 0):
+        head.signal.insert(0, math.log(unit[0] / batch))
+        head.gradient.insert(0, math.log(unit @ inputs[k]) + state.log)
+        below = variances[k] * HEAD_WIDTHS[k + 1] * unit
+        unit = below * slopes[k - 1] if k else below
+    head.top = unit
+    return head
+
+
+# --- the prediction ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Per layer in forward order, as config.layer_names; all arrays are log10, one float64 per layer, read-only.
+
+    The quantities are those of runs.QUANTITIES at step 0. `share` is the root mean square of an activation about its
+    mean over the images, over its root mean square: 10^-7 means that float32 shows the same map for every image.
+    """
+
+    weight_grad_rms: np.ndarray
+    signal_rms: np.ndarray
+    activation_rms: np.ndarray
+    share: np.ndarray
+    std: np.ndarray  # dex, of the weight gradient in one random draw; the band is ±2 of it
+    slope: float  # dex per block convolution towards the input: negative vanishes; nan below one block
+    signal_slope: float
+    logit_std: float
+    widest: float  # largest variance of a sigmoid's input in the blocks; 0 where there is none or batch norm holds it
+    limits: tuple[str, ...]  # one sentence for each reason why the prediction may be off here
+
+    @property
+    def factor(self) -> float:
+        """By what one block convolution multiplies the weight gradient on the way to the input."""
+        return 10**self.slope
+
+    @property
+    def signal_factor(self) -> float:
+        """By what one block convolution multiplies the backward signal."""
+        return 10**self.signal_slope
+
+
+def predict(config: RunConfig) -> Prediction:
+    """The net of `config` at initialisation. Equal nets share one cached answer."""
+    prediction = _predict(
+        config.activation, config.batch_norm, config.shortcut, config.blocks, config.activation_everywhere,
+        config.init_range, config.dataset, config.batch_size,
+    )  # fmt: skip
+    return dataclasses.replace(prediction, limits=tuple(_limits(config, prediction)))
+
+
+@lru_cache(maxsize=256)
+def _predict(
+    activation: str, batch_norm: bool, shortcut: bool, blocks: int, everywhere: bool,
+    init_range: float | None, dataset: str, batch: int,
+) -> Prediction:  # fmt: skip
+    outside = activation if everywhere else "relu"
+    stem = _stem(dataset if dataset in measured_datasets() else "mnist", outside, init_range)
+    weight_variance = init_range**2 / 3 if init_range is not None else 1 / (3 * FAN_IN)
+    if batch_norm:
+        conv = _NormConv(activation, weight_variance, shortcut, batch)
+        state = _State(stem.cross, stem.gap, stem.mean)
+    else:
+        conv = _PlainConv(activation, weight_variance, shortcut)
+        gap = np.diag(stem.gap)
+        state = _State(np.diag(stem.cross) + gap, gap, stem.mean)
+    way = _forward(conv, state, blocks)
+    scalars = way.scalars
+    head = _head(outside, way.end, init_range, batch)
+    slopes, below = way.vectors[:, :2].transpose(0, 2, 1), way.vectors[:, 2:4].transpose(0, 2, 1)  # (2N, 49, 2)
+    logs, spread = scalars[:, 0], scalars[:, 3]
+    at_z, log_x, bottom, log_bottom = _backward(slopes, CHANNELS * weight_variance * TAPS, head.top, shortcut, way.settled)
+    if batch_norm and not shortcut:
+        spread = _norm_spread(activation, 2 * blocks)
+        loss = np.cumsum(spread[::-1])[::-1] / 2
+        log_x, log_bottom = log_x - loss, log_bottom - loss[:1].sum()
+    gradient = np.log((at_z * below).sum((1, 2)) * CHANNELS / weight_variance / (FAN_IN * CHANNELS)) + logs + log_x
+    signal = np.log(at_z[:, :, 0].sum(1) / (PIXELS * batch)) + log_x
+
+    # Σ over the positions of what arrives at the first block's input, times the measured response of the stem.
+    arriving = stem.alone @ bottom[:, 0] + stem.pair @ bottom[:, 1]
+    below_stem = np.log(np.maximum(arriving, 1e-300)) + log_bottom
+    if shortcut and blocks and activation == "relu" and not batch_norm:
+        extra, log_kappa = _aligned_gradient(way.vectors, logs, head.log_along, weight_variance, batch)
+        gradient, signal = np.logaddexp(gradient, extra[0]), np.logaddexp(signal, extra[1])
+        below_stem = np.logaddexp(below_stem, np.log(stem.aligned) + 2 * log_kappa)
+    stem_signal = below_stem[:2] - np.log([784 * batch, 196 * batch])
+    stem_gradient = below_stem[2:] - np.log([150, 2400])
+
+    def log10(*parts: Any) -> np.ndarray:
+        """Mean squares in natural logarithm to root mean squares in log10."""
+        values = np.concatenate(parts) / (2 * math.log(10))
+        values.setflags(write=False)
+        return values
+
+    weight_grad_rms = log10(stem_gradient, gradient, head.gradient)
+    signal_rms = log10(stem_signal, signal, head.signal)
+    share = log10(np.log(stem.image_part / stem.activation), scalars[:, 2], head.share)
+    upto = np.cumsum(np.concatenate([[0, 0, 0], spread[::-1], [0, 0]]))[::-1]  # from each layer to the top
+    std = np.sqrt(0.02 + _SPREAD_SHARE[batch_norm, shortcut] * upto / (2 * math.log(10)) ** 2)
+    std.setflags(write=False)
+    logit_std = head.log_std / math.log(10)
+    widest = float(way.vectors[:, 2].max() + BIAS_VARIANCE) if blocks and not batch_norm and activation == "sigmoid" else 0.0
+    return Prediction(
+        weight_grad_rms, signal_rms, log10(np.log(stem.activation), scalars[:, 1], head.activation), share, std,
+        _slope(weight_grad_rms), _slope(signal_rms), logit_std, widest, (),
+    )  # fmt: skip
+
+
+def _slope(values: np.ndarray) -> float:
+    inside = values[2:-3]
+    if not len(inside):
+        return math.nan
+    place = np.arange(len(inside)) - (len(inside) - 1) / 2
+    return -float(place @ inside / (place @ place))
+
+
+# How much of the layers' spread reaches the first one, by (batch norm, shortcut): batch norm takes some of it back,
+# a shortcut leads past it. Seen in real nets of 12, 40 and 200 blocks.
+_SPREAD_SHARE = {(False, False): 1.0, (True, False): 0.4, (False, True): 0.3, (True, True): 0.0}
+
+
+def _norm_spread(activation: str, layers: int) -> np.ndarray:
+    """Variance of ln|.|² per layer with batch norm at 16 channels; fitted to real nets, no formula is known."""
+    if activation == "sigmoid":
+        return np.full(layers, 0.062)
+    return 0.005 + 0.13 * (1 - np.exp(-np.arange(layers) / 45))
+
+
+def _backward(
+    slopes: np.ndarray, taps: np.ndarray, top: np.ndarray, shortcut: bool, settled: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """∂L/∂z² of each block convolution (2N, 49, 2) in units of e^log, the logs, and ∂L/∂h² at the first block's input.
+
+    fc1 has weights of its own for each position, so gradients of different positions start uncorrelated; the sum
+    over taps keeps them so, and 49 numbers are exact in the wide limit.
+    """
+    size = float(top[0])
+    x, log = np.tile(top / size, (PIXELS, 1)), math.log(size)
+    at_z, logs = np.empty_like(slopes), np.empty(len(slopes))
+    block = len(slopes) // 2
+    while block:
+        block -= 1
+        before = x, log
+        k = 2 * block
+        at_z[k + 1] = x * slopes[k + 1]
+        at_z[k] = (taps @ at_z[k + 1]) * slopes[k]
+        logs[k : k + 2] = log
+        x = taps @ at_z[k]
+        if shortcut:
+            x += before[0]
+        size = float(x[24, 0])  # the centre
+        x /= size
+        log += math.log(size)
+        if block > settled and not block % 8 and np.abs(x - before[0]).max() < 1e-9:
+            # The same from here down to where the net settled: only the size changes, by a fixed factor.
+            rest = np.arange(settled, block)
+            at_z[2 * settled : k].reshape(len(rest), 2, PIXELS, 2)[:] = at_z[k : k + 2]
+            logs[2 * settled : k] = np.repeat(log + (log - before[1]) * (block - 1 - rest), 2)
+            log += (log - before[1]) * len(rest)
+            block = settled
+    return at_z, logs, x, log
+
+
+def _aligned_gradient(
+    vectors: np.ndarray, logs: np.ndarray, log_along: float, weight_variance: float, batch: int
+) -> tuple[tuple[np.ndarray, np.ndarray], float]:
+    """What relu with shortcut adds: the part of ∂L/∂x along x itself, which adds up over images and positions.
+
+    By Euler's theorem Σ x·∂L/∂x = Σ u·o is the same at every block of a net homogeneous in x. So ∂L/∂x has a part
+    κ β x with β ~ (E x)², and it rules beyond some 20 blocks. Returns ln of the mean squares it adds to the weight
+    gradients and the signals (2N each), and ln κ at the first block's input.
+    """
+    first, second = vectors[0::2], vectors[1::2]
+    moment, cross, squared_mean, cross_h = (second[:, k] for k in (4, 5, 6, 7))
+    log = logs[0::2]
+    beta = squared_mean / squared_mean.mean(1, keepdims=True)
+    log_kappa = log_along - np.log(CHANNELS * (beta * moment).sum(1))  # in units of e^−log
+    taps = CHANNELS * weight_variance * TAPS
+    bias = BIAS_VARIANCE * np.exp(-log)[:, None]
+    g = beta * np.sqrt(cross * second[:, 1])
+    through = (taps @ (beta * np.sqrt(cross / (2 * math.pi * (second[:, 2] + bias)))).T).T
+    w = np.sqrt(first[:, 1] * (g**2 @ taps) + through**2 * cross_h)
+    grad2 = _tap_correlation(g, np.sqrt(cross_h))
+    grad1 = _tap_correlation(w, np.sqrt(cross))
+    signal2 = (beta**2 * moment * second[:, 0]).mean(1) / batch**2
+    signal1 = (w**2).mean(1) / batch**2
+    gradient = np.log(np.stack([grad1, grad2], 1)) + 2 * log_kappa[:, None] + math.log(CHANNELS**2 / (FAN_IN * CHANNELS))
+    signal = np.log(np.stack([signal1, signal2], 1)) + (2 * log_kappa - log)[:, None]
+    return (gradient.ravel(), signal.ravel()), float(log_kappa[0] - log[0])
+
+
+def _tap_correlation(g: np.ndarray, h: np.ndarray) -> np.ndarray:
+    """Σ_t (Σ_p g[p] h[p+t])² for each row of (N, 49)."""
+    g, h = g.reshape(-1, SIDE, SIDE), h.reshape(-1, SIDE, SIDE)
+    total = np.zeros(len(g))
+    for i in range(-2, 3):
+        for j in range(-2, 3):
+            here = g[:, max(0, -i) : SIDE - max(0, i), max(0, -j) : SIDE - max(0, j)]
+            there = h[:, max(0, i) : SIDE + min(0, i), max(0, j) : SIDE + min(0, j)]
+            total += (here * there).sum((1, 2)) ** 2
+    return total
+
+
+# --- what follows for the reader -----------------------------------------------------------------------------------
+
+
+def _power(log10: float) -> str:
+    return f"10^{log10:.0f}"
+
+
+def _limits(config: RunConfig, p: Prediction) -> Iterator[str]:
+    """Where the theory does not hold for this config, or what else decides beside the size of the gradient."""
+    blocks, relu, plain = config.blocks, config.activation == "relu", not (config.batch_norm or config.shortcut)
+    yield _("The prediction is for step 0; once the weights have moved it says nothing.")
+    if config.dataset not in measured_datasets():
+        yield _("The first two layers were never measured on {name}: they are predicted with those of MNIST.").format(
+            name=config.dataset
+        )
+    if not blocks:
+        return
+    first, last = p.weight_grad_rms[2], p.share[-4]
+    largest = _largest(p)
+    if plain and relu and p.logit_std > 1:
+        yield _(
+            "The weight gradient is flat over depth because activations grow as fast as the signal shrinks: see the backward signal. "
+            "Off by up to 0.3 decades here."
+        )
+    if relu and config.batch_norm and not config.shortcut and blocks > 40:
+        yield _(
+            "Nets of 16 channels drift away from the wide limit: growth per convolution falls from 1.16 to about 1.13. "
+            "This correction is fitted to real nets, not derived."
+        )
+    if relu and config.batch_norm and config.shortcut and blocks > 100:
+        yield _("Too low for the first blocks, by 0.6 decades at 200 blocks: take it as a lower bound.")
+    if not relu and config.batch_norm and not config.shortcut and blocks > 6:
+        yield _(
+            "Do not read trainability off this gradient: it is large enough for Adam, yet nets like this did not train from 12 blocks "
+            "on. Padding draws the same border into every map, and batch norm divides the picture away."
+        )
+    if p.widest > 10:
+        yield _("The sigmoids are saturated (over a fifth of their inputs beyond ±4): real nets scatter more than the band.")
+    if plain and relu and blocks > 2 and (config.init_range or 0.05) < critical_range("relu"):
+        yield _(
+            "Biases rule here: six or seven of the 16 channels of each layer are off for every picture. "
+            "A layer at exactly 0 between neighbours that are not is a dead layer, no vanishing gradient."
+        )
+    if largest > math.log10(FLOAT32_MAX):
+        yield _("float32 ends at 10^38.5, this net reaches {value}: the loss is inf or nan from the first step.").format(
+            value=_power(largest)
+        )
+    if p.signal_rms.min() < math.log10(FLOAT32_ZERO):
+        yield _("float32 shows exactly 0 in the first layers; the first block's true weight gradient is {value}.").format(
+            value=_power(first)
+        )
+    elif p.weight_grad_rms.min() < math.log10(FLOAT32_NORMAL):
+        yield _("The first layers lie under 10^-38: there float32 loses digits, and a graphics card may show 0.")
+    if last < math.log10(FLOAT32_RESOLUTION):
+        yield _("The last block hands on one map for all pictures: they differ by {value} of it, and float32 resolves 10^-7.").format(
+            value=_power(last)
+        )
+    if config.optimizer == "adam":
+        if first < math.log10(PLATEAU):
+            yield _("Adam moves by lr · g/(g + 1e-8), and g is {value} in the first block: nearly all runs like this were stuck.").format(
+                value=_power(first)
+            )
+        elif first < math.log10(ADAM_EPS):
+            yield _("The first block lies under Adam's eps of 1e-8: slow or stuck, depending on seed and learning rate.")
+        elif largest < math.log10(FLOAT32_MAX) and first > math.log10(ADAM_OVERFLOW):
+            yield _("Adam squares a gradient of {value} and gets inf: its steps are 0.").format(value=_power(first))
+
+
+def _largest(p: Prediction) -> float:
+    return max(float(values.max()) for values in (p.weight_grad_rms, p.signal_rms, p.activation_rms))
+
+
+@lru_cache(maxsize=2)
+def critical_range(activation: str) -> float:
+    """a* for weights from U(−a, a) in a plain net: below it the backward signal vanishes with depth, above it explodes.
+
+    Where χ = 16 · a²/3 · λ · E f'² = 1, in the wide limit (Schoenholz et al. 2017; λ instead of the number of taps
+    because zero padding lets the gradient gather in the middle). relu: √(6/(16 λ)). sigmoid: E f'² depends on a, so
+    the map's own fixed point is found first.
+    """
+    if activation == "relu":
+        return math.sqrt(6 / (CHANNELS * LAMBDA))
+
+    def chi(a: float) -> float:
+        taps = CHANNELS * a * a / 3 * TAPS
+        moment = np.full(PIXELS, 0.25)
+        for _step in range(100):
+            f = _Sigmoid(taps @ moment + BIAS_VARIANCE)
+            moment = f.second
+        root = np.sqrt(f.slope)
+        return float(np.linalg.eigvalsh(root[:, None] * taps * root)[-1])
+
+    low, high = 0.01, 10.0
+    while high - low > 1e-5:
+        middle = (low + high) / 2
+        low, high = (middle, high) if chi(middle) < 1 else (low, middle)
+    return low
+
+
+@dataclass(frozen=True)
+class DepthMarks:
+    """The smallest number of blocks (up to 1000) at which ..., everything else as in the config; None if at none."""
+
+    adam_eps: int | None  # the first block's weight gradient lies under Adam's eps
+    float32_normal: int | None  # ... under float32's smallest normal number
+    float32_zero: int | None  # the signal at the first block rounds to exactly 0 in float32
+    float32_overflow: int | None  # some layer's numbers exceed float32: loss inf or nan at step 0
+
+
+def depth_marks(config: RunConfig) -> DepthMarks:
+    """Found by bisection over predictions; the answer does not depend on config.blocks."""
+    return _depth_marks(dataclasses.replace(config, blocks=1, seed=0, steps=1))
+
+
+@lru_cache(maxsize=64)
+def _depth_marks(config: RunConfig) -> DepthMarks:
+    most = RunConfig.__dataclass_fields__["blocks"].metadata["spec"].high
+
+    def at(blocks: int) -> Prediction:
+        return predict(dataclasses.replace(config, blocks=blocks))
+
+    def smallest(reached: Any) -> int | None:
+        if not reached(at(most)):
+            return None
+        low, high = 0, 1  # 0 blocks have no first block
+        while high < most and not reached(at(high)):
+            low, high = high, min(2 * high, most)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if reached(at(middle)) else (middle, high)
+        return high
+
+    return DepthMarks(
+        smallest(lambda p: p.weight_grad_rms[2] < math.log10(ADAM_EPS)),
+        smallest(lambda p: p.weight_grad_rms[2] < math.log10(FLOAT32_NORMAL)),
+        smallest(lambda p: p.signal_rms[2] < math.log10(FLOAT32_ZERO)),
+        smallest(lambda p: _largest(p) > math.log10(FLOAT32_MAX)),
+    )

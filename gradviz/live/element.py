@@ -142,8 +142,10 @@ _TEXTS = {
     "accuracy_axis": "classified right (%)",
     "accuracy_read": "Share classified right, in each training batch and in a fixed set of unseen images. Dashed: guessing.",
     "heatmap_title": "Every layer at every step",
+    "column_one": "A column is one training step.",
+    "columns_of": "A column is {stride} training steps, the largest value of them.",
     "heatmap_read": (
-        "A column is one step (or {stride} steps, their maximum), a row is one layer; the input is at the bottom. "
+        "A row is one layer; the input is at the bottom. "
         "Colours mean the same in every run. Point at a cell for its value and that step's profile; click to keep the step; "
         "drag to zoom, double-click to zoom out."
     ),
@@ -153,6 +155,7 @@ _TEXTS = {
         "One dot per layer, the input at the bottom. A straight slanted line: each layer multiplies the size by the same "
         "factor. ◁ at the left edge: exactly zero; ✕ at the right edge: not finite."
     ),
+    "profile_read_linear": "One dot per layer, the input at the bottom.",
     "preview_title": "Gradients at initialisation, layer by layer",
     "preview_read": (
         "Measured on one real batch before any training. Each dot is one layer, the input on the left. A straight slanted "

@@ -34,16 +34,16 @@ const superscript = (n) => [...String(n)].map((c) => SUPERSCRIPT[c]).join("");
 const power = (exponent) => `10<sup>${String(exponent).replace("-", "−")}</sup>`; // for Plotly
 const fill = (text, values) => text.replace(/\{(\w+)\}/g, (all, name) => values[name] ?? all);
 
-function decimal(value, words) {
+function decimal(value, words, digits = 3) {
   if (value === null || value === undefined) return "–";
   const x = Number(value);
   if (Number.isNaN(x)) return words.not_a_number;
   if (!Number.isFinite(x)) return words.infinite;
   if (x === 0) return "0";
   const size = Math.abs(x);
-  if (size >= 0.001 && size < 10000) return String(Number(x.toPrecision(3)));
-  const [digits, exponent] = x.toExponential(1).split("e");
-  return `${digits}·10${superscript(Number(exponent))}`;
+  if (size >= 0.001 && size < 10000) return String(Number(x.toPrecision(digits)));
+  const [factor, exponent] = x.toExponential(1).split("e");
+  return `${factor}·10${superscript(Number(exponent))}`;
 }
 
 const percent = (value, words) => (Number.isFinite(Number(value)) && value !== null ? `${(100 * value).toFixed(1)} %` : decimal(value, words));
@@ -105,8 +105,8 @@ function theme(element) {
 const CSS = `
 .gv { font-family: var(--st-font, sans-serif); color: var(--st-text-color, inherit); container-type: inline-size; }
 .gv * { box-sizing: border-box; }
-.gv-figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(104px, 1fr)); gap: 4px 14px; }
-.gv-figure { min-width: 0; }
+.gv-figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(88px, 1fr)); gap: 4px 14px; }
+.gv-figure { min-width: 0; display: flex; flex-direction: column; justify-content: space-between; }
 .gv-figure b { display: block; font-weight: 400; font-size: 12px; opacity: .75; }
 .gv-figure span { display: block; font-size: 19px; font-weight: 600; font-variant-numeric: tabular-nums; line-height: 1.25; overflow-wrap: anywhere; }
 .gv-figure.gv-long span { font-size: 13px; font-weight: 400; padding-top: 4px; }
@@ -116,8 +116,9 @@ const CSS = `
 .gv-state { font-size: 16px; line-height: 1.4; margin: 4px 0 10px; min-height: 1.4em; }
 .gv-notice { font-size: 14px; margin: 6px 0; padding: 6px 10px; border-left: 3px solid var(--st-primary-color, #1f6feb); }
 .gv-notice:empty { display: none; }
-.gv-charts { display: grid; gap: 22px 20px; grid-template-columns: repeat(6, minmax(0, 1fr)); }
-.gv-chart { grid-column: span 6; min-width: 0; margin: 0; }
+.gv-charts { display: grid; gap: 0 20px; grid-template-columns: repeat(6, minmax(0, 1fr)); }
+/* Head, controls, meaning, plot and reading aid of neighbouring charts stand on common lines. */
+.gv-chart { grid-column: span 6; min-width: 0; margin: 0; display: grid; grid-template-rows: subgrid; grid-row: span 5; }
 @container (min-width: 700px) {
   .gv-loss, .gv-accuracy { grid-column: span 3; }
   .gv-heatmap { grid-column: span 4; }
@@ -130,7 +131,9 @@ const CSS = `
 .gv-head button:hover, .gv-controls select:hover { border-color: var(--st-primary-color, #1f6feb); }
 .gv-controls { display: flex; flex-wrap: wrap; gap: 4px 14px; font-size: 13px; margin: 2px 0; }
 .gv-controls label { display: flex; gap: 6px; align-items: center; min-width: 0; }
+.gv-chart > * { min-width: 0; }
 .gv-meaning, .gv-read { font-size: 12.5px; line-height: 1.4; opacity: .8; margin: 2px 0 0; }
+.gv-read { margin-bottom: 22px; }
 .gv-plot { position: relative; width: 100%; }
 .gv-waiting { opacity: .45; }
 .gv-tip { position: absolute; pointer-events: none; z-index: 5; font-size: 12.5px; line-height: 1.35; padding: 4px 8px; border-radius: 4px; white-space: nowrap;
@@ -533,7 +536,7 @@ class Panel {
     const time = (ms) => (ms === null ? "–" : fill(words.milliseconds, { n: decimal(ms, words) }));
     const figures = [
       ["step", fill(words.step_of, { step: Math.max(0, run.steps - 1), total: run.total - 1 })],
-      ["loss", decimal(run.loss, words)],
+      ["loss", decimal(run.loss, words, 4)],
       ["accuracy", percent(run.accuracy, words)],
       ["first_gradient", this.gradient(run.first_gradient)],
       ["last_gradient", this.gradient(run.last_gradient)],
@@ -615,7 +618,7 @@ class Panel {
       { x: [-0.5, run.total], y: [10, 10], mode: "lines", name: words.chance, line: { dash: "dash", width: 1.5, color: look.faint }, hoverinfo: "skip" },
       { x, y: run.accuracies.map(hundred), mode: run.codes.length < 40 ? "lines+markers" : "lines", name: words.train,
         line: { color: look.first, width: 1.3 }, marker: { size: 4 }, hovertemplate: "%{x:.0f}: %{y:.1f} %<extra></extra>" },
-      { x: run.tested.map(([step]) => step), y: run.tested.map(([, value]) => hundred(value)), mode: "lines+markers", name: words.test,
+      { x: run.tested.map(([step]) => step), y: run.tested.map(([, value]) => hundred(value)), mode: run.tested.length < 40 ? "lines+markers" : "lines", name: words.test,
         line: { color: look.second, width: 2.4 }, marker: { size: 7, symbol: "diamond" }, hovertemplate: "%{x}: %{y:.1f} %<extra></extra>" },
     ], {
       xaxis: this.stepAxis(),
@@ -652,11 +655,11 @@ class Panel {
     chart.onZoom = () => { this.placeLine(); this.redraw(); };
     chart.frame.addEventListener("pointermove", (event) => this.point(event), true);
     chart.frame.addEventListener("pointerleave", () => this.point(null));
-    let down = null;
-    chart.frame.addEventListener("pointerdown", (event) => (down = [event.clientX, event.clientY]), true);
-    chart.frame.addEventListener("pointerup", (event) => {
-      if (down && Math.hypot(event.clientX - down[0], event.clientY - down[1]) < 4) this.pin(event);
-      down = null;
+    chart.frame.addEventListener("pointerdown", (down) => {
+      // On the window: Plotly covers the page while a button is down. A click is a drag that goes nowhere.
+      addEventListener("pointerup", (up) => {
+        if (Math.hypot(up.clientX - down.clientX, up.clientY - down.clientY) < 4) this.pin(up);
+      }, { capture: true, once: true });
     }, true);
   }
 
@@ -740,7 +743,8 @@ class Panel {
   drawHeatmap() {
     const { run, words, look } = this;
     const chart = this.charts.heatmap;
-    const read = fill(words.heatmap_read, { stride: run.stride });
+    const column = run.stride > 1 ? fill(words.columns_of, { stride: run.stride }) : words.column_one;
+    const read = `${column} ${words.heatmap_read}`;
     chart.say(words.heatmap_title, run.rows < run.layers ? `${read} ${fill(words.pooled_read, { n: Math.round(run.layers / run.rows) })}` : read);
     chart.meaning.textContent = words.quantities[run.quantity].meaning;
     this.paint();
@@ -933,9 +937,14 @@ class Panel {
     return [low, high];
   }
 
-  valueAxis(range, linear, title) {
-    if (linear) return { title: { text: title }, range: [-0.02, 1.02], tickformat: ".0%" };
-    return { title: { text: title }, type: "log", range, exponentformat: "power", dtick: Math.max(1, Math.ceil((range[1] - range[0]) / 6)), minorloglabels: "none" };
+  valueAxis(chart, name, range, linear, title, ticks) {
+    const uirevision = `${this.id}/${chart.revision}/${linear}/${range}`;
+    if (linear) return { title: { text: title }, range: [-0.02, 1.02], tickformat: ".0%", uirevision };
+    const shown = chart.drawn && chart.valueRevision === uirevision ? chart.plot._fullLayout?.[name]?.range ?? range : range;
+    chart.valueRevision = uirevision;
+    const decades = Math.abs(shown[1] - shown[0]);
+    const dtick = decades > 2 ? { dtick: Math.ceil(decades / ticks) } : {};
+    return { title: { text: title }, type: "log", range, exponentformat: "power", minorloglabels: "none", tickangle: 0, uirevision, ...dtick };
   }
 
   drawProfile() {
@@ -949,12 +958,15 @@ class Panel {
       : Array.from({ length: run.rows }, (_, row) => (firstLayer(row, run.layers, run.rows) + firstLayer(row + 1, run.layers, run.rows) - 1) / 2);
     let when = exact ? this.stepText(exact.from_step) : fill(words.newest, { step: run.steps - 1 });
     if (exact && exact.from_step === this.pinned) when = fill(words.pinned, { text: when });
-    chart.say(words.profile_title, words.profile_read);
+    chart.say(words.profile_title, linear ? words.profile_read_linear : words.profile_read);
     chart.meaning.textContent = when;
     const start = reference?.values[run.quantity];
     const range = linear ? [0, 1] : this.decades(run.low, run.high, values, start ?? []);
     const edges = linear ? [0, 1] : range.map((e) => 10 ** e);
-    const height = 500, top = 30, bottom = 56;
+    // The rows of the heatmap go on in the profile beside it.
+    const { heatmap } = this.charts;
+    const size = heatmap.box.offsetTop === chart.box.offsetTop ? heatmap.plot._fullLayout?._size : null;
+    const height = 500, top = Math.max(60, size?.t ?? 0), bottom = Math.max(60, size?.b ?? 0);
     const axis = this.layerAxis(chart, height - top - bottom);
     const traces = this.depthTraces(places, values, { name: words.quantities[run.quantity].label, color: look.first, edges, linear, up: true, names: run.names });
     if (start && run.steps > 1) {
@@ -963,7 +975,7 @@ class Panel {
     }
     chart.draw(traces, {
       margin: { l: this.labelWidth(axis.ticktext), r: 16, t: top, b: bottom },
-      xaxis: { ...this.valueAxis(range, linear, words.units[run.quantity]), uirevision: `${this.id}/${chart.revision}/${run.quantity}/${range}` },
+      xaxis: this.valueAxis(chart, "xaxis", range, linear, words.units[run.quantity].replace(" (", "<br>("), Math.max(2, Math.floor(chart.frame.clientWidth / 70))),
       yaxis: { ...axis, showgrid: true },
       legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", font: { size: 11 }, bgcolor: "rgba(0,0,0,0)" },
     }, height);
@@ -973,7 +985,8 @@ class Panel {
     const { preview, words, look } = this;
     if (!preview) return;
     this.showFigures([
-      ["loss", decimal(preview.loss, words)],
+      ["loss", decimal(preview.loss, words, 4)],
+      ["accuracy", percent(preview.accuracy, words)],
       ["first_gradient", this.gradient(preview.first_gradient)],
       ["last_gradient", this.gradient(preview.last_gradient)],
       ["ratio", decimal(preview.ratio, words)],
@@ -982,7 +995,7 @@ class Panel {
     const chart = this.charts.preview;
     chart.say(words.preview_title, words.preview_read);
     const series = ["signal_rms", "weight_grad_rms"].map((name) => preview.values[name]);
-    const range = this.decades(-6, 0, ...series);
+    const range = this.decades(-24, 0, ...series);
     const edges = range.map((e) => 10 ** e);
     const names = preview.names, places = [...names.keys()];
     const width = chart.frame.clientWidth - 80;
@@ -994,7 +1007,7 @@ class Panel {
     ], {
       margin: { l: 64, r: 16, t: 34, b: 92 },
       xaxis: { range: [-0.5, names.length - 0.5], tickmode: "array", ...ticks, tickangle: -45, title: { text: words.layer_axis }, showgrid: false },
-      yaxis: this.valueAxis(range, false, words.preview_axis),
+      yaxis: this.valueAxis(chart, "yaxis", range, false, words.preview_axis, 7),
     }, 380);
     if (this.Plotly) this.root.dataset.plots = "drawn";
   }

@@ -30,7 +30,7 @@ from gradviz.store import Summary
 log = logging.getLogger("gradviz")
 
 WINDOW = 20  # steps whose mean loss is judged: one batch of 32 scatters by up to 0.1
-MARGIN = 0.5  # nats under chance: 1.80 and below was never followed by a return to chance in our runs
+MARGIN = 0.5  # nats under chance: a fifth of the way down, and five times what the loss of a net that learns nothing scatters
 TRAINED_BELOW = CHANCE - MARGIN
 AXES = ("blocks", "init_range", "lr")  # what may be varied
 MOST_RUNS = 400  # of one sweep

@@ -60,12 +60,50 @@ DATASETS = {
 ACTIVATIONS = {
     "sigmoid": "Squeezes every value into 0…1; its slope is at most 1/4, so each layer shrinks the signal that flows back.",
     "relu": "Passes positive values, blocks negative ones; its slope is 0 or 1, so about half of the signal passes.",
+    "tanh": "Squeezes every value into −1…1, around 0; its slope is 1 at 0, so only large inputs shrink the signal.",
+    "leaky-relu": "Relu that lets 1 % of negative values pass: no unit is ever quite dead, else it behaves as relu does.",
+    "gelu": "A smooth relu; its slope at 0 is 1/2, so signals that have become small shrink faster than with relu.",
+    "silu": "z · sigmoid(z), a smooth relu with a wider bend than gelu; small signals meet a slope of 1/2 here too.",
 }
+OTHER_NORMS = {
+    "none": "No norm, or batch norm if that is on.",
+    "group": "GroupNorm: normalises 4 groups of 4 channels, each image by itself; unlike batch norm it leaves the batch alone.",
+    "layer": "LayerNorm: normalises all numbers of one image's map together, with a weight of its own for each of them.",
+}
+BRANCH_SCALES = {
+    "one": "The block's output is added to its input as it is, as in the article.",
+    "fixed": "The block's output is multiplied by 1/√blocks first (after Fixup), so that the sum does not grow with the depth.",
+    "skip-init": "The block's output is multiplied by a learnt number that starts at 0 (SkipInit): "
+    "at step 0 every block hands on its input, and no convolution in it has a gradient yet.",
+}
+INITS = {
+    "default": "PyTorch's own: U(−1/√n, 1/√n), n the inputs of a neuron; in the blocks a = 0.05.",
+    "he-normal": "N(0, 2/n): doubles the variance because relu loses half of it, so the signal keeps its size behind relu.",
+    "he-uniform": "U(−√(6/n), √(6/n)): He's variance of 2/n from a uniform distribution; in the blocks a = 0.122.",
+    "xavier-normal": "N(0, 2/(n + m)), m the outputs: "
+    "keeps the signal's size both ways behind an activation of slope 1, such as tanh at 0.",
+    "xavier-uniform": "U(−√(6/(n + m)), √(6/(n + m))): Xavier's variance from a uniform distribution; in the blocks a = 0.087.",
+    "orthogonal": "The rows of each weight matrix stand at right angles: no direction is stretched more than another "
+    "(× √2 for relu and its like).",
+    "delta-orthogonal": "Each convolution starts as an orthogonal mix of the channels at its middle pixel, 0 elsewhere: "
+    "nothing is lost at the border (× √2 for relu and its like).",
+    "lsuv": "Orthogonal, then each layer's weights are divided by the spread of its own output on real images: "
+    "every layer hands on variance 1, measured, not derived.",
+    "critical": "Block convolutions from U(−a*, a*), where in theory the signal keeps its size going back: "
+    "a* = 0.141 for relu, 1.02 for sigmoid, 0.108 for tanh.",
+}
+# a* of "critical": theory.critical_range, where χ = 1 for these convolutions. gelu and silu have no such range (they
+# shrink small signals and, from there on, grow large ones); they take that of relu, which they become for large inputs.
+CRITICAL_RANGE = {"sigmoid": 1.0221, "relu": 0.14065, "tanh": 0.1081, "leaky-relu": 0.14064, "gelu": 0.14065, "silu": 0.14065}
 TREATMENTS = {
     "none": "The gradient goes to the optimiser as it is.",
     "clip-norm": "If the length of the whole gradient exceeds the threshold, the whole gradient is scaled down to it.",
     "clip-value": "Every single gradient entry is cut to ±threshold.",
     "floor": "The article's idea against vanishing: every entry smaller than the threshold is raised to ±threshold.",
+    "normalise": "On its way back each layer's signal is scaled to the threshold's rms before the layer below sees it: "
+    "control without memory.",
+    "feedback": "Negative feedback: each layer has a gain on its backward signal that an integral controller turns at every step "
+    "until the signal has the threshold's rms.",
 }
 OPTIMIZERS = {
     "adam": "Divides each gradient by its own recent size, so a small gradient still moves its weight, "
@@ -95,9 +133,17 @@ class RunConfig:
     batch_norm: bool = _field(
         False, bool, "Batch norm", "Normalises each channel over the batch, after each convolution of the blocks."
     )
+    other_norm: str = _field(
+        "none", str, "Other norm", "A norm in place of batch norm, after each convolution of the blocks; "
+        "batch norm, if on, goes before it.", choices=OTHER_NORMS,
+    )  # fmt: skip
     shortcut: bool = _field(
         False, bool, "Shortcut", "Adds each block's input to its output, so the gradient has a road past the convolutions."
     )
+    branch_scale: str = _field(
+        "one", str, "Scaled shortcut", "What the block's output is multiplied by before it is added; only with the shortcut.",
+        choices=BRANCH_SCALES,
+    )  # fmt: skip
     blocks: int = _field(
         12, int, "Blocks", "Each block adds two convolutions; the net has 5 + 2 × blocks weight layers.", low=0, high=1000
     )
@@ -107,6 +153,10 @@ class RunConfig:
         "Activation in stem and head too",
         "Off, the first two and the last three layers keep relu, as in the article.",
     )
+    init: str = _field(
+        "default", str, "Initialisation", "The distribution of the initial weights; biases keep PyTorch's default. "
+        "An init range, if given, goes before it.", choices=INITS,
+    )  # fmt: skip
     init_range: float | None = _field(
         None,
         float,
@@ -124,7 +174,7 @@ class RunConfig:
         choices=TREATMENTS,
     )
     threshold: float = _field(
-        1.0, float, "Threshold", "The limit that clipping or the floor works with.", low=1e-30, high=1e6
+        1.0, float, "Threshold", "The limit of clipping or floor; the rms that feedback aims at.", low=1e-30, high=1e6
     )
     optimizer: str = _field("adam", str, "Optimiser", "How a gradient becomes a change of weights.", choices=OPTIMIZERS)
     lr: float = _field(1e-3, float, "Learning rate", "The size of the steps.", low=1e-7, high=10.0)
@@ -147,6 +197,13 @@ class RunConfig:
         if self.treatment == "none":
             # Without a treatment the threshold decides nothing, so it must not make two runs of one.
             object.__setattr__(self, "threshold", FIELDS["threshold"].default)
+        # What another setting overrules decides nothing either.
+        if self.batch_norm:
+            object.__setattr__(self, "other_norm", "none")
+        if not self.shortcut:
+            object.__setattr__(self, "branch_scale", "one")
+        if self.init_range is not None:
+            object.__setattr__(self, "init", "default")
 
     @property
     def layers(self) -> int:
@@ -173,7 +230,9 @@ class RunConfig:
     def summary(self) -> str:
         """One short line such as '12 blocks · sigmoid · batch norm · ±0.5 · adam 0.001'."""
         parts = [f"{self.blocks} block{'s' * (self.blocks != 1)}", self.activation]
-        parts += ["batch norm"] * self.batch_norm + ["shortcut"] * self.shortcut
+        parts += ["batch norm"] * self.batch_norm + [f"{self.other_norm} norm"] * (self.other_norm != "none")
+        parts += ["shortcut"] * self.shortcut + [f"{self.branch_scale} branch"] * (self.branch_scale != "one")
+        parts += [self.init] * (self.init != "default")
         parts += [f"±{self.init_range:g}"] if self.init_range is not None else []
         parts += [f"{self.treatment} {self.threshold:g}"] if self.treatment != "none" else []
         return " · ".join([*parts, f"{self.optimizer} {self.lr:g}", self.dataset])
@@ -304,5 +363,20 @@ PRESETS: dict[str, Preset] = {
         "Cure: shortcut",
         "Relu with shortcut: the gradient reaches the first layer past the convolutions.",
         dict(activation="relu", shortcut=True),
+    ),
+    "critical-init": Preset(
+        "Cure: critical init",
+        "Relu with block weights from ±0.141: the signal neither shrinks nor grows, without any new layer.",
+        dict(activation="relu", init="critical"),
+    ),
+    "lsuv": Preset(
+        "Cure: LSUV init",
+        "Each layer is scaled on real images until it hands on variance 1, before the training begins.",
+        dict(activation="relu", init="lsuv"),
+    ),
+    "feedback": Preset(
+        "Trial: negative feedback",
+        "A controller per layer brings the backward signal up. Watch the gradient recover, and ask whether the net learns.",
+        dict(activation="sigmoid", treatment="feedback", threshold=1e-3),
     ),
 }

@@ -9,30 +9,50 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gradviz.config import RunConfig
+from gradviz.config import CRITICAL_RANGE, RunConfig
 
 # Called for each weight layer with its index in forward order, its output z before norm and activation, and
 # what it hands on, h (for the logits z itself).
 Watch = Callable[[int, torch.Tensor, torch.Tensor], None]
 
-_ACTIVATION = {"sigmoid": torch.sigmoid, "relu": F.relu}
+_ACTIVATION = {
+    "sigmoid": torch.sigmoid, "relu": F.relu, "tanh": torch.tanh, "leaky-relu": F.leaky_relu, "gelu": F.gelu, "silu": F.silu,
+}  # fmt: skip
 CHANNELS = 16  # of every block
+LSUV_IMAGES = 32  # 32 · 49 numbers per channel give a spread to 2 %; a thousand blocks should not keep the reader waiting
 
 
 def _ignore(index: int, z: torch.Tensor, h: torch.Tensor) -> None:
     pass
 
 
-class Block(nn.Module):
-    """Two 5×5 convolutions of 16 channels, each followed by [batch norm and] activation; [the input added at the end]."""
+def _norm(config: RunConfig) -> nn.Module:
+    """Batch norm (Ioffe & Szegedy 2015), GroupNorm (Wu & He 2018), LayerNorm (Ba et al. 2016), or nothing."""
+    if config.batch_norm:
+        return nn.BatchNorm2d(CHANNELS)
+    if config.other_norm == "group":
+        return nn.GroupNorm(4, CHANNELS)
+    return nn.LayerNorm((CHANNELS, 7, 7)) if config.other_norm == "layer" else nn.Identity()
 
-    def __init__(self, batch_norm: bool, shortcut: bool):
+
+class Block(nn.Module):
+    """Two 5×5 convolutions of 16 channels, each followed by [a norm and] activation; [the input added at the end].
+
+    The scale of the branch: 1/√blocks after Fixup (Zhang et al. 2019), a learnt number from 0 on by SkipInit (De & Smith 2020).
+    """
+
+    def __init__(self, config: RunConfig):
         super().__init__()
         self.conv1 = nn.Conv2d(CHANNELS, CHANNELS, 5, padding=2)
         self.conv2 = nn.Conv2d(CHANNELS, CHANNELS, 5, padding=2)
-        self.norm1 = nn.BatchNorm2d(CHANNELS) if batch_norm else nn.Identity()
-        self.norm2 = nn.BatchNorm2d(CHANNELS) if batch_norm else nn.Identity()
-        self.shortcut = shortcut
+        self.norm1 = _norm(config)
+        self.norm2 = _norm(config)
+        self.shortcut = config.shortcut
+        self.scale: float | nn.Parameter | None = None
+        if config.branch_scale == "fixed":
+            self.scale = 1 / math.sqrt(config.blocks)
+        elif config.branch_scale == "skip-init":
+            self.scale = nn.Parameter(torch.empty(()))
 
     def forward(self, x: torch.Tensor, activation: Callable, index: int, watch: Watch) -> torch.Tensor:
         """(batch, 16, 7, 7) -> the same; `index` is the forward place of conv1."""
@@ -42,6 +62,8 @@ class Block(nn.Module):
         z = self.conv2(h)
         h = activation(self.norm2(z))
         watch(index + 1, z, h)
+        if self.scale is not None:
+            h = self.scale * h
         return x + h if self.shortcut else h  # nothing after the addition, as in the article
 
 
@@ -57,11 +79,14 @@ class DeepLeNet(nn.Module):
         with torch.device("meta"):
             self.conv1 = nn.Conv2d(1, 6, 5, padding=2)
             self.conv2 = nn.Conv2d(6, CHANNELS, 5, padding=2)
-            self.blocks = nn.ModuleList(Block(config.batch_norm, config.shortcut) for _ in range(config.blocks))
+            self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
             self.fc1 = nn.Linear(CHANNELS * 7 * 7, 120)
             self.fc2 = nn.Linear(120, 84)
             self.fc3 = nn.Linear(84, 10)
         self.to_empty(device="cpu")
+        self.activation = config.activation
+        # What orthogonal weights are multiplied by: relu and its like lose half of the variance.
+        self.gain = 1.0 if config.activation in ("sigmoid", "tanh") else math.sqrt(2)
         self._inside = _ACTIVATION[config.activation]
         self._outside = self._inside if config.activation_everywhere else F.relu
 
@@ -96,25 +121,79 @@ class DeepLeNet(nn.Module):
 
 
 @torch.no_grad()
-def initialise(model: DeepLeNet, init_range: float | None, generator: torch.Generator) -> None:
+def initialise(
+    model: DeepLeNet, init: str | float | None, generator: torch.Generator, images: torch.Tensor | None = None
+) -> None:
     """Draws every parameter, layer by layer in forward order, weights before bias, always on the CPU.
 
-    Default is PyTorch's own: weights and biases from U(−1/√fan_in, 1/√fan_in), which is what `reset_parameters`
-    of Conv2d and Linear does (kaiming_uniform with a = √5; He et al. 2015). With `init_range` = a the weights come
-    from U(−a, a) instead (article, experiment 2); biases keep their default. Batch norm starts as the identity.
+    None or "default" is PyTorch's own: weights and biases from U(−1/√fan_in, 1/√fan_in), which is what
+    `reset_parameters` of Conv2d and Linear does (kaiming_uniform with a = √5; He et al. 2015). A number a draws the
+    weights from U(−a, a) instead (article, experiment 2), a word of config.INITS as said there; biases keep their
+    default. Norms start as the identity, the learnt scales of SkipInit at 0.
+    `images` (n, 1, 28, 28) on any device: LSUV measures on the first LSUV_IMAGES of them, and only it needs them.
     """
+    inside = {conv for block in model.blocks for conv in (block.conv1, block.conv2)}
     for layer in model.weight_layers:
         bound = 1 / math.sqrt(layer.weight[0].numel())
-        spread = bound if init_range is None else init_range
-        layer.weight.uniform_(-spread, spread, generator=generator)
+        if init == "critical":
+            uniform = CRITICAL_RANGE[model.activation] if layer in inside else bound
+        else:
+            uniform = bound if init in (None, "default") else init
+        if isinstance(uniform, str):
+            _draw(uniform, layer.weight, model.gain, generator)
+        else:
+            layer.weight.uniform_(-uniform, uniform, generator=generator)
         layer.bias.uniform_(-bound, bound, generator=generator)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
             module.reset_parameters()
+        if isinstance(module, Block) and isinstance(module.scale, nn.Parameter):
+            module.scale.zero_()
+    if init == "lsuv":
+        _unit_variance(model, images[:LSUV_IMAGES].cpu())
+
+
+def _draw(init: str, weight: torch.Tensor, gain: float, generator: torch.Generator) -> None:
+    """He et al. 2015; Glorot & Bengio 2010 (Xavier); Saxe et al. 2014; Xiao et al. 2018; Mishkin & Matas 2016 (LSUV)."""
+    if init == "he-normal":
+        nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
+    elif init == "he-uniform":
+        nn.init.kaiming_uniform_(weight, nonlinearity="relu", generator=generator)
+    elif init == "xavier-normal":
+        nn.init.xavier_normal_(weight, generator=generator)
+    elif init == "xavier-uniform":
+        nn.init.xavier_uniform_(weight, generator=generator)
+    elif init == "delta-orthogonal" and weight.ndim == 4:
+        middle = nn.init.orthogonal_(torch.empty(weight.shape[:2]), gain, generator=generator)
+        weight.zero_()[:, :, 2, 2] = middle
+    else:  # a linear layer's delta-orthogonal weights and LSUV's first are orthogonal
+        nn.init.orthogonal_(weight, gain, generator=generator)
+
+
+def _unit_variance(model: DeepLeNet, images: torch.Tensor) -> None:
+    """LSUV: one forward pass; each layer divides its weights by the spread of its output before it hands it on.
+
+    The bias is left alone, so one division does not hit 1 exactly; ten do, as in the paper.
+    """
+    def divide(layer: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        for _ in range(10):
+            spread = layer.forward(*inputs).std()
+            if not spread > 0 or abs(spread - 1) < 1e-3:  # a dead layer has no spread to divide by
+                break
+            layer.weight /= spread
+
+    hooks = [layer.register_forward_pre_hook(divide) for layer in model.weight_layers]
+    model(images)
+    for hook in hooks:
+        hook.remove()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()  # this pass was no training
 
 
 def parameter_count(config: RunConfig) -> int:
-    """Trainable numbers, from the table of the article: 16·16·25 + 16 per block convolution, 32 per batch norm."""
+    """Trainable numbers, from the table of the article: 16·16·25 + 16 per block convolution, and those of its norm."""
     stem = 6 * 25 + 6 + 16 * 6 * 25 + 16
     head = 784 * 120 + 120 + 120 * 84 + 84 + 84 * 10 + 10
-    return stem + head + 2 * config.blocks * (CHANNELS * CHANNELS * 25 + CHANNELS + 2 * CHANNELS * config.batch_norm)
+    norm = 2 * CHANNELS if config.batch_norm else {"none": 0, "group": 2 * CHANNELS, "layer": 2 * 784}[config.other_norm]
+    return stem + head + config.blocks * (2 * (CHANNELS * CHANNELS * 25 + CHANNELS + norm) + (config.branch_scale == "skip-init"))

@@ -15,7 +15,7 @@ from gradviz.data import Dataset
 from gradviz.model import DeepLeNet, initialise
 from gradviz.probe import Interrupted, LayerProbe, first_nonfinite
 from gradviz.runs import Outcome, Status, StepRecord
-from gradviz.treatment import treat
+from gradviz.treatment import steer, treat
 
 _TESTS = 20  # looks at the test subset over a run, the first at step 0
 _TEST_EVERY = 10  # steps between two looks, at least
@@ -63,7 +63,8 @@ class Trainer:
         self._interrupt = interrupt
         self._generator = torch.Generator().manual_seed(config.seed)
         self.model = DeepLeNet(config)
-        initialise(self.model, config.init_range, self._generator)
+        initialise(self.model, config.init_range or config.init, self._generator, self.data.train_images)
+        steer(config.treatment, config.threshold, self.model.weight_layers)
         # channels_last suits the CPU's convolution kernels for 16 channels: ×0.9 of the time (benchmarks/).
         self.model.to(device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format)
         self._parameters = list(self.model.parameters())

@@ -1,15 +1,22 @@
-"""What may be done to the gradients between the backward pass and the step. All work in place, on every parameter."""
+"""What may be done to the gradients: between the backward pass and the step (`treat`), or on the way back (`steer`)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
 
+FEEDBACK_GAIN = 0.2  # of the error in log signal, corrected per step: what is left of it after 20 steps is 1 %
+_STEERED_FROM_TOP = 3  # fc1, fc2 and fc3 stay as they are: the loss's own signal
+
 
 def treat(treatment: str, threshold: float, parameters: Sequence[nn.Parameter]) -> None:
-    """Applies one of config.TREATMENTS. An overflowing norm clips to zero and nan stays nan, as in PyTorch.
+    """Applies one of config.TREATMENTS in place, on every parameter; those of `steer` have been applied already.
+
+    An overflowing norm clips to zero and nan stays nan, as in PyTorch.
 
     clip-norm, clip-value: Pascanu, Mikolov, Bengio 2013 (arXiv 1211.5063); article, experiment 5. floor: experiment 6.
     """
@@ -26,3 +33,67 @@ def _floor(gradient: torch.Tensor, threshold: float) -> None:
     """Every entry with |g| < threshold becomes ±threshold by its sign; zero counts as positive."""
     raised = torch.where(gradient < 0, -threshold, threshold)
     gradient.copy_(torch.where(gradient.abs() < threshold, raised, gradient))
+
+
+def steer(treatment: str, target: float, layers: Sequence[nn.Module]) -> None:
+    """For "normalise" and "feedback": scales the backward signal ∂loss/∂z of every layer below the head, at its place.
+
+    The layer's weight gradient and everything below it come from the scaled signal. Call it once per net, with the
+    weight layers in forward order; for any other treatment it does nothing. See docs/remedies.md.
+    """
+    if treatment not in ("normalise", "feedback"):
+        return
+    controller = _Feedback(target)
+    for index, layer in enumerate(layers[: len(layers) - _STEERED_FROM_TOP]):
+        scaled = partial(controller.scaled, index) if treatment == "feedback" else partial(_normalised, target)
+        layer.register_forward_hook(partial(_on_the_way_back, scaled))
+
+
+def _on_the_way_back(scaled: Callable, layer: nn.Module, inputs: tuple[torch.Tensor], z: torch.Tensor) -> None:
+    if z.requires_grad:
+        z.register_hook(scaled)
+
+
+def _shape_and_rms(signal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The signal over its largest entry, the rms of that, and the largest entry (1 for an all-zero signal).
+
+    The square of 1e-30 is 0 in float32, the square of 1e-30/1e-30 is not.
+    """
+    largest = signal.abs().amax()
+    largest = torch.where(largest == 0, 1.0, largest)
+    shape = signal / largest
+    return shape, shape.square().mean().sqrt(), largest
+
+
+def _normalised(target: float, signal: torch.Tensor) -> torch.Tensor:
+    """The signal with the rms `target`. An exact zero has no direction to restore: it stays 0."""
+    shape, rms, _largest = _shape_and_rms(signal)
+    return shape * torch.where(rms == 0, 1.0, target / rms)
+
+
+class _Feedback:
+    """One integral controller per layer, in the logarithm of its signal: gain += FEEDBACK_GAIN · error, every step.
+
+    Each layer corrects only the part of its error that the layer above does not: if all of them corrected the whole
+    of it, errors would add up along the chain (a string of n such controllers overshoots by a power of n).
+    """
+
+    def __init__(self, target: float):
+        self._log_target = math.log(target)
+        self._gains: dict[int, torch.Tensor] = {}  # natural logarithm, by layer
+        self._error_above: torch.Tensor | None = None
+        self._last = -1
+
+    def scaled(self, index: int, signal: torch.Tensor) -> torch.Tensor:
+        if index >= self._last:  # the first layer of a new backward pass
+            self._error_above = signal.new_zeros(())
+        self._last = index
+        gain = self._gains.setdefault(index, signal.new_zeros(()))
+        scaled = signal * gain.exp()
+        _shape, rms, largest = _shape_and_rms(scaled)
+        # An exact zero says nothing about how far off it is: the gain waits, and so does the layer below.
+        known = rms != 0
+        error = torch.where(known, self._log_target - rms.log() - largest.log(), self._error_above)
+        self._gains[index] = gain + FEEDBACK_GAIN * (error - self._error_above)
+        self._error_above = error
+        return scaled

@@ -123,7 +123,7 @@ def test_an_unknown_run_in_the_link_is_said_and_the_settings_are_kept(store):
 
 
 def test_a_link_with_impossible_settings_says_so_and_the_page_goes_on(store):
-    page = opened(blocks="1001", lr="<script>", activation="tanh")
+    page = opened(blocks="1001", lr="<script>", activation="softsign")
     assert "Blocks" in text(page) and "from 0 to 1000" in text(page) and "Learning rate" in text(page)
     assert "start" in keys(page)
 

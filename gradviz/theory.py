@@ -62,7 +62,7 @@ class _Gaussians(Protocol):
         """E f'(z) f'(z'), which is also the derivative of `pair` by the covariance (Price's theorem)."""
 
     def spread(self, bias_share: float) -> tuple[float, float]:
-        """Variance of ln|.|² that one layer of 16 channels adds to one draw, backward and forward."""
+        """Variance of ln|.|² that one layer of 16 channels adds to one draw, backward and forward (Hanin & Rolnick 2018)."""
 
 
 class _Relu:
@@ -98,14 +98,14 @@ class _Sigmoid:
         self.second, self.slope, self.mean = 0.25 + q * row[0], row[1], np.full_like(q, 0.5)
         self._fourth = row[2]
         self._coefficients = {"pair": row[3:8] * np.sqrt(q), "pair_slope": row[8:13]}
-        self._products: dict[str, np.ndarray] = {}
+        self._products: dict[tuple[str, int], np.ndarray] = {}
 
     def _series(self, name: str, c: np.ndarray) -> np.ndarray:
         """Σ k_n k'_n c^(2n), n = 0 … 4"""
-        if name not in self._products:
+        if (name, c.ndim) not in self._products:
             k = self._coefficients[name]
-            self._products[name] = k[:, :, None] * k[:, None, :] if c.ndim == 2 else k * k
-        k, c2 = self._products[name], c * c
+            self._products[name, c.ndim] = k[:, :, None] * k[:, None, :] if c.ndim == 2 else k * k
+        k, c2 = self._products[name, c.ndim], c * c
         total = k[4] * c2
         for n in (3, 2, 1):
             total += k[n]
@@ -147,6 +147,14 @@ def _sigmoid_table() -> tuple[float, float, np.ndarray]:
 
 def _gaussians(activation: str, q: np.ndarray) -> _Gaussians:
     return _Relu(q) if activation == "relu" else _Sigmoid(q)
+
+
+def _gap_after(f: _Gaussians, q: np.ndarray, c: np.ndarray, gap: np.ndarray, factor: float) -> np.ndarray:
+    """E f² − E f(z) f(z'), for E z² − E z z' = gap · factor; in the units of gap."""
+    # Nearly equal images: ∫ of the slope over the covariance, by Simpson's rule, for the difference would be rounded off.
+    inside = gap * (f.slope + 4 * f.pair_slope((1 + c) / 2) + f.pair_slope(c)) / 6
+    far = (1 - c) * (1 + q) > 0.02  # counted in saturated sigmoids, which tell images apart that are nearly equal
+    return np.where(far, (f.second - f.pair(c)) / max(factor, 1e-300), inside) if far.any() else inside
 
 
 # --- where a 5×5 convolution with zero padding looks ---------------------------------------------------------------
@@ -285,15 +293,16 @@ class _Layer:
     log: float
     activation: float  # ln E h²
     share: float  # ln of the image-dependent share of E h²
-    spread: float  # variance of ln|.|² of one draw, from this layer
-    extra: np.ndarray  # (4, 49): see _block
+    back: float  # variance of ln|.|² of one draw that this layer adds, backward
+    forth: float  # and forward
+    extra: np.ndarray  # (7, 49), on second convolutions of relu blocks: what _aligned_gradient needs
 
     def numbers(self) -> tuple[np.ndarray, np.ndarray]:
         vectors = np.concatenate([[self.slope, self.slope_pair, self.below, self.below_pair], self.extra])
-        return vectors, np.array([self.log, self.activation, self.share, self.spread])
+        return vectors, np.array([self.log, self.activation, self.share, self.back, self.forth])
 
 
-_NO_EXTRA = np.zeros((4, PIXELS))
+_NO_EXTRA = np.zeros((7, PIXELS))
 
 
 class _PlainConv:
@@ -312,27 +321,33 @@ class _PlainConv:
         c = np.clip(1 - gap_true / q, 0, 1)
         f = _gaussians(self.activation, q)
         slope_pair = f.pair_slope(c)
-        # ∫ of the slope over the covariance, by Simpson's rule: no difference of two nearly equal numbers.
-        gap_out = gap_below * (f.slope + 4 * f.pair_slope((1 + c) / 2) + slope_pair) / 6
+        gap_out = _gap_after(f, q, c, gap_below, state.gap_factor)
         back, forth = f.spread(float((bias / q).sum()) / PIXELS)
         loss = math.exp(-back / 2)  # the median draw lies this much under the mean
         second, gap_out = f.second * math.exp(-forth / 2), gap_out * math.exp(-forth / 2)
         layer = _Layer(
-            f.slope * loss, slope_pair * loss, below, below - gap_true, state.log,
+            f.slope * loss, slope_pair * loss, below, np.maximum(below - gap_true, 0), state.log,
             math.log(second.sum() / PIXELS) + state.log,
-            math.log(gap_out.sum() / second.sum()) + state.log_gap - state.log, back, _NO_EXTRA,
+            math.log(gap_out.sum() / second.sum()) + state.log_gap - state.log, back, forth, _NO_EXTRA,
         )  # fmt: skip
         return second, gap_out, f.mean, layer
 
     def block(self, state: _State) -> tuple[_State, list[_Layer]]:
         h1, gap1, _mean, first = self(state.moment, state.gap, state)
         h2, gap2, mean, second = self(h1, gap1, state)
+        factor = state.gap_factor
+        cross_x, cross_h2 = state.moment - state.gap * factor, h2 - gap2 * factor
+        # E f'(z)² out² and E f'(z) ∂/∂W out, out what the block hands on: relu's own output passes its own gate.
+        gated, gated_pair, through = h2, cross_h2, np.full(PIXELS, 0.5)
         if self.shortcut:
-            # What the part of the gradient along the map itself is made of; see _aligned_gradient.
-            squared = state.moment - state.gap * state.gap_factor
-            second.extra = np.stack([state.moment, squared, state.mean**2, h1 - gap1 * state.gap_factor])
-            h2, gap2 = h2 + state.moment + 2 * state.mean * mean, gap2 + state.gap
-            mean = mean + state.mean
+            both = 2 * state.mean * mean
+            gated, gated_pair = h2 + both + second.slope * state.moment, cross_h2 + both + second.slope_pair * cross_x
+            if self.relu:
+                q2 = second.below + BIAS_VARIANCE * math.exp(-state.log)
+                through = through + np.sqrt(cross_x / (2 * math.pi * q2))
+            h2, gap2, mean = h2 + state.moment + both, gap2 + state.gap, mean + state.mean
+        if self.relu:
+            second.extra = np.stack([h2, mean**2, gated, gated_pair, through, h1 - gap1 * factor, cross_x])
         return self._scaled(_State(h2, gap2, mean, state.log, state.log_gap)), [first, second]
 
     def stride(self, state: _State, after: _State, blocks: int) -> _State:
@@ -421,7 +436,7 @@ class _NormConv:
         share = float(np.trace(gap_out)) / float(f.second.sum())
         layer = _Layer(
             f.slope * to_z, np.diag(slope_pair) * to_z, own_z / inverse, image_z / inverse, 0.0,
-            math.log(f.second.mean()), math.log(max(share, 1e-300)) + log_gap, 0.0, _NO_EXTRA,
+            math.log(f.second.mean()), math.log(max(share, 1e-300)) + log_gap, 0.0, 0.0, _NO_EXTRA,
         )  # fmt: skip
         return cross_out, gap_out, f.mean, layer
 
@@ -471,8 +486,8 @@ def _mean_inverse(spectrum: np.ndarray, times: np.ndarray) -> float:
 class _Way:
     """All block convolutions, in forward order."""
 
-    vectors: np.ndarray  # (2N, 4 or 8, 49) and
-    scalars: np.ndarray  # (2N, 4), as in _Layer.numbers
+    vectors: np.ndarray  # (2N, 4 or 11, 49) and
+    scalars: np.ndarray  # (2N, 5), as in _Layer.numbers
     end: _State  # the map after the last block, its diagonal where batch norm carried kernels
     settled: int  # from this block on, all blocks are alike
 
@@ -481,7 +496,7 @@ def _forward(conv: _PlainConv | _NormConv, state: _State, blocks: int) -> _Way:
     """Block by block at first; at once to the end when nothing changes any more, else in strides that grow with the depth."""
     norm = isinstance(conv, _NormConv)
     exact, stride = (BN_EXACT_BLOCKS, BN_STRIDE) if norm else (EXACT_BLOCKS, STRIDE)
-    kept = 8 if conv.shortcut and not norm else 4
+    kept = 4 if norm or not conv.relu else 11
     vectors, scalars, nodes, at, settled = [], [], [], 0, blocks
     pace = math.inf, math.inf
     while at < blocks:
@@ -498,7 +513,7 @@ def _forward(conv: _PlainConv | _NormConv, state: _State, blocks: int) -> _Way:
             if change < (BN_SETTLED if norm else SETTLED) or (norm and at == BN_MOST_BLOCKS):
                 settled, k = at, blocks - at
                 vectors.append(vectors[-1])
-                scalars.append(scalars[-1] + (k - 1) * np.array([pace[0], pace[0], pace[1] - pace[0], 0]))
+                scalars.append(scalars[-1] + (k - 1) * np.array([pace[0], pace[0], pace[1] - pace[0], 0, 0]))
                 nodes.append(blocks - 1)
                 end = conv.diagonal(after)
                 end = _State(end.moment, end.gap, end.mean, end.log + (k - 1) * pace[0], end.log_gap + (k - 1) * pace[1])
@@ -510,7 +525,7 @@ def _forward(conv: _PlainConv | _NormConv, state: _State, blocks: int) -> _Way:
     else:
         end = conv.diagonal(state)
     if not blocks:
-        return _Way(np.zeros((0, 4, PIXELS)), np.zeros((0, 4)), end, 0)
+        return _Way(np.zeros((0, 4, PIXELS)), np.zeros((0, 5)), end, 0)
     v, s = np.stack(vectors), np.stack(scalars)
     if len(nodes) < blocks:
         all_v, all_s = np.empty((blocks, *v.shape[1:])), np.empty((blocks, *s.shape[1:]))
@@ -520,7 +535,7 @@ def _forward(conv: _PlainConv | _NormConv, state: _State, blocks: int) -> _Way:
             all_v[low:high] = v[k] + part[..., None] * (v[after] - v[k]) if high - low > 1 else v[k]
             all_s[low:high] = s[k] + part * (s[after] - s[k])
         v, s = all_v, all_s
-    return _Way(v.reshape(2 * blocks, kept, PIXELS), s.reshape(2 * blocks, 4), end, settled)
+    return _Way(v.reshape(2 * blocks, kept, PIXELS), s.reshape(2 * blocks, 5), end, settled)
 
 
 # --- the head and the loss -----------------------------------------------------------------------------------------
@@ -574,7 +589,7 @@ def _head(activation: str, state: _State, init_range: float | None, batch: int) 
         if k < 2:
             f = _gaussians(activation, q)
             pair = f.pair_slope(c)
-            gap = float((gap_z * (f.slope + 4 * f.pair_slope((1 + c) / 2) + pair) / 6)[0])
+            gap = float(_gap_after(f, q, c, np.array([gap_z]), state.gap_factor)[0])
             second = float(f.second[0])
             slopes.append(np.array([f.slope[0], pair[0]]))
         else:
@@ -656,11 +671,12 @@ def _predict(
     scalars = way.scalars
     head = _head(outside, way.end, init_range, batch)
     slopes, below = way.vectors[:, :2].transpose(0, 2, 1), way.vectors[:, 2:4].transpose(0, 2, 1)  # (2N, 49, 2)
-    logs, spread = scalars[:, 0], scalars[:, 3]
-    at_z, log_x, bottom, log_bottom = _backward(slopes, CHANNELS * weight_variance * TAPS, head.top, shortcut, way.settled)
+    logs, back, forth = scalars[:, 0], scalars[:, 3], scalars[:, 4]
+    taps = CHANNELS * weight_variance * TAPS
+    at_z, log_x, bottom, log_bottom, branch = _backward(slopes, taps, head.top, shortcut, way.settled)
     if batch_norm and not shortcut:
-        spread = _norm_spread(activation, 2 * blocks)
-        loss = np.cumsum(spread[::-1])[::-1] / 2
+        back = _norm_spread(activation, 2 * blocks)
+        loss = np.cumsum(back[::-1])[::-1] / 2
         log_x, log_bottom = log_x - loss, log_bottom - loss[:1].sum()
     gradient = np.log((at_z * below).sum((1, 2)) * CHANNELS / weight_variance / (FAN_IN * CHANNELS)) + logs + log_x
     signal = np.log(at_z[:, :, 0].sum(1) / (PIXELS * batch)) + log_x
@@ -668,8 +684,8 @@ def _predict(
     # Σ over the positions of what arrives at the first block's input, times the measured response of the stem.
     arriving = stem.alone @ bottom[:, 0] + stem.pair @ bottom[:, 1]
     below_stem = np.log(np.maximum(arriving, 1e-300)) + log_bottom
-    if shortcut and blocks and activation == "relu" and not batch_norm:
-        extra, log_kappa = _aligned_gradient(way.vectors, logs, head.log_along, weight_variance, batch)
+    if blocks and activation == "relu" and not batch_norm:
+        extra, log_kappa = _aligned_gradient(way.vectors, logs, state, head.log_along, weight_variance, shortcut, batch)
         gradient, signal = np.logaddexp(gradient, extra[0]), np.logaddexp(signal, extra[1])
         below_stem = np.logaddexp(below_stem, np.log(stem.aligned) + 2 * log_kappa)
     stem_signal = below_stem[:2] - np.log([784 * batch, 196 * batch])
@@ -684,8 +700,10 @@ def _predict(
     weight_grad_rms = log10(stem_gradient, gradient, head.gradient)
     signal_rms = log10(stem_signal, signal, head.signal)
     share = log10(np.log(stem.image_part / stem.activation), scalars[:, 2], head.share)
-    upto = np.cumsum(np.concatenate([[0, 0, 0], spread[::-1], [0, 0]]))[::-1]  # from each layer to the top
-    std = np.sqrt(0.02 + _SPREAD_SHARE[batch_norm, shortcut] * upto / (2 * math.log(10)) ** 2)
+    # Batch norm takes some of the spread back. Of a block with shortcut only what comes through the branch spreads.
+    told = 0.4 if batch_norm else np.repeat(np.maximum(branch, 0.15 if activation == "relu" else 0), 2)
+    upto = np.cumsum(np.concatenate([[0, 0, 0], (told * back)[::-1], [0, 0]]))[::-1]  # from each layer to the top
+    std = np.sqrt(0.02 + (upto + (told * forth).sum() / 2) / (2 * math.log(10)) ** 2)
     std.setflags(write=False)
     logit_std = head.log_std / math.log(10)
     widest = float(way.vectors[:, 2].max() + BIAS_VARIANCE) if blocks and not batch_norm and activation == "sigmoid" else 0.0
@@ -703,11 +721,6 @@ def _slope(values: np.ndarray) -> float:
     return -float(place @ inside / (place @ place))
 
 
-# How much of the layers' spread reaches the first one, by (batch norm, shortcut): batch norm takes some of it back,
-# a shortcut leads past it. Seen in real nets of 12, 40 and 200 blocks.
-_SPREAD_SHARE = {(False, False): 1.0, (True, False): 0.4, (False, True): 0.3, (True, True): 0.0}
-
-
 def _norm_spread(activation: str, layers: int) -> np.ndarray:
     """Variance of ln|.|² per layer with batch norm at 16 channels; fitted to real nets, no formula is known."""
     if activation == "sigmoid":
@@ -717,15 +730,16 @@ def _norm_spread(activation: str, layers: int) -> np.ndarray:
 
 def _backward(
     slopes: np.ndarray, taps: np.ndarray, top: np.ndarray, shortcut: bool, settled: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """∂L/∂z² of each block convolution (2N, 49, 2) in units of e^log, the logs, and ∂L/∂h² at the first block's input.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, np.ndarray]:
+    """∂L/∂z² of each block convolution (2N, 49, 2) in units of e^log, the logs; ∂L/∂h² at the first block's input, its log;
+    and the share of each block's ∂L/∂h² that came through its convolutions (N,).
 
     fc1 has weights of its own for each position, so gradients of different positions start uncorrelated; the sum
     over taps keeps them so, and 49 numbers are exact in the wide limit.
     """
     size = float(top[0])
     x, log = np.tile(top / size, (PIXELS, 1)), math.log(size)
-    at_z, logs = np.empty_like(slopes), np.empty(len(slopes))
+    at_z, logs, branch = np.empty_like(slopes), np.empty(len(slopes)), np.ones(len(slopes) // 2)
     block = len(slopes) // 2
     while block:
         block -= 1
@@ -736,7 +750,9 @@ def _backward(
         logs[k : k + 2] = log
         x = taps @ at_z[k]
         if shortcut:
+            through = float(x[24, 0])
             x += before[0]
+            branch[block] = through / float(x[24, 0])
         size = float(x[24, 0])  # the centre
         x /= size
         log += math.log(size)
@@ -747,35 +763,44 @@ def _backward(
             logs[2 * settled : k] = np.repeat(log + (log - before[1]) * (block - 1 - rest), 2)
             log += (log - before[1]) * len(rest)
             block = settled
-    return at_z, logs, x, log
+    return at_z, logs, x, log, branch
 
 
 def _aligned_gradient(
-    vectors: np.ndarray, logs: np.ndarray, log_along: float, weight_variance: float, batch: int
+    vectors: np.ndarray, logs: np.ndarray, start: _State, log_along: float, weight_variance: float, shortcut: bool, batch: int
 ) -> tuple[tuple[np.ndarray, np.ndarray], float]:
-    """What relu with shortcut adds: the part of ∂L/∂x along x itself, which adds up over images and positions.
+    """What relu adds where biases are small: the part of ∂L/∂x along x itself, which adds up over images and positions.
 
-    By Euler's theorem Σ x·∂L/∂x = Σ u·o is the same at every block of a net homogeneous in x. So ∂L/∂x has a part
-    κ β x with β ~ (E x)², and it rules beyond some 20 blocks. Returns ln of the mean squares it adds to the weight
-    gradients and the signals (2N each), and ln κ at the first block's input.
+    By Euler's theorem Σ x·∂L/∂x = Σ u·o at every block of a net homogeneous in x. So ∂L/∂x has a part κ β x with
+    β ~ (E x)²; with a shortcut it rules beyond some 20 blocks. Returns ln of the mean squares that it adds to the
+    weight gradients and the signals (2N each), and ln κ at the first block's input.
     """
     first, second = vectors[0::2], vectors[1::2]
-    moment, cross, squared_mean, cross_h = (second[:, k] for k in (4, 5, 6, 7))
+    out, squared_mean, gated, gated_pair, through, cross_h, cross_x = second[:, 4:11].transpose(1, 0, 2)
     log = logs[0::2]
-    beta = squared_mean / squared_mean.mean(1, keepdims=True)
-    log_kappa = log_along - np.log(CHANNELS * (beta * moment).sum(1))  # in units of e^−log
     taps = CHANNELS * weight_variance * TAPS
-    bias = BIAS_VARIANCE * np.exp(-log)[:, None]
-    g = beta * np.sqrt(cross * second[:, 1])
-    through = (taps @ (beta * np.sqrt(cross / (2 * math.pi * (second[:, 2] + bias)))).T).T
-    w = np.sqrt(first[:, 1] * (g**2 @ taps) + through**2 * cross_h)
-    grad2 = _tap_correlation(g, np.sqrt(cross_h))
-    grad1 = _tap_correlation(w, np.sqrt(cross))
-    signal2 = (beta**2 * moment * second[:, 0]).mean(1) / batch**2
-    signal1 = (w**2).mean(1) / batch**2
-    gradient = np.log(np.stack([grad1, grad2], 1)) + 2 * log_kappa[:, None] + math.log(CHANNELS**2 / (FAN_IN * CHANNELS))
-    signal = np.log(np.stack([signal1, signal2], 1)) + (2 * log_kappa - log)[:, None]
-    return (gradient.ravel(), signal.ravel()), float(log_kappa[0] - log[0])
+
+    # Without a shortcut, biases replace a part of the signal at every convolution, and only what is left scales with x.
+    left = np.zeros(len(logs) + 1)
+    if not shortcut:
+        below = vectors[:, 2].sum(1)
+        left[:-1] = np.cumsum(np.log(below / (below + PIXELS * BIAS_VARIANCE * np.exp(-logs)))[::-1])[::-1]
+
+    def kappa(moment: np.ndarray, squared_mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """β, and ln κ without what biases take."""
+        beta = squared_mean / squared_mean.mean(-1, keepdims=True)
+        return beta, log_along - np.log(CHANNELS * (beta * moment).sum(-1))
+
+    beta, log_kappa = kappa(out, squared_mean)
+    log_kappa = log_kappa + left[2::2]
+    g = beta * np.sqrt(gated_pair)
+    w = np.sqrt(first[:, 1] * (g**2 @ taps) + ((beta * through) @ taps) ** 2 * cross_h)
+    grad2, grad1 = _tap_correlation(g, np.sqrt(cross_h)), _tap_correlation(w, np.sqrt(cross_x))
+    signal2, signal1 = (beta**2 * gated).mean(1) / batch**2, (w**2).mean(1) / batch**2
+    with np.errstate(divide="ignore"):  # images that have nothing in common add nothing
+        gradient = np.log(np.stack([grad1, grad2], 1)) + 2 * log_kappa[:, None] + math.log(CHANNELS**2 / (FAN_IN * CHANNELS))
+        signal = np.log(np.stack([signal1, signal2], 1)) + (2 * log_kappa - log)[:, None]
+    return (gradient.ravel(), signal.ravel()), float(kappa(start.moment, start.mean**2)[1] + left[0] - start.log)
 
 
 def _tap_correlation(g: np.ndarray, h: np.ndarray) -> np.ndarray:
@@ -811,8 +836,8 @@ def _limits(config: RunConfig, p: Prediction) -> Iterator[str]:
     largest = _largest(p)
     if plain and relu and p.logit_std > 1:
         yield _(
-            "The weight gradient is flat over depth because activations grow as fast as the signal shrinks: see the backward signal. "
-            "Off by up to 0.3 decades here."
+            "The weight gradient is flat over depth because activations grow as fast as the signal shrinks: "
+            "see the backward signal. Off by up to 0.3 decades here."
         )
     if relu and config.batch_norm and not config.shortcut and blocks > 40:
         yield _(
@@ -823,8 +848,8 @@ def _limits(config: RunConfig, p: Prediction) -> Iterator[str]:
         yield _("Too low for the first blocks, by 0.6 decades at 200 blocks: take it as a lower bound.")
     if not relu and config.batch_norm and not config.shortcut and blocks > 6:
         yield _(
-            "Do not read trainability off this gradient: it is large enough for Adam, yet nets like this did not train from 12 blocks "
-            "on. Padding draws the same border into every map, and batch norm divides the picture away."
+            "Do not read trainability off this gradient: it may be large enough for Adam, yet nets like this did not train "
+            "from 12 blocks on. Padding draws the same border into every map, and batch norm divides the picture away."
         )
     if p.widest > 10:
         yield _("The sigmoids are saturated (over a fifth of their inputs beyond ±4): real nets scatter more than the band.")
@@ -844,14 +869,14 @@ def _limits(config: RunConfig, p: Prediction) -> Iterator[str]:
     elif p.weight_grad_rms.min() < math.log10(FLOAT32_NORMAL):
         yield _("The first layers lie under 10^-38: there float32 loses digits, and a graphics card may show 0.")
     if last < math.log10(FLOAT32_RESOLUTION):
-        yield _("The last block hands on one map for all pictures: they differ by {value} of it, and float32 resolves 10^-7.").format(
-            value=_power(last)
-        )
+        yield _(
+            "The last block hands on one map for all pictures: they differ by {value} of it, and float32 resolves 10^-7."
+        ).format(value=_power(last))
     if config.optimizer == "adam":
         if first < math.log10(PLATEAU):
-            yield _("Adam moves by lr · g/(g + 1e-8), and g is {value} in the first block: nearly all runs like this were stuck.").format(
-                value=_power(first)
-            )
+            yield _(
+                "Adam moves by lr · g/(g + 1e-8), and g is {value} in the first block: nearly all runs like this were stuck."
+            ).format(value=_power(first))
         elif first < math.log10(ADAM_EPS):
             yield _("The first block lies under Adam's eps of 1e-8: slow or stuck, depending on seed and learning rate.")
         elif largest < math.log10(FLOAT32_MAX) and first > math.log10(ADAM_OVERFLOW):

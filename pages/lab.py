@@ -24,16 +24,24 @@ def start(config, again: bool = False) -> None:
     show(manager.start(config, again=again).id)
 
 
-@st.fragment(run_every=1)
 def data_notice(wanted: str) -> None:
-    """Which data set is in use if not the one asked for; redrawn while it downloads."""
+    """Which data set is in use if not the one asked for; while that one downloads, redrawn every second."""
     name, sentence = shelf.effective(wanted)
-    if name == wanted:
-        st.rerun()
     state = shelf.state(wanted)
-    st.info(sentence, icon=":material/info:")
     if state.status == "downloading":
-        st.progress(state.progress)
+        _progress(wanted)
+    elif name != wanted:
+        st.info(sentence, icon=":material/info:")
+
+
+@st.fragment(run_every=1)
+def _progress(wanted: str) -> None:
+    name, sentence = shelf.effective(wanted)
+    state = shelf.state(wanted)
+    if state.status != "downloading":
+        st.rerun()  # the whole page: its data set has changed
+    st.info(sentence, icon=":material/download:")
+    st.progress(state.progress)
 
 
 def buttons(config, run: Run | None) -> None:
@@ -102,10 +110,8 @@ st.title(_("See gradients vanish, explode, and recover"), anchor=False)
 controls.show_problems()
 wanted = controls.sidebar()
 earlier_runs()
-dataset, notice = shelf.effective(wanted.dataset)
-if notice:
-    data_notice(wanted.dataset)
-config = replace(wanted, dataset=dataset)
+data_notice(wanted.dataset)
+config = replace(wanted, dataset=shelf.effective(wanted.dataset)[0])
 
 run = manager.get(st.session_state.get(controls.RUN) or "")
 if run is None and st.session_state.get(controls.RUN):

@@ -9,6 +9,9 @@ from gradviz.words import gettext as _
 _PAGES = Path(__file__).parents[2] / "pages"
 
 st.set_page_config(page_title="gradviz", page_icon=":material/gradient:", layout="wide")
+# Streamlit leaves a hand's breadth free above the page; a class at the back of the room needs it for the picture.
+st.html("<style>.stMainBlockContainer{padding:3.5rem 2rem 2rem} .stMain h1{font-size:1.7rem;padding:0} "
+        "@media(max-width:640px){.stMainBlockContainer{padding:3.5rem 0.8rem 1rem}}</style>")
 st.navigation(
     [st.Page(_PAGES / "lab.py", title=_("Lab"), icon=":material/science:", default=True)],
     position="top",

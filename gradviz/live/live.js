@@ -108,7 +108,7 @@ const CSS = `
 .gv-figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(88px, 1fr)); gap: 4px 14px; }
 .gv-figure { min-width: 0; display: flex; flex-direction: column; justify-content: space-between; }
 .gv-figure b { display: block; font-weight: 400; font-size: 12px; opacity: .75; }
-.gv-figure span { display: block; font-size: 19px; font-weight: 600; font-variant-numeric: tabular-nums; line-height: 1.25; overflow-wrap: anywhere; }
+.gv-figure span { display: block; font-size: 18px; font-weight: 600; font-variant-numeric: tabular-nums; line-height: 1.25; overflow-wrap: anywhere; }
 .gv-figure.gv-long span { font-size: 13px; font-weight: 400; padding-top: 4px; }
 .gv-progress { display: flex; align-items: center; gap: 12px; margin: 10px 0 6px; font-size: 13px; flex-wrap: wrap; }
 .gv-bar { flex: 1 1 160px; height: 8px; border-radius: 4px; overflow: hidden; background: color-mix(in srgb, var(--st-text-color, #888) 14%, transparent); }
@@ -172,7 +172,7 @@ class Chart {
   constructor(panel, name, parent) {
     this.panel = panel;
     this.name = name;
-    this.revision = 0; // a new one makes Plotly forget the reader's zoom
+    this.zoom = {}; // axis name -> the range that the reader chose, and for which `meaning` of the axis
     this.box = make("figure", `gv-chart gv-${name}`, parent);
     this.head = make("div", "gv-head", this.box);
     this.title = make("h4", "", this.head);
@@ -197,7 +197,13 @@ class Chart {
       button.title = button.ariaLabel = fill(words.save, { format: words[button.dataset.format] });
     }
   }
-  // data and layout are complete each time; Plotly.react changes what differs and keeps zoom and hover.
+  // The range of an axis now: the reader's, while the axis still means the same, else the given one. Plotly's own uirevision
+  // would give the reader's zoom up as soon as the frame of steps grows.
+  range(name, meaning, given) {
+    const zoom = this.zoom[name];
+    return zoom && zoom.meaning === `${this.panel.id} ${meaning ?? ""}` ? zoom.range : given;
+  }
+  // data and layout are complete each time; Plotly.react changes what differs and keeps hover.
   draw(data, layout, height) {
     const { Plotly, look } = this.panel;
     const width = Math.floor(this.frame.clientWidth);
@@ -213,37 +219,53 @@ class Chart {
       hovermode: "closest",
       hoverlabel: { font: { family: look.font } },
       dragmode: COARSE ? false : "zoom",
-      uirevision: `${this.panel.id}/${this.revision}`,
       ...layout,
     };
+    const meanings = (this.meanings = {});
     for (const name of Object.keys(full)) {
-      if (/^[xy]axis\d?$/.test(name)) full[name] = { ...axis, ...full[name], title: { ...axis.title, ...full[name].title } };
+      if (!/^[xy]axis\d?$/.test(name)) continue;
+      const { meaning, ...given } = full[name];
+      full[name] = { ...axis, ...given, range: [...this.range(name, meaning, given.range)], title: { ...axis.title, ...given.title } };
+      meanings[name] = `${this.panel.id} ${meaning ?? ""}`;
     }
     const fresh = !this.drawn;
     this.drawn = Plotly.react(this.plot, data, full, { displayModeBar: false, doubleClick: false, responsive: false, showTips: false });
     if (fresh) {
       this.plot.on("plotly_doubleclick", () => {
-        this.revision++;
+        this.zoom = {};
+        if (this.twin) delete this.twin.zoom.yaxis;
         this.panel.redraw();
       });
-      this.plot.on("plotly_relayout", () => this.onZoom?.());
+      this.plot.on("plotly_relayout", (change) => {
+        for (const name of Object.keys(this.meanings)) {
+          if (`${name}.range[0]` in change) {
+            this.zoom[name] = { meaning: this.meanings[name], range: [change[`${name}.range[0]`], change[`${name}.range[1]`]] };
+          }
+        }
+        if (this.twin && this.zoom.yaxis) this.twin.zoom.yaxis = this.zoom.yaxis;
+        this.panel.redraw();
+      });
     }
   }
   async save(format) {
-    const { Plotly, look, run, id } = this.panel;
-    const layout = { ...this.plot.layout, paper_bgcolor: look.background, plot_bgcolor: this.plot.layout.plot_bgcolor };
-    const subtitle = run?.title ?? this.panel.subtitle ?? "";
-    layout.title = { text: `${this.title.textContent}<br><sub>${subtitle}</sub>`, font: { size: 15 }, x: 0.01, xanchor: "left", y: 0.985, yanchor: "top" };
-    layout.margin = { ...layout.margin, t: layout.margin.t + 44 };
-    layout.height += 44;
-    await Plotly.downloadImage({ data: this.plot.data, layout }, {
-      format, width: layout.width, height: layout.height, scale: format === "png" ? 2 : 1, filename: `gradviz-${id}-${this.name}`,
-    });
+    const { Plotly, run, id } = this.panel;
+    const extra = 58; // for the title, which the page shows beside the plot
+    const { layout, data } = this.plot;
+    const size = { width: Math.max(layout.width, 420), height: layout.height + extra };
+    const figure = {
+      ...layout, ...size,
+      font: { ...layout.font, family: "Arial, Helvetica, sans-serif" }, // the page's font cannot go into a picture
+      margin: { ...layout.margin, t: layout.margin.t + extra },
+      title: { text: this.title.textContent, subtitle: { text: run?.title ?? "" }, font: { size: 16 }, x: 0.01, xanchor: "left", yref: "container", y: 1, yanchor: "top", pad: { t: 14 } },
+    };
+    await Plotly.downloadImage({ data, layout: figure }, { format, ...size, scale: format === "png" ? 2 : 1, filename: `gradviz-${id}-${this.name}` });
   }
   destroy() {
     if (this.drawn) this.panel.Plotly.purge(this.plot);
   }
 }
+
+const HEIGHT = 500, HEAT_TOP = 56, HEAT_BOTTOM = 92, SCALE_HEIGHT = 22; // pixels of the heatmap and of the profile beside it
 
 // ---- The panel ------------------------------------------------------------------------------------------------------
 
@@ -282,7 +304,11 @@ class Panel {
       for (const name of names) this.charts[name] = new Chart(this, name, this.area);
       this.progress.style.display = data.mode === "live" ? "" : "none";
       this.root.dataset.mode = data.mode;
-      if (data.mode === "live") this.prepareHeatmap();
+      if (data.mode === "live") {
+        const { heatmap, profile } = this.charts;
+        [heatmap.twin, profile.twin] = [profile, heatmap]; // their layers are the same axis
+        this.prepareHeatmap();
+      }
     }
     if (!this.Plotly) {
       loadPlotly(data.plotly).then(
@@ -602,7 +628,7 @@ class Panel {
     ], {
       xaxis: this.stepAxis(),
       yaxis: { title: { text: log ? words.loss_axis_log : words.loss_axis }, type: log ? "log" : "linear", range, ...(log ? { exponentformat: "power", dtick: Math.max(1, Math.ceil((range[1] - range[0]) / 5)) } : {}),
-        uirevision: `${this.id}/${chart.revision}/${log}` },
+        meaning: log },
       yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
       hovermode: "x",
     }, 250);
@@ -652,7 +678,6 @@ class Panel {
     });
     this.tip = make("div", "gv-tip", chart.frame);
     this.line = make("div", "gv-line", chart.frame);
-    chart.onZoom = () => { this.placeLine(); this.redraw(); };
     chart.frame.addEventListener("pointermove", (event) => this.point(event), true);
     chart.frame.addEventListener("pointerleave", () => this.point(null));
     chart.frame.addEventListener("pointerdown", (down) => {
@@ -730,8 +755,7 @@ class Panel {
   layerAxis(chart, pixels, name = "yaxis") {
     const { run } = this;
     const ends = [-0.5, run.layers - 0.5];
-    const shown = chart.drawn && chart.shownId === this.id ? chart.plot._fullLayout?.[name]?.range ?? ends : ends;
-    chart.shownId = this.id;
+    const shown = chart.range(name, "", ends);
     const ticks = this.layerTicks(shown[0], shown[1], pixels);
     return { range: ends, tickmode: "array", ...ticks, showgrid: false, title: { text: this.words.layer_axis_up } };
   }
@@ -754,37 +778,60 @@ class Panel {
     if (linear) tickvals.push(0, 0.25, 0.5, 0.75, 1);
     else for (let e = Math.ceil(low / decades) * decades; e <= high; e += decades) tickvals.push(e);
     const marks = linear ? ["not_finite"] : Object.keys(MARKS);
-    const height = 500, top = 62, bottom = 92;
+    const plot = HEIGHT - HEAT_TOP - HEAT_BOTTOM, share = 1 - SCALE_HEIGHT / plot;
     const bin = run.layers / run.rows;
-    const axis = this.layerAxis(chart, height - top - bottom);
+    const axis = this.layerAxis(chart, plot * share);
+    const width = (high - low) / LEVELS;
     chart.draw([
       { type: "image", source: this.picture, x0: (run.stride - 1) / 2, dx: run.stride, y0: (bin - 1) / 2, dy: bin, hoverinfo: "skip", zsmooth: false },
-      { x: [null], y: [null], mode: "markers", showlegend: false, hoverinfo: "skip",
-        marker: { color: [low], cmin: low, cmax: high, colorscale: SCALE, showscale: true, colorbar: {
-          orientation: "h", thickness: 12, len: 1, x: 0, xanchor: "left", y: 1.01, yanchor: "bottom", outlinewidth: 0, ticks: "outside", ticklabelposition: "outside top",
-          tickvals, ticktext: tickvals.map((v) => (linear ? `${100 * v} %` : power(v))), title: { text: words.units[run.quantity], side: "top", font: { size: 12 } } } } },
-      ...marks.map((name) => ({ x: [null], y: [null], mode: "markers", name: words[name], hoverinfo: "skip",
-        marker: { symbol: "square", size: 11, color: MARKS[name], line: { color: look.faint, width: 1 } } })),
+      // The colour scale is a plot of its own: Plotly's colour bar moves the axes and their titles about.
+      { type: "heatmap", z: [Array.from({ length: LEVELS }, (_, level) => level)], x0: low + width / 2, dx: width, y0: 0, dy: 1, xaxis: "x2", yaxis: "y2",
+        colorscale: SCALE, showscale: false, hoverinfo: "skip" },
     ], {
+      showlegend: false,
       plot_bgcolor: look.empty,
-      margin: { l: this.labelWidth(axis.ticktext), r: 14, t: top, b: bottom },
+      margin: { l: this.labelWidth(axis.ticktext), r: 14, t: HEAT_TOP, b: HEAT_BOTTOM },
+      annotations: [this.markLegend(marks)],
       xaxis: { ...this.stepAxis(), constrain: "range" },
-      yaxis: { ...axis, scaleanchor: false, constrain: "range" },
-      legend: { orientation: "h", x: 0, xanchor: "left", y: 0, yref: "container", yanchor: "bottom", itemclick: false, itemdoubleclick: false, font: { size: 11 } },
-    }, height);
+      yaxis: { ...axis, scaleanchor: false, constrain: "range", domain: [0, share] },
+      xaxis2: { anchor: "y2", side: "top", range: [low, high], tickvals, ticktext: tickvals.map((v) => (linear ? `${100 * v} %` : power(v))),
+        showgrid: false, fixedrange: true, title: { text: words.units[run.quantity], standoff: 2, font: { size: 12 } }, meaning: low },
+      yaxis2: { anchor: "x2", domain: [1 - 12 / plot, 1], range: [-0.5, 0.5], visible: false, fixedrange: true },
+    }, HEIGHT);
     this.placeLine();
+  }
+
+  // The special marks in words, as text under the axis: Plotly's legend would move the plot when it wraps.
+  markLegend(marks) {
+    const { words, look } = this;
+    const room = this.charts.heatmap.frame.clientWidth - 90;
+    const lines = [""];
+    let used = 0;
+    for (const name of marks) {
+      const white = name === "exact_zero" && !look.dark;
+      const sign = `<span style="color:${white ? look.text : MARKS[name]};font-size:18px">${white ? "□" : "■"}</span> ${words[name]}`;
+      const width = 6.2 * words[name].length + 34;
+      if (used && used + width > room) {
+        lines.push("");
+        used = 0;
+      }
+      lines[lines.length - 1] += (used ? "    " : "") + sign.replaceAll(" ", "\u00a0");
+      used += width;
+    }
+    return { text: lines.map((line) => line.replaceAll("span\u00a0", "span ")).join("<br>"), align: "left", showarrow: false, font: { size: 11.5 },
+      xref: "paper", x: 0, xanchor: "left", yref: "paper", y: 0, yanchor: "top", yshift: -42 };
   }
 
   // Where the mouse is: the step, the layer, and pixels inside the plot; null outside of it.
   cell(event) {
     const { run } = this;
     const chart = this.charts.heatmap;
-    const layout = chart.plot._fullLayout;
-    if (!event || !run || !layout?._size) return null;
-    const box = chart.plot.getBoundingClientRect(), size = layout._size;
-    const x = event.clientX - box.left - size.l, y = event.clientY - box.top - size.t;
-    if (x < 0 || y < 0 || x > size.w || y > size.h) return null;
-    const step = Math.round(layout.xaxis.p2d(x)), layer = Math.round(layout.yaxis.p2d(y));
+    const { xaxis, yaxis } = chart.plot._fullLayout ?? {};
+    if (!event || !run || !yaxis) return null;
+    const box = chart.plot.getBoundingClientRect();
+    const x = event.clientX - box.left - xaxis._offset, y = event.clientY - box.top - yaxis._offset;
+    if (x < 0 || y < 0 || x > xaxis._length || y > yaxis._length) return null;
+    const step = Math.round(xaxis.p2d(x)), layer = Math.round(yaxis.p2d(y));
     if (step < 0 || step >= run.steps || layer < 0 || layer >= run.layers) return null;
     let row = Math.floor((layer * run.rows) / run.layers);
     while (row + 1 < run.rows && firstLayer(row + 1, run.layers, run.rows) <= layer) row++;
@@ -884,13 +931,14 @@ class Panel {
 
   placeLine() {
     const { line, run } = this;
-    const layout = this.charts.heatmap.plot._fullLayout;
+    const { xaxis, yaxis } = this.charts.heatmap.plot._fullLayout ?? {};
     const step = this.hovered ?? this.pinned;
-    const size = layout?._size;
-    const x = size && run && step !== null ? layout.xaxis.d2p(step + (run.stride - 1) / 2) : -1;
-    line.style.display = x >= 0 && x <= size?.w ? "block" : "none";
+    const x = yaxis && run && step !== null ? xaxis.d2p(step + (run.stride - 1) / 2) : -1;
+    line.style.display = x >= 0 && x <= xaxis?._length ? "block" : "none";
     if (line.style.display === "none") return;
-    Object.assign(line.style, { left: `${size.l + x - 0.75}px`, top: `${size.t}px`, height: `${size.h}px`, borderLeftStyle: step === this.pinned ? "solid" : "dashed" });
+    Object.assign(line.style, {
+      left: `${xaxis._offset + x - 0.75}px`, top: `${yaxis._offset}px`, height: `${yaxis._length}px`, borderLeftStyle: step === this.pinned ? "solid" : "dashed",
+    });
   }
 
   // -- Profiles over depth --
@@ -938,13 +986,11 @@ class Panel {
   }
 
   valueAxis(chart, name, range, linear, title, ticks) {
-    const uirevision = `${this.id}/${chart.revision}/${linear}/${range}`;
-    if (linear) return { title: { text: title }, range: [-0.02, 1.02], tickformat: ".0%", uirevision };
-    const shown = chart.drawn && chart.valueRevision === uirevision ? chart.plot._fullLayout?.[name]?.range ?? range : range;
-    chart.valueRevision = uirevision;
+    if (linear) return { title: { text: title }, range: [-0.02, 1.02], tickformat: ".0%", meaning: title };
+    const shown = chart.range(name, title, range);
     const decades = Math.abs(shown[1] - shown[0]);
     const dtick = decades > 2 ? { dtick: Math.ceil(decades / ticks) } : {};
-    return { title: { text: title }, type: "log", range, exponentformat: "power", minorloglabels: "none", tickangle: 0, uirevision, ...dtick };
+    return { title: { text: title }, type: "log", range, exponentformat: "power", minorloglabels: "none", tickangle: 0, meaning: title, ...dtick };
   }
 
   drawProfile() {
@@ -964,9 +1010,8 @@ class Panel {
     const range = linear ? [0, 1] : this.decades(run.low, run.high, values, start ?? []);
     const edges = linear ? [0, 1] : range.map((e) => 10 ** e);
     // The rows of the heatmap go on in the profile beside it.
-    const { heatmap } = this.charts;
-    const size = heatmap.box.offsetTop === chart.box.offsetTop ? heatmap.plot._fullLayout?._size : null;
-    const height = 500, top = Math.max(60, size?.t ?? 0), bottom = Math.max(60, size?.b ?? 0);
+    const beside = this.charts.heatmap.box.offsetTop === chart.box.offsetTop; // then its rows go on here
+    const top = beside ? HEAT_TOP + SCALE_HEIGHT : 40, bottom = beside ? HEAT_BOTTOM : 60, height = beside ? HEIGHT : 440;
     const axis = this.layerAxis(chart, height - top - bottom);
     const traces = this.depthTraces(places, values, { name: words.quantities[run.quantity].label, color: look.first, edges, linear, up: true, names: run.names });
     if (start && run.steps > 1) {

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from gradviz.config import FIELDS, ConfigError, RunConfig, option
+from gradviz.config import DATASETS, FIELDS, ConfigError, RunConfig, option
 from gradviz.runs import QUANTITIES, History, Outcome, Run, Status, StepRecord, max_columns
 from gradviz.settings import Settings, SettingsError
 
@@ -48,6 +48,13 @@ def _parser() -> argparse.ArgumentParser:
             metavar = "|".join(spec.choices) if spec.choices else _METAVAR[spec.kind]
             train.add_argument(option(name), metavar=metavar, help=text.replace("%", "%%"), **common)
     train.set_defaults(command=_train, prog=train.prog)
+    reproduce = commands.add_parser("reproduce", help="put every claim of the article to the test", allow_abbrev=False)
+    reproduce.add_argument("--quick", action="store_true", help="one seed, at most 15 minutes; a rerun goes on where it was")
+    reproduce.add_argument("--seeds", type=int, metavar="N", help="seeds near each border of trainability; 3, quick 1")
+    reproduce.add_argument("--minutes", type=float, metavar="X", help="begin no new run after so many minutes")
+    reproduce.add_argument("--out", default="docs", metavar="FOLDER", help="gets reproduction.md and its pictures; here docs")
+    reproduce.add_argument("--dataset", choices=list(DATASETS), default="mnist", help="here mnist")
+    reproduce.set_defaults(command=_reproduce, prog=reproduce.prog)
     return parser
 
 
@@ -116,6 +123,12 @@ def _train(given: dict[str, Any]) -> int:
     if outcome.status is Status.FAILED:
         return _complain(outcome.message, 1)
     return 128 + received[0] if received else 0
+
+
+def _reproduce(given: dict[str, Any]) -> int:
+    from gradviz.reproduce import main
+
+    return main(given)
 
 
 @contextmanager

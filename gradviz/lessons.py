@@ -191,14 +191,15 @@ def _told(e: Evidence, *configs: RunConfig) -> str:
     """'2 blocks trained (loss 1.79 after 276 steps); 4 blocks stuck (loss 2.30 after 300 steps)'"""
     return "; ".join(
         _("{name} {outcome} (loss {loss} after {steps} steps)").format(
-            name=_name(run.config), outcome=_(found.outcome), loss=number(found.loss, 3), steps=found.steps
+            name=net_name(run.config), outcome=_(found.outcome), loss=number(found.loss, 3), steps=found.steps
         )
         for config in configs
         for run, found in zip(e.runs(config), e.results(config), strict=True)
     )
 
 
-def _name(config: RunConfig) -> str:
+def net_name(config: RunConfig) -> str:
+    """'7 blocks sigmoid', '10 blocks relu + batch norm momentum', ..."""
     parts = [_("{n} blocks").format(n=config.blocks) if config.blocks != 1 else _("1 block"), remedy_name(config)]
     parts += [config.optimizer] if config.optimizer != "adam" else []
     parts += [f"±{config.init_range:g}"] if config.init_range is not None else []
@@ -324,7 +325,7 @@ def _check_dynamics(e: Evidence) -> Finding:
             Part(
                 _("In nets that are not too deep the first layers' gradients recover as training goes on."), recovered,
                 _("Largest gradient of the first block over that at step 0, in the nets that trained: {rises}.").format(
-                    rises=", ".join(f"{_name(net)} ×{number(rise)}" for net, rise in rises.items()) or _("no net trained")
+                    rises=", ".join(f"{net_name(net)} ×{number(rise)}" for net, rise in rises.items()) or _("no net trained")
                 ),
             ),
             Part(
@@ -1002,6 +1003,9 @@ LESSONS: dict[str, Lesson] = {
         ),
     )
 }  # fmt: skip
+
+# Remedy -> the largest number of blocks that still trains, as the article says (claims 1, 4, 7, 8).
+ARTICLE_BORDERS = {"sigmoid": 6, "relu": 9, "relu + batch norm": 60, "relu + shortcut": 1000, "sigmoid + shortcut": 1000}
 
 DIGITS_DIFFER = (
     "These runs use the built-in digits: 1,437 scans of 8×8 pixels, enlarged. The factors per convolution at step 0 come from "

@@ -39,12 +39,15 @@ MOST_RUNS = 400  # of one sweep
 _FIXED_BLOCKS = 4.0
 _NORM_COST = 1.3  # of a block with batch norm, over one without
 
-TRAINED, STARTED, STUCK, DIVERGED, UNFINISHED, FAILED = "trained", "started", "stuck", "diverged", "unfinished", "failed"
+TRAINED, STARTED, STUCK, DIVERGED = "trained", "started", "stuck", "diverged"
+SHORT, UNFINISHED, FAILED = "not judged", "unfinished", "failed"
+JUDGED = (TRAINED, STARTED, STUCK, DIVERGED)
 OUTCOMES: dict[str, str] = {  # the definitions, as the page shows them
     TRAINED: f"mean training loss of the last {WINDOW} steps under {TRAINED_BELOW:.2f}: chance ({CHANCE:.2f}) − {MARGIN:g}",
     STARTED: f"not trained, but under {CHANCE - LEFT_CHANCE:.2f} (chance − {LEFT_CHANCE:g}) when the steps were used up",
     STUCK: f"still at {CHANCE - LEFT_CHANCE:.2f} or above when the steps were used up",
     DIVERGED: f"loss not finite, or at {LOUD:.0f} (ten times chance) or above at the end",
+    SHORT: f"meant to have fewer than {WINDOW} steps: only its gradients are asked for",
     UNFINISHED: "not run, or not to its end",
     FAILED: "the program could not run it",
 }
@@ -82,7 +85,7 @@ def result(run: Run) -> Result:
 def _outcome(run: Run, steps: int, loss: float, last_loss: float) -> str:
     if run.status is Status.DIVERGED or not math.isfinite(last_loss):
         return DIVERGED
-    if steps >= min(WINDOW, run.config.steps) and loss < TRAINED_BELOW:
+    if steps >= WINDOW and loss < TRAINED_BELOW:
         return TRAINED
     if run.status is Status.FAILED:
         return FAILED
@@ -90,6 +93,8 @@ def _outcome(run: Run, steps: int, loss: float, last_loss: float) -> str:
         return UNFINISHED
     if loss >= LOUD:
         return DIVERGED
+    if steps < WINDOW:
+        return SHORT
     return STARTED if loss < CHANCE - LEFT_CHANCE else STUCK
 
 
@@ -206,10 +211,10 @@ class Border:
 
 
 def border(results: Iterable[tuple[RunConfig, Result]]) -> Border:
-    """Of the runs of one remedy. Unfinished and failed runs do not count."""
+    """Of the runs of one remedy. Only those of an outcome in JUDGED count."""
     counts: dict[int, list[bool]] = {}
     for config, found in results:
-        if found.outcome not in (UNFINISHED, FAILED):
+        if found.outcome in JUDGED:
             counts.setdefault(config.blocks, []).append(found.outcome == TRAINED)
     shares = {blocks: (sum(trained), len(trained)) for blocks, trained in sorted(counts.items())}
     failed = next((blocks for blocks, (trained, ended) in shares.items() if 2 * trained <= ended), None)
@@ -317,7 +322,7 @@ class SweepRunner:
                 for summary in self._manager.list():
                     if summary.id in missing and not summary.status.live:
                         self._judge(missing[summary.id])
-            return {config: self._results[config.run_id] for config in sweep.configs if config.run_id in self._results}
+            return {config: found for config in sweep.configs if (found := self._known(config, sweep.early))}
 
     def live(self, sweep: Sweep) -> list[Run]:
         """Its runs that are live now."""
@@ -353,8 +358,8 @@ class SweepRunner:
             for config in self._sweeps[id].configs:
                 if len(self._flying) >= self.at_once:
                     return
-                if config.run_id not in self._results and config.run_id not in self._flying:
-                    self._launch(config)
+                if config.run_id not in self._flying and not self._known(config, self._sweeps[id].early):
+                    self._launch(config, self._sweeps[id].early)
             if not any(config.run_id in self._flying for config in self._sweeps[id].configs):
                 self._active.remove(id)
                 self._keep(self._sweeps[id])
@@ -364,15 +369,23 @@ class SweepRunner:
         """Whether all active sweeps that want this run are content once it has trained."""
         return all(self._sweeps[id].early for id in self._active if config in self._sweeps[id].configs)
 
-    def _launch(self, config: RunConfig) -> None:
+    def _known(self, config: RunConfig, early: bool) -> Result | None:
+        """Its result, if there is one that is enough: a run that was stopped once trained says nothing of its later steps."""
+        found = self._results.get(config.run_id)
+        return None if found and found.outcome == TRAINED and found.steps < config.steps and not early else found
+
+    def _launch(self, config: RunConfig, early: bool) -> None:
         run = self._manager.get(config.run_id)
-        if run is not None and not run.status.live and self._judge(config):
-            return
+        if run is not None and not run.status.live:
+            self._judge(config)
+            if self._known(config, early):
+                return
         if run is None or not run.status.live:
             if config.run_id in self._tried:
                 return
             self._tried.add(config.run_id)
             self._ours.add(config.run_id)
+            self._results.pop(config.run_id, None)
             try:
                 run = self._manager.start(config, again=run is not None)
             except RuntimeError:  # the manager is closing
@@ -380,15 +393,11 @@ class SweepRunner:
                 return
         self._flying[config.run_id] = config
 
-    def _judge(self, config: RunConfig) -> bool:
+    def _judge(self, config: RunConfig) -> None:
         """Keeps the result of an ended run, if it has one: a run that was cut short has none."""
         run = self._manager.get(config.run_id)
-        if run is None or run.status.live:
-            return False
-        found = result(run)
-        if found.outcome != UNFINISHED:
+        if run is not None and not run.status.live and (found := result(run)).outcome != UNFINISHED:
             self._results[config.run_id] = found
-        return found.outcome != UNFINISHED
 
     # The definitions
 

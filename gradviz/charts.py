@@ -1,0 +1,546 @@
+"""Records in, plotly figures out: the finished pictures of comparisons, sweeps, lessons and reports.
+
+A chart never trains. All scales are fixed by the caller or by the quantity, never fitted so as to flatter; zero, inf
+and nan have marks of their own; colours are those of Okabe and Ito, and no meaning hangs on a colour alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io as pio
+from plotly.subplots import make_subplots
+
+from gradviz.config import RunConfig
+from gradviz.diagnosis import CHANCE
+from gradviz.lessons import ARTICLE_BORDERS, Lesson, net_name
+from gradviz.runs import QUANTITIES, History, Run
+from gradviz.sweep import DIVERGED, STARTED, STUCK, TRAINED, UNFINISHED, Result, Sweep, result
+from gradviz.theory import predict
+from gradviz.words import gettext as _
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid", "dash")
+VIRIDIS = ("#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725")
+ZERO_COLOUR, BELOW_COLOUR, ABOVE_COLOUR, BROKEN_COLOUR = "#ffffff", "#a34a7d", "#ff8c1a", "#e3001b"
+MOST_POINTS = 400  # of a line, and columns of a heatmap: more than a screen tells apart
+MOST_ROWS = 300  # of a heatmap
+SMALLEST = -45.0  # log10 of float32's smallest number: where an exact zero is drawn
+LARGEST = 38.5  # log10 of its largest: where inf is drawn
+DIFFERENCE = 6.0  # decades to either side in a picture of differences
+
+_OUTCOME_STYLE = {  # colour, symbol
+    TRAINED: ("#0072b2", "circle"),
+    STARTED: ("#56b4e9", "diamond"),
+    STUCK: ("#e69f00", "x"),
+    DIVERGED: ("#d55e00", "triangle-up"),
+}
+
+
+def quantity_name(quantity: str) -> str:
+    return _(QUANTITIES[quantity]).split(":")[0]
+
+
+# Runs on common axes
+
+
+def loss_figure(runs: Mapping[str, Run]) -> go.Figure:
+    """Training loss over steps. Logarithmic when one of them passes ten times chance, for 10^12 must not flatten the rest."""
+    figure = _figure(_("step"), _("training loss (nats)"))
+    worst, longest = 0.0, 1
+    for (name, run), style in zip(runs.items(), _line_styles(), strict=False):
+        history = run.history.snapshot()
+        steps, loss = _thinned(history.loss)
+        finite = np.isfinite(loss)
+        worst = max(worst, float(np.max(loss[finite], initial=0)))
+        longest = max(longest, history.steps)
+        _line(figure, steps, np.where(finite, loss, np.nan), name, style)
+        if len(loss) and not finite.all():
+            figure.add_scatter(
+                x=steps[~finite], y=np.full((~finite).sum(), loss[finite][-1] if finite.any() else CHANCE), mode="markers",
+                marker={"symbol": "x", "color": BROKEN_COLOUR, "size": 10}, showlegend=False,
+                hovertemplate=_("loss not finite at step %{x}") + f"<extra>{name}</extra>",
+            )  # fmt: skip
+    _level(figure, CHANCE, longest, _("chance"))
+    if worst > 10 * CHANCE:
+        figure.update_yaxes(type="log", exponentformat="power", dtick=max(1, math.ceil(math.log10(worst) / 6)))
+    else:
+        figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def accuracy_figure(runs: Mapping[str, Run]) -> go.Figure:
+    """Accuracy on the test subset, in per cent."""
+    figure = _figure(_("step"), _("test accuracy (%)"))
+    longest = 1
+    for (name, run), style in zip(runs.items(), _line_styles(), strict=False):
+        tests = np.array(run.history.snapshot().tests, float).reshape(-1, 2)
+        longest = max(longest, int(np.max(tests[:, 0], initial=0)))
+        _line(figure, tests[:, 0], 100 * tests[:, 1], name, style, mode="lines+markers")
+    _level(figure, 10, longest, _("chance"))
+    figure.update_yaxes(range=[0, 101])
+    return figure
+
+
+def profile_figure(
+    profiles: Mapping[str, np.ndarray], quantity: str, theory: Mapping[str, np.ndarray] | None = None
+) -> go.Figure:
+    """One line per run over depth, first layer at the left. `profiles`: name -> (layers,); `theory`: the same in log10."""
+    figure = _figure(_("layer, from input to output"), _("{quantity}, log10").format(quantity=quantity_name(quantity)))
+    linear = quantity == "zero_share"
+    for place, ((name, values), style) in enumerate(zip(profiles.items(), _line_styles(), strict=False)):
+        values = np.asarray(values, float)
+        at = np.arange(1, len(values) + 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = values if linear else np.log10(values)
+        drawn = np.where(np.isfinite(logs), logs, np.nan)
+        _line(figure, at, drawn, name, style, mode="lines+markers" if len(values) < 130 else "lines")
+        for mask, height, symbol, words in (
+            ((values == 0) & (not linear), SMALLEST - 0.6 * place, "triangle-down-open", _("exactly 0")),
+            (~np.isfinite(values), LARGEST + 0.6 * place, "x", _("not finite")),
+        ):
+            if mask.any():
+                figure.add_scatter(
+                    x=at[mask], y=np.full(mask.sum(), height), mode="markers", showlegend=False,
+                    marker={"symbol": symbol, "color": style["color"], "size": 8},
+                    hovertemplate=f"{words} · %{{x}}<extra>{name}</extra>",
+                )  # fmt: skip
+        if theory and name in theory:
+            figure.add_scatter(
+                x=at, y=theory[name], mode="lines", name=_("theory"), legendgroup="theory", showlegend=not place,
+                line={"color": style["color"], "width": 1.5, "dash": "dot"}, hoverinfo="skip",
+            )  # fmt: skip
+    if linear:
+        figure.update_yaxes(title=quantity_name(quantity), range=[-0.02, 1.02])
+    return figure
+
+
+def wake_figure(runs: Mapping[str, Run], quantity: str = "weight_grad_rms") -> go.Figure:
+    """The first block convolution over steps: does it recover?"""
+    title = _("{quantity} of the first block, log10").format(quantity=quantity_name(quantity))
+    figure = _figure(_("step"), title)
+    for (name, run), style in zip(runs.items(), _line_styles(), strict=False):
+        history = run.history.snapshot()
+        values = history.quantity(quantity)[:, 2 if run.config.blocks else 0].astype(float)
+        steps = np.arange(len(values)) * history.stride
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.where(values == 0, SMALLEST, np.log10(values))
+        _line(figure, steps, np.where(np.isfinite(logs), logs, np.nan), name, style)
+    return figure
+
+
+def ratio_to_start_figure(run: Run, quantity: str) -> go.Figure:
+    """The last column over step 0, per layer."""
+    history = run.history.snapshot()
+    values = history.quantity(quantity).astype(float)
+    with np.errstate(all="ignore"):
+        ratio = values[-1] / values[0]
+    figure = _figure(
+        _("layer, from input to output"), _("{quantity}, at the end over the start").format(quantity=quantity_name(quantity))
+    )
+    style = {"color": COLOURS[0], "dash": "solid"}
+    _line(figure, np.arange(1, len(ratio) + 1), ratio, run.config.summary, style, "lines+markers")
+    _level(figure, 1.0, len(ratio), _("unchanged"))
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+# Heatmaps
+
+
+def heatmaps_figure(runs: Mapping[str, Run], quantity: str, limits: tuple[float, float]) -> go.Figure:
+    """Layers × steps of every run, one colour range and one step axis for all. `limits`: log10 (zero_share: as it is)."""
+    columns = 1 if len(runs) == 1 else 2
+    rows = math.ceil(len(runs) / columns)
+    figure = make_subplots(
+        rows, columns, subplot_titles=list(runs), shared_xaxes="all",
+        vertical_spacing=min(0.12, 0.3 / rows), horizontal_spacing=0.09,
+    )  # fmt: skip
+    longest = max((run.history.steps for run in runs.values()), default=1)
+    for place, run in enumerate(runs.values()):
+        history = run.history.snapshot()
+        steps, values = _columns(history, quantity, MOST_POINTS if rows < 3 else MOST_POINTS // 3)
+        figure.add_trace(
+            go.Heatmap(
+                x=steps, y=_row_layers(run.config.layers), z=_codes(values, quantity, limits).T, customdata=values.T,
+                zmin=0, zmax=255, colorscale=_SCALE, zsmooth=False,
+                showscale=not place, colorbar=_colour_bar(quantity, limits, rows),
+                hovertemplate=_("step %{x}, layer %{y}") + ": %{customdata:.3g}<extra></extra>",
+            ),
+            place // columns + 1, place % columns + 1,
+        )  # fmt: skip
+        figure.update_yaxes(
+            range=[run.config.layers + 0.5, 0.5], row=place // columns + 1, col=place % columns + 1, title_text=_("layer")
+        )
+    figure.update_xaxes(range=[-0.5, longest - 0.5])
+    figure.update_xaxes(title_text=_("step"), row=rows)
+    figure.update_layout(height=90 + 210 * rows, margin={"l": 60, "r": 10, "t": 40, "b": 50})
+    figure.update_annotations(font_size=13)
+    return figure
+
+
+def difference_figure(first: Run, second: Run, quantity: str) -> go.Figure:
+    """log10 of the first over the second, where both have a layer of that name and a step. White is no difference."""
+    one, two = first.history.snapshot(), second.history.snapshot()
+    names = [name for name in first.config.layer_names if name in set(second.config.layer_names)]
+    steps = np.unique(np.linspace(0, max(0, min(one.steps, two.steps) - 1), MOST_POINTS // 2).astype(int))
+    if not one.steps or not two.steps:
+        steps = steps[:0]
+    parts = [
+        run.history.quantity(quantity)[np.minimum(steps // history.stride, max(0, len(history.columns) - 1))][
+            :, [run.config.layer_names.index(name) for name in names]
+        ].astype(float)
+        for run, history in ((first, one), (second, two))
+    ]
+    with np.errstate(all="ignore"):
+        difference = parts[0] - parts[1] if quantity == "zero_share" else np.log10(parts[0]) - np.log10(parts[1])
+        difference[(parts[0] == 0) & (parts[1] == 0)] = 0
+    span = 1.0 if quantity == "zero_share" else DIFFERENCE
+    unit = _("share") if quantity == "zero_share" else _("decades")
+    figure = _figure(_("step"), _("layer"))
+    labels = [f"{place + 1} · {name}" for place, name in enumerate(names)]
+    figure.add_heatmap(
+        x=steps, y=np.arange(1, len(names) + 1), z=np.clip(difference, -1e3, 1e3).astype(np.float32).T,
+        zmin=-span, zmax=span, colorscale="RdBu_r", hoverongaps=False,
+        colorbar={"title": {"text": unit, "side": "right"}, "thickness": 14},
+        hovertemplate="%{y}, %{x}: %{z:.2f}<extra></extra>",
+    )  # fmt: skip
+    shown = np.unique(np.linspace(0, len(names) - 1, min(len(names), 12)).astype(int)) if names else []
+    figure.update_yaxes(autorange="reversed", tickvals=[int(i) + 1 for i in shown], ticktext=[labels[i] for i in shown])
+    figure.update_layout(height=380, margin={"l": 130})
+    return figure
+
+
+def _columns(history: History, quantity: str, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """(first steps, float32 (columns, rows)), pooled by maximum to what a screen shows; nan beats inf beats any number."""
+    values = history.quantity(quantity)
+    stride = max(1, math.ceil(len(values) / most))
+    if len(values):
+        values = np.maximum.reduceat(values, np.arange(0, len(values), stride), axis=0)
+        layers = values.shape[1]
+        if layers > MOST_ROWS:
+            values = np.maximum.reduceat(values, np.arange(MOST_ROWS) * layers // MOST_ROWS, axis=1)
+    return np.arange(len(values)) * stride * history.stride, values
+
+
+def _row_layers(layers: int) -> np.ndarray:
+    rows = min(layers, MOST_ROWS)
+    return np.arange(rows) * layers // rows + 1
+
+
+_LEVELS = 250  # codes 2 … 251; 0 exact zero, 1 below the range, 252 above it, 255 not finite
+
+
+def _codes(values: np.ndarray, quantity: str, limits: tuple[float, float]) -> np.ndarray:
+    """uint8 places in _SCALE: a quarter of the bytes of float32, and zero, inf and nan keep colours of their own."""
+    low, high = limits
+    with np.errstate(divide="ignore", invalid="ignore"):
+        position = (values.astype(float) if quantity == "zero_share" else np.log10(values.astype(float))) - low
+        codes = np.clip(np.floor(position * _LEVELS / (high - low)), -1, _LEVELS) + 2
+        codes[position == high - low] = _LEVELS + 1
+    if quantity != "zero_share":
+        codes[values == 0] = 0
+    codes[~np.isfinite(values)] = 255
+    return np.nan_to_num(codes, nan=255).astype(np.uint8)
+
+
+def _scale() -> list[tuple[float, str]]:
+    """A plotly colour scale over the codes 0 … 255, in steps, so that no colour bleeds into a mark."""
+
+    def mixed(place: float) -> str:
+        i = min(int(place), len(VIRIDIS) - 2)
+        a, b = (np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)]) for colour in VIRIDIS[i : i + 2])
+        red, green, blue = (a + (b - a) * (place - i)).round().astype(int)
+        return f"rgb({red},{green},{blue})"
+
+    colours = [ZERO_COLOUR, BELOW_COLOUR]
+    colours += [mixed((level + 0.5) / _LEVELS * (len(VIRIDIS) - 1)) for level in range(_LEVELS)]
+    colours += [ABOVE_COLOUR, ABOVE_COLOUR, BROKEN_COLOUR, BROKEN_COLOUR]
+    # plotly spreads the codes over 0 … 1 as code / 255: each colour holds from half a code below to half above.
+    edges = [0.0, *((code + 0.5) / 255 for code in range(255)), 1.0]
+    return [(edge, colour) for k, colour in enumerate(colours) for edge in edges[k : k + 2]]
+
+
+_SCALE = _scale()
+
+
+def _colour_bar(quantity: str, limits: tuple[float, float], rows: int) -> dict:
+    low, high = limits
+    ticks = np.linspace(low, high, 5 if (high - low) % 4 == 0 else 4)
+    words = [f"{tick:g}" if quantity == "zero_share" else f"10<sup>{tick:g}</sup>" for tick in ticks]
+    places = [2 + (tick - low) / (high - low) * (_LEVELS - 1) for tick in ticks]
+    return {
+        "title": {"text": quantity_name(quantity), "side": "right"}, "tickvals": places, "ticktext": words,
+        "thickness": 14, "len": 1.0 if rows < 3 else 0.5, "y": 1, "yanchor": "top",
+    }  # fmt: skip
+
+
+# Sweeps
+
+
+def border_figure(sweep: Sweep, results: Mapping[RunConfig, Result], claims: Mapping[str, float] | None = None) -> go.Figure:
+    """What trained along the first axis: a row per remedy, a region per outcome of most seeds, a point per run.
+
+    `claims`: remedy -> the largest number of blocks that the article says still trains; drawn as a line.
+    """
+    axis = sweep.axes[0]
+    remedies = sweep.remedies()
+    figure = _figure(_axis_title(axis), "")
+    values = sorted({_axis_value(config, axis) for config in sweep.configs})
+    logarithmic = axis != "blocks" or (min(values) > 0 and max(values) / min(values) > 20)
+    for row, remedy in enumerate(remedies):
+        points = {value: [] for value in values}
+        for config in sweep.configs:
+            if sweep.remedy(config) == remedy:
+                found = results.get(config)
+                points[_axis_value(config, axis)].append((config, found.outcome if found else UNFINISHED, found))
+        here = [value for value in values if any(word in _OUTCOME_STYLE for _config, word, _found in points[value])]
+        for value in here:
+            words = [word for _config, word, _found in points[value] if word in _OUTCOME_STYLE]
+            most = max(dict.fromkeys(words), key=lambda word: (words.count(word), word != TRAINED))
+            left, right = _region(here, value, logarithmic)
+            figure.add_scatter(
+                x=[left, right], y=[row, row], mode="lines", line={"width": 30, "color": _OUTCOME_STYLE[most][0]}, opacity=0.3,
+                hoverinfo="skip", showlegend=False,
+            )  # fmt: skip
+        for value in values:
+            for place, (config, word, found) in enumerate(points[value]):
+                if found and word in _OUTCOME_STYLE:
+                    colour, symbol = _OUTCOME_STYLE[word]
+                    y = row + (place - (len(points[value]) - 1) / 2) * 0.18
+                    figure.add_scatter(
+                        x=[value], y=[y], mode="markers", showlegend=False,
+                        marker={"color": colour, "symbol": symbol, "size": 9, "line": {"width": 1, "color": "rgba(60,60,60,.6)"}},
+                        hovertemplate=_("{summary}, seed {seed}: {outcome}, loss {loss:.3g} after {steps} steps").format(
+                            summary=config.summary, seed=config.seed, outcome=_(word), loss=found.loss, steps=found.steps
+                        )
+                        + "<extra></extra>",
+                    )  # fmt: skip
+        claim = (claims or {}).get(remedies[remedy])
+        if claim:
+            figure.add_scatter(
+                x=[claim, claim], y=[row - 0.42, row + 0.42], mode="lines", line={"color": "#777777", "width": 2, "dash": "dash"},
+                showlegend=False, hovertemplate=_("the article: up to here") + "<extra></extra>",
+            )  # fmt: skip
+    for word, (colour, symbol) in _OUTCOME_STYLE.items():
+        marker = {"color": colour, "symbol": symbol, "size": 10}
+        figure.add_scatter(x=[None], y=[None], mode="markers", name=_(word), marker=marker)
+    if claims:
+        line = {"color": "#777777", "width": 2, "dash": "dash"}
+        figure.add_scatter(x=[None], y=[None], mode="lines", name=_("the article's border"), line=line)
+    names = list(remedies.values())
+    figure.update_yaxes(
+        tickvals=list(range(len(names))), ticktext=[_(name).replace(" + ", "<br>+ ") for name in names],
+        range=[len(names) - 0.4, -0.6], title="",
+    )  # fmt: skip
+    _axis_scale(figure, values, logarithmic)
+    figure.update_layout(height=130 + 70 * len(names), margin={"l": 110})
+    return figure
+
+
+def ratio_figure(
+    sweep: Sweep, results: Mapping[RunConfig, Result], theory: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None
+) -> go.Figure:
+    """First over last block's weight gradient at step 0, log10, along the first axis: measured points, theory's line.
+
+    `theory`: remedy -> (places, log10 ratio).
+    """
+    axis = sweep.axes[0]
+    figure = _figure(_axis_title(axis), _("first / last block, log10 of the weight gradient"))
+    for (remedy, name), style in zip(sweep.remedies().items(), _line_styles(), strict=False):
+        found = [(config, results[config]) for config in sweep.configs if config in results and sweep.remedy(config) == remedy]
+        found = [(config, result) for config, result in found if not math.isnan(result.ratio)]
+        if theory and name in theory:
+            figure.add_scatter(
+                x=theory[name][0], y=theory[name][1], mode="lines", name=_("{name}, theory").format(name=_(name)),
+                line={"color": style["color"], "width": 1.5, "dash": "dot"}, legendgroup=name,
+            )  # fmt: skip
+        zero = [result.ratio == 0 for _config, result in found]
+        figure.add_scatter(
+            x=[_axis_value(config, axis) for config, _result in found],
+            y=[math.log10(result.ratio) if 0 < result.ratio < math.inf else SMALLEST for _config, result in found],
+            mode="markers", name=_(name), legendgroup=name,
+            marker={"color": style["color"], "size": 8, "symbol": ["triangle-down-open" if z else "circle" for z in zero]},
+            text=[_("exactly 0 in the first block") if z else f"10^{math.log10(r.ratio):.1f}" if 0 < r.ratio < math.inf else "—"
+                  for z, (_config, r) in zip(zero, found, strict=True)],
+            hovertemplate="%{x}: %{text}<extra>" + _(name) + "</extra>",
+        )  # fmt: skip
+    values = sorted({_axis_value(config, axis) for config in sweep.configs})
+    _level(figure, 0, values[-1] if values else 1, _("level"), first=values[0] if values else 0)
+    _axis_scale(figure, values, axis != "blocks" or (min(values) > 0 and max(values) / min(values) > 20))
+    figure.update_layout(height=420)
+    return figure
+
+
+def theory_ratios(sweep: Sweep) -> dict[str, tuple[list[float], list[float]]]:
+    """Remedy -> (places on the first axis, log10 of first over last block at step 0) for `ratio_figure`, without seeds."""
+    axis, lines = sweep.axes[0], {}
+    for remedy, name in sweep.remedies().items():
+        configs = {_axis_value(config, axis): config for config in sweep.configs if sweep.remedy(config) == remedy}
+        places = sorted(configs)
+        inside = [predict(configs[place]).weight_grad_rms[2:-3] if configs[place].blocks else np.zeros(1) for place in places]
+        lines[name] = places, [float(profile[0] - profile[-1]) for profile in inside]
+    return lines
+
+
+def grid_figure(sweep: Sweep, results: Mapping[RunConfig, Result]) -> go.Figure:
+    """Two axes: a small map per remedy, each cell the share of its seeds that trained, its word what most of the others did."""
+    across, up = sweep.axes
+    remedies = sweep.remedies()
+    columns = min(len(remedies), 2)
+    rows = math.ceil(len(remedies) / columns)
+    figure = make_subplots(rows, columns, subplot_titles=[_(name) for name in remedies.values()], vertical_spacing=0.25 / rows)
+    xs, ys = (sorted({_axis_value(config, axis) for config in sweep.configs}) for axis in (across, up))
+    for place, remedy in enumerate(remedies):
+        share = np.full((len(ys), len(xs)), np.nan)
+        text = np.full((len(ys), len(xs)), "", object)
+        for i, y in enumerate(ys):
+            for j, x in enumerate(xs):
+                words = [
+                    results[config].outcome for config in sweep.configs
+                    if config in results and sweep.remedy(config) == remedy
+                    and _axis_value(config, across) == x and _axis_value(config, up) == y
+                ]  # fmt: skip
+                if words:
+                    share[i, j] = words.count(TRAINED) / len(words)
+                    most = max(dict.fromkeys(words), key=words.count)
+                    text[i, j] = f"{_(most)}<br>{words.count(TRAINED)}/{len(words)}"
+        figure.add_trace(
+            go.Heatmap(
+                x=[f"{x:g}" for x in xs], y=[f"{y:g}" for y in ys], z=share, text=text, texttemplate="%{text}", zmin=0, zmax=1,
+                colorscale="Cividis", showscale=not place, xgap=2, ygap=2, hoverongaps=False,
+                colorbar={"title": {"text": _("share of seeds trained"), "side": "right"}, "thickness": 14},
+            ),
+            place // columns + 1, place % columns + 1,
+        )  # fmt: skip
+    figure.update_xaxes(title_text=_axis_title(across), type="category")
+    figure.update_yaxes(title_text=_axis_title(up), type="category", col=1)
+    figure.update_yaxes(type="category")
+    figure.update_layout(height=120 + 260 * rows, margin={"l": 70, "r": 10, "t": 40, "b": 50})
+    return figure
+
+
+def _axis_title(axis: str) -> str:
+    return {"blocks": _("blocks"), "init_range": _("init range a"), "lr": _("learning rate")}[axis]
+
+
+def _axis_value(config: RunConfig, axis: str) -> float:
+    value = getattr(config, axis)
+    return 0.05 if value is None else value  # PyTorch's own init is ±0.05 in the blocks
+
+
+def _axis_scale(figure: go.Figure, values: Sequence[float], logarithmic: bool) -> None:
+    if logarithmic and values:
+        figure.update_xaxes(type="log", tickvals=list(values), ticktext=[f"{value:g}" for value in values])
+
+
+def _region(values: Sequence[float], value: float, logarithmic: bool) -> tuple[float, float]:
+    """From half-way to the neighbour before, to half-way to the one after."""
+    place = values.index(value)
+
+    def between(a: float, b: float) -> float:
+        return math.sqrt(a * b) if logarithmic else (a + b) / 2
+
+    outside = value * 0.1 if logarithmic else 0.4
+    left = between(values[place - 1], value) if place else value - outside
+    right = between(value, values[place + 1]) if place + 1 < len(values) else value + outside
+    return left, right
+
+
+# Small parts
+
+
+def _figure(x: str, y: str) -> go.Figure:
+    figure = go.Figure()
+    figure.update_layout(
+        xaxis_title=x, yaxis_title=y, height=340, margin={"l": 60, "r": 10, "t": 20, "b": 50}, hovermode="closest",
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
+    )  # fmt: skip
+    return figure
+
+
+def _line_styles() -> list[dict[str, str]]:
+    return [{"color": colour, "dash": dash} for colour, dash in zip(COLOURS, DASHES, strict=True)] * 4
+
+
+def _line(
+    figure: go.Figure, x: np.ndarray, y: np.ndarray, name: str, style: Mapping[str, str], mode: str = "lines"
+) -> None:
+    figure.add_scatter(
+        x=x, y=y, mode=mode, name=name, line={**style, "width": 2}, marker={"size": 5}, connectgaps=False,
+        hovertemplate="%{x}: %{y:.4g}<extra>" + name + "</extra>",
+    )  # fmt: skip
+
+
+def _level(figure: go.Figure, height: float, last: float, name: str, first: float = 0) -> None:
+    figure.add_scatter(
+        x=[first, last], y=[height, height], mode="lines", name=name, hoverinfo="skip",
+        line={"color": "#888888", "width": 1.2, "dash": "dash"},
+    )  # fmt: skip
+
+
+def _thinned(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, means over equal stretches), at most MOST_POINTS; a value that is not finite makes its stretch so."""
+    stride = max(1, math.ceil(len(values) / MOST_POINTS))
+    starts = np.arange(0, len(values), stride)
+    if not len(values):
+        return starts, values
+    with np.errstate(all="ignore"):
+        return starts, np.add.reduceat(values, starts) / np.diff(np.append(starts, len(values)))
+
+
+# Lessons
+
+
+def lesson_figures(lesson: Lesson, runs: Sequence[Run]) -> dict[str, go.Figure]:
+    """Its pictures by kind, of the runs that are there: border, profile, wake, weights, loss."""
+    named = {net_name(run.config): run for run in runs if run.history.steps}
+    if not named:
+        return {}
+    makers = {
+        "border": lambda: border_figure(
+            Sweep(lesson.id, tuple(run.config for run in runs)), {run.config: result(run) for run in runs}, ARTICLE_BORDERS
+        ),
+        "profile": lambda: profile_figure(
+            {name: run.history.quantity(lesson.quantity)[0] for name, run in named.items()},
+            lesson.quantity,
+            {name: getattr(predict(run.config), lesson.quantity) for name, run in named.items()},
+        ),
+        "wake": lambda: wake_figure(named),
+        "weights": lambda: ratio_to_start_figure(runs[0], "weight_rms"),
+        "loss": lambda: loss_figure({name: run for name, run in named.items() if run.history.steps > 1}),
+    }
+    return {kind: makers[kind]() for kind in lesson.look_at}
+
+
+HOW_TO_READ: dict[str, str] = {
+    "border": "A point is one run. The band behind the points has the colour of what most seeds did; the dashed line is the "
+    "last depth at which the article still trains.",
+    "profile": "Each line is one net at step 0, input at the left. Going left is going back: a line that falls to the left "
+    "vanishes, one that rises to the left explodes. Dotted lines are theory, points are measured; triangles at the bottom are "
+    "exact zeros.",
+    "wake": "The gradient of the first block over training. A line that rises is a layer that wakes up.",
+    "weights": "Each point is one layer: the size of its weights at the end, over that at the start.",
+    "loss": "The dashed line is chance: a net that has learnt nothing stays on it.",
+    "accuracy": "Share of the test images that are classified right; 10 % is chance.",
+    "heatmap": "A row is a layer, input at the top; a column is a step. White is exactly zero, purple below the scale, orange "
+    "above it, red not finite.",
+    "difference": "Red: the first run is larger there, blue: the second. White: no difference.",
+    "ratio": "How much of the last block's gradient is left in the first, before any training. 0 is level, −6 is a millionth.",
+    "grid": "Each cell is one point of the grid; its number is how many of its seeds trained.",
+}
+
+
+def save(figures: Mapping[Path, go.Figure]) -> None:
+    """Writes SVG pictures for documents. Raises RuntimeError, with what to install, if kaleido or a Chromium is missing."""
+    for figure in figures.values():
+        figure.update_layout(template="plotly_white", width=860, font={"family": "DejaVu Sans, sans-serif"})
+    try:
+        pio.write_images(list(figures.values()), [str(path) for path in figures], format="svg")
+    except (ImportError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RuntimeError(f"Pictures need kaleido (requirements-dev.txt) and a Chromium: {reason}") from error

@@ -274,7 +274,7 @@ class RunManager:
     def _keep(self, run: Run) -> None:
         self._kept[run.id] = run
         self._kept.move_to_end(run.id)
-        while len(self._kept) > 1 and sum(kept.history.columns.nbytes for kept in self._kept.values()) > _KEPT_BYTES:
+        while len(self._kept) > 1 and sum(kept.history.nbytes for kept in self._kept.values()) > _KEPT_BYTES:
             self._kept.popitem(last=False)
 
     # Workers
@@ -337,7 +337,7 @@ class RunManager:
                 return
             if self._closing and outcome.status is Status.STOPPED:
                 outcome = Outcome(Status.INTERRUPTED, message=INTERRUPTED)
-            run.test_accuracy, run.message = outcome.test_accuracy, outcome.message
+            run.test_accuracy, run.message, run.deletion = outcome.test_accuracy, outcome.message, outcome.deletion
             self._set(job, outcome.status)  # last: who reads an ended run finds it complete
 
     # Store

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
 
+from gradviz.anatomy import AnatomySample, BlockDeletion, PackedSample
 from gradviz.config import RunConfig
 
 # Per layer and step, in this order in every array. All are measured, none is smoothed.
@@ -50,6 +52,7 @@ class StepRecord:
     seconds: float  # since the training began, pauses not counted
     test_accuracy: float | None = None  # on the fixed test subset, with the weights before this step's update
     nonfinite_layer: str | None = None  # where inf or nan first appears, forward pass first
+    anatomy: AnatomySample | None = None  # at anatomy.sampled_steps only
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Outcome:
     test_accuracy: float | None = None  # on the whole test set
     seconds: float = 0.0
     message: str = ""  # one sentence, empty when there is nothing to say
+    deletion: BlockDeletion | None = None  # of a finished net with shortcut
 
 
 class History:
@@ -79,15 +83,23 @@ class History:
         self._columns = np.full((min(64, max_columns), len(QUANTITIES), layers), np.nan, np.float32)
         self._scalars = np.full((1024, 3), np.nan)  # loss, accuracy, seconds
         self.tests: list[tuple[int, float]] = []  # (step, accuracy on the fixed test subset)
+        self.samples: list[PackedSample] = []  # by rising step
         self._lock = threading.Lock()
 
     @classmethod
     def restored(
-        cls, columns: np.ndarray, scalars: np.ndarray, tests: list[tuple[int, float]], stride: int, max_columns: int
+        cls,
+        columns: np.ndarray,
+        scalars: np.ndarray,
+        tests: list[tuple[int, float]],
+        stride: int,
+        max_columns: int,
+        samples: Sequence[PackedSample] = (),
     ) -> History:
-        """The history that was kept as `columns`, `scalars` (float64 (steps, 3): loss, accuracy, seconds) and `tests`."""
+        """The history kept as `columns`, `scalars` (float64 (steps, 3): loss, accuracy, seconds), `tests` and `samples`."""
         history = cls(columns.shape[2], max_columns)
         history.stride, history.steps, history.tests = stride, len(scalars), list(tests)
+        history.samples = list(samples)
         history._columns = _grown(columns, max(len(columns), len(history._columns)))
         history._scalars = _grown(scalars, max(len(scalars), len(history._scalars)))
         return history
@@ -97,7 +109,7 @@ class History:
         view = History.__new__(History)
         with self._lock:
             view.__dict__.update(self.__dict__)
-            view.tests = list(self.tests)
+            view.tests, view.samples = list(self.tests), list(self.samples)
         return view
 
     @property
@@ -124,13 +136,21 @@ class History:
         """float32 (columns, layers) of one quantity."""
         return self.columns[:, list(QUANTITIES).index(name)]
 
+    @property
+    def nbytes(self) -> int:
+        """Of what grows with the run, in memory."""
+        return self.columns.nbytes + self._scalars.nbytes + sum(sample.nbytes for sample in self.samples)
+
     def column_of(self, step: int) -> int:
         return step // self.stride
 
     def append(self, record: StepRecord) -> None:
         """Raises ValueError if the record is not the next step."""
+        sample = record.anatomy.packed() if record.anatomy else None
         with self._lock:
             self._append(record)
+            if sample:
+                self.samples.append(sample)
 
     def _append(self, record: StepRecord) -> None:
         if record.step != self.steps:
@@ -178,6 +198,7 @@ class Run:
     nonfinite_layer: str | None = None
     test_accuracy: float | None = None  # on the whole test set, once finished
     created: float = field(default_factory=time.time)  # Unix time
+    deletion: BlockDeletion | None = None  # once finished, with shortcut
 
     @property
     def id(self) -> str:

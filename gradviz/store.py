@@ -6,6 +6,7 @@ bytes of little-endian floats, because SQLite turns a nan into NULL.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gradviz.anatomy import BlockDeletion, PackedSample
 from gradviz.config import ConfigError, RunConfig
 from gradviz.runs import QUANTITIES, History, Run, Status
 
@@ -27,7 +29,7 @@ log = logging.getLogger("gradviz")
 
 INTERRUPTED = "The server ended while this run was live; its records up to then are kept."
 
-_VERSION = 1  # PRAGMA user_version
+_VERSION = 2  # PRAGMA user_version
 _SCHEMA = """
 CREATE TABLE runs (
     id TEXT PRIMARY KEY, config TEXT, status TEXT, device TEXT, message TEXT, nonfinite_layer TEXT,
@@ -42,6 +44,13 @@ CREATE TABLE columns ( -- data: float32 (quantities, layers)
 );
 CREATE TABLE tests (
     run TEXT REFERENCES runs (id) ON DELETE CASCADE ON UPDATE CASCADE, step INTEGER, accuracy REAL, PRIMARY KEY (run, step)
+);
+"""
+_SINCE_2 = """
+ALTER TABLE runs ADD COLUMN deletion TEXT;
+CREATE TABLE samples ( -- numbers, images: .npz, as in anatomy.PackedSample
+    run TEXT REFERENCES runs (id) ON DELETE CASCADE ON UPDATE CASCADE, step INTEGER, numbers BLOB, images BLOB,
+    PRIMARY KEY (run, step)
 );
 """
 _REASONS = {
@@ -142,6 +151,8 @@ class RunStore:
             scalars = b"".join(data for (data,) in db.execute("SELECT data FROM scalars WHERE run = ? ORDER BY first", (id,)))
             columns = b"".join(data for (data,) in db.execute("SELECT data FROM columns WHERE run = ? ORDER BY place", (id,)))
             tests = [tuple(test) for test in db.execute("SELECT step, accuracy FROM tests WHERE run = ? ORDER BY step", (id,))]
+            query = "SELECT step, numbers, images FROM samples WHERE run = ? ORDER BY step"
+            samples = [PackedSample(*sample) for sample in db.execute(query, (id,))]
         if (config := _config(row)) is None:
             return None
         try:
@@ -151,6 +162,7 @@ class RunStore:
                 tests,
                 row["stride"],
                 row["max_columns"],
+                samples,
             )
         except ValueError as error:
             raise StoreError(f"The records of run {id} in {self.path} are damaged.") from error
@@ -163,6 +175,7 @@ class RunStore:
             row["nonfinite_layer"],
             row["test_accuracy"],
             row["created"],
+            _deletion(row["deletion"]),
         )
 
     def list(self) -> list[Summary]:
@@ -220,6 +233,7 @@ class RunStore:
             "quantities": " ".join(QUANTITIES),
             "max_columns": history.max_columns,
             "stride": stride,
+            "deletion": json.dumps(dataclasses.asdict(run.deletion)) if run.deletion else None,
         }
         # An upsert, not INSERT OR REPLACE: that would delete the row first and, with it, all its records.
         self._db.execute(
@@ -241,6 +255,11 @@ class RunStore:
         )
         self._db.executemany(
             "INSERT OR IGNORE INTO tests VALUES (?, ?, ?)", ((run.id, step, accuracy) for step, accuracy in history.tests)
+        )
+        kept = {step for (step,) in self._db.execute("SELECT step FROM samples WHERE run = ?", (run.id,))}
+        self._db.executemany(
+            "INSERT INTO samples VALUES (?, ?, ?, ?)",
+            ((run.id, part.step, part.numbers, part.images) for part in history.samples if part.step not in kept),
         )
 
     @contextmanager
@@ -304,8 +323,10 @@ class RunStore:
                     f"The file of runs {self.path} was written by a newer gradviz: "
                     "update this one, or set GRADVIZ_STORE to another folder."
                 )
-            if version == 0:
-                db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+            if version < _VERSION:
+                db.executescript(
+                    f"BEGIN; {_SCHEMA if version == 0 else ''} {_SINCE_2} PRAGMA user_version = {_VERSION}; COMMIT;"
+                )
             live = [str(status) for status in Status if status.live]
             db.execute(
                 f"UPDATE runs SET status = ?, message = ? WHERE status IN ({', '.join('?' * len(live))})",
@@ -355,6 +376,11 @@ def _config(row: sqlite3.Row) -> RunConfig | None:
     except (ConfigError, TypeError, ValueError):
         log.warning("event=config-unknown run=%s", row["id"])
         return None
+
+
+def _deletion(text: str | None) -> BlockDeletion | None:
+    kept = json.loads(text) if text else None
+    return BlockDeletion(kept["images"], kept["full"], tuple(kept["blocks"]), tuple(kept["accuracies"])) if kept else None
 
 
 def _by_quantity(flat: np.ndarray, names: list[str], layers: int) -> np.ndarray:

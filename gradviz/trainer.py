@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
+from gradviz.anatomy import BlockDeletion, deleted_blocks, sampled_steps
 from gradviz.config import ConfigError, RunConfig
 from gradviz.data import Dataset
 from gradviz.model import DeepLeNet, initialise
-from gradviz.probe import Interrupted, LayerProbe, first_nonfinite
+from gradviz.probe import AnatomyProbe, Interrupted, LayerProbe, first_nonfinite
 from gradviz.runs import Outcome, Status, StepRecord
 from gradviz.treatment import steer, treat
 
@@ -70,6 +73,8 @@ class Trainer:
         self._parameters = list(self.model.parameters())
         self._optimizer = _optimizer(config, self._parameters)
         self._probe = LayerProbe(self.model, interrupt, deferred=device.type != "cpu")
+        self._anatomy = AnatomyProbe(self.model, config)
+        self._sampled = frozenset(sampled_steps(config.steps))
         self._batches = self._batch_indices()
 
     def __iter__(self) -> Iterator[StepRecord]:
@@ -88,7 +93,7 @@ class Trainer:
                 if self._interrupt():
                     raise Interrupted
             final = self._accuracy(self.data.test_images, self.data.test_labels)
-            self.outcome = Outcome(Status.FINISHED, final, time.perf_counter() - started)
+            self.outcome = Outcome(Status.FINISHED, final, time.perf_counter() - started, deletion=self._deletion())
         except Interrupted:
             self.outcome = Outcome(Status.STOPPED, None, seconds)
 
@@ -108,24 +113,37 @@ class Trainer:
         return replace(record, seconds=estimate)
 
     def _step(self, step: int) -> StepRecord:
-        record = self._measure(step, next(self._batches))
+        anatomy = self._anatomy if step in self._sampled else None
+        record = self._measure(step, next(self._batches), anatomy)
         if not math.isfinite(record.loss):
-            return record  # nothing to learn from it: the weights stay as they were
+            # Nothing to learn from it: the weights stay as they were.
+            return replace(record, anatomy=anatomy.read()) if anatomy else record
         if self.config.treatment != "none":
             treat(self.config.treatment, self.config.threshold, self._parameters)
             self._probe.after_treatment()
+            if anatomy:
+                anatomy.after_treatment()
         self._optimizer.step()
         self._probe.after_step()
-        return replace(record, layers=self._probe.read())
+        if anatomy:
+            anatomy.after_step(self._probe.undone)
+        return replace(record, layers=self._probe.read(), anatomy=anatomy.read() if anatomy else None)
 
-    def _measure(self, step: int, indices: torch.Tensor) -> StepRecord:
+    def _measure(self, step: int, indices: torch.Tensor, anatomy: AnatomyProbe | None = None) -> StepRecord:
         self.model.train()
         self._optimizer.zero_grad(set_to_none=True)
         labels = self.data.train_labels[indices]
-        logits = self.model(self.data.train_images[indices], self._probe.watch)
-        loss = F.cross_entropy(logits, labels)
-        loss.backward()
+        watch = self._probe.watch
+        if anatomy:
+            anatomy.begin(step)
+            watch = anatomy.watching(watch)
+        with anatomy.on_the_paths() if anatomy else nullcontext():
+            logits = self.model(self.data.train_images[indices], watch)
+            loss = F.cross_entropy(logits, labels)
+            loss.backward()
         self._probe.after_backward()
+        if anatomy:
+            anatomy.after_backward()
         accuracy = (logits.detach().argmax(1) == labels).float().mean()
         layers = self._probe.read()
         where = None if math.isfinite(loss.item()) else first_nonfinite(layers, self.config.layer_names)
@@ -145,8 +163,39 @@ class Trainer:
 
     def _subset_accuracy(self) -> float:
         """On the first test images: 500, or fewer in deep nets, where they would take longer than a few steps."""
-        count = min(500, max(64, 12_000 // max(1, self.config.blocks)))
+        count = self._subset
         return self._accuracy(self.data.test_images[:count], self.data.test_labels[:count])
+
+    @property
+    def _subset(self) -> int:
+        return min(500, max(64, 12_000 // max(1, self.config.blocks)), len(self.data.test_labels))
+
+    def _deletion(self) -> BlockDeletion | None:
+        """The accuracy without single blocks, on the test subset; None without shortcut, or if asked to stop."""
+        count, blocks = min(_TEST_BATCH, self._subset), self.model.blocks
+        chosen = deleted_blocks(self.config.blocks, count, self.config.steps, self.config.batch_size).tolist()
+        if not (self.config.shortcut and chosen):
+            return None
+        images, labels = self.data.test_images[:count], self.data.test_labels[:count]
+        inputs: dict[int, torch.Tensor] = {}
+
+        def keep(number: int, _module: torch.nn.Module, arguments: tuple) -> None:
+            inputs[number] = arguments[0]
+
+        handles = [blocks[number].register_forward_pre_hook(partial(keep, number)) for number in chosen]
+        try:
+            full = self._accuracy(images, labels)
+            for handle in handles:
+                handle.remove()
+            accuracies = []
+            for number in chosen:
+                self.model.blocks = torch.nn.ModuleList([_Given(inputs[number]), *blocks[number + 1 :]])
+                accuracies.append(self._accuracy(images, labels))
+        except Interrupted:
+            return None
+        finally:
+            self.model.blocks = blocks
+        return BlockDeletion(count, full, tuple(chosen), tuple(accuracies))
 
     @torch.no_grad()
     def _accuracy(self, images: torch.Tensor, labels: torch.Tensor) -> float:
@@ -160,6 +209,17 @@ class Trainer:
     def _stop_if_asked(self, index: int, z: torch.Tensor, h: torch.Tensor) -> None:
         if self._interrupt():
             raise Interrupted
+
+
+class _Given(torch.nn.Module):
+    """Stands for the blocks below, whose output is known already."""
+
+    def __init__(self, output: torch.Tensor):
+        super().__init__()
+        self._output = output
+
+    def forward(self, *_: object) -> torch.Tensor:
+        return self._output
 
 
 def _optimizer(config: RunConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 # A room imports only rooms that stand before it.
 ORDER = """
     words config settings
-    runs data model treatment probe
+    anatomy runs data model treatment probe
     stem_statistics theory trainer store
     diagnosis manager sweep lessons charts reproduce codegen export
     live ui

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gradviz import charts
 from gradviz.config import RunConfig
 from gradviz.data import DataError, Dataset, Shelf
@@ -50,10 +48,12 @@ class Bench:
     """Trains one run after the other and keeps each in a store, so that a second start goes on after the last whole run."""
 
     def __init__(
-        self, data: Dataset, device: torch.device, store: RunStore, say: Callable[[str], None], seconds: float | None = None
+        self, data: Dataset, store: RunStore, say: Callable[[str], None], device: str = "auto", seconds: float | None = None
     ):
         """`seconds` of wall time after which no new run begins; None for as long as it takes."""
-        self._data, self._device, self._store, self._say = data, device, store, say
+        self._data, self._store, self._say = data, store, say
+        self._device = resolve_device(device)
+        self.device = device_text(self._device)
         self._end = None if seconds is None else time.monotonic() + seconds
         self.used: dict[str, Run] = {}  # every run that was asked for, by id
 
@@ -67,7 +67,7 @@ class Bench:
                 return kept
         if self._end is not None and time.monotonic() > self._end:
             raise TimeUp
-        run = Run(config, History(config.layers, max_columns(config.layers)), Status.RUNNING, device_text(self._device))
+        run = Run(config, History(config.layers, max_columns(config.layers)), Status.RUNNING, self.device)
         trainer = Trainer(config, self._data, self._device)
         for record in trainer:
             run.history.append(record)
@@ -254,14 +254,14 @@ def reproduce(
     name, replaced = shelf.effective(dataset)
     if replaced:
         _say(replaced)
-    data, device = shelf.load(name), resolve_device("auto")
+    data = shelf.load(name)
     minutes = QUICK_MINUTES if quick and minutes is None else minutes
     places = range(seeds if seeds else 1 if quick else 3)
     store = RunStore(settings.store / "reproduction")
     try:
-        bench = Bench(data, device, store, _say, None if minutes is None else 60 * minutes)
+        bench = Bench(data, store, _say, seconds=None if minutes is None else 60 * minutes)
         command = "python -m gradviz reproduce" + " --quick" * quick + (f" --seeds {seeds}" if seeds else "")
-        report = Report(name, device_text(device), command, places, {}, [], [], [], [])
+        report = Report(name, bench.device, command, places, {}, [], [], [], [])
         for stage in (_lessons, _borders, _optimisers, _thousand_blocks):
             stage(bench, report)
             path = _write(report, out)

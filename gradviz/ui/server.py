@@ -10,6 +10,7 @@ from gradviz.data import Shelf
 from gradviz.manager import RunManager
 from gradviz.settings import Settings
 from gradviz.store import RunStore
+from gradviz.sweep import SweepRunner
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Server:
     shelf: Shelf
     store: RunStore
     manager: RunManager
+    sweeps: SweepRunner
 
 
 @st.cache_resource(show_spinner=False)
@@ -26,9 +28,13 @@ def server() -> Server:
     settings = Settings.from_environment()
     shelf = Shelf(settings.data, settings.download)
     store = RunStore(settings.store)
-    return Server(settings, shelf, store, RunManager(store, shelf, workers=settings.workers, threads=settings.threads))
+    manager = RunManager(store, shelf, workers=settings.workers, threads=settings.threads)
+    # One worker stays free of sweeps, for whoever presses Start.
+    sweeps = SweepRunner(manager, settings.store / "sweeps", at_once=max(1, settings.workers - 1))
+    return Server(settings, shelf, store, manager, sweeps)
 
 
 def close_server() -> None:
+    server().sweeps.close()
     server().manager.close(timeout=1.5)
     server().store.close()

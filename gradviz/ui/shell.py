@@ -13,6 +13,11 @@ st.set_page_config(page_title="gradviz", page_icon=":material/gradient:", layout
 st.html("<style>.stMainBlockContainer{padding:3.5rem 2rem 2rem} .stMain h1{font-size:1.7rem;padding:0} "
         "@media(max-width:640px){.stMainBlockContainer{padding:3.5rem 0.8rem 1rem}}</style>")
 st.navigation(
-    [st.Page(_PAGES / "lab.py", title=_("Lab"), icon=":material/science:", default=True)],
+    [
+        st.Page(_PAGES / "lab.py", title=_("Lab"), icon=":material/science:", default=True),
+        st.Page(_PAGES / "lessons.py", title=_("Lessons"), icon=":material/school:"),
+        st.Page(_PAGES / "compare.py", title=_("Compare"), icon=":material/compare:"),
+        st.Page(_PAGES / "sweep.py", title=_("Depth sweep"), icon=":material/grid_on:"),
+    ],
     position="top",
 ).run()

@@ -1,0 +1,140 @@
+"""Compare: two to eight runs on common axes."""
+
+from dataclasses import replace
+
+import pandas as pd
+import streamlit as st
+
+from gradviz import charts
+from gradviz.config import FIELDS, ConfigError
+from gradviz.diagnosis import diagnose
+from gradviz.lessons import quantity_at
+from gradviz.live.wire import RANGES
+from gradviz.runs import QUANTITIES
+from gradviz.sweep import setting_text
+from gradviz.ui.server import server
+from gradviz.words import gettext as _
+
+MOST, CHOSEN = 8, "compare_runs"
+CHANGES = {  # one click each: what is different in the new run
+    "batch_norm": lambda config: replace(config, batch_norm=not config.batch_norm),
+    "shortcut": lambda config: replace(config, shortcut=not config.shortcut),
+    "activation": lambda config: replace(config, activation="relu" if config.activation == "sigmoid" else "sigmoid"),
+    "blocks, twice": lambda config: replace(config, blocks=2 * config.blocks or 1),
+    "blocks, half": lambda config: replace(config, blocks=config.blocks // 2),
+    "lr ×10": lambda config: replace(config, lr=10 * config.lr),
+    "lr ÷10": lambda config: replace(config, lr=config.lr / 10),
+    "seed + 1": lambda config: replace(config, seed=config.seed + 1),
+}
+manager = server().manager
+
+
+def choose(ids) -> None:
+    st.session_state[CHOSEN] = list(dict.fromkeys(ids))[-MOST:]
+
+
+def start_changed(run_id: str, change: str) -> None:
+    try:
+        run = manager.start(CHANGES[change](manager.get(run_id).config))
+        choose([*st.session_state[CHOSEN], run.id])
+    except ConfigError as error:
+        st.session_state["compare_refusal"] = str(error)
+
+
+def names_of(runs) -> dict:
+    """A name for each run that says what tells it from the others."""
+    varied = [name for name in FIELDS if len({getattr(run.config, name) for run in runs}) > 1]
+    return {
+        f"{number} · " + (" · ".join(setting_text(name, getattr(run.config, name)) for name in varied) or run.config.summary): run
+        for number, run in enumerate(runs, 1)
+    }
+
+
+def settings_table(runs: dict) -> None:
+    varied = [name for name in FIELDS if len({getattr(run.config, name) for run in runs.values()}) > 1]
+    rows = []
+    for name, run in runs.items():
+        history = run.history.snapshot()
+        row = {_("run"): name.split(" · ")[0]}
+        row |= {_(FIELDS[field].spec.label): str(getattr(run.config, field)) for field in varied}
+        row |= {
+            _("status"): _(str(run.status)), _("steps"): history.steps,
+            _("last loss"): f"{history.loss[-1]:.4g}" if history.steps else "—",
+            _("test accuracy"): f"{history.tests[-1][1]:.1%}" if history.tests else "—",
+            _("gradients"): _(str(diagnose(run).verdict)),
+        }
+        rows.append(row)
+    same = [setting_text(name, getattr(next(iter(runs.values())).config, name)) for name in FIELDS if name not in varied]
+    st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
+    st.caption(_("In common: {settings}.").format(settings=" · ".join(same)))
+
+
+def pictures(runs: dict) -> None:
+    left, right = st.columns(2)
+    left.plotly_chart(charts.loss_figure(runs), key="loss")
+    left.caption(_(charts.HOW_TO_READ["loss"]))
+    right.plotly_chart(charts.accuracy_figure(runs), key="accuracy")
+    right.caption(_(charts.HOW_TO_READ["accuracy"]))
+
+    first, second, third = st.columns(3)
+    quantity = first.selectbox(_("Quantity"), list(QUANTITIES), key="compare_quantity", format_func=charts.quantity_name)
+    limits = second.selectbox(
+        _("Colour range of all"), RANGES[quantity], key="compare_range",
+        format_func=lambda ends: f"{ends[0]:g} … {ends[1]:g}" if quantity == "zero_share" else f"10^{ends[0]:g} … 10^{ends[1]:g}",
+    )
+    when = third.segmented_control(
+        _("Profile at"), ["start", "end"], default="start", key="compare_when", format_func=lambda word: _(word),
+    )
+    recorded = {name: run for name, run in runs.items() if run.history.steps}
+    profiles = {name: quantity_at(run, quantity, last=when == "end") for name, run in recorded.items()}
+    st.plotly_chart(charts.profile_figure(profiles, quantity), key="profile")
+    st.caption(_("Each line is one run, input at the left. A line that falls to the left vanishes on the way back; one that "
+                 "rises to the left explodes."))
+    st.plotly_chart(charts.heatmaps_figure(recorded, quantity, limits), key="heatmaps")
+    st.caption(_(charts.HOW_TO_READ["heatmap"]))
+
+    st.subheader(_("Difference of two"), anchor=False)
+    one, other = st.columns(2)
+    a = one.selectbox(_("This run"), list(recorded), key="compare_a")
+    b = other.selectbox(_("over that run"), list(recorded), index=min(1, len(recorded) - 1), key="compare_b")
+    st.plotly_chart(charts.difference_figure(recorded[a], recorded[b], quantity), key="difference")
+    st.caption(_(charts.HOW_TO_READ["difference"]))
+
+
+summaries = {summary.id: summary for summary in manager.list()}
+if CHOSEN not in st.session_state:
+    choose(run_id for run_id in st.query_params.get("runs", "").split(",") if manager.get(run_id))
+st.session_state[CHOSEN] = [run_id for run_id in st.session_state[CHOSEN] if manager.get(run_id)]
+
+st.title(_("Compare runs"), anchor=False)
+st.multiselect(
+    _("Runs, two to eight"), list(dict.fromkeys([*summaries, *st.session_state[CHOSEN]])), key=CHOSEN, max_selections=MOST,
+    format_func=lambda run_id: f"{(manager.get(run_id) if run_id not in summaries else summaries[run_id]).config.summary} · "
+    f"{_('seed')} {(manager.get(run_id) if run_id not in summaries else summaries[run_id]).config.seed} · {run_id[:4]}",
+)
+chosen = [run for run_id in st.session_state[CHOSEN] if (run := manager.get(run_id))]
+if chosen:
+    st.query_params.from_dict({"runs": ",".join(run.id for run in chosen)})
+else:
+    st.query_params.clear()
+if not summaries:
+    st.info(_("Nothing has been trained on this server yet. The Lab is the place to begin."), icon=":material/info:")
+elif len(chosen) < 2:
+    st.info(_("Choose two runs or more, or make a second one with a click below."), icon=":material/info:")
+if chosen:
+    named = names_of(chosen)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        base = st.selectbox(_("Same as"), list(named), key="compare_base", width=320)
+        for change in CHANGES:
+            label = _("but change {setting}").format(setting=_(change))
+            st.button(label, key=f"change {change}", on_click=start_changed, args=(named[base].id, change))
+    if refusal := st.session_state.pop("compare_refusal", ""):
+        st.error(refusal)
+    settings_table(named)
+    if any(run.history.steps for run in chosen):
+
+        @st.fragment(run_every=3 if any(run.status.live for run in chosen) else None)
+        def drawn() -> None:
+            pictures(named)
+
+        drawn()

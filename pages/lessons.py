@@ -1,0 +1,234 @@
+"""Lessons: predict first, then run, then compare."""
+
+from dataclasses import replace
+
+import pandas as pd
+import streamlit as st
+
+from gradviz import charts
+from gradviz.lessons import DIGITS_DIFFER, LESSONS, OPEN, RESULTS, Finding, Lesson, ended, net_name, number
+from gradviz.live.element import live_panel
+from gradviz.sweep import Sweep, cost, estimate, measured_rate
+from gradviz.theory import predict
+from gradviz.ui.server import server
+from gradviz.words import gettext as _
+
+LESSON, PREDICTION, DATASET, CONTROLS = "lesson", "prediction", "dataset", "controls"  # words of the URL
+COLOUR = {"reproduced": "green", "partly": "orange", "not": "red", "open": "gray"}
+manager, shelf, sweeps = server().manager, server().shelf, server().sweeps
+
+
+def go(**words) -> None:
+    """Changes the URL, which holds the whole state of this page."""
+    kept = {name: st.query_params[name] for name in (LESSON, PREDICTION, DATASET, CONTROLS) if name in st.query_params}
+    st.query_params.from_dict({name: value for name, value in {**kept, **words}.items() if value})
+
+
+def title_of(lesson: Lesson) -> str:
+    return (_("Claim {n}: ").format(n=lesson.claim) if lesson.claim else "") + _(lesson.title)
+
+
+def overview() -> None:
+    st.title(_("Lessons"), anchor=False)
+    st.markdown(_("Say first what you expect, then let the net decide. Ten lessons test what an article on vanishing and exploding "
+                  "gradients claims; six more show what it missed."))
+    for heading, lessons in (
+        (_("The article's claims"), [lesson for lesson in LESSONS.values() if lesson.claim]),
+        (_("What the article missed"), [lesson for lesson in LESSONS.values() if not lesson.claim]),
+    ):
+        st.subheader(heading, anchor=False)
+        columns = st.columns(2)
+        for place, lesson in enumerate(lessons):
+            with columns[place % 2].container(border=True, key=f"card-{lesson.id}"):
+                st.markdown(f"**{title_of(lesson)}**")
+                st.caption(_(lesson.question))
+                st.button(_("Open"), key=f"open-{lesson.id}", on_click=go, kwargs={LESSON: lesson.id, PREDICTION: None})
+
+
+def answer_text(lesson: Lesson, word: str) -> str:
+    return _(lesson.choices[word]) if lesson.choices else f"{word} {_(lesson.number[2])}"
+
+
+def read_prediction(lesson: Lesson) -> str | None:
+    word = st.query_params.get(PREDICTION)
+    if word is None or (lesson.choices and word in lesson.choices):
+        return word
+    try:
+        low, high, _unit = lesson.number or (0, -1, "")
+        return word if low <= float(word) <= high else None
+    except ValueError:
+        return None
+
+
+def ask(lesson: Lesson) -> None:
+    with st.form("prediction", enter_to_submit=False):
+        st.markdown(f"**{_('Your prediction')}**")
+        if lesson.choices:
+            word = st.radio(_("Your prediction"), list(lesson.choices), index=None, key=f"choice-{lesson.id}",
+                            format_func=lambda word: _(lesson.choices[word]), label_visibility="collapsed")
+        else:
+            low, high, unit = lesson.number
+            step = 0.01 if high <= 10 else 1.0
+            value = st.number_input(_(unit), low * 1.0, high * 1.0, value=None, step=step, key=f"number-{lesson.id}", format="%g",
+                                    placeholder=_("a number from {low:g} to {high:g}").format(low=low, high=high))
+            word = None if value is None else f"{value:g}"
+        if st.form_submit_button(_("Commit my prediction"), type="primary"):
+            if word is None:
+                st.warning(_("Choose an answer first: a guess is enough."))
+            else:
+                go(**{PREDICTION: word})
+                st.rerun()
+    st.caption(_("You can run the experiment once you have committed a prediction."))
+
+
+def run_button(lesson: Lesson, sweep: Sweep, missing: list) -> None:
+    rate = measured_rate(manager.list())
+    if rate is None:
+        preview = manager.preview(max(missing, key=lambda config: config.blocks if config.blocks <= 100 else 0), client="lessons")
+        preview.ready.wait(0.5)
+        if preview.seconds_per_step:
+            rate = preview.seconds_per_step / cost(preview.config)
+    price = _("at most {time} on this machine").format(time=minutes(estimate(missing, rate, sweeps.at_once))) if rate else (
+        _("the time is being measured"))
+    label = _("Go on") if len(missing) < len(sweep.configs) else _("Run the experiment")
+    st.button(label, type="primary", key="run", icon=":material/play_arrow:", on_click=sweeps.start, args=(sweep,))
+    st.caption(_("{runs} runs, {cost}. Runs that exist already are not trained again.").format(runs=len(missing), cost=price))
+
+
+def minutes(seconds: float) -> str:
+    return _("{n:.0f} seconds").format(n=max(1, seconds)) if seconds < 90 else _("{n:.0f} minutes").format(n=seconds / 60)
+
+
+def progress(sweep: Sweep) -> None:
+    """How far it is; draws the run that is live now."""
+    shown = [run.id for run in sweeps.live(sweep)]
+
+    @st.fragment(run_every=1)
+    def bar() -> None:
+        done, live = len(sweeps.results(sweep)), sweeps.live(sweep)
+        text = _("{done} of {all} runs done").format(done=done, all=len(sweep.configs))
+        st.progress(done / len(sweep.configs), text=text + "".join(f" · {net_name(run.config)}" for run in live))
+        if [run.id for run in live] != shown or not sweeps.active(sweep.id):
+            st.rerun()
+
+    bar()
+    st.button(_("Stop"), key="stop", icon=":material/stop:", on_click=sweeps.stop, args=(sweep.id,))
+    for run in [manager.get(run_id) for run_id in shown[:1]]:
+        live_panel(run, key="lesson-live")
+
+
+def outcome(lesson: Lesson, prediction: str, finding: Finding) -> None:
+    right = lesson.judge(prediction, finding)
+    left, middle = st.columns(2)
+    with left.container(border=True, height="stretch"):
+        st.caption(_("You predicted"))
+        st.markdown(f"### {answer_text(lesson, prediction)}")
+        if right is not None:
+            st.markdown(_(":green[This is what happened.]") if right else _(":orange[It went another way.]"))
+    with middle.container(border=True, height="stretch"):
+        st.caption(_("Measured"))
+        st.markdown(f"### {measured_text(lesson, finding)}")
+        st.markdown(finding.answer_text)
+    source = _("The article says") if lesson.claim else _("Theory says")
+    st.markdown(f"**{source}:** {_(lesson.says)}")
+    st.markdown(f"**{_('In these runs')}:** :{COLOUR[finding.result]}-badge[{_(finding.result)}] — {_(RESULTS[finding.result])}.")
+    mark = {True: "✓", False: "✗", None: "?"}
+    st.dataframe(
+        pd.DataFrame([
+            {_("held"): mark[part.holds], _("statement"): part.statement, _("measured"): part.measured} for part in finding.parts
+        ]),
+        hide_index=True, width="stretch", row_height=64,
+        column_config={_("held"): st.column_config.TextColumn(width=50), _("statement"): st.column_config.TextColumn(width=300)},
+    )  # fmt: skip
+
+
+def measured_text(lesson: Lesson, finding: Finding) -> str:
+    if finding.answer is None:
+        return _("no answer in these runs")
+    if isinstance(finding.answer, str):
+        return _(lesson.choices[finding.answer])
+    return f"{number(finding.answer, 3) if finding.answer else 0} {_(lesson.number[2])}"
+
+
+def pictures(lesson: Lesson, runs: list) -> None:
+    for kind, figure in charts.lesson_figures(lesson, runs).items():
+        st.plotly_chart(figure, key=f"picture-{kind}")
+        st.caption(_(charts.HOW_TO_READ[kind]))
+
+
+def theory_table(configs: list) -> None:
+    rows = []
+    for config in dict.fromkeys(replace(config, seed=0, optimizer="adam", lr=1e-3, treatment="none") for config in configs):
+        expected = predict(config)
+        rows.append({
+            _("net"): net_name(config), _("weight gradient, factor per convolution"): number(expected.factor, 3),
+            _("backward signal, factor per convolution"): number(expected.signal_factor, 3),
+            _("first block, log10 of the weight gradient"): f"{expected.weight_grad_rms[2 if config.blocks else 0]:.1f}",
+            _("last block"): f"{expected.weight_grad_rms[-4 if config.blocks else 1]:.1f}",
+        })  # fmt: skip
+    st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
+
+
+def one(lesson: Lesson, plain: bool) -> None:
+    """`plain`: with nothing but the question, the run and the answer."""
+    if not plain:
+        st.button(_("All lessons"), key="back", type="tertiary", icon=":material/arrow_back:", on_click=go,
+                  kwargs={LESSON: None, PREDICTION: None})
+    st.title(title_of(lesson), anchor=False)
+    wanted = st.query_params.get(DATASET, "mnist")
+    wanted = wanted if wanted in ("mnist", "digits") else "mnist"
+    if not plain:
+        names = {"mnist": _("MNIST"), "digits": _("built-in digits")}
+        picked = st.segmented_control(_("Data set"), list(names), default=wanted, key="lesson-data", required=True,
+                                      format_func=names.get, label_visibility="collapsed")
+        if picked != wanted:
+            go(**{DATASET: None if picked == "mnist" else picked})
+            st.rerun()
+    dataset, notice = shelf.effective(wanted)
+    if dataset == "digits":
+        st.info((notice + " " if notice else "") + _(DIGITS_DIFFER), icon=":material/info:")
+    st.markdown(f"#### {_(lesson.question)}")
+
+    prediction = read_prediction(lesson)
+    if prediction is None:
+        ask(lesson)
+        return
+    sweep = lesson.sweep(dataset)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(_("Your prediction: **{answer}**").format(answer=answer_text(lesson, prediction)))
+        st.button(_("Predict anew"), key="anew", type="tertiary", on_click=go, kwargs={PREDICTION: None})
+    runs = [manager.get(config.run_id) for config in sweep.configs]
+    done = [run for run in runs if ended(run, lesson.early)]
+    missing = [config for config, run in zip(sweep.configs, runs, strict=True) if not ended(run, lesson.early)]
+    if sweeps.active(sweep.id):
+        progress(sweep)
+    elif missing:
+        run_button(lesson, sweep, missing)
+        for run in runs:
+            if run is not None and run.message and run not in done and not run.status.live:
+                st.warning(f"{net_name(run.config)}: {run.message}")
+    if not missing:
+        finding = lesson.conclude(done)
+        outcome(lesson, prediction, finding)
+        if finding.result == OPEN:
+            st.info(_("These runs cannot tell."))
+    if done:
+        pictures(lesson, done)
+    if not missing:
+        st.subheader(_("Why"), anchor=False)
+        st.markdown(_(lesson.explanation))
+        with st.expander(_("What theory expects at initialisation")):
+            theory_table(list(sweep.configs))
+        if not plain:
+            with st.expander(_("The runs, to open in the Lab")):
+                for run in done:
+                    st.markdown(f"[{net_name(run.config)} · {run.config.summary}](./?run={run.id})")
+
+
+lesson = LESSONS.get(st.query_params.get(LESSON, ""))
+if lesson is None:
+    if st.query_params.get(LESSON):
+        st.warning(_("There is no lesson of that name. These are all:"))
+    overview()
+else:
+    one(lesson, plain=st.query_params.get(CONTROLS) == "off")

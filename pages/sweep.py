@@ -1,0 +1,224 @@
+"""Depth sweep: where is the border of trainability?"""
+
+from dataclasses import replace
+
+import pandas as pd
+import streamlit as st
+
+from gradviz import charts
+from gradviz.config import DATASETS, FIELDS, OPTIMIZERS, ConfigError, RunConfig
+from gradviz.sweep import AXES, JUDGED, OUTCOMES, Sweep, border, cost, estimate, measured_rate, remedy_name
+from gradviz.ui.server import server
+from gradviz.words import gettext as _
+
+REMEDIES = {
+    remedy_name(config): config
+    for config in (
+        RunConfig(activation=activation, batch_norm=norm, shortcut=shortcut)
+        for norm, shortcut in ((False, False), (True, False), (False, True), (True, True))
+        for activation in ("sigmoid", "relu")
+    )
+}
+FIRST = {  # what the page asks when it is opened
+    "remedies": ["sigmoid", "relu"], "axis": "blocks", "values": "1, 2, 3, 4, 6, 8, 10", "axis2": "", "values2": "", "seeds": 1,
+    "steps": 300, "batch_size": 32, "blocks": 4, "optimizer": "adam", "lr": 1e-3, "dataset": "mnist", "early": True,
+}  # fmt: skip
+VALUES = {"blocks": "1, 2, 3, 4, 6, 8, 10", "init_range": "0.03, 0.05, 0.1, 0.14, 0.2, 0.5", "lr": "0.0001, 0.0003, 0.001, 0.003"}
+manager, shelf, sweeps = server().manager, server().shelf, server().sweeps
+
+
+def key(name: str) -> str:
+    return f"sweep_{name}"
+
+
+def open_session() -> None:
+    """Once per session, and after another page took the widgets away: the question from the URL, else the usual one."""
+    for name, usual in FIRST.items():
+        if key(name) in st.session_state:
+            continue
+        word = st.query_params.get(name)
+        try:
+            if word is None:
+                value = usual
+            elif name == "remedies":
+                value = [part for part in word.split(",") if part in REMEDIES] or usual
+            elif name in FIELDS:
+                value = getattr(RunConfig(**{name: word}), name)
+            else:
+                value = {"early": lambda: word != "off", "seeds": lambda: min(10, max(1, int(word)))}.get(name, lambda: word)()
+            if (name == "axis" and value not in AXES) or (name == "axis2" and value not in ("", *AXES)):
+                value = usual
+        except ValueError:  # ConfigError too
+            value = usual
+        st.session_state[key(name)] = value
+
+
+def write_url(sweep_id: str | None) -> None:
+    words = {}
+    for name, usual in FIRST.items():
+        value = st.session_state.get(key(name), usual)
+        if value != usual:
+            words[name] = ",".join(value) if name == "remedies" else {True: "on", False: "off"}.get(value, str(value))
+    if sweep_id:
+        words["sweep"] = sweep_id
+    if st.query_params.to_dict() != words:
+        st.query_params.from_dict(words)
+
+
+def numbers(text: str, axis: str) -> list[float]:
+    """'1, 2, 4' -> [1, 2, 4]. Raises ConfigError for what is not a value of the axis."""
+    words = [word for word in text.replace(";", ",").replace(" ", ",").split(",") if word]
+    return sorted({getattr(RunConfig(**{axis: word}), axis) for word in words})
+
+
+def axis_changed(name: str, values: str) -> None:
+    st.session_state[key(values)] = VALUES.get(st.session_state[key(name)], "")
+
+
+def axis_inputs(name: str, values: str, label: str, options: list[str]) -> None:
+    left, right = st.columns([1, 2])
+    left.selectbox(label, options, key=key(name), on_change=axis_changed, args=(name, values),
+                   format_func=lambda axis: _(FIELDS[axis].spec.label) if axis else _("nothing"))
+    if axis := st.session_state[key(name)]:
+        right.text_input(_("Values"), key=key(values), help=_("Separated by commas; each {range}.").format(
+            range=FIELDS[axis].spec.range_text))
+
+
+def question() -> Sweep | None:
+    """The controls, and the sweep that they ask for; None, with a sentence on the page, if they ask for none."""
+    st.pills(_("Remedies to compare"), list(REMEDIES), selection_mode="multi", key=key("remedies"), format_func=lambda w: _(w))
+    axis_inputs("axis", "values", _("Vary"), list(AXES))
+    axis_inputs("axis2", "values2", _("and also vary"), ["", *(axis for axis in AXES if axis != st.session_state[key("axis")])])
+    axes = {st.session_state[key("axis")]: "values", st.session_state[key("axis2")]: "values2"}
+    axes.pop("", None)
+    with st.expander(_("The runs: seeds, steps, optimiser, data")):
+        first, second, third, fourth = st.columns(4)
+        first.number_input(_("Seeds for each point"), 1, 10, key=key("seeds"))
+        for column, name in ((second, "steps"), (third, "batch_size")):
+            spec = FIELDS[name].spec
+            column.number_input(_(spec.label), int(spec.low), int(spec.high), key=key(name), help=_(spec.help))
+        fourth.selectbox(_(FIELDS["dataset"].spec.label), list(DATASETS), key=key("dataset"))
+        first.selectbox(_(FIELDS["optimizer"].spec.label), list(OPTIMIZERS), key=key("optimizer"))
+        if "lr" not in axes:
+            second.number_input(_(FIELDS["lr"].spec.label), 1e-7, 10.0, key=key("lr"), format="%g", step=1e-4)
+        if "blocks" not in axes:
+            third.number_input(_(FIELDS["blocks"].spec.label), 0, 1000, key=key("blocks"))
+        st.toggle(_("Stop a run as soon as it has trained"), key=key("early"))
+    asked = {name: st.session_state.get(key(name), usual) for name, usual in FIRST.items()}
+    dataset, notice = shelf.effective(asked["dataset"])
+    if notice:
+        st.info(notice, icon=":material/info:")
+    try:
+        shared = {name: asked[name] for name in ("steps", "batch_size", "optimizer", "lr", "blocks")}
+        bases = [replace(REMEDIES[name], **shared, dataset=dataset) for name in asked["remedies"]]
+        points = {axis: numbers(asked[values], axis) for axis, values in axes.items()}
+        name = _("{remedies} over {axes}").format(
+            remedies=", ".join(asked["remedies"]), axes=" × ".join(_(FIELDS[axis].spec.label) for axis in axes)
+        )
+        return Sweep.over(name, bases, points, range(asked["seeds"]), asked["early"])
+    except ConfigError as error:
+        st.error(str(error))
+        return None
+
+
+def minutes(seconds: float) -> str:
+    return _("{n:.0f} seconds").format(n=max(1, seconds)) if seconds < 90 else _("{n:.0f} minutes").format(n=seconds / 60)
+
+
+def price(missing: list[RunConfig]) -> str:
+    rate = measured_rate(manager.list())
+    if rate is None and missing:
+        preview = manager.preview(min(missing, key=lambda config: config.blocks), client="sweep")
+        preview.ready.wait(0.5)
+        if preview.seconds_per_step:
+            rate = preview.seconds_per_step / cost(preview.config)
+    if rate is None:
+        return _("the time is being measured")
+    return _("at most {time}, from the measured time of a step on this machine").format(
+        time=minutes(estimate(missing, rate, sweeps.at_once)))
+
+
+def results_table(sweep: Sweep, results: dict) -> pd.DataFrame:
+    return pd.DataFrame([
+        {
+            "run": config.run_id, **{name: getattr(config, name) for name in FIELDS}, "outcome": found.outcome, "loss": found.loss,
+            "steps_done": found.steps, "trained_at": found.trained_at, "first_over_last": found.ratio, "seconds": found.seconds,
+        }
+        for config, found in results.items()
+    ])  # fmt: skip
+
+
+def picture(sweep: Sweep) -> None:
+    active, results = sweeps.active(sweep.id), sweeps.results(sweep)
+
+    @st.fragment(run_every=1 if active else None)
+    def bar() -> None:
+        done = len(sweeps.results(sweep))
+        live = "".join(f" · {run.config.summary}, {run.history.steps}/{run.config.steps}" for run in sweeps.live(sweep))
+        text = _("{done} of {all} runs done").format(done=done, all=len(sweep.configs)) + live
+        st.progress(done / len(sweep.configs), text=text)
+        if active and (done != len(results) or not sweeps.active(sweep.id)):
+            st.rerun()
+
+    missing = [config for config in sweep.configs if config not in results]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if active:
+            st.button(_("Stop"), key="stop", icon=":material/stop:", on_click=sweeps.stop, args=(sweep.id,))
+        elif missing:
+            label = _("Resume") if sweeps.get(sweep.id) else _("Start")
+            st.button(label, key="start", type="primary", icon=":material/play_arrow:", on_click=sweeps.start, args=(sweep,))
+        if missing:
+            st.markdown(_("{missing} of {all} runs to do: {price}.").format(
+                missing=len(missing), all=len(sweep.configs), price=price(missing)))
+        else:
+            st.markdown(_("All {all} runs are there.").format(all=len(sweep.configs)))
+    bar()
+    if sweeps.warning:
+        st.warning(sweeps.warning)
+    if not results:
+        return
+    if len(sweep.axes) == 1:
+        st.plotly_chart(charts.border_figure(sweep, results), key="border")
+        st.caption(_("A point is one run; the band behind the points has the colour of what most seeds did."))
+        if sweep.axes == ("blocks",):
+            lines = {name: border((c, r) for c, r in results.items() if sweep.remedy(c) == remedy).text
+                     for remedy, name in sweep.remedies().items()}
+            st.markdown("\n".join(f"- **{_(name)}**: {_(text)}" for name, text in lines.items()))
+        st.plotly_chart(charts.ratio_figure(sweep, results, charts.theory_ratios(sweep)), key="ratio")
+        st.caption(_(charts.HOW_TO_READ["ratio"]))
+    else:
+        st.plotly_chart(charts.grid_figure(sweep, results), key="grid")
+        st.caption(_(charts.HOW_TO_READ["grid"]))
+    with st.expander(_("What the outcomes mean"), expanded=True):
+        st.markdown("\n".join(f"- **{_(word)}**: {_(OUTCOMES[word])}" for word in JUDGED))
+    with st.expander(_("Every run")):
+        table = results_table(sweep, results)
+        st.dataframe(table, hide_index=True, width="stretch")
+        st.download_button(_("Download as CSV"), table.to_csv(index=False), "gradviz-sweep.csv", on_click="ignore")
+
+
+def open_sweep() -> None:
+    st.query_params.from_dict({"sweep": picked} if (picked := st.session_state["sweep_open"]) else {})
+
+
+open_session()
+st.title(_("Where is the border of trainability?"), anchor=False)
+kept = sweeps.get(st.query_params.get("sweep", ""))
+if st.query_params.get("sweep") and kept is None:
+    st.warning(_("The sweep in this link is not on this server."))
+known = {sweep.id: sweep for sweep in sweeps.list() if not sweep.name.startswith("lesson ")}
+if known:
+    if st.session_state.get("sweep_open") not in known:
+        st.session_state["sweep_open"] = ""
+    st.selectbox(
+        _("Sweeps on this server"), ["", *known], key="sweep_open", on_change=open_sweep,
+        format_func=lambda id: f"{known[id].name} · {len(known[id].configs)} {_('runs')}" if id else _("a new one"),
+    )
+if kept:
+    st.subheader(kept.name, anchor=False)
+    picture(kept)
+else:
+    asked = question()
+    if asked:
+        picture(asked)
+    write_url(None)

@@ -28,6 +28,7 @@ export default function (component) {
   }, 300);
 }
 """
+_component = st.components.v2.component("gradviz_live", js=_STUB, isolate_styles=False)
 
 
 def live_panel(
@@ -64,9 +65,7 @@ def words() -> dict[str, Any]:
 
 
 def _mount(mode: str, id: str, key: str, data: dict[str, Any], **callbacks: Callable[[], None] | None) -> Any:
-    # Registered at each mount: a module-level component would belong to the runtime of the first import only.
-    component = st.components.v2.component("gradviz_live", js=_STUB, isolate_styles=False)
-    return component(
+    return _component(
         key=key,
         data={
             "mode": mode,
@@ -181,7 +180,6 @@ _TEXTS = {
     "hovered": "step {step}",
     "hovered_steps": "steps {from}–{to}, maximum",
     "pinned": "{text}, kept: click it again to let go",
-    "at_step": "{text} at step {step}",
     "quantity": "Quantity",
     "range": "Colour range",
     "percent_range": "0 … 100 %",

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gradviz.config import RunConfig
+from gradviz.config import FIELDS, RunConfig
 from gradviz.words import gettext as _
 
 CHANNELS, SIDE, PIXELS = 16, 7, 49
@@ -122,6 +122,22 @@ class _Sigmoid:
         return 0.001 + 0.5 * (float((self._fourth / self.slope**2).mean()) - 1) / CHANNELS, 0.0
 
 
+class _Tanh(_Sigmoid):
+    """tanh z = 2 sigmoid(2z) − 1."""
+
+    def __init__(self, q: np.ndarray):
+        super().__init__(4 * q)
+        self.second, self.slope = 4 * (self.second - 0.25), 16 * self.slope
+        self._fourth = 256 * self._fourth
+        self.mean = np.full_like(q, 1e-30)  # 0, but its logarithm is taken
+
+    def pair(self, c):
+        return 4 * (super().pair(c) - 0.25)
+
+    def pair_slope(self, c):
+        return 16 * super().pair_slope(c)
+
+
 @lru_cache(maxsize=1)
 def _sigmoid_table() -> tuple[float, float, np.ndarray]:
     """Rows at ln √q = low, low + step, ...: (E f² − 1/4)/q, E f'², E f'⁴, four a_n/√q and what they miss, the same of f'."""
@@ -146,7 +162,7 @@ def _sigmoid_table() -> tuple[float, float, np.ndarray]:
 
 
 def _gaussians(activation: str, q: np.ndarray) -> _Gaussians:
-    return _Relu(q) if activation == "relu" else _Sigmoid(q)
+    return {"relu": _Relu, "sigmoid": _Sigmoid, "tanh": _Tanh}[activation](q)
 
 
 def _gap_after(f: _Gaussians, q: np.ndarray, c: np.ndarray, gap: np.ndarray, factor: float) -> np.ndarray:
@@ -644,22 +660,59 @@ class Prediction:
 
 
 def predict(config: RunConfig) -> Prediction:
-    """The net of `config` at initialisation. Equal nets share one cached answer."""
+    """The net of `config` at initialisation. Equal nets share one cached answer.
+
+    Where there is no theory for a setting, every number is nan and `limits` is the one sentence that says so.
+    """
+    if absent := _absent(config):
+        nothing = np.full(config.layers, np.nan)
+        nothing.setflags(write=False)
+        return Prediction(*[nothing] * 5, math.nan, math.nan, math.nan, 0.0, (absent,))
+    if config.activation == "leaky-relu":  # its second moments differ from relu's by 10^-4 per layer
+        config = dataclasses.replace(config, activation="relu")
     prediction = _predict(
         config.activation, config.batch_norm, config.shortcut, config.blocks, config.activation_everywhere,
-        config.init_range, config.dataset, config.batch_size,
+        config.init_range, _block_range(config), config.dataset, config.batch_size,
     )  # fmt: skip
     return dataclasses.replace(prediction, limits=tuple(_limits(config, prediction)))
+
+
+def _block_range(config: RunConfig) -> float:
+    """a of the block convolutions' U(−a, a)"""
+    if config.init == "critical":
+        return critical_range(config.activation)
+    return FAN_IN**-0.5 if config.init_range is None else config.init_range
+
+
+def _absent(config: RunConfig) -> str | None:
+    """The setting that there is no theory for."""
+    tanh = config.activation == "tanh"
+    for name, absent in {
+        "activation": config.activation in ("gelu", "silu"),
+        "batch_norm": config.batch_norm and tanh,
+        "activation_everywhere": config.activation_everywhere and tanh,  # stems were measured with relu and sigmoid
+        "other_norm": config.other_norm != "none",
+        "branch_scale": config.branch_scale != "one",
+        "init": config.init not in ("default", "critical"),
+        "treatment": config.treatment == "normalise",  # it sets the signal by itself
+    }.items():
+        if absent:
+            value, label = getattr(config, name), _(FIELDS[name].spec.label)
+            setting = label if value is True else f"{label}: {value}"
+            return _("There is no prediction for this combination ({setting}): what you see is measured only.").format(
+                setting=setting
+            )
+    return None
 
 
 @lru_cache(maxsize=256)
 def _predict(
     activation: str, batch_norm: bool, shortcut: bool, blocks: int, everywhere: bool,
-    init_range: float | None, dataset: str, batch: int,
+    init_range: float | None, block_range: float, dataset: str, batch: int,
 ) -> Prediction:  # fmt: skip
     outside = activation if everywhere else "relu"
     stem = _stem(dataset if dataset in measured_datasets() else "mnist", outside, init_range)
-    weight_variance = init_range**2 / 3 if init_range is not None else 1 / (3 * FAN_IN)
+    weight_variance = block_range**2 / 3
     if batch_norm:
         conv = _NormConv(activation, weight_variance, shortcut, batch)
         state = _State(stem.cross, stem.gap, stem.mean)
@@ -826,6 +879,8 @@ def _limits(config: RunConfig, p: Prediction) -> Iterator[str]:
     """Where the theory does not hold for this config, or what else decides beside the size of the gradient."""
     blocks, relu, plain = config.blocks, config.activation == "relu", not (config.batch_norm or config.shortcut)
     yield _("The prediction is for step 0; once the weights have moved it says nothing.")
+    if config.treatment == "feedback":
+        yield _("The controllers start with a gain of 1: from the second step on they change the signal.")
     if config.dataset not in measured_datasets():
         yield _("The first two layers were never measured on {name}: they are predicted with those of MNIST.").format(
             name=config.dataset
@@ -853,7 +908,7 @@ def _limits(config: RunConfig, p: Prediction) -> Iterator[str]:
         )
     if p.widest > 10:
         yield _("The sigmoids are saturated (over a fifth of their inputs beyond ±4): real nets scatter more than the band.")
-    if plain and relu and blocks > 2 and (config.init_range or 0.05) < critical_range("relu"):
+    if plain and relu and blocks > 2 and _block_range(config) < critical_range("relu"):
         yield _(
             "Biases rule here: six or seven of the 16 channels of each layer are off for every picture. "
             "A layer at exactly 0 between neighbours that are not is a dead layer, no vanishing gradient."
@@ -887,22 +942,26 @@ def _largest(p: Prediction) -> float:
     return max(float(values.max()) for values in (p.weight_grad_rms, p.signal_rms, p.activation_rms))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def critical_range(activation: str) -> float:
     """a* for weights from U(−a, a) in a plain net: below it the backward signal vanishes with depth, above it explodes.
 
     Where χ = 16 · a²/3 · λ · E f'² = 1, in the wide limit (Schoenholz et al. 2017; λ instead of the number of taps
     because zero padding lets the gradient gather in the middle). relu: √(6/(16 λ)). sigmoid: E f'² depends on a, so
-    the map's own fixed point is found first.
+    the map's own fixed point is found first, and so with tanh. nan for gelu and silu, which have none: small signals
+    they shrink, and from the range on at which they do not, signals grow without end (Roberts et al. 2022, ch. 5).
     """
-    if activation == "relu":
-        return math.sqrt(6 / (CHANNELS * LAMBDA))
+    if activation in ("gelu", "silu"):
+        return math.nan
+    if activation in ("relu", "leaky-relu"):
+        passed = 1 + (0.01**2 if activation == "leaky-relu" else 0)
+        return math.sqrt(6 / (CHANNELS * LAMBDA * passed))
 
     def chi(a: float) -> float:
         taps = CHANNELS * a * a / 3 * TAPS
         moment = np.full(PIXELS, 0.25)
         for _step in range(100):
-            f = _Sigmoid(taps @ moment + BIAS_VARIANCE)
+            f = _gaussians(activation, taps @ moment + BIAS_VARIANCE)
             moment = f.second
         root = np.sqrt(f.slope)
         return float(np.linalg.eigvalsh(root[:, None] * taps * root)[-1])

@@ -142,9 +142,9 @@ class _State:
         return float(self.recent[quantity][self.front]), float(self.recent[quantity][self.back])
 
     def gap(self, quantity: str, start: bool = False) -> float:
-        """log10(front / back); 0 counts as the smallest float32 number, so a gap to 0 is a lower bound."""
-        values = self.start if start else self.recent
-        return _log(values[quantity][self.front]) - _log(values[quantity][self.back])
+        """log10(front / back). A front of 0 counts as the smallest float32 number; from a back of 0 no gap is measured."""
+        values = (self.start if start else self.recent)[quantity]
+        return 0.0 if values[self.back] == 0 else _log(values[self.front]) - _log(values[self.back])
 
     @property
     def inside(self) -> slice:
@@ -160,9 +160,10 @@ class _State:
     def dead(self) -> np.ndarray:
         """Places of the relu layers that hand on exactly 0 for every image."""
         silent = np.flatnonzero(self.recent["activation_rms"][:-1] == 0)
-        if self.config.activation == "relu":
-            return silent
-        return silent[(silent < self.front) | (silent > self.back)] if not self.config.activation_everywhere else silent[:0]
+        if self.config.activation != "relu":  # then only stem and head may be relu
+            outside = (silent < self.front) | (silent > self.back)
+            silent = silent[outside & (not self.config.activation_everywhere)]
+        return silent
 
     @property
     def saturated(self) -> np.ndarray:
@@ -312,10 +313,6 @@ def _sentence(state: _State, findings: tuple[Verdict, ...]) -> str:
         case Verdict.RECOVERING:
             words |= {"before": _loss(state.start_loss)}
             text = _("Recovering: the loss began at {before}; now {loss}.")
-        case Verdict.VANISHING if state.learnt:
-            text = _(
-                "Vanishing, yet learning: the gradient of {front} is {ratio} of {back}'s ({g_front} against {g_back}); {loss}."
-            )
         case Verdict.VANISHING:
             text = _("Vanishing: the gradient of {front} is {ratio} of {back}'s ({g_front} against {g_back}); {loss}.")
         case Verdict.SATURATED:
@@ -461,6 +458,15 @@ def _likely_cause(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
                     "and float32 resolves 10^-7, so the last blocks see the same map for every image."
                 ).format(left=_power(count * math.log10(factor)))
             )
+        if config.treatment == "floor":
+            causes.append(
+                _(
+                    "The floor gives small gradients a size, but of their direction only the signs remain, and it does "
+                    "nothing for the forward pass."
+                )
+            )
+        if state.gap("weight_grad_rms", start=True) > -GAP:
+            causes.append(_("At step 0 the gradient did not vanish; training brought it, and theory speaks of step 0 only."))
     if Verdict.VANISHED in findings:
         causes.append(
             _("The true gradient is not 0: it lies under {smallest}, the smallest float32 number.").format(smallest=SMALLEST)
@@ -471,15 +477,6 @@ def _likely_cause(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
             causes[-1] += " " + _("The line through the layers that are not 0 leads to {true} in {front}.").format(
                 true=_power(true), front=state.front_name
             )
-        if config.treatment == "floor":
-            causes.append(
-                _(
-                    "The floor gives small gradients a size, but of their direction only the signs remain, and it does "
-                    "nothing for the forward pass."
-                )
-            )
-        if state.gap("weight_grad_rms", start=True) > -GAP:
-            causes.append(_("At step 0 the gradient did not vanish; training brought it, and theory speaks of step 0 only."))
     exploded = state.gap("signal_rms", start=True) >= GAP or state.start_loss >= LOUD
     if {Verdict.EXPLODING, Verdict.DIVERGED} & set(findings) or (Verdict.RECOVERING in findings and exploded):
         causes.append(_explosion_words(state, critical))
@@ -513,7 +510,8 @@ def _likely_cause(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
                 "jumps about, too small and it does not move, or the forward pass has lost the image."
             )
         )
-    if Verdict.RECOVERING in findings and state.rise > 0 and config.optimizer == "adam":
+    grown = state.gap("weight_grad_rms", start=True) <= -GAP and state.rise >= DECADE
+    if {Verdict.RECOVERING, Verdict.HEALTHY} & set(findings) and grown and config.optimizer == "adam":
         causes.append(
             _("Adam gives small gradients steps of normal size; the weights grow, and larger weights pass more of the signal.")
         )
@@ -522,13 +520,13 @@ def _likely_cause(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
             causes.append(_("The shortcut hands the signal past the convolutions, with a factor of exactly 1."))
         elif config.batch_norm:
             causes.append(
-                _("Batch norm rescales every layer; theory expects a factor of {factor} per convolution.").format(
+                _("Batch norm rescales every layer; theory expects a factor of {factor} per convolution at step 0.").format(
                     factor=NORM_FACTOR[kind]
                 )
             )
         elif config.init_range is not None and abs(math.log10(config.init_range / critical)) < 0.1:
             causes.append(_("The init range is close to the critical ±{critical}.").format(critical=critical))
-        else:
+        elif not grown and config.init_range is None:
             causes.append(_("There are too few convolutions, {count}, for their factors to add up to much.").format(count=count))
     return causes
 
@@ -576,8 +574,10 @@ def _unusable_words(state: _State) -> str:
             )
         if treated > ADAM_OVERFLOW:
             return _("Adam keeps an average of squares; the square of this gradient is inf in float32, and a step is 0.")
-    elif treated < ADAM_EPS:
-        return _("SGD moves a weight by learning rate × gradient: a vanished gradient leaves it at rest.")
+    elif state.ends("update_ratio")[1] * LONGEST >= 1:
+        return _("SGD moves a weight by learning rate × gradient, and {front} gets {ratio} of the gradient of {back}.").format(
+            front=state.front_name, back=state.back_name, ratio=_power(state.gap("weight_grad_rms"))
+        )
     return _("The gradient is large enough; the learning rate of {lr} is too small for it.").format(lr=_number(state.config.lr))
 
 
@@ -587,6 +587,8 @@ def _next_experiment(state: _State, findings: tuple[Verdict, ...]) -> tuple[str,
     relu = config.activation == "relu"
 
     def change(sentence: str, **changes: object) -> tuple[str, RunConfig]:
+        if config.treatment == "floor" and "treatment" in changes:
+            sentence += " " + _("Leave out the floor: it overwrites the small gradients of a cured net too.")
         return sentence, replace(config, **changes)
 
     def slower() -> tuple[str, RunConfig] | None:
@@ -602,7 +604,6 @@ def _next_experiment(state: _State, findings: tuple[Verdict, ...]) -> tuple[str,
     def shortcut() -> tuple[str, RunConfig]:
         return change(_("Add the shortcut: a road for the gradient past the convolutions."), **cure, shortcut=True)
 
-    # The floor overwrites small gradients, also those of a cured net.
     cure = {"treatment": "none"} if config.treatment == "floor" else {}
     if {Verdict.DIVERGED, Verdict.EXPLODING} & found:
         if relu and not config.batch_norm and not config.shortcut and _init(config) > CRITICAL_INIT["relu"]:
@@ -646,31 +647,43 @@ def _turned_at(state: _State) -> list[tuple[int, str]]:
     words = {"front": state.front_name}
     turns = []
 
-    def first(happened: np.ndarray, sentence: str) -> None:
-        """Marks the first column of `happened` that is true, unless the run began so."""
-        if happened.any() and not happened[0]:
-            turns.append((int(np.argmax(happened)) * history.stride, sentence))
+    def crossings(over: np.ndarray, begins: str, ends: str) -> None:
+        """Marks the first column at which `over` changes, and the last one if that was a change back."""
+        changes = np.flatnonzero(over[1:] != over[:-1]) + 1
+        back = changes[-1:] if len(changes) % 2 == 0 else changes[:0]
+        for column in [*changes[:1].tolist(), *back.tolist()]:
+            turns.append((column * history.stride, begins if over[column] else ends))
 
     front, gap = _steady(history, stop, "weight_grad_rms", state)
     _signal, signal_gap = _steady(history, stop, "signal_rms", state)
     if not len(state.dead):  # a dead layer is a wall, not a slope
-        if gap[0] <= -DECADE:
-            first(front >= front[0] + DECADE, _("The gradient of {front} is ten times what it was at the start.").format(**words))
-        if gap[0] <= -GAP:
-            first(gap > -GAP, _("The gradient no longer vanishes: less than 1000-fold from the last block to the first."))
-        else:
-            first(gap <= -GAP, _("The gradient begins to vanish: more than 1000-fold from the last block to the first."))
-        if signal_gap[0] >= GAP:
-            first(signal_gap < GAP, _("The signal no longer explodes: less than 1000-fold from the last block to the first."))
-        else:
-            first(signal_gap >= GAP, _("The signal begins to explode: more than 1000-fold from the last block to the first."))
-    zero = history.quantity("weight_grad_rms")[:stop, state.front] == 0
-    first(zero, _("The gradient of {front} is exactly 0 for the first time.").format(**words))
-    first(~zero, _("The gradient of {front} is no longer exactly 0.").format(**words))
+        grown = np.flatnonzero(front >= front[0] + DECADE)
+        if gap[0] <= -DECADE and len(grown):
+            turns.append(
+                (int(grown[0]) * history.stride, _("The gradient of {front} is ten times what it was at step 0.").format(**words))
+            )
+        crossings(
+            gap <= -GAP,
+            _("The gradient begins to vanish: more than 1000-fold from the last block to the first."),
+            _("The gradient no longer vanishes: less than 1000-fold from the last block to the first."),
+        )
+        crossings(
+            signal_gap >= GAP,
+            _("The signal begins to explode: more than 1000-fold from the last block to the first."),
+            _("The signal no longer explodes: less than 1000-fold from the last block to the first."),
+        )
+    crossings(
+        history.quantity("weight_grad_rms")[:stop, state.front] == 0,
+        _("The gradient of {front} is exactly 0.").format(**words),
+        _("The gradient of {front} is no longer exactly 0.").format(**words),
+    )
     if len(state.dead):
         layer = int(state.dead[0])
-        silent = history.quantity("activation_rms")[:stop, layer] == 0
-        first(silent, _("{layer} is dead: it hands on exactly 0.").format(layer=state.names[layer]))
+        crossings(
+            history.quantity("activation_rms")[:stop, layer] == 0,
+            _("{layer} is dead: it hands on exactly 0.").format(layer=state.names[layer]),
+            _("{layer} is alive again.").format(layer=state.names[layer]),
+        )
     turns += _loss_turns(state)
     if not state.finite:
         turns.append((_first_nonfinite_column(state) * history.stride, _("The first inf or nan.")))

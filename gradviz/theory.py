@@ -119,7 +119,8 @@ class _Sigmoid:
         return self._series("pair_slope", c)
 
     def spread(self, bias_share):
-        return 0.001 + 0.5 * (float((self._fourth / self.slope**2).mean()) - 1) / CHANNELS, 0.0
+        # Saturated, few entries carry the signal, but others in each image and position: that averages out again.
+        return min(0.03, 0.001 + 0.5 * (float((self._fourth / self.slope**2).mean()) - 1) / CHANNELS), 0.0
 
 
 class _Tanh(_Sigmoid):
@@ -907,7 +908,7 @@ def _limits(config: RunConfig, p: Prediction) -> Iterator[str]:
             "from 12 blocks on. Padding draws the same border into every map, and batch norm divides the picture away."
         )
     if p.widest > 10:
-        yield _("The sigmoids are saturated (over a fifth of their inputs beyond ±4): real nets scatter more than the band.")
+        yield _("The sigmoids are saturated (a fifth of their inputs beyond ±4): the first blocks may be off by 0.4 decades.")
     if plain and relu and blocks > 2 and _block_range(config) < critical_range("relu"):
         yield _(
             "Biases rule here: six or seven of the 16 channels of each layer are off for every picture. "

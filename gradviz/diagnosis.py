@@ -38,8 +38,10 @@ SIGMOID_OFF, SIGMOID_SPLIT = 0.15, 0.62
 SATURATED_SHARE = 0.5  # of the block convolutions; in training the last ones saturate first and may come back
 FIT_LAYERS = 4  # a factor per convolution is fitted through so many layers at least
 # Mean-field theory at initialisation for these convolutions (16 channels, 5×5 taps, zero padding on 7×7 maps):
-CRITICAL_INIT = {"relu": 0.1406, "sigmoid": 1.02}  # init range at which the backward signal neither shrinks nor grows
-DEFAULT_FACTOR = {"relu": 0.349, "sigmoid": 0.124}  # of the signal per convolution under PyTorch's own init, ±0.05
+# Init range at which the backward signal neither shrinks nor grows; gelu and silu have none.
+CRITICAL_INIT = {"relu": 0.1406, "sigmoid": 1.02, "tanh": 0.108, "leaky-relu": 0.1406, "gelu": math.nan, "silu": math.nan}
+# Of the signal per convolution under PyTorch's own init, ±0.05.
+DEFAULT_FACTOR = {"relu": 0.349, "sigmoid": 0.124, "tanh": 0.501, "leaky-relu": 0.349}
 NORM_FACTOR = {"relu": 1.16, "sigmoid": 0.735}  # the same with batch norm, whatever the init
 DEFAULT_INIT = 0.05  # PyTorch's own for the blocks: U(−1/√400, 1/√400)
 NORM_DEPTH = 30  # blocks of relu with batch norm above which its own explosion, 1.16 per convolution, passes GAP
@@ -218,7 +220,9 @@ def _findings(state: _State) -> tuple[Verdict, ...]:
         return (Verdict.DIVERGED,)
     found = []
     gap, signal_gap = state.gap("weight_grad_rms"), state.gap("signal_rms")
-    vanished = state.ends("weight_grad_rms")[0] == 0
+    # SkipInit's branches start at 0 and have a gradient from the second step on.
+    opening = state.config.branch_scale == "skip-init" and state.steps <= RECENT_COLUMNS
+    vanished = state.ends("weight_grad_rms")[0] == 0 and not opening
     if len(state.dead):
         found.append(Verdict.DEAD)
     elif vanished:
@@ -233,7 +237,7 @@ def _findings(state: _State) -> tuple[Verdict, ...]:
     if len(state.saturated) and not state.learnt:
         found.append(Verdict.SATURATED)
         sick = True
-    if state.update * LONGEST < 1:
+    if state.update * LONGEST < 1 and not opening:
         found.append(Verdict.UNUSABLE)
         sick = True
     if state.patient and not state.falling and state.loss < LOUD and Verdict.RECOVERING not in found:
@@ -425,7 +429,7 @@ def _likely_cause(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
     """What theory says about such a net. Likely, not measured; exact at initialisation only."""
     config, kind = state.config, state.config.activation
     critical = CRITICAL_INIT[kind]
-    plain = not config.batch_norm and not config.shortcut
+    plain = not config.batch_norm and not config.shortcut and _derived(config)
     count = 2 * config.blocks
     causes = []
     if {Verdict.VANISHING, Verdict.VANISHED} & set(findings):
@@ -439,7 +443,7 @@ def _likely_cause(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
             )
         elif plain and _init(config) < critical:
             causes.append(_slope_words(kind).format(count=count))
-            if config.init_range is None:
+            if _init(config) == DEFAULT_INIT:
                 causes.append(
                     _("Theory expects a factor of {factor} per convolution from PyTorch's own init, ±{init}.").format(
                         factor=DEFAULT_FACTOR[kind], init=DEFAULT_INIT
@@ -518,15 +522,15 @@ def _likely_cause(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
     if Verdict.HEALTHY in findings and config.blocks:
         if config.shortcut:
             causes.append(_("The shortcut hands the signal past the convolutions, with a factor of exactly 1."))
-        elif config.batch_norm:
+        elif config.batch_norm and kind in NORM_FACTOR:
             causes.append(
                 _("Batch norm rescales every layer; theory expects a factor of {factor} per convolution at step 0.").format(
                     factor=NORM_FACTOR[kind]
                 )
             )
-        elif config.init_range is not None and abs(math.log10(config.init_range / critical)) < 0.1:
+        elif plain and abs(math.log10(_init(config) / critical)) < 0.1:
             causes.append(_("The init range is close to the critical ±{critical}.").format(critical=critical))
-        elif not grown and config.init_range is None:
+        elif plain and not grown and _init(config) == DEFAULT_INIT:
             causes.append(_("There are too few convolutions, {count}, for their factors to add up to much.").format(count=count))
     return causes
 
@@ -534,6 +538,8 @@ def _likely_cause(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
 def _slope_words(kind: str) -> str:
     if kind == "sigmoid":
         return _("The factors of {count} convolutions multiply; a sigmoid's slope is at most 1/4.")
+    if kind == "tanh":
+        return _("The factors of {count} convolutions multiply; tanh's slope is 1 at 0, so it is the small weights that shrink.")
     return _("The factors of {count} convolutions multiply; relu blocks about half of the signal, and small weights do the rest.")
 
 
@@ -729,7 +735,15 @@ def _first_nonfinite_column(state: _State) -> int:
 
 
 def _init(config: RunConfig) -> float:
+    if config.init == "critical":
+        return CRITICAL_INIT[config.activation]
     return DEFAULT_INIT if config.init_range is None else config.init_range
+
+
+def _derived(config: RunConfig) -> bool:
+    """Whether the factor per convolution follows from the init range."""
+    steered = config.treatment in ("normalise", "feedback")
+    return config.other_norm == "none" and config.init in ("default", "critical") and not steered
 
 
 def _where_nonfinite(state: _State) -> str:

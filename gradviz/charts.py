@@ -24,7 +24,7 @@ from gradviz.theory import predict
 from gradviz.words import gettext as _
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid", "dash")
+DASHES = ("solid", "dash", "dashdot", "longdash") * 2  # dotted lines are theory
 VIRIDIS = ("#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725")
 ZERO_COLOUR, BELOW_COLOUR, ABOVE_COLOUR, BROKEN_COLOUR = "#ffffff", "#a34a7d", "#ff8c1a", "#e3001b"
 MOST_POINTS = 400  # of a line, and columns of a heatmap: more than a screen tells apart
@@ -382,8 +382,9 @@ def theory_ratios(sweep: Sweep) -> dict[str, tuple[list[float], list[float]]]:
     for remedy, name in sweep.remedies().items():
         configs = {_axis_value(config, axis): config for config in sweep.configs if sweep.remedy(config) == remedy}
         places = sorted(configs)
-        inside = [predict(configs[place]).weight_grad_rms[2:-3] if configs[place].blocks else np.zeros(1) for place in places]
-        lines[name] = places, [float(profile[0] - profile[-1]) for profile in inside]
+        ends = [(2, -4) if configs[place].blocks else (0, 1) for place in places]
+        profiles = [predict(configs[place]).weight_grad_rms for place in places]
+        lines[name] = places, [float(p[first] - p[last]) for p, (first, last) in zip(profiles, ends, strict=True)]
     return lines
 
 
@@ -434,8 +435,10 @@ def _axis_value(config: RunConfig, axis: str) -> float:
 
 
 def _axis_scale(figure: go.Figure, values: Sequence[float], logarithmic: bool) -> None:
-    if logarithmic and values:
-        figure.update_xaxes(type="log", tickvals=list(values), ticktext=[f"{value:g}" for value in values])
+    if values and (logarithmic or len(values) <= 20):
+        figure.update_xaxes(tickvals=list(values), ticktext=[f"{value:g}" for value in values])
+    if logarithmic:
+        figure.update_xaxes(type="log")
 
 
 def _region(values: Sequence[float], value: float, logarithmic: bool) -> tuple[float, float]:

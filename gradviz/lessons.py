@@ -16,7 +16,7 @@ import numpy as np
 from gradviz.config import RunConfig
 from gradviz.diagnosis import ADAM_EPS, GAP, SMALLEST_NORMAL
 from gradviz.runs import QUANTITIES, Run, Status
-from gradviz.sweep import DIVERGED, TRAINED, Result, Sweep, border, remedy_name, result
+from gradviz.sweep import DIVERGED, TRAINED, Result, Sweep, border, looked, remedy_name, result
 from gradviz.words import gettext as _
 
 REPRODUCED, PARTLY, NOT, OPEN = "reproduced", "partly", "not", "open"
@@ -816,7 +816,7 @@ LESSONS: dict[str, Lesson] = {
             {},
             "A sigmoid's slope is at most 1/4. With PyTorch's own weights one convolution and its sigmoid hand back 0.124 of "
             "the signal, whatever the images are; a block has two, so each block costs a factor of 65. At four blocks the "
-            "first gradient is about 10^-10, under Adam's eps of 10^-8, and the forward signal is lost as well: the last map "
+            "first gradient is about 10⁻¹⁰, under Adam's eps of 10⁻⁸, and the forward signal is lost as well: the last map "
             "is the same for every image to seven digits. The exact border moves with optimiser, learning rate and number of "
             "steps, which the article does not state; the slope does not.",
             _plain_sigmoid, _check_sigmoid, number=_HOW_DEEP, look_at=("border", "profile", "loss"),
@@ -892,7 +892,7 @@ LESSONS: dict[str, Lesson] = {
              "explodes": "explodes, more than a thousandfold"},
             "Batch norm holds the activations, and so the forward way. Backward, dividing by a layer's spread multiplies the "
             "signal: by 1.16 per convolution with relu, whatever the weights (Yang et al. 2019). That is harmless at 12 "
-            "blocks, 10^4 at 30 and 10^7 at 60.",
+            "blocks, 10⁴ at 30 and 10⁷ at 60.",
             _batch_norm, _check_batch_norm, quantity="signal_rms",
         ),
         Lesson(
@@ -901,7 +901,7 @@ LESSONS: dict[str, Lesson] = {
             "1000 relu blocks with shortcut, before any training: how large is the loss? (Chance is 2.3.)",
             {"quiet": "Under 10", "loud": "Between 10 and a million", "huge": "Over a million"},
             "The gradient has a road past the convolutions with a factor of exactly 1, so it cannot vanish. But relu is "
-            "never negative: every block adds in the same direction, the sum grows by 1.07 per block, 10^29 at 1000 blocks. "
+            "never negative: every block adds in the same direction, the sum grows by 1.07 per block, 10²⁹ at 1000 blocks. "
             "With sigmoid the branch is bounded and the sum grows only in proportion to depth. Whether 1000 blocks train is "
             "more than a laptop can show; docs/reproduction.md says what was measured.",
             _shortcut, _check_shortcut, look_at=("profile", "loss"),
@@ -934,7 +934,7 @@ LESSONS: dict[str, Lesson] = {
         ),
         Lesson(
             "two-gradients", None, "Two things called gradient",
-            "Theory: with relu and U(−0.5, 0.5) the weight gradient is flat over depth, because the activations grow forward "
+            "With relu and U(−0.5, 0.5) the weight gradient is flat over depth, because the activations grow forward "
             "as fast as the backward signal grows backward.",
             "12 relu blocks from U(−0.5, 0.5), step 0: what grows from the last block back to the first?",
             {"weight": "The weight gradient only", "signal": "The backward signal only", "both": "Both", "neither": "Neither"},
@@ -945,7 +945,7 @@ LESSONS: dict[str, Lesson] = {
         ),
         Lesson(
             "batch-norm-explodes", None, "Batch norm explodes by itself",
-            "Theory: relu with batch norm multiplies the backward signal by 1.16 per convolution at any init (Yang et al. "
+            "Relu with batch norm multiplies the backward signal by 1.16 per convolution at any init (Yang et al. "
             "2019).",
             "30 relu blocks with batch norm, step 0: by which factor does one convolution multiply the backward signal?",
             {},
@@ -958,7 +958,7 @@ LESSONS: dict[str, Lesson] = {
         ),
         Lesson(
             "sigmoid-batch-norm", None, "Sigmoid with batch norm",
-            "Theory: sigmoid with batch norm still vanishes here, by 0.735 per convolution.",
+            "Sigmoid with batch norm still vanishes here, by 0.735 per convolution.",
             "40 sigmoid blocks with batch norm, before any training: the weight gradient, on its way from the last block to "
             "the first, …",
             {"vanishes": "vanishes, more than a thousandfold", "level": "stays within a thousandfold",
@@ -970,20 +970,20 @@ LESSONS: dict[str, Lesson] = {
         ),
         Lesson(
             "shortcut-fails", None, "Where the shortcut fails",
-            "Theory: a shortcut does not survive U(−0.5, 0.5) at 40 blocks, nor 1000 relu blocks at PyTorch's own init.",
+            "A shortcut does not survive U(−0.5, 0.5) at 40 blocks, nor 1000 relu blocks at PyTorch's own init.",
             "40 relu blocks with shortcut, weights from U(−0.5, 0.5): the loss at step 0 is …",
             {"quiet": "under 10", "loud": "large but finite", "infinite": "not finite"},
             "A shortcut passes the signal on unchanged and adds what the branch makes of it. If the branch enlarges, from "
             "±0.5 by 12 per block, so does the sum. With relu even a small branch adds up, because it is never negative. "
-            "Adam meets its own end there: the square of a gradient over 6·10^20 is inf in float32, and the step becomes "
+            "Adam meets its own end there: the square of a gradient over 6·10²⁰ is inf in float32, and the step becomes "
             "exactly 0. Batch norm inside the branch, or a branch that starts at 0 (Fixup, SkipInit), prevents it.",
             _shortcut_fails, _check_shortcut_fails, look_at=("profile",),
         ),
         Lesson(
             "adam-eps", None, "Adam hides vanishing, then meets it",
-            "Theory: Adam's step is lr · g / (g + eps), so a gradient far above eps = 1e-8 moves its weight however small it "
+            "Adam's step is lr · g / (g + eps), so a gradient far above eps = 1e-8 moves its weight however small it "
             "is, and one far below does not.",
-            "6 relu blocks: the first gradient is about 10^-8, the last 10^-2. Who trains in 300 steps?",
+            "6 relu blocks: the first gradient is about 10⁻⁸, the last 10^-2. Who trains in 300 steps?",
             {"adam": "Adam only", "momentum": "SGD with momentum only", "both": "Both", "neither": "Neither"},
             "SGD moves a weight by the learning rate times its gradient, so the first layers of this net stand still. Adam "
             "divides by the gradient's own size and moves all layers alike, until the gradient meets eps. It is not a sharp "
@@ -992,12 +992,12 @@ LESSONS: dict[str, Lesson] = {
         ),
         Lesson(
             "float32", None, "When small becomes zero",
-            "Theory: the gradient of plain sigmoid nets is exactly 0 in float32 from 23 blocks on.",
+            "The gradient of plain sigmoid nets is exactly 0 in float32 from 23 blocks on.",
             "30 sigmoid blocks, step 0: how many of the 60 block convolutions have a weight gradient that is exactly 0?",
             {},
             "The true gradient is never 0; float32 ends at 1.4·10^-45. The zeros begin in the backward signal and run from "
             "some depth to the first layer: the end of a slope. A dead relu layer is another thing: one zero among living "
-            "neighbours. A tool that squares float32 numbers to get a norm shows zeros from 10^-23 on, and they are not "
+            "neighbours. A tool that squares float32 numbers to get a norm shows zeros from 10⁻²³ on, and they are not "
             "there.",
             _underflow, _check_underflow, number=(0, 60, "convolutions"), look_at=("profile",),
         ),
@@ -1019,4 +1019,4 @@ def ended(run: Run | None, early: bool) -> bool:
     """Whether a run is of use to a lesson: it came to its end, or to 'trained' where that is enough."""
     if run is None or run.status.live:
         return False
-    return run.status in (Status.FINISHED, Status.DIVERGED) or (early and result(run).outcome == TRAINED)
+    return run.status in (Status.FINISHED, Status.DIVERGED) or looked(run) or (early and result(run).outcome == TRAINED)

@@ -72,12 +72,14 @@ class Bench:
         for record in trainer:
             run.history.append(record)
             run.nonfinite_layer = run.nonfinite_layer or record.nonfinite_layer
-            if early and record.step + 1 < config.steps and trained_already(run):
+            if record.step + 1 == config.steps:
+                run.status = Status.FINISHED  # not asking on leaves out the full test, which takes longer than many a run here
+                break
+            if early and trained_already(run):
                 run.status, run.message = Status.STOPPED, EARLY
                 break
         else:
-            outcome = trainer.outcome
-            run.status, run.test_accuracy, run.message = outcome.status, outcome.test_accuracy, outcome.message
+            run.status, run.message = trainer.outcome.status, trainer.outcome.message
         self._store.save(run)
         self.used[run.id] = run
         found = result(run)
@@ -224,7 +226,8 @@ class Report:
     def _lesson_lines(self, lesson: Lesson, finding: Finding, runs: list[Run], pictures: set[str]) -> list[str]:
         held = {True: "yes", False: "**no**", None: "cannot tell"}
         lines = [
-            f"## {_title(lesson)}", "", f"*{lesson.says}*", "", f"Verdict: **{finding.result}**. {finding.answer_text}", "",
+            f"## {_title(lesson)}", "", ("The article: " if lesson.claim else "Theory: ") + f"*{lesson.says}*", "",
+            f"Verdict: **{finding.result}**. {finding.answer_text}", "",
             "| statement | held | measured |", "|---|---|---|",
             *(f"| {part.statement} | {held[part.holds]} | {part.measured} |" for part in finding.parts), "",
         ]  # fmt: skip

@@ -244,8 +244,13 @@ def estimate(configs: Iterable[RunConfig], rate: float, at_once: int = 1) -> flo
 # Running
 
 
+def looked(run: Run) -> bool:
+    """Whether a run that is only asked for its gradients has shown them: the test at its end would take far longer."""
+    return run.config.steps < WINDOW and run.history.steps == run.config.steps
+
+
 def trained_already(run: Run) -> bool:
-    """Whether a live run may be stopped: cheap enough to ask after every step."""
+    """Whether it counts as trained now: cheap enough to ask after every step."""
     loss = run.history.loss[-WINDOW:]
     return len(loss) == WINDOW and bool(np.mean(loss) < TRAINED_BELOW)
 
@@ -352,7 +357,7 @@ class SweepRunner:
                 del self._flying[run_id]
                 self._ours.discard(run_id)
                 self._judge(config)
-            elif run_id in self._ours and self._early(config) and trained_already(run):
+            elif run_id in self._ours and (looked(run) or (self._early(config) and trained_already(run))):
                 self._manager.stop(run_id)
         for id in list(self._active):
             for config in self._sweeps[id].configs:

@@ -30,8 +30,8 @@ def title_of(lesson: Lesson) -> str:
 
 def overview() -> None:
     st.title(_("Lessons"), anchor=False)
-    st.markdown(_("Say first what you expect, then let the net decide. Ten lessons test what an article on vanishing and exploding "
-                  "gradients claims; six more show what it missed."))
+    st.markdown(_("Say first what you expect, then let the net decide. Ten lessons test what an article on vanishing and "
+                  "exploding gradients claims; six more show what it missed."))
     for heading, lessons in (
         (_("The article's claims"), [lesson for lesson in LESSONS.values() if lesson.claim]),
         (_("What the article missed"), [lesson for lesson in LESSONS.values() if not lesson.claim]),
@@ -133,13 +133,8 @@ def outcome(lesson: Lesson, prediction: str, finding: Finding) -> None:
     st.markdown(f"**{source}:** {_(lesson.says)}")
     st.markdown(f"**{_('In these runs')}:** :{COLOUR[finding.result]}-badge[{_(finding.result)}] — {_(RESULTS[finding.result])}.")
     mark = {True: "✓", False: "✗", None: "?"}
-    st.dataframe(
-        pd.DataFrame([
-            {_("held"): mark[part.holds], _("statement"): part.statement, _("measured"): part.measured} for part in finding.parts
-        ]),
-        hide_index=True, width="stretch", row_height=64,
-        column_config={_("held"): st.column_config.TextColumn(width=50), _("statement"): st.column_config.TextColumn(width=300)},
-    )  # fmt: skip
+    rows = [f"| {mark[part.holds]} | {part.statement} | {part.measured} |" for part in finding.parts]
+    st.markdown("\n".join([f"| {_('held')} | {_('statement')} | {_('measured')} |", "|:-:|---|---|", *rows]))
 
 
 def measured_text(lesson: Lesson, finding: Finding) -> str:
@@ -147,7 +142,8 @@ def measured_text(lesson: Lesson, finding: Finding) -> str:
         return _("no answer in these runs")
     if isinstance(finding.answer, str):
         return _(lesson.choices[finding.answer])
-    return f"{number(finding.answer, 3) if finding.answer else 0} {_(lesson.number[2])}"
+    value = f"{finding.answer:.0f}" if float(finding.answer).is_integer() else number(finding.answer, 3)
+    return f"{value} {_(lesson.number[2])}"
 
 
 def pictures(lesson: Lesson, runs: list) -> None:

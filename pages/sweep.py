@@ -34,23 +34,28 @@ def key(name: str) -> str:
 def open_session() -> None:
     """Once per session, and after another page took the widgets away: the question from the URL, else the usual one."""
     for name, usual in FIRST.items():
-        if key(name) in st.session_state:
-            continue
-        word = st.query_params.get(name)
-        try:
-            if word is None:
-                value = usual
-            elif name == "remedies":
-                value = [part for part in word.split(",") if part in REMEDIES] or usual
-            elif name in FIELDS:
-                value = getattr(RunConfig(**{name: word}), name)
-            else:
-                value = {"early": lambda: word != "off", "seeds": lambda: min(10, max(1, int(word)))}.get(name, lambda: word)()
-            if (name == "axis" and value not in AXES) or (name == "axis2" and value not in ("", *AXES)):
-                value = usual
-        except ValueError:  # ConfigError too
-            value = usual
-        st.session_state[key(name)] = value
+        if key(name) not in st.session_state:
+            word = st.query_params.get(name)
+            try:
+                st.session_state[key(name)] = usual if word is None else understood(name, word)
+            except ValueError:  # ConfigError too
+                st.session_state[key(name)] = usual
+
+
+def understood(name: str, word: str):
+    """The value that a word of the URL means. Raises ValueError if it means none."""
+    if name == "remedies":
+        parts = [part for part in word.split(",") if part in REMEDIES]
+        if not parts:
+            raise ValueError(word)
+        return parts
+    if name in FIELDS:
+        return getattr(RunConfig(**{name: word}), name)
+    if name == "seeds":
+        return min(10, max(1, int(word)))
+    if name in ("axis", "axis2") and word not in AXES:
+        raise ValueError(word)
+    return word != "off" if name == "early" else word
 
 
 def write_url(sweep_id: str | None) -> None:
@@ -141,8 +146,9 @@ def price(missing: list[RunConfig]) -> str:
 def results_table(sweep: Sweep, results: dict) -> pd.DataFrame:
     return pd.DataFrame([
         {
-            "run": config.run_id, **{name: getattr(config, name) for name in FIELDS}, "outcome": found.outcome, "loss": found.loss,
-            "steps_done": found.steps, "trained_at": found.trained_at, "first_over_last": found.ratio, "seconds": found.seconds,
+            "run": config.run_id, **{name: getattr(config, name) for name in FIELDS},
+            "outcome": found.outcome, "loss": found.loss, "steps_done": found.steps, "trained_at": found.trained_at,
+            "first_over_last": found.ratio, "seconds": found.seconds,
         }
         for config, found in results.items()
     ])  # fmt: skip

@@ -621,6 +621,7 @@ _FEEDBACK = {
     "clip": {"optimizer": "momentum", "lr": 0.01, "treatment": "clip-norm", "threshold": 1.0},
     "adam": {"optimizer": "adam"},
     "batch-norm": {"optimizer": "momentum", "lr": 0.01, "batch_norm": True, "steps": STEPS},
+    "feedback": {"optimizer": "adam", "treatment": "feedback", "threshold": 1e-3},
 }
 
 
@@ -924,12 +925,13 @@ LESSONS: dict[str, Lesson] = {
             "them? The article leaves it open.",
             "10 relu blocks, 300 steps. Which of these makes them train: clipping by norm (with momentum), Adam, or batch "
             "norm (with momentum)?",
-            {"clip": "Clipping alone", "adam": "Adam alone", "batch-norm": "Batch norm alone", "several": "More than one",
-             "none": "None"},
+            {"clip": "Clipping alone", "adam": "Adam alone", "batch-norm": "Batch norm alone",
+             "feedback": "The feedback controller alone", "several": "More than one", "none": "None"},
             "A factor per layer, applied again and again, is what positive feedback is: the logarithm of the signal is a "
-            "straight line over depth. Three controllers are at hand. Clipping acts only on what is too large. Adam divides "
-            "each gradient by its own recent size, but only down to its eps. Batch norm measures each layer's spread and "
-            "divides by it: feedback on the way forward, at every layer.",
+            "straight line over depth. Clipping acts only on what is too large. Adam divides each gradient by its own recent "
+            "size, but only down to its eps. The controller brings every layer's signal up to a set size, so no gradient is "
+            "small any more; yet where the forward way has lost the image, a large gradient still has nothing to say. Batch norm "
+            "measures each layer's spread and divides by it: feedback on the way forward, at every layer.",
             _feedback, _check_feedback, quantity="signal_rms",
         ),
         Lesson(

@@ -176,21 +176,24 @@ class Sweep:
 
 
 def remedy_name(config: RunConfig) -> str:
-    """'relu + batch norm', 'sigmoid + shortcut', ..."""
-    parts = [config.activation] + ["batch norm"] * config.batch_norm + ["shortcut"] * config.shortcut
-    return " + ".join(parts + ([config.treatment] if config.treatment != "none" else []))
+    """'relu + batch norm', 'sigmoid + shortcut', 'relu + critical init', ..."""
+    parts = [config.activation] + ["batch norm"] * config.batch_norm
+    parts += [f"{config.other_norm} norm"] * (config.other_norm != "none") + ["shortcut"] * config.shortcut
+    parts += [f"{config.branch_scale} branch"] * (config.branch_scale != "one")
+    parts += [f"{config.init} init"] * (config.init != "default")
+    return " + ".join(parts + [config.treatment] * (config.treatment != "none"))
 
 
 def setting_text(name: str, value: object) -> str:
-    """One setting in words: 'adam', 'lr 0.001', 'batch norm', 'no shortcut', 'init default'."""
-    label = {"init_range": "init ±", "batch_size": "batch", "lr": "lr"}.get(name, name.replace("_", " "))
+    """One setting in words: 'adam', 'lr 0.001', 'batch norm', 'no shortcut', 'init ±0.5'."""
+    label = {"batch_size": "batch", "init_range": "init ±", "batch_norm": "batch norm"}.get(name, name.replace("_", " "))
     if isinstance(value, bool):
         return label if value else f"no {label}"
     if value is None:
-        return "default init"
+        return "no init range"
     if isinstance(value, str):
-        return value
-    return f"{label}{value:g}" if name == "init_range" else f"{label} {value:g}"
+        return value if name in ("activation", "optimizer", "dataset", "treatment") and value != "none" else f"{label} {value}"
+    return f"{label}{value:g}" if name == "init_range" else f"{value} blocks" if name == "blocks" else f"{label} {value:g}"
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,16 @@ from gradviz.ui.server import server
 from gradviz.words import gettext as _
 
 MOST, CHOSEN = 8, "compare_runs"
+ALWAYS_SAID = ("activation", "blocks", "optimizer", "lr", "dataset", "batch_size", "steps")
 CHANGES = {  # one click each: what is different in the new run
-    "batch_norm": lambda config: replace(config, batch_norm=not config.batch_norm),
-    "shortcut": lambda config: replace(config, shortcut=not config.shortcut),
-    "activation": lambda config: replace(config, activation="relu" if config.activation == "sigmoid" else "sigmoid"),
-    "blocks, twice": lambda config: replace(config, blocks=2 * config.blocks or 1),
-    "blocks, half": lambda config: replace(config, blocks=config.blocks // 2),
-    "lr ×10": lambda config: replace(config, lr=10 * config.lr),
-    "lr ÷10": lambda config: replace(config, lr=config.lr / 10),
-    "seed + 1": lambda config: replace(config, seed=config.seed + 1),
+    "batch norm on or off": lambda config: replace(config, batch_norm=not config.batch_norm),
+    "shortcut on or off": lambda config: replace(config, shortcut=not config.shortcut),
+    "relu or sigmoid": lambda config: replace(config, activation="relu" if config.activation == "sigmoid" else "sigmoid"),
+    "twice the blocks": lambda config: replace(config, blocks=2 * config.blocks or 1),
+    "half the blocks": lambda config: replace(config, blocks=config.blocks // 2),
+    "learning rate × 10": lambda config: replace(config, lr=10 * config.lr),
+    "learning rate ÷ 10": lambda config: replace(config, lr=config.lr / 10),
+    "the next seed": lambda config: replace(config, seed=config.seed + 1),
 }
 manager = server().manager
 
@@ -64,7 +65,11 @@ def settings_table(runs: dict) -> None:
             _("gradients"): _(str(diagnose(run).verdict)),
         }
         rows.append(row)
-    same = [setting_text(name, getattr(next(iter(runs.values())).config, name)) for name in FIELDS if name not in varied]
+    config = next(iter(runs.values())).config
+    same = [
+        setting_text(name, getattr(config, name)) for name, field in FIELDS.items()
+        if name not in varied and (name in ALWAYS_SAID or getattr(config, name) != field.default)
+    ]  # fmt: skip
     st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
     st.caption(_("In common: {settings}.").format(settings=" · ".join(same)))
 
@@ -124,10 +129,9 @@ elif len(chosen) < 2:
 if chosen:
     named = names_of(chosen)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        base = st.selectbox(_("Same as"), list(named), key="compare_base", width=320)
+        base = st.selectbox(_("A new run: the same as this one, but …"), list(named), key="compare_base", width=320)
         for change in CHANGES:
-            label = _("but change {setting}").format(setting=_(change))
-            st.button(label, key=f"change {change}", on_click=start_changed, args=(named[base].id, change))
+            st.button(_(change), key=f"change {change}", on_click=start_changed, args=(named[base].id, change))
     if refusal := st.session_state.pop("compare_refusal", ""):
         st.error(refusal)
     settings_table(named)

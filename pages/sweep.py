@@ -11,13 +11,13 @@ from gradviz.sweep import AXES, JUDGED, OUTCOMES, Sweep, border, cost, estimate,
 from gradviz.ui.server import server
 from gradviz.words import gettext as _
 
+_CURES = (
+    {}, {"batch_norm": True}, {"shortcut": True}, {"batch_norm": True, "shortcut": True}, {"init": "critical"},
+    {"treatment": "feedback", "threshold": 1e-3},
+)  # fmt: skip
 REMEDIES = {
     remedy_name(config): config
-    for config in (
-        RunConfig(activation=activation, batch_norm=norm, shortcut=shortcut)
-        for norm, shortcut in ((False, False), (True, False), (False, True), (True, True))
-        for activation in ("sigmoid", "relu")
-    )
+    for config in (RunConfig(activation=activation, **cure) for cure in _CURES for activation in ("sigmoid", "relu"))
 }
 FIRST = {  # what the page asks when it is opened
     "remedies": ["sigmoid", "relu"], "axis": "blocks", "values": "1, 2, 3, 4, 6, 8, 10", "axis2": "", "values2": "", "seeds": 1,

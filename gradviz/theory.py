@@ -738,7 +738,7 @@ def _predict(
     # Σ over the positions of what arrives at the first block's input, times the measured response of the stem.
     arriving = stem.alone @ bottom[:, 0] + stem.pair @ bottom[:, 1]
     below_stem = np.log(np.maximum(arriving, 1e-300)) + log_bottom
-    if blocks and activation == "relu" and not batch_norm:
+    if blocks and activation == "relu" and not batch_norm and (shortcut or head.log_std > 0):
         extra, log_kappa = _aligned_gradient(way.vectors, logs, state, head.log_along, weight_variance, shortcut, batch)
         gradient, signal = np.logaddexp(gradient, extra[0]), np.logaddexp(signal, extra[1])
         below_stem = np.logaddexp(below_stem, np.log(stem.aligned) + 2 * log_kappa)
@@ -859,13 +859,13 @@ def _aligned_gradient(
 
 def _tap_correlation(g: np.ndarray, h: np.ndarray) -> np.ndarray:
     """Σ_t (Σ_p g[p] h[p+t])² for each row of (N, 49)."""
-    g, h = g.reshape(-1, SIDE, SIDE), h.reshape(-1, SIDE, SIDE)
     total = np.zeros(len(g))
+    g, h = (np.ascontiguousarray(v.T).reshape(SIDE, SIDE, -1) for v in (g, h))
     for i in range(-2, 3):
         for j in range(-2, 3):
-            here = g[:, max(0, -i) : SIDE - max(0, i), max(0, -j) : SIDE - max(0, j)]
-            there = h[:, max(0, i) : SIDE + min(0, i), max(0, j) : SIDE + min(0, j)]
-            total += (here * there).sum((1, 2)) ** 2
+            here = g[max(0, -i) : SIDE - max(0, i), max(0, -j) : SIDE - max(0, j)]
+            there = h[max(0, i) : SIDE + min(0, i), max(0, j) : SIDE + min(0, j)]
+            total += (here * there).sum((0, 1)) ** 2
     return total
 
 

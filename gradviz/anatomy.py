@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from gradviz.words import gettext as _
+
 # What has a distribution in every layer. A run without a treatment has no treated gradient.
 KINDS: dict[str, str] = {
     "weight": "Weights",
@@ -263,3 +265,28 @@ def path_shares(paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         i, b = identity / total, branch / total  # the squares of a tiny signal would be 0
         share = (i * i + 1 - b * b) / 2
     return share, 1 - share
+
+
+def deletion_words(deletion: BlockDeletion, blocks: int) -> str:
+    """What leaving out blocks says of the article's claim 9: whether the convolutions are bypassed."""
+    losses = deletion.full - np.array(deletion.accuracies)
+    worst = int(losses.argmax())
+    words = _(
+        "Each diamond is the accuracy on {images} test images when the input of that block goes straight to the next; nothing is "
+        "trained again. The band around the whole net's {full:.1f} % is what chance alone explains (± {noise:.1f}). "
+    ).format(images=deletion.images, full=100 * deletion.full, noise=100 * deletion.noise)
+    if len(deletion.blocks) < blocks:
+        words += _("Of {blocks} blocks an even choice of {count} was tried. ").format(blocks=blocks, count=len(deletion.blocks))
+    if deletion.full - deletion.noise <= 0.1:
+        return words + _("The net is no better than guessing, so leaving out a block says nothing here.")
+    count = len(deletion.harmless)
+    words += _(
+        "{count} of {tried} blocks can be left out without harm; the worst loss is {loss:.1f} points, block{block}. "
+    ).format(
+        count=count, tried=len(deletion.blocks), loss=100 * losses[worst], block=deletion.blocks[worst]
+    )
+    if count == len(deletion.blocks):
+        return words + _("No single block is needed: the blocks act like an ensemble, each a small correction among many.")
+    if 2 * count >= len(deletion.blocks):
+        return words + _("Most single blocks are dispensable, but not all: the work is done by some of them.")
+    return words + _("Most blocks are needed: their convolutions are not bypassed.")

@@ -7,19 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import streamlit as st
 import torch
 import torch.nn.functional as F
+from streamlit.testing.v1 import AppTest
 
-from gradviz import anatomy
+from gradviz import anatomy, charts_anatomy
 from gradviz.anatomy import AnatomySample, BlockDeletion
 from gradviz.config import RunConfig
 from gradviz.data import Dataset, Shelf
+from gradviz.live.motion import motion
 from gradviz.model import DeepLeNet, initialise
 from gradviz.runs import History, Run, Status
 from gradviz.store import RunStore
 from gradviz.trainer import Trainer
+from gradviz.ui.server import close_server, server
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[1]
 SMALL = RunConfig(activation="relu", blocks=2, batch_size=8, steps=3, dataset="digits", lr=0.01)
 
 
@@ -322,3 +327,99 @@ def test_a_store_of_an_earlier_version_gains_the_new_tables(digits, tmp_path):
     store.save(run)
     assert len(store.load(run.id).history.samples) == 3
     store.close()
+
+
+# --- the page
+
+
+@pytest.fixture
+def page_store(tmp_path, monkeypatch):
+    """A server of its own on an empty store and without MNIST."""
+    monkeypatch.setenv("GRADVIZ_STORE", str(tmp_path / "runs"))
+    monkeypatch.setenv("GRADVIZ_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("GRADVIZ_DOWNLOAD", "off")
+    st.cache_resource.clear()
+    yield
+    close_server()
+    st.cache_resource.clear()
+
+
+def opened(**query: str) -> AppTest:
+    page = AppTest.from_file(str(ROOT / "pages" / "anatomy.py"), default_timeout=60)
+    page.query_params.update(query)
+    page.run()
+    assert not page.exception
+    return page
+
+
+def said(page: AppTest) -> str:
+    return " ".join(element.value for kind in (page.markdown, page.caption, page.warning, page.info) for element in kind)
+
+
+def kept_run(config: RunConfig) -> Run:
+    run = server().manager.start(config)
+    assert server().manager.wait(run.id, timeout=60)
+    return server().manager.get(run.id)
+
+
+def test_without_a_run_the_page_says_where_to_start_one(page_store):
+    assert "Start one in the Lab" in said(opened())
+
+
+def test_every_view_of_a_finished_run_opens_and_the_slider_moves_the_verdict(page_store):
+    run = kept_run(replace(SMALL, shortcut=True, treatment="clip-norm", threshold=0.1, steps=12))
+    page = opened(run=run.id)
+    assert "Step 11" in said(page) and "woke" not in said(page)
+    assert "Distributions are taken" not in said(page)  # the last step is a sampled one
+    page.select_slider(key="anatomy_step").set_value(9).run()
+    assert "Step 9" in said(page) and "these are of step 5" in said(page)
+    for view, words in (
+        ("treatment", "the direction stays"), ("shortcut", "can be left out"), ("layer", "16 filters"), ("motion", "Step 9"),
+    ):  # fmt: skip
+        page.segmented_control(key="anatomy_view").set_value(view).run()
+        assert not page.exception and (words in said(page) or "guessing" in said(page)), view
+    page.segmented_control(key="anatomy_view").set_value("layer").run()
+    page.selectbox(key="anatomy_layer").select("fc2").run()
+    assert not page.exception and "fc2 at step 1" in said(page)  # pictures are kept at 0, 1, 10 and 11
+
+
+def test_a_vanished_and_a_diverged_run_open_without_an_error(page_store):
+    for config in (
+        replace(SMALL, activation="sigmoid", blocks=30, steps=1, batch_size=2),
+        replace(SMALL, blocks=40, init_range=0.5, shortcut=True, batch_size=2),
+    ):
+        run = kept_run(config)
+        for view in ("layers", "treatment", "shortcut", "layer", "motion"):
+            assert "Step 0" in said(opened(run=run.id, view=view)) or view == "motion"
+    assert run.status is Status.DIVERGED
+
+
+def test_slow_motion_tells_the_measured_numbers(digits):
+    run = Run(SMALL, History(SMALL.layers), Status.FINISHED)
+    for record in Trainer(SMALL, digits, CPU):
+        run.history.append(record)
+    film = motion(run, run.history, 1, run.history.samples[1].sample())
+    assert f"{run.history.loss[1]:.4g} nats" in film["stages"][1]["text"]
+    signal = film["rows"][1]
+    assert signal["texts"] == [f"{value:.2e}" for value in run.history.quantity("signal_rms")[1]]
+    assert max(signal["heights"]) <= 1 and min(signal["heights"]) >= 0
+    assert len(film["names"]) == SMALL.layers
+
+
+def test_pictures_of_2005_layers_stay_small(digits):
+    config = replace(SMALL, shortcut=True, blocks=1000, batch_size=1, steps=1)
+    run = Run(config, History(config.layers, 500), Status.STOPPED)
+    run.history.append(next(iter(Trainer(config, digits, CPU))))
+    sample = run.history.samples[0].sample()
+    assert run.history.samples[0].nbytes < 4e6
+    names = config.layer_names
+    figures = [
+        charts_anatomy.profile_figure(run.history, 0, names, None),
+        charts_anatomy.band_figure(sample, "weight", names, False, (-1, 1)),
+        charts_anatomy.band_figure(sample, "weight_grad", names, True, (-10, 0)),
+        charts_anatomy.optimiser_figure(run.history, 0, names, True),
+        charts_anatomy.paths_figure(sample),
+    ]
+    for figure in figures:
+        assert len(figure.to_json()) < 150_000
+        assert max(len(trace.x) for trace in figure.data) <= 300

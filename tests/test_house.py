@@ -11,7 +11,7 @@ ORDER = """
     words config settings
     anatomy runs data model treatment probe
     stem_statistics theory trainer store
-    diagnosis manager sweep lessons charts reproduce codegen export
+    diagnosis manager sweep lessons charts charts_anatomy reproduce codegen export
     live ui
     __main__ pages app
 """.split()
@@ -19,7 +19,7 @@ DOORS = {
     "streamlit": {"app", "pages", "ui", "live"},
     "torch": {"data", "model", "treatment", "probe", "trainer", "manager"},
     "torchvision": {"data"},
-    "plotly": {"charts", "live"},
+    "plotly": {"charts", "charts_anatomy", "live"},
 }
 FILES = [ROOT / "app.py", *ROOT.glob("pages/*.py"), *(ROOT / "gradviz").rglob("*.py")]
 

@@ -15,6 +15,7 @@ st.html("<style>.stMainBlockContainer{padding:3.5rem 2rem 2rem} .stMain h1{font-
 st.navigation(
     [
         st.Page(_PAGES / "lab.py", title=_("Lab"), icon=":material/science:", default=True),
+        st.Page(_PAGES / "anatomy.py", title=_("Anatomy"), icon=":material/layers:"),
         st.Page(_PAGES / "lessons.py", title=_("Lessons"), icon=":material/school:"),
         st.Page(_PAGES / "compare.py", title=_("Compare"), icon=":material/compare:"),
         st.Page(_PAGES / "sweep.py", title=_("Depth sweep"), icon=":material/grid_on:"),

@@ -1,0 +1,135 @@
+// One training step as a film: rows of bars over the layers, lit in the order in which the numbers come about.
+// All numbers and sentences come from the server; this draws them at time t.
+
+const SECONDS = { forward: 4, still: 3, backward: 5 };
+const COLORS = ["#009e73", "#d55e00", "#2b86c5", "#cc79a7", "#e69f00"]; // Okabe and Ito's
+const CSS = `
+.gvm { font-family: var(--st-font, sans-serif); color: var(--st-text-color, inherit); }
+.gvm-stages { display: flex; flex-wrap: wrap; gap: 6px; margin-bottom: 8px; }
+.gvm button { font: inherit; font-size: 14px; padding: 3px 12px; border-radius: 6px; cursor: pointer; color: inherit;
+  background: transparent; border: 1px solid color-mix(in srgb, var(--st-text-color, #888) 30%, transparent); }
+.gvm button[aria-current=true] { border-color: var(--st-primary-color, #1f6feb); font-weight: 600;
+  background: color-mix(in srgb, var(--st-primary-color, #1f6feb) 15%, transparent); }
+.gvm-text { min-height: 3.2em; font-size: 16px; margin: 4px 0; }
+.gvm-row { display: grid; grid-template-columns: 140px 1fr; align-items: end; gap: 8px; margin: 5px 0; font-size: 12px; }
+.gvm-row small { opacity: .75; display: block; }
+.gvm-bars { display: flex; align-items: flex-end; height: 58px; gap: 1px;
+  border-bottom: 1px solid color-mix(in srgb, var(--st-text-color, #888) 35%, transparent); }
+.gvm-bars i { flex: 1; min-height: 2px; opacity: .1; }
+.gvm-bars i.lit { opacity: 1; }
+.gvm-bars i.now { outline: 2px solid var(--st-text-color, #888); }
+.gvm-time { display: flex; gap: 10px; align-items: center; margin: 8px 0; }
+.gvm-time input { flex: 1; accent-color: var(--st-primary-color, #1f6feb); }
+@media (max-width: 640px) { .gvm-row { grid-template-columns: 1fr; } }
+`;
+
+const make = (tag, name, parent) => {
+  const element = document.createElement(tag);
+  if (name) element.className = name;
+  parent.append(element);
+  return element;
+};
+
+class Film {
+  constructor(host) {
+    this.root = make("div", "gvm", host);
+    this.t = 0;
+    this.playing = false;
+  }
+  load(data) {
+    if (this.data?.id === data.id && this.root.childNodes.length) return;
+    Object.assign(this, { data });
+    this.spans = [];
+    let end = 0;
+    for (const stage of data.stages) this.spans.push([end, (end += SECONDS[stage.kind])]);
+    this.end = end;
+    this.t = Math.min(this.t, end);
+    this.root.replaceChildren();
+    make("style", "", this.root).textContent = CSS;
+    const bar = make("div", "gvm-stages", this.root);
+    this.buttons = data.stages.map((stage, place) => {
+      const button = make("button", "", bar);
+      button.textContent = `${place + 1}  ${stage.title}`;
+      button.onclick = () => this.go(stage.kind === "still" ? this.spans[place][0] : this.spans[place][0] + 0.01);
+      return button;
+    });
+    this.text = make("div", "gvm-text", this.root);
+    this.text.ariaLive = "polite";
+    this.rows = data.rows.map((row, place) => {
+      const line = make("div", "gvm-row", this.root);
+      const label = make("div", "", line);
+      label.textContent = row.label;
+      make("small", "", label).textContent = data.words.scale.replace("{low}", power(row.low)).replace("{high}", power(row.high));
+      const bars = make("div", "gvm-bars", line);
+      return row.heights.map((height, layer) => {
+        const one = make("i", "", bars);
+        one.style.height = `${Math.round(56 * height) + 2}px`;
+        one.style.background = COLORS[place];
+        one.title = `${data.names[layer]}: ${row.texts[layer]}`;
+        return one;
+      });
+    });
+    const time = make("div", "gvm-time", this.root);
+    this.play = make("button", "gvm-play", time);
+    this.play.onclick = () => {
+      this.playing = !this.playing;
+      if (this.playing && this.t >= this.end) this.t = 0;
+      this.last = performance.now();
+      this.draw();
+      if (this.playing) requestAnimationFrame(() => this.tick());
+    };
+    this.slider = make("input", "", time);
+    Object.assign(this.slider, { type: "range", min: 0, max: this.end, step: 0.02, ariaLabel: data.words.time });
+    this.slider.oninput = () => this.go(Number(this.slider.value));
+    this.draw();
+  }
+  go(t) {
+    this.playing = false;
+    this.t = t;
+    this.draw();
+  }
+  tick() {
+    if (!this.playing || !this.root.isConnected) return;
+    const now = performance.now();
+    this.t += (now - this.last) / 1000;
+    this.last = now;
+    if (this.t >= this.end) [this.t, this.playing] = [this.end, false];
+    this.draw();
+    if (this.playing) requestAnimationFrame(() => this.tick());
+  }
+  draw() {
+    const { data, spans, t } = this;
+    let place = spans.findIndex(([, end]) => t < end);
+    if (place < 0) place = spans.length - 1;
+    const stage = data.stages[place], count = data.names.length;
+    const share = Math.min(1, (t - spans[place][0]) / (spans[place][1] - spans[place][0]));
+    const at = Math.min(count - 1, Math.floor(share * count)); // layers done within this stage
+    const layer = stage.kind === "backward" ? count - 1 - at : at;
+    const done = (wanted) => spans[wanted][1] <= t || place > wanted;
+    const lit = [
+      (k) => done(0) || (place === 0 && k <= layer),
+      (k) => done(2) || (place === 2 && k >= layer),
+      (k) => done(2) || (place === 2 && k >= layer),
+      () => place >= 3,
+      () => place >= 4,
+    ];
+    this.rows.forEach((bars, row) => bars.forEach((one, k) => {
+      one.classList.toggle("lit", lit[row](k));
+      one.classList.toggle("now", stage.kind !== "still" && stage.row === row && k === layer);
+    }));
+    const row = data.rows[stage.row];
+    this.text.textContent = stage.text.replace("{name}", data.names[layer]).replace("{value}", row.texts[layer])
+      .replace("{below}", data.rows[2].texts[layer]);
+    this.buttons.forEach((button, k) => button.setAttribute("aria-current", k === place));
+    this.play.textContent = this.playing ? data.words.pause : data.words.play;
+    this.slider.value = t;
+  }
+}
+
+const SUPERSCRIPT = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
+const power = (text) => text.replace(/\^(-?\d+)/, (all, exponent) => [...exponent].map((c) => SUPERSCRIPT[c]).join(""));
+
+export default function (component) {
+  const { data, parentElement: host } = component;
+  (host.gradvizFilm ??= new Film(host)).load(data);
+}

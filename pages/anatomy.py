@@ -1,0 +1,306 @@
+"""The anatomy of a run: step through it, and see what every layer, or one of them, is made of."""
+
+import numpy as np
+import streamlit as st
+
+from gradviz import anatomy, charts_anatomy
+from gradviz.anatomy import AnatomySample
+from gradviz.diagnosis import diagnose
+from gradviz.live.figure import figure_panel
+from gradviz.live.motion import motion_panel
+from gradviz.runs import History, Run
+from gradviz.theory import predict
+from gradviz.ui import controls
+from gradviz.ui.server import server
+from gradviz.words import gettext as _
+
+VIEWS = {
+    "layers": _("All layers"),
+    "treatment": _("Optimiser and treatment"),
+    "shortcut": _("Shortcut"),
+    "layer": _("One layer"),
+    "motion": _("One step in slow motion"),
+}
+FRAME = 1.5  # seconds that a step stays while playing
+STEP, LAYER, VIEW, PLAYING = "anatomy_step", "anatomy_layer", "anatomy_view", "anatomy_playing"
+
+manager = server().manager
+
+
+def chosen_run() -> Run | None:
+    summaries = [summary for summary in manager.list() if summary.steps]
+    labels = {summary.id: f"{summary.config.summary} — {_(str(summary.status))}, {summary.steps}/{summary.config.steps}"
+              for summary in summaries}
+    wanted = st.session_state.get(controls.RUN)
+    if not labels:
+        st.info(_("No run has recorded a step yet. Start one in the Lab; its anatomy is then here."), icon=":material/info:")
+        return None
+    if wanted and wanted not in labels:
+        st.warning(_("The run in this link is not on this server, or has not recorded a step yet; here is the newest one."))
+    ids = list(labels)
+    picked = st.selectbox(_("Run"), ids, index=ids.index(wanted) if wanted in labels else 0, format_func=labels.get)
+    if picked != wanted:
+        st.session_state[controls.RUN] = picked
+        for key in (STEP, LAYER, PLAYING):
+            st.session_state.pop(key, None)
+    return manager.get(picked)
+
+
+def recorded_steps(history: History) -> list[int]:
+    """The sampled steps, and so many columns in between that playing them is a film of half a minute."""
+    columns = anatomy.even_choice(len(history.columns), 20) * history.stride
+    return sorted({*columns.tolist(), *(sample.step for sample in history.samples if sample.step < history.steps)})
+
+
+# Over all samples, so that the axes stand still while the steps play; the samples of a deep net take a while to unpack.
+@st.cache_data(max_entries=128, show_spinner=False)
+def limits(run_id: str, created: float, count: int, kind: str, logarithmic: bool, _history: History) -> tuple[float, float]:
+    return charts_anatomy.band_limits([kept.sample() for kept in _history.samples], kind, logarithmic)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def layer_numbers(run_id: str, created: float, count: int, _history: History) -> np.ndarray:
+    """(samples, len(LAYER_NUMBERS), layers)"""
+    return np.stack([kept.sample().layers for kept in _history.samples])
+
+
+def read(sentence: str) -> None:
+    """How to read the picture above."""
+    st.caption(":material/visibility: " + sentence)
+
+
+def scrub(steps: list[int]) -> int:
+    """The slider and the play button; while playing, each call goes one step on."""
+    query = st.query_params.get("step", "")
+    st.session_state.setdefault(STEP, int(query) if query.isdecimal() else steps[-1])
+    now = st.session_state[STEP]
+    if now not in steps:  # a link, or columns that were merged since
+        now = min(steps, key=lambda step: abs(step - now))
+    if st.session_state.get(PLAYING):
+        now = steps[min(steps.index(now) + 1, len(steps) - 1)]
+        if now == steps[-1]:
+            st.session_state[PLAYING] = False
+            st.session_state[STEP] = now
+            st.rerun()
+    st.session_state[STEP] = now
+    button, slider = st.columns([1, 9], vertical_alignment="bottom")
+    playing = st.session_state.get(PLAYING, False)
+    if button.button(_("Pause") if playing else _("Play"), key="play", width="stretch", disabled=len(steps) < 2,
+                     icon=":material/pause:" if playing else ":material/play_arrow:"):
+        st.session_state[PLAYING] = not playing
+        if now == steps[-1]:
+            st.session_state[STEP] = steps[0]
+        st.rerun()  # the whole page: a fragment keeps its own clock
+    if len(steps) > 1:
+        slider.select_slider(_("Recorded step"), steps, key=STEP)
+    return now
+
+
+def body(run: Run) -> None:
+    history = run.history.snapshot()
+    step = scrub(recorded_steps(history))
+    column = history.column_of(step)
+    diagnosis = diagnose(run, column)
+    st.markdown(f"**{_('Step {step}').format(step=step)} · {_(str(diagnosis.verdict))}.** {diagnosis.sentence}")
+    before = [kept for kept in history.samples if kept.step <= step]
+    sample = before[-1].sample() if before else None
+    view = st.session_state[VIEW]
+    if view == "motion":
+        motion_panel(run, history, column, sample)
+    elif sample is None:
+        st.info(_("This run was recorded without distributions; its profile and its course are shown."), icon=":material/info:")
+        profile(run, history, column)
+    elif view == "layers":
+        layers(run, history, column, sample)
+    elif view == "treatment":
+        treatment(run, history, column, sample)
+    elif view == "shortcut":
+        shortcut(run, sample)
+    else:
+        one_layer(run, history, column, sample)
+
+
+def sampled_at(sample: AnatomySample, column: int, history: History) -> str:
+    if history.column_of(sample.step) == column:
+        return ""
+    return " " + _("Distributions are taken at a few steps only: these are of step {step}.").format(step=sample.step)
+
+
+def profile(run: Run, history: History, column: int) -> None:
+    prediction = predict(run.config) if column == 0 else None
+    figure = charts_anatomy.profile_figure(history, column, run.config.layer_names, prediction)
+    figure_panel(figure, "profile", _("Gradient sizes over depth"), run.id)
+    sentence = _("Each dot is one layer, the input at the left; the scale is logarithmic, the same at every step. A slanted "
+                 "straight line: each layer multiplies by the same factor. Triangles below: exactly zero; crosses above: "
+                 "not finite.")
+    if prediction is not None:
+        sentence += " " + _("Dotted: what theory predicts for this net before it has learnt anything.")
+        sentence += "".join(f" {limit}" for limit in prediction.limits)
+    read(sentence)
+
+
+def layers(run: Run, history: History, column: int, sample: AnatomySample) -> None:
+    names = run.config.layer_names
+    st.subheader(_("Gradient sizes, layer by layer"), anchor=False)
+    profile(run, history, column)
+    st.subheader(_("Weights and weight gradients of every layer"), anchor=False)
+    span = history.quantity("weight_grad_rms")[column]
+    span = span[np.isfinite(span) & (span > 0)]
+    wide = len(span) > 0 and span.max() > 100 * span.min()
+    scale = st.segmented_control(_("Scale of the gradients"), [_("magnitude, logarithmic"), _("signed, as in the article")],
+                                 default=_("magnitude, logarithmic") if wide else _("signed, as in the article"),
+                                 key="anatomy_scale", required=True)  # fmt: skip
+    key = (run.id, run.created, len(history.samples))
+    for kind, logarithmic in (("weight", False), ("weight_grad", scale == _("magnitude, logarithmic"))):
+        st.markdown(f"**{_(anatomy.KINDS[kind])}**")
+        reach = limits(*key, kind, logarithmic, history)
+        figure = charts_anatomy.band_figure(sample, kind, names, logarithmic, reach)
+        figure_panel(figure, f"band_{kind}", _(anatomy.KINDS[kind]), f"{run.id} {logarithmic}")
+    sentence = _("A column is one layer. The dark band holds the middle half of its entries, the light ones more, as the legend "
+                 "says; the line is the median. A layer whose gradient band is thin or missing gets hardly any gradient, "
+                 "while the band of its weights above tells whether the layer still has weights of normal size.")
+    if len(names) > 300:
+        sentence += " " + _("Neighbouring layers are drawn together: the band holds the bands of all of them.")
+    read(sentence + sampled_at(sample, column, history))
+
+    st.subheader(_("When did each layer wake up?"), anchor=False)
+    steps = anatomy.wake_steps(history.quantity("weight_grad_rms"), history.stride)
+    awake = steps >= 0
+    if awake.any():
+        figure_panel(charts_anatomy.wake_figure(steps, names, history.steps - 1), "wake", _("Wake-up step over depth"), run.id)
+    read(_("The first step from which a layer's weight gradient is {rise:g} times its step-0 value for {stay} steps in a row: "
+           "{count} of {all} layers did that. Layers without a dot did not; they may have been awake from the start.").format(
+               rise=anatomy.WAKE_RISE, stay=anatomy.WAKE_STAY, count=int(awake.sum()), all=len(names)))
+
+
+def treatment(run: Run, history: History, column: int, sample: AnatomySample) -> None:
+    config, names = run.config, run.config.layer_names
+    st.subheader(_("The optimiser's view"), anchor=False)
+    figure = charts_anatomy.optimiser_figure(history, column, names, config.optimizer == "adam")
+    figure_panel(figure, "optimiser", _("Update to weight ratio over depth"), run.id)
+    sentence = _("Above: by what part of its own length the step changed each layer's weights; about 10⁻³ is a lively layer, and "
+                 "a layer at 10⁻⁷ stands still in float32.")
+    if config.optimizer == "adam":
+        sentence += " " + _("Below: g / (g + eps), with g the layer's gradient (RMS) and eps = 10⁻⁸. At 1 Adam makes up for a "
+                            "gradient's smallness entirely; at 0 the gradient is so far under eps that Adam cannot use it.")
+    read(sentence)
+    st.subheader(_("Before and after the treatment"), anchor=False)
+    if config.treatment == "none":
+        st.info(_("This run has no gradient treatment: the optimiser gets the gradient as it is."), icon=":material/info:")
+        return
+    altered, cosine, before, after = sample.overall
+    with st.container(horizontal=True):
+        st.metric(_("Entries altered"), percent(altered), border=True)
+        st.metric(_("Cosine before · after"), number(cosine), border=True,
+                  help=_("1: the direction of the whole gradient is kept. 0: nothing is left of it."))
+        st.metric(_("Length before"), number(before), border=True)
+        st.metric(_("Length after"), number(after), border=True)
+    if "treated_grad" in sample.kinds:
+        figure = charts_anatomy.treatment_figure(history, column, sample, names)
+        figure_panel(figure, "treatment", _("Treatment over depth"), run.id)
+    read(treatment_words(config, altered, cosine) + sampled_at(sample, column, history))
+
+
+def treatment_words(config, altered: float, cosine: float) -> str:
+    words = _("The gradient of all parameters, and below layer by layer.")
+    if config.treatment == "floor" and altered > 0.5:
+        words += " " + _("The floor wrote ±{threshold:g} over {share} of all entries. In those only the sign is left, entries "
+                         "that differed by decades now count alike, and of the direction a cosine of {cosine} remains.").format(
+                             threshold=config.threshold, share=percent(altered), cosine=number(cosine))
+        words += " " + (_("Adam divides each entry by its own size, so it is the signs that it follows.")
+                        if config.optimizer == "adam" else
+                        _("SGD moves each of these weights by learning rate × threshold, however little it matters to the loss."))
+    elif config.treatment == "clip-norm":
+        words += " " + _("Clipping by norm scales all entries alike: the direction stays, cosine 1. It can only shrink.")
+    elif config.treatment == "clip-value":
+        words += " " + _("Clipping by value cuts the largest entries only; what is small stays small.")
+    return words
+
+
+def shortcut(run: Run, sample: AnatomySample) -> None:
+    if not run.config.shortcut or not run.config.blocks:
+        st.info(_("This net has no shortcut, so there is one path only. Switch Shortcut on in the Lab."), icon=":material/info:")
+        return
+    st.subheader(_("Two ways back"), anchor=False)
+    figure_panel(charts_anatomy.paths_figure(sample), "paths", _("Backward signal by path, over blocks"), run.id)
+    read(_("Above: the backward signal that reaches each block's input over the shortcut and through its convolutions. Below: "
+           "how much of their sum came through the convolutions, as a projection on that sum (negative: they work against it). "
+           "Measured at step {step}.").format(step=sample.step))
+    st.subheader(_("Are the convolutions bypassed?"), anchor=False)
+    if run.deletion is None:
+        st.info(_("Leaving out blocks one by one is done when a run with shortcut has finished all its steps."),
+                icon=":material/info:")
+        return
+    figure_panel(charts_anatomy.deletion_figure(run.deletion), "deletion", _("Accuracy without each block"), run.id)
+    read(anatomy.deletion_words(run.deletion, run.config.blocks))
+
+
+def one_layer(run: Run, history: History, column: int, sample: AnatomySample) -> None:
+    names = run.config.layer_names
+    query = st.query_params.get("layer", "")
+    st.session_state.setdefault(LAYER, query if query in names else names[min(2, len(names) - 1)])
+    name = st.selectbox(_("Layer, from input to output"), names, key=LAYER)
+    layer = names.index(name)
+    wake = int(anatomy.wake_steps(history.quantity("weight_grad_rms")[:, [layer]], history.stride)[0])
+    if wake >= 0:
+        st.markdown(_("It woke up at **step {step}**: from there its weight gradient was {rise:g} times that of step 0.").format(
+            step=wake, rise=anatomy.WAKE_RISE))
+    left, right = st.columns(2)
+    with left:
+        st.subheader(_("Its course"), anchor=False)
+        figure_panel(charts_anatomy.course_figure(history, layer, history.stride * column), "course", _("Course of the layer"),
+                     f"{run.id} {name}")
+        read(_("Sizes at every step, logarithmic; triangles at the lower edge are exact zeros. The dotted line is the step "
+               "chosen."))
+    with right:
+        st.subheader(_("How large its entries are"), anchor=False)
+        figure = charts_anatomy.magnitude_figure(sample, layer)
+        figure_panel(figure, "magnitude", _("Histogram of magnitudes"), f"{run.id} {name}")
+        read(_("Each step of a line is a doubling of the magnitude, its height the share of entries there. A bell that moves "
+               "left shrinks. Exact zeros and what is not finite stand apart.") + sampled_at(sample, column, history))
+        numbers = layer_numbers(run.id, run.created, len(history.samples), history)
+        units = charts_anatomy.units_figure([kept.step for kept in history.samples], numbers[:, :, layer])
+        if units is not None:
+            figure_panel(units, "units", _("Dead and saturated share"), f"{run.id} {name}")
+            read(_("Dead: relu units or channels that are 0 for every image of the batch; no gradient passes them. Saturated: "
+                   "sigmoid outputs under 0.02 or over 0.98, where the slope is under 0.02."))
+    filters(run, history, layer, sample.step)
+
+
+def filters(run: Run, history: History, layer: int, step: int) -> None:
+    st.subheader(_("Its filters, to look at"), anchor=False)
+    kept = [packed for packed in history.samples if packed.images and packed.step <= step]
+    if not kept:
+        st.info(_("No pictures were kept of this run."), icon=":material/info:")
+        return
+    shown, picture = kept[-1].picture(layer)
+    figure_panel(charts_anatomy.filters_figure(picture), "filters", _("Filters and their gradients"), run.id)
+    words = _("{name} at step {step}: {count} filters, one tile each; a tile of a convolution holds one 5×5 patch per input "
+              "channel, a linear unit's its weights. Red is positive, blue negative, white 0; each picture has its own scale. "
+              "Kept while training, at step 0, 1, 10, 100, … and the last, in 8 bits.").format(
+                  name=run.config.layer_names[shown], step=kept[-1].step, count=len(picture.weight))
+    if shown != layer:
+        words += " " + _("A net this deep keeps pictures of {count} layers; this is the nearest to {name}.").format(
+            count=anatomy.PICTURED_LAYERS, name=run.config.layer_names[layer])
+    if picture.gradient_scale == 0:
+        words += " " + _("All gradients shown are exactly zero.")
+    read(words)
+
+
+def percent(share: float) -> str:
+    return _("not measured") if np.isnan(share) else f"{100 * share:.3g} %"
+
+
+def number(value: float) -> str:
+    return _("not defined") if np.isnan(value) else f"{value:.3g}"
+
+
+controls.open_session(lambda run_id: run.config if (run := manager.get(run_id)) else None)
+st.title(_("Anatomy of a run"), anchor=False)
+run = chosen_run()
+if run is not None:
+    query = st.query_params.get("view", "")
+    st.session_state.setdefault(VIEW, query if query in VIEWS else "layers")
+    st.segmented_control(_("View"), list(VIEWS), key=VIEW, format_func=VIEWS.get, label_visibility="collapsed", required=True)
+    st.fragment(body, run_every=FRAME if st.session_state.get(PLAYING) else None)(run)
+    st.query_params.from_dict({"run": run.id})

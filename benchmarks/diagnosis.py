@@ -34,7 +34,7 @@ CASES: dict[str, dict[str, object]] = {
     "relu, few blocks": dict(activation="relu", blocks=4, steps=90),
     "relu, border": dict(activation="relu", blocks=6, steps=125),
     "relu": dict(activation="relu", blocks=12, steps=10),
-    "relu, critical init": dict(activation="relu", blocks=12, init_range=0.1406, steps=50),
+    "relu, critical init": dict(activation="relu", blocks=12, init_range=0.1406, steps=60),
     "relu, large init": dict(activation="relu", blocks=12, init_range=0.5, steps=6),
     "relu, large init, deeper": dict(activation="relu", blocks=26, init_range=0.5, steps=2),
     "relu, large init, overflow": dict(activation="relu", blocks=40, init_range=0.5, steps=5),

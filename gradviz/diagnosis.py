@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from gradviz.config import FIELDS, RunConfig
+from gradviz.config import CRITICAL_RANGE, FIELDS, RunConfig
 from gradviz.probe import first_nonfinite
 from gradviz.runs import QUANTITIES, History, Run
 from gradviz.words import gettext as _
@@ -38,8 +38,6 @@ SIGMOID_OFF, SIGMOID_SPLIT = 0.15, 0.62
 SATURATED_SHARE = 0.5  # of the block convolutions; in training the last ones saturate first and may come back
 FIT_LAYERS = 4  # a factor per convolution is fitted through so many layers at least
 # Mean-field theory at initialisation for these convolutions (16 channels, 5×5 taps, zero padding on 7×7 maps):
-# Init range at which the backward signal neither shrinks nor grows; gelu and silu have none.
-CRITICAL_INIT = {"relu": 0.1406, "sigmoid": 1.02, "tanh": 0.108, "leaky-relu": 0.1406, "gelu": math.nan, "silu": math.nan}
 # Of the signal per convolution under PyTorch's own init, ±0.05.
 DEFAULT_FACTOR = {"relu": 0.349, "sigmoid": 0.124, "tanh": 0.501, "leaky-relu": 0.349}
 NORM_FACTOR = {"relu": 1.16, "sigmoid": 0.735}  # the same with batch norm, whatever the init
@@ -428,7 +426,7 @@ def _evidence(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
 def _likely_cause(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
     """What theory says about such a net. Likely, not measured; exact at initialisation only."""
     config, kind = state.config, state.config.activation
-    critical = CRITICAL_INIT[kind]
+    critical = _critical(config)
     plain = not config.batch_norm and not config.shortcut and _derived(config)
     count = 2 * config.blocks
     causes = []
@@ -451,7 +449,7 @@ def _likely_cause(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
                 )
             causes.append(
                 _("Weights from ±{init} are under the critical ±{critical}, at which the signal would keep its size.").format(
-                    init=f"{_init(config):g}", critical=critical
+                    init=f"{_init(config):g}", critical=f"{critical:.3g}"
                 )
             )
         factor = state.factor("signal_rms")
@@ -507,7 +505,11 @@ def _likely_cause(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
             )
     if Verdict.UNUSABLE in findings:
         causes.append(_unusable_words(state))
-    if Verdict.STUCK in findings and not causes:
+    if Verdict.STUCK in findings and _steered(config):
+        causes.append(
+            _("The treatment gives the signal a size on its way back; what the forward pass has lost it cannot give back.")
+        )
+    elif Verdict.STUCK in findings and not causes:
         causes.append(
             _(
                 "The gradient arrives, so its direction is of no use or the step has the wrong size: too large and the net "
@@ -520,7 +522,12 @@ def _likely_cause(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
             _("Adam gives small gradients steps of normal size; the weights grow, and larger weights pass more of the signal.")
         )
     if Verdict.HEALTHY in findings and config.blocks:
-        if config.shortcut:
+        if _steered(config):
+            target = _number(config.threshold)
+            causes.append(_("The treatment holds the signal at an rms of {target} on its way back.").format(target=target))
+        elif config.branch_scale == "skip-init" and state.ends("weight_grad_rms")[0] == 0:
+            causes.append(_("SkipInit starts every branch at 0: its convolutions get a gradient once its scale has moved."))
+        elif config.shortcut:
             causes.append(_("The shortcut hands the signal past the convolutions, with a factor of exactly 1."))
         elif config.batch_norm and kind in NORM_FACTOR:
             causes.append(
@@ -529,7 +536,7 @@ def _likely_cause(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
                 )
             )
         elif plain and abs(math.log10(_init(config) / critical)) < 0.1:
-            causes.append(_("The init range is close to the critical ±{critical}.").format(critical=critical))
+            causes.append(_("The init range is close to the critical ±{critical}.").format(critical=f"{critical:.3g}"))
         elif plain and not grown and _init(config) == DEFAULT_INIT:
             causes.append(_("There are too few convolutions, {count}, for their factors to add up to much.").format(count=count))
     return causes
@@ -544,12 +551,12 @@ def _slope_words(kind: str) -> str:
 
 
 def _explosion_words(state: _State, critical: float) -> str:
-    config, relu = state.config, state.config.activation == "relu"
+    config, relu = state.config, _rectifies(state.config)
     if relu and not config.batch_norm and _init(config) > critical:
         return _(
             "Weights from ±{init} are over the critical ±{critical}: each convolution enlarges the activations forward and "
             "the signal backward. The weight gradient is a product of the two and looks flat over depth."
-        ).format(init=f"{_init(config):g}", critical=critical)
+        ).format(init=f"{_init(config):g}", critical=f"{critical:.3g}")
     if relu and config.shortcut and not config.batch_norm and state.start_loss >= LOUD:
         return _(
             "Relu is never negative, so every block adds in the same direction, and the sum grows by a constant factor per "
@@ -564,6 +571,8 @@ def _explosion_words(state: _State, critical: float) -> str:
             "Batch norm divides each layer by its spread; backward that multiplies the signal, by about {factor} per "
             "convolution, whatever the init."
         ).format(factor=NORM_FACTOR["relu"])
+    if not state.start_loss < LOUD or state.gap("signal_rms", start=True) >= GAP:
+        return _("It began at initialisation, before any step.")
     return _("The net started quietly, so it is the steps: the learning rate of {lr} is too large for it.").format(
         lr=_number(config.lr)
     )
@@ -590,7 +599,8 @@ def _unusable_words(state: _State) -> str:
 def _next_experiment(state: _State, findings: tuple[Verdict, ...]) -> tuple[str, RunConfig] | None:
     """One change to this config, the one most likely to teach something."""
     config, found = state.config, set(findings)
-    relu = config.activation == "relu"
+    relu = _rectifies(config)
+    plain = not config.batch_norm and config.other_norm == "none"
 
     def change(sentence: str, **changes: object) -> tuple[str, RunConfig]:
         if config.treatment == "floor" and "treatment" in changes:
@@ -610,10 +620,10 @@ def _next_experiment(state: _State, findings: tuple[Verdict, ...]) -> tuple[str,
     def shortcut() -> tuple[str, RunConfig]:
         return change(_("Add the shortcut: a road for the gradient past the convolutions."), **cure, shortcut=True)
 
-    cure = {"treatment": "none"} if config.treatment == "floor" else {}
+    cure = {"treatment": "none"} if config.treatment == "floor" or _steered(config) else {}
     if {Verdict.DIVERGED, Verdict.EXPLODING} & found:
-        if relu and not config.batch_norm and not config.shortcut and _init(config) > CRITICAL_INIT["relu"]:
-            return change(_("Start from the critical init range."), init_range=CRITICAL_INIT["relu"])
+        if relu and plain and not config.shortcut and _init(config) > _critical(config):
+            return change(_("Start from the critical init range."), init="critical", init_range=None)
         if config.init_range is not None and not state.start_loss < LOUD:
             return change(_("Start from PyTorch's own init."), init_range=None)
         if relu and config.shortcut and not config.batch_norm and not state.start_loss < LOUD:
@@ -628,12 +638,14 @@ def _next_experiment(state: _State, findings: tuple[Verdict, ...]) -> tuple[str,
     if {Verdict.VANISHED, Verdict.VANISHING} & found and not state.learnt:
         if config.shortcut:
             return longer()
-        if relu and not config.batch_norm and config.blocks <= NORM_DEPTH:
+        if relu and plain and config.blocks <= NORM_DEPTH:
             return change(_("Add batch norm: it rescales what each layer hands on."), **cure, batch_norm=True)
         return shortcut()
     if Verdict.SATURATED in found:
         return longer() if config.shortcut else shortcut()
     if {Verdict.UNUSABLE, Verdict.STUCK} & found and not state.learnt:
+        if _steered(config) and not config.shortcut:
+            return shortcut()
         if config.optimizer != "adam":
             return change(_("Let Adam divide each gradient by its own size."), optimizer="adam", lr=ADAM_LR)
         if config.lr < ADAM_LR:
@@ -736,14 +748,27 @@ def _first_nonfinite_column(state: _State) -> int:
 
 def _init(config: RunConfig) -> float:
     if config.init == "critical":
-        return CRITICAL_INIT[config.activation]
+        return _critical(config)
     return DEFAULT_INIT if config.init_range is None else config.init_range
+
+
+def _critical(config: RunConfig) -> float:
+    """Init range at which the backward signal of a plain net neither shrinks nor grows; gelu and silu have none."""
+    return math.nan if config.activation in ("gelu", "silu") else CRITICAL_RANGE[config.activation]
+
+
+def _rectifies(config: RunConfig) -> bool:
+    return config.activation in ("relu", "leaky-relu")
+
+
+def _steered(config: RunConfig) -> bool:
+    """The treatment works on the signal on its way back: the recorded profile is the treatment's."""
+    return config.treatment in ("normalise", "feedback")
 
 
 def _derived(config: RunConfig) -> bool:
     """Whether the factor per convolution follows from the init range."""
-    steered = config.treatment in ("normalise", "feedback")
-    return config.other_norm == "none" and config.init in ("default", "critical") and not steered
+    return config.other_norm == "none" and config.init in ("default", "critical") and not _steered(config)
 
 
 def _where_nonfinite(state: _State) -> str:

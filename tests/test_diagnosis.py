@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.diagnosis import CASES, case, train
-from gradviz.config import RunConfig
+from gradviz.config import FIELDS, RunConfig
 from gradviz.data import Shelf
 from gradviz.diagnosis import Verdict, diagnose
 from gradviz.runs import QUANTITIES, History, Run, Status, StepRecord
@@ -219,6 +219,25 @@ def test_a_preview_is_diagnosed_before_the_first_update(data):
     assert not any(line.startswith("Update") for line in diagnose(run).evidence)
 
 
+@pytest.mark.parametrize("name", [name for name in FIELDS if FIELDS[name].spec.choices and name not in ("dataset", "device")])
+def test_every_choice_of_a_setting_can_be_diagnosed(data, name):
+    for word in FIELDS[name].spec.choices:
+        for other in ({}, {"shortcut": True}, {"batch_norm": True}, {"activation": "relu", "init_range": 0.5}):
+            config = RunConfig(**{"blocks": 3, "batch_size": 8, "steps": 3, "dataset": data.name, **other, name: word})
+            run = train(config, data)
+            for column in range(len(run.history.columns)):
+                diagnosis = diagnose(run, column)
+                assert "{" not in " ".join([diagnosis.sentence, *diagnosis.evidence, *diagnosis.likely_cause])
+
+
+def test_skip_init_is_not_called_vanished_at_step_0(data):
+    """Every convolution of its blocks has a gradient of exactly 0 there, and none is dead or underflown."""
+    run = train(RunConfig(shortcut=True, branch_scale="skip-init", blocks=3, batch_size=8, steps=4, dataset=data.name), data)
+    assert measured(run, "weight_grad_rms", "block0.conv1", 0) == 0 < measured(run, "weight_grad_rms", "block0.conv1")
+    assert diagnose(run, 0).verdict is Verdict.HEALTHY
+    assert (1, "The gradient of block0.conv1 is no longer exactly 0.") in diagnose(run).turned_at
+
+
 def test_every_sentence_of_every_column_is_whole(runs):
     """No brace left over, no nan but in what has diverged, and numbers to rest on."""
     for name in CASES:
@@ -247,7 +266,7 @@ def test_the_next_experiment_of_a_sick_net_starts_with_a_gradient_that_passes(ru
     diagnosis = diagnose(run, 0)
     sentence, config = diagnosis.next_experiment
     changed = {key for key, value in config.to_dict().items() if run.config.to_dict()[key] != value}
-    assert changed and changed <= {"batch_norm", "shortcut", "init_range", "treatment", "threshold"}
+    assert changed and changed <= {"batch_norm", "shortcut", "init", "init_range", "treatment", "threshold"}
     if name == "sigmoid, huge init":
         # Its first remedy, PyTorch's own init, leaves a sigmoid net that vanishes: the second is the shortcut.
         cured = train(replace(config, steps=1), data)

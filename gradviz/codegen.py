@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from gradviz.config import RunConfig
-from gradviz.data import DIGITS_TRAIN, PIXELS, TORCHVISION_CLASS
+import math
 
-_ACTIVATION = {"sigmoid": "torch.sigmoid", "relu": "F.relu"}
+from gradviz.config import CRITICAL_RANGE, RunConfig
+from gradviz.data import DIGITS_TRAIN, PIXELS, TORCHVISION_CLASS
+from gradviz.model import LSUV_IMAGES
+from gradviz.treatment import FEEDBACK_GAIN
+
+_ACTIVATION = {
+    "sigmoid": "torch.sigmoid", "relu": "F.relu", "tanh": "torch.tanh",
+    "leaky-relu": "F.leaky_relu", "gelu": "F.gelu", "silu": "F.silu",
+}  # fmt: skip
+_DRAW = {
+    "he-normal": 'nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=random)',
+    "he-uniform": 'nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=random)',
+    "xavier-normal": "nn.init.xavier_normal_(layer.weight, generator=random)",
+    "xavier-uniform": "nn.init.xavier_uniform_(layer.weight, generator=random)",
+    "orthogonal": "nn.init.orthogonal_(layer.weight, {gain}, generator=random)",
+    "lsuv": "nn.init.orthogonal_(layer.weight, {gain}, generator=random)",
+}
 _DEVICE = {"auto": '"cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"'}
 _OPTIMIZER = {
     "adam": "torch.optim.Adam(model.parameters(), lr={lr!r})",
@@ -22,6 +37,8 @@ _TREATMENT = {
         raised = torch.where(gradient < 0, -{threshold!r}, {threshold!r})  # by its sign; 0 counts as positive
         parameter.grad = torch.where(gradient.abs() < {threshold!r}, raised, gradient)
 """,
+    "normalise": "",  # on the way back: see _steering
+    "feedback": "",
 }
 
 
@@ -101,10 +118,14 @@ test_images, test_labels = read_images("t10k-images-idx3-ubyte"), read("t10k-lab
 def _block(config: RunConfig) -> str:
     if not config.blocks:
         return ""
-    norm = "        self.norm{0} = nn.BatchNorm2d(16)\n" if config.batch_norm else ""
-    layer = "self.norm{0}(self.conv{0}({1}))" if config.batch_norm else "self.conv{0}({1})"
+    norms = {"none": "", "group": "nn.GroupNorm(4, 16)", "layer": "nn.LayerNorm((16, 7, 7))"}
+    made = "nn.BatchNorm2d(16)" if config.batch_norm else norms[config.other_norm]
+    norm = f"        self.norm{{0}} = {made}\n" if made else ""
+    layer = "self.norm{0}(self.conv{0}({1}))" if made else "self.conv{0}({1})"
     activation = _ACTIVATION[config.activation]
-    result = "x + h  # the shortcut; nothing after the addition" if config.shortcut else "h"
+    branch = {"one": "h", "fixed": f"{1 / math.sqrt(config.blocks)!r} * h", "skip-init": "self.scale * h"}[config.branch_scale]
+    scale = "        self.scale = nn.Parameter(torch.zeros(()))  # SkipInit\n" if config.branch_scale == "skip-init" else ""
+    result = f"x + {branch}  # the shortcut; nothing after the addition" if config.shortcut else "h"
     return f'''\
 class Block(nn.Module):
     """(batch, 16, 7, 7) -> the same."""
@@ -113,7 +134,7 @@ class Block(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(16, 16, 5, padding=2)
 {norm.format(1)}        self.conv2 = nn.Conv2d(16, 16, 5, padding=2)
-{norm.format(2)}
+{norm.format(2)}{scale}
     def forward(self, x):
         h = {activation}({layer.format(1, "x")})
         h = {activation}({layer.format(2, "h")})
@@ -147,11 +168,30 @@ class DeepLeNet(nn.Module):
 
 
 def _initialisation(config: RunConfig) -> str:
-    if config.init_range is None:
-        said, weight = "PyTorch's default, U(−1/√fan_in, 1/√fan_in) for weights and biases", "-bound, bound"
+    said, weight = f"weights by {config.init}", ""
+    gain = "1.0" if config.activation in ("sigmoid", "tanh") else "math.sqrt(2)"
+    if config.init_range is not None:
+        said, weight = f"weights from U(−{config.init_range:g}, {config.init_range:g})", _uniform(repr(config.init_range))
+    elif config.init == "default":
+        said, weight = "PyTorch's default, U(−1/√fan_in, 1/√fan_in) for weights and biases", _uniform("bound")
+    elif config.init == "critical":
+        said = "block convolutions from the critical range, all else from PyTorch's default"
+        inside = "layer.weight.shape == (16, 16, 5, 5)"
+        weight = f"spread = {CRITICAL_RANGE[config.activation]!r} if {inside} else bound\n            " + _uniform("spread")
+    elif config.init == "delta-orthogonal":
+        weight = f"""\
+if layer.weight.ndim == 4:  # an orthogonal mix of the channels at the middle pixel
+                middle = nn.init.orthogonal_(torch.empty(layer.weight.shape[:2]), {gain}, generator=random)
+                layer.weight.zero_()[:, :, 2, 2] = middle
+            else:
+                nn.init.orthogonal_(layer.weight, {gain}, generator=random)"""
     else:
-        spread = config.init_range
-        said, weight = f"weights from U(−{spread:g}, {spread:g}), biases from PyTorch's default", f"-{spread!r}, {spread!r}"
+        weight = _DRAW[config.init].format(gain=gain)
+    if "default" not in said:
+        said += ", biases from PyTorch's default"
+    lsuv = _LSUV if config.init == "lsuv" else ""
+    if lsuv and config.batch_norm and config.blocks:
+        lsuv += _FORGET
     return f'''\
 model = DeepLeNet()
 # Initialisation: {said}
@@ -159,11 +199,101 @@ with torch.no_grad():
     for layer in model.modules():  # in forward order
         if isinstance(layer, nn.Conv2d | nn.Linear):
             bound = 1 / math.sqrt(layer.weight[0].numel())
-            layer.weight.uniform_({weight}, generator=random)
+            {weight}
             layer.bias.uniform_(-bound, bound, generator=random)
-model.to(device)
+{lsuv}{_steering(config)}model.to(device)
 optimizer = {_OPTIMIZER[config.optimizer].format(lr=config.lr)}
 '''
+
+
+def _uniform(spread: str) -> str:
+    return f"layer.weight.uniform_(-{spread}, {spread}, generator=random)"
+
+
+_LSUV = f"""
+
+def divide_by_spread(layer, inputs):
+    \"\"\"Until what the layer hands on has variance 1. The bias is left alone, so once is not enough.\"\"\"
+    for _ in range(10):
+        spread = layer.forward(*inputs).std()
+        if not spread > 0 or abs(spread - 1) < 1e-3:
+            break
+        layer.weight /= spread
+
+
+# LSUV: one pass of {LSUV_IMAGES} images, in which each layer is divided by its spread before it hands on
+layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+hooks = [layer.register_forward_pre_hook(divide_by_spread) for layer in layers]
+with torch.no_grad():
+    model(train_images[:{LSUV_IMAGES}].cpu())
+for hook in hooks:
+    hook.remove()
+"""
+_FORGET = """\
+for module in model.modules():
+    if isinstance(module, nn.BatchNorm2d):
+        module.reset_running_stats()  # that pass was no training
+"""
+_SHAPE = """
+
+def shape_and_rms(signal):
+    \"\"\"The signal over its largest entry, the rms of that, and the largest entry; the square of 1e-30 would be 0.\"\"\"
+    largest = signal.abs().amax()
+    largest = torch.where(largest == 0, 1.0, largest)
+    shape = signal / largest
+    return shape, shape.square().mean().sqrt(), largest
+
+"""
+_STEERED = """
+
+def steer(layer, inputs, z):
+    if z.requires_grad:
+        z.register_hook({scaled})
+
+
+# On the way back, the signal of every layer below the head is scaled before the layer uses it
+{layers}for layer in layers[:-3]:
+    layer.register_forward_hook(steer)
+"""
+_NORMALISE = """
+def scaled(signal):
+    shape, rms, largest = shape_and_rms(signal)
+    return shape * torch.where(rms == 0, 1.0, {threshold!r} / rms)
+"""
+_FEEDBACK = """
+class Feedback:
+    \"\"\"An integral controller per layer: each step it corrects the part of its error that the layer above does not.\"\"\"
+
+    def __init__(self):
+        self.gains, self.error_above, self.last = {{}}, 0.0, None
+
+    def scaled(self, layer, signal):
+        if self.last is None or layer == self.last:  # the topmost layer begins a new backward pass
+            self.last, self.error_above = layer, signal.new_zeros(())
+        gain = self.gains.setdefault(layer, signal.new_zeros(()))
+        signal = signal * gain.exp()
+        shape, rms, largest = shape_and_rms(signal)
+        error = torch.where(rms != 0, math.log({threshold!r}) - rms.log() - largest.log(), self.error_above)
+        self.gains[layer] = gain + {gain} * (error - self.error_above)
+        self.error_above = error
+        return signal
+
+
+feedback = Feedback()
+"""
+
+
+def _steering(config: RunConfig) -> str:
+    if config.treatment not in ("normalise", "feedback"):
+        return ""
+    layers = "layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]\n"
+    layers = "" if config.init == "lsuv" else layers
+    if config.treatment == "normalise":
+        control, scaled = _NORMALISE.format(threshold=config.threshold), "scaled"
+    else:
+        control = _FEEDBACK.format(threshold=config.threshold, gain=FEEDBACK_GAIN)
+        scaled = "lambda signal: feedback.scaled(layer, signal)"
+    return _SHAPE + control + _STEERED.format(scaled=scaled, layers=layers)
 
 
 def _loop(config: RunConfig) -> str:

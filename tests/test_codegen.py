@@ -29,6 +29,16 @@ CASES = {
     "more than an epoch": dict(blocks=0, batch_size=700, steps=5),
     "batches of one": dict(activation="relu", batch_size=1, optimizer="sgd"),
     "diverging": dict(activation="relu", blocks=80, init_range=2.0),
+    "tanh, group norm, he normal": dict(activation="tanh", other_norm="group", init="he-normal"),
+    "leaky relu, layer norm, he uniform": dict(activation="leaky-relu", other_norm="layer", init="he-uniform"),
+    "gelu, fixed branch, xavier normal": dict(activation="gelu", shortcut=True, branch_scale="fixed", init="xavier-normal"),
+    "silu, SkipInit, xavier uniform": dict(activation="silu", shortcut=True, branch_scale="skip-init", init="xavier-uniform"),
+    "orthogonal, normalise": dict(blocks=4, init="orthogonal", treatment="normalise", threshold=1e-3),
+    "delta-orthogonal, feedback": dict(blocks=4, init="delta-orthogonal", treatment="feedback", threshold=1e-3),
+    "lsuv, batch norm, feedback": dict(activation="relu", init="lsuv", batch_norm=True, treatment="feedback"),
+    "lsuv, no block": dict(activation="relu", init="lsuv", blocks=0),
+    "critical": dict(activation="relu", init="critical", optimizer="sgd", lr=0.1),
+    "critical, sigmoid everywhere, normalise": dict(init="critical", activation_everywhere=True, treatment="normalise"),
 }
 FLOAT = r"([-+.\dinfaem]+)"
 LINE = re.compile(rf"step (\d+)  loss {FLOAT}  accuracy {FLOAT}  gradient: [\w ]+ {FLOAT}, [\w ]+ {FLOAT}")
@@ -112,6 +122,13 @@ def test_the_program_is_clean_python_without_unused_parts(changes):
         (dict(treatment="clip-norm"), "clip_grad_norm_"),
         (dict(treatment="floor"), "torch.where"),
         (dict(optimizer="momentum"), "momentum"),
+        (dict(other_norm="group"), "GroupNorm"),
+        (dict(other_norm="layer"), "LayerNorm"),
+        (dict(shortcut=True, branch_scale="skip-init"), "SkipInit"),
+        (dict(init="lsuv"), "LSUV"),
+        (dict(init="he-normal"), "kaiming_normal_"),
+        (dict(treatment="feedback"), "class Feedback"),
+        (dict(treatment="normalise"), "def scaled"),
     ],
 )
 def test_a_part_stands_in_the_program_exactly_if_the_config_has_it(changes, word):

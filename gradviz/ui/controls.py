@@ -18,7 +18,9 @@ _PRESET = "preset"
 _QUICK_BLOCKS = 60
 _QUICK_RANGES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
 _QUICK_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
-_TREATMENT_THRESHOLD = {"clip-norm": 1.0, "clip-value": 0.1, "floor": 1e-10}  # where each begins to be interesting
+_ARTICLE_ACTIVATIONS = ("sigmoid", "relu")
+# Where each begins to be interesting.
+_TREATMENT_THRESHOLD = {"clip-norm": 1.0, "clip-value": 0.1, "floor": 1e-10, "normalise": 1e-3, "feedback": 1e-3}
 _FIRST_RANGE = 0.5
 
 
@@ -67,6 +69,8 @@ def _place(name: str, value) -> None:
         st.session_state[_key("init_custom")] = value is not None
         st.session_state[_key("init_range")] = value if value is not None else _FIRST_RANGE
         st.session_state[_key("init_quick")] = _nearest(_QUICK_RANGES, st.session_state[_key("init_range")])
+    if name == "activation":
+        st.session_state[_key("activation_more")] = "" if value in _ARTICLE_ACTIVATIONS else value
     if name == "lr":
         st.session_state[_key("lr_quick")] = _nearest(_QUICK_RATES, value)
 
@@ -87,6 +91,14 @@ def _apply_preset() -> None:
         set_config(PRESETS[name].apply(st.session_state[CONFIG]))
 
 
+def _activation_picked() -> None:
+    st.session_state[_key("activation_more")] = ""
+
+
+def _other_activation_picked() -> None:
+    st.session_state[_key("activation")] = st.session_state[_key("activation_more")] or _ARTICLE_ACTIVATIONS[0]
+
+
 def _treatment_changed() -> None:
     treatment = st.session_state[_key("treatment")]
     if treatment in _TREATMENT_THRESHOLD:
@@ -105,7 +117,8 @@ def sidebar() -> RunConfig:
         )
         if st.session_state[_PRESET] in PRESETS:
             st.caption(_(PRESETS[st.session_state[_PRESET]].sentence))
-        values = _network() | _initialisation() | _treatment() | _optimiser() | _run()
+        values = _network() | _initialisation() | _treatment()
+        values |= _more_remedies(values) | _optimiser() | _run()
         try:
             st.session_state[CONFIG] = RunConfig(**values)
         except ConfigError as error:
@@ -113,12 +126,12 @@ def sidebar() -> RunConfig:
     return st.session_state[CONFIG]
 
 
-def _choice(name: str, widget: Callable = st.segmented_control, **options) -> str:
-    """A choice with its teaching sentence under it."""
+def _choice(name: str, widget: Callable = st.segmented_control, words: list[str] | None = None, **options) -> str:
+    """A choice, of `words` only if given, with its teaching sentence under it."""
     spec = FIELDS[name].spec
     if widget is st.segmented_control:
         options["required"] = True
-    word = widget(_(spec.label), list(spec.choices), key=_key(name), help=_(spec.help), **options)
+    word = widget(_(spec.label), words or list(spec.choices), key=_key(name), help=_(spec.help), **options)
     st.caption(_(spec.choices[word]))
     return word
 
@@ -136,7 +149,10 @@ def _number(name: str, label: str | None = None, **options):
 
 def _network() -> dict:
     st.subheader(_("Network"))
-    values = dict(activation=_choice("activation"), batch_norm=_toggle("batch_norm"), shortcut=_toggle("shortcut"))
+    other = st.session_state[_key("activation_more")]
+    words = [*_ARTICLE_ACTIVATIONS, *([other] if other else [])]
+    activation = _choice("activation", words=words, on_change=_activation_picked)
+    values = dict(activation=activation, batch_norm=_toggle("batch_norm"), shortcut=_toggle("shortcut"))
     spec = FIELDS["blocks"].spec
     st.slider(
         _(spec.label), 0, _QUICK_BLOCKS, key=_key("blocks_quick"), help=_(spec.help),
@@ -173,6 +189,23 @@ def _treatment() -> dict:
     if word == "none":
         return dict(treatment=word)
     return dict(treatment=word, threshold=_number("threshold", format="%g"))
+
+
+def _more_remedies(values: dict) -> dict:
+    """What the article does not try. Closed, unless the settings have one of them."""
+    names = ("other_norm", "branch_scale", "init")
+    used = [name for name in names if st.session_state[_key(name)] != FIELDS[name].default]
+    with st.expander(_("More remedies"), expanded=bool(used) or values["activation"] not in _ARTICLE_ACTIVATIONS):
+        others = [word for word in FIELDS["activation"].spec.choices if word not in _ARTICLE_ACTIVATIONS]
+        st.selectbox(
+            _("Another activation"), ["", *others], key=_key("activation_more"), on_change=_other_activation_picked,
+            format_func=lambda word: word or _("sigmoid or relu"),
+        )
+        return dict(
+            init=_choice("init", st.selectbox, disabled=values["init_range"] is not None),
+            other_norm=_choice("other_norm", st.selectbox, disabled=values["batch_norm"]),
+            branch_scale=_choice("branch_scale", st.selectbox, disabled=not values["shortcut"]),
+        )
 
 
 def _optimiser() -> dict:

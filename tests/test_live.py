@@ -104,9 +104,9 @@ def test_a_decoded_value_is_within_half_a_level_of_the_measured_one(quantity):
 
 def test_zero_denormal_out_of_range_and_not_finite_each_have_their_own_mark():
     tiny = np.finfo(np.float32).smallest_normal
-    values = [0, np.float32(1e-45), tiny / 2, tiny, 1e-30, 1e20, np.inf, np.nan]
+    values = [0, np.float32(1e-45), tiny / 2, tiny, 1e-31, 1e20, np.inf, np.nan]
     marks = [wire.ZERO, wire.DENORMAL, wire.DENORMAL, wire.BELOW, wire.BELOW, wire.ABOVE, wire.INFINITE, wire.NOT_A_NUMBER]
-    assert wire.encode(np.array(values, np.float32), "weight_grad_rms", -24, 12).tolist() == marks
+    assert wire.encode(np.array(values, np.float32), "weight_grad_rms", -30, 15).tolist() == marks
     assert len(set(marks)) == 6
 
 
@@ -182,7 +182,7 @@ def test_only_new_columns_and_the_unfinished_one_are_sent():
 
 
 def test_a_client_ahead_of_the_run_gets_everything():
-    header, _ = read(wire.delta(a_run(2, 5), 50, 1, "weight_grad_rms", -24, 12))
+    header, _ = read(wire.delta(a_run(2, 5), 50, 1, "weight_grad_rms", -30, 15))
     assert header["first"] == 0 and header["columns"] == 5
 
 
@@ -202,7 +202,7 @@ def test_an_update_of_2005_layers_stays_under_6_kb_and_500_columns_under_200_kb(
 
 def test_figures_are_those_of_the_newest_step():
     run = a_run(2, 10)
-    header, _ = read(wire.delta(run, 0, 0, "weight_grad_rms", -24, 12, "vanishing", "It vanishes."))
+    header, _ = read(wire.delta(run, 0, 0, "weight_grad_rms", -30, 15, "vanishing", "It vanishes."))
     gradient = run.history.quantity("weight_grad_rms")[-1]
     assert header["loss"] == run.history.loss[-1] and header["accuracy"] == run.history.accuracy[-1]
     assert header["first_gradient"] == gradient[0] and header["last_gradient"] == gradient[-1]
@@ -224,7 +224,7 @@ def test_numbers_that_are_not_finite_travel_as_words():
     layers = np.zeros((len(QUANTITIES), 5), np.float32)
     layers[0, 0] = np.inf
     run.history.append(StepRecord(0, math.nan, 0.1, layers, 0.5))
-    header, _ = read(wire.delta(run, 0, 0, "weight_grad_rms", -24, 12))
+    header, _ = read(wire.delta(run, 0, 0, "weight_grad_rms", -30, 15))
     assert (header["loss"], header["first_gradient"], header["ratio"]) == ("NaN", "Infinity", "NaN")
 
 

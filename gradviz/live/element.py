@@ -151,13 +151,13 @@ _TEXTS = {
     "pooled_read": "Each row shows the largest of about {n} neighbouring layers.",
     "profile_title": "Profile over depth",
     "profile_read": (
-        "One dot per layer, the input at the bottom. A straight slanted line: each layer multiplies the size by the same "
+        "Each layer's value, the input at the bottom. A straight slanted line: each layer multiplies the size by the same "
         "factor. ◁ at the left edge: exactly zero; ✕ at the right edge: not finite."
     ),
-    "profile_read_linear": "One dot per layer, the input at the bottom.",
+    "profile_read_linear": "Each layer's value, the input at the bottom.",
     "preview_title": "Gradients at initialisation, layer by layer",
     "preview_read": (
-        "Measured on one real batch before any training. Each dot is one layer, the input on the left. A straight slanted "
+        "Measured on one real batch before any training. Layers stand in order, the input on the left. A straight slanted "
         "line: each layer multiplies the size by the same factor. ▽ at the lower edge: exactly zero; ✕ at the upper edge: "
         "not finite."
     ),

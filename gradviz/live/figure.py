@@ -37,7 +37,7 @@ export default function (component) {
     const text = read("--st-text-color", "#31333f"), back = read("--st-background-color", "#ffffff");
     const width = Math.floor(host.clientWidth);
     if (width < 50) return;
-    const faint = `color-mix(in srgb, ${text} 16%, ${back})`;
+    const faint = `color-mix(in srgb, ${text} 22%, ${back})`;
     const probe = document.createElement("span");
     probe.style.color = faint;
     host.append(probe);

@@ -234,7 +234,7 @@ class Chart {
       this.plot.on("plotly_doubleclick", () => {
         this.zoom = {};
         if (this.twin) delete this.twin.zoom.yaxis;
-        this.panel.redraw();
+        this.panel.redraw(this.name, ...(this.twin ? [this.twin.name] : []));
       });
       this.plot.on("plotly_relayout", (change) => {
         for (const name of Object.keys(this.meanings)) {
@@ -243,7 +243,7 @@ class Chart {
           }
         }
         if (this.twin && this.zoom.yaxis) this.twin.zoom.yaxis = this.zoom.yaxis;
-        this.panel.redraw();
+        this.panel.redraw(this.name, ...(this.twin ? [this.twin.name] : []));
       });
     }
   }
@@ -283,6 +283,7 @@ class Panel {
     this.notice = make("div", "gv-notice", this.root);
     this.area = make("div", "gv-charts", this.root);
     this.charts = {};
+    this.stale = new Set(); // names of charts that wait to be drawn
     this.exact = new Map(); // exact columns of this run by first step, the latest asked for last
     this.resize = new ResizeObserver(() => this.redraw());
     this.resize.observe(this.root);
@@ -316,7 +317,7 @@ class Panel {
         () => this.tell(this.words.no_plotly),
       );
     }
-    if (this.id !== data.id) this.open(data);
+    if (this.id !== data.id || this.root.dataset.status === "failed-preview") this.open(data); // a preview that failed is tried again
     else if (data.live && this.run && !this.run.live) this.open(data); // it was started anew
     this.redraw();
     this.poll();
@@ -405,18 +406,22 @@ class Panel {
       return 3000;
     }
     const message = new Message(await reply.arrayBuffer());
+    const grown = message.header.steps !== run?.steps || message.header.first === 0;
     if (id !== this.id || this.destroyed || quantity !== this.quantity || range !== this.range) return 0;
     if (!this.take(message)) return 0;
     const { live, steps } = this.run;
     this.seenLive ||= live;
     this.tell(steps ? "" : live ? this.words.no_point : "");
-    this.redraw();
+    if (grown || !live) this.redraw();
+    else this.redraw("figures"); // a run that waits or pauses: the charts stand
     if (!live) {
       this.ended = true;
       if (this.seenLive) this.component.setTriggerValue("done", id);
       this.seenLive = false;
     }
-    return performance.now() - this.opened < 10000 ? 300 : 1000;
+    // Often at first; seldom where drawing is slow, so that a page never takes more than a fifth of a busy machine.
+    const wanted = performance.now() - this.opened < 10000 ? 300 : 1000;
+    return Math.min(3000, Math.max(wanted, 4 * Number(this.root.dataset.drawMs ?? 0)));
   }
 
   lost() {
@@ -470,7 +475,7 @@ class Panel {
     const column = await this.askExact(0);
     if (column && this.run?.created === run.created) {
       this.reference = column;
-      this.redraw();
+      this.redraw("profile");
     }
   }
 
@@ -502,7 +507,7 @@ class Panel {
     }
     if (!reply.ok) {
       this.tell(await reply.text());
-      this.root.dataset.status = "failed";
+      this.root.dataset.status = "failed-preview";
       this.ended = true;
       return 0;
     }
@@ -524,14 +529,16 @@ class Panel {
 
   // -- Drawing --
 
-  redraw() {
-    if (this.frame) return;
-    this.frame = requestAnimationFrame(() => {
+  // Draws the named charts, or all, once before the next picture of the screen.
+  redraw(...names) {
+    for (const name of names.length ? names : Object.keys(this.charts)) this.stale.add(name);
+    this.frame ||= requestAnimationFrame(() => {
       this.frame = 0;
       if (this.destroyed) return;
       const started = performance.now();
       if (this.mode === "live") this.drawRun();
       else this.drawPreview();
+      this.stale.clear();
       if (this.Plotly) this.root.dataset.drawMs = Math.round(performance.now() - started);
     });
   }
@@ -579,10 +586,10 @@ class Panel {
     if (!run.steps) return;
     // The frame of steps grows by doubling, so that it rarely jumps and is never mostly empty.
     this.span = run.live ? Math.min(run.total, Math.max(32, 2 ** Math.ceil(Math.log2(run.steps * 1.02)))) : run.steps;
-    this.drawLoss();
-    this.drawAccuracy();
-    this.drawHeatmap();
-    this.drawProfile();
+    if (this.stale.has("loss")) this.drawLoss();
+    if (this.stale.has("accuracy")) this.drawAccuracy();
+    if (this.stale.has("heatmap")) this.drawHeatmap();
+    if (this.stale.has("profile")) this.drawProfile();
     if (this.Plotly) this.root.dataset.plots = "drawn";
   }
 
@@ -773,7 +780,7 @@ class Panel {
     chart.meaning.textContent = words.quantities[run.quantity].meaning;
     this.paint();
     const linear = this.linear(run.quantity), { low, high } = run;
-    const decades = Math.max(1, Math.ceil((high - low) / 6));
+    const decades = [1, 2, 3, 5, 10, 15, 20].find((n) => n >= (high - low) / 6) ?? 20;
     const tickvals = [];
     if (linear) tickvals.push(0, 0.25, 0.5, 0.75, 1);
     else for (let e = Math.ceil(low / decades) * decades; e <= high; e += decades) tickvals.push(e);
@@ -926,7 +933,7 @@ class Panel {
       this.fetching = false;
     }
     this.showTip();
-    this.redraw();
+    this.redraw("profile");
   }
 
   placeLine() {
@@ -951,7 +958,7 @@ class Panel {
     const put = (where, what) => (up ? { x: what, y: where } : { x: where, y: what });
     const label = (i) => `${names[Math.round(places[i])] ?? ""}: ${this.namedValue(values[i], linear)}`;
     const traces = [{
-      ...put(places, numbers), name, mode: faint || places.length > 400 ? "lines" : "lines+markers", connectgaps: false, showlegend: true,
+      ...put(places, numbers), name, mode: faint || places.length > 250 ? "lines" : "lines+markers", connectgaps: false, showlegend: true,
       line: { color, width: faint ? 1.2 : 1.8, dash }, marker: { size: places.length > 130 ? 3 : 5.5, color }, text: Array.from(values, (_, i) => label(i)),
       hovertemplate: "%{text}<extra></extra>", ...(faint ? { hoverinfo: "skip", hovertemplate: undefined } : {}),
     }];
@@ -1016,7 +1023,9 @@ class Panel {
     const traces = this.depthTraces(places, values, { name: words.quantities[run.quantity].label, color: look.first, edges, linear, up: true, names: run.names });
     if (start && run.steps > 1) {
       const name = reference.to_step > 0 ? fill(words.hovered_steps, { from: 0, to: reference.to_step }) : fill(words.hovered, { step: 0 });
-      traces.unshift(...this.depthTraces(all, start, { name, color: look.faint, edges, linear, up: true, dash: "dot", faint: true, names: run.names }));
+      const every = Math.ceil(all.length / 500); // a faint line needs no more points
+      const thin = (list) => Array.from(list).filter((_, i) => i % every === 0);
+      traces.unshift(...this.depthTraces(thin(all), thin(start), { name, color: look.faint, edges, linear, up: true, dash: "dot", faint: true, names: run.names }));
     }
     chart.draw(traces, {
       margin: { l: this.labelWidth(axis.ticktext), r: 16, t: top, b: bottom },

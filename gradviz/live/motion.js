@@ -18,6 +18,7 @@ const CSS = `
 .gvm-bars i { flex: 1; min-height: 2px; opacity: .1; }
 .gvm-bars i.lit { opacity: 1; }
 .gvm-bars i.now { outline: 2px solid var(--st-text-color, #888); }
+.gvm-ends { display: flex; justify-content: space-between; }
 .gvm-time { display: flex; gap: 10px; align-items: center; margin: 8px 0; }
 .gvm-time input { flex: 1; accent-color: var(--st-primary-color, #1f6feb); }
 @media (max-width: 640px) { .gvm-row { grid-template-columns: 1fr; } }
@@ -69,6 +70,10 @@ class Film {
         return one;
       });
     });
+    const ends = make("div", "gvm-row", this.root);
+    make("span", "", ends);
+    const names = make("div", "gvm-ends", ends);
+    for (const name of [data.names[0], data.words.layers, data.names.at(-1)]) make("span", "", names).textContent = name;
     const time = make("div", "gvm-time", this.root);
     this.play = make("button", "gvm-play", time);
     this.play.onclick = () => {

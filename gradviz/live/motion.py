@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +30,23 @@ def motion(run: Run, history: History, column: int, sample: AnatomySample | None
     start = anatomy.pooled(config.layers, MOST_BARS)
     step = column * history.stride
 
-    def row(name: str, label: str) -> dict[str, Any]:
-        """Bars of the layers, log10 from the smallest to the largest of this step; of pooled layers the largest."""
+    def row(name: str, label: str, *alike: str) -> dict[str, Any]:
+        """Bars of the layers, log10, on a scale that holds those of `alike` too; of pooled layers the largest."""
         values = np.maximum.reduceat(history.quantity(name)[column].astype(float), start)
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log10(values)
-        sized = logs[np.isfinite(logs)]
-        low, high = (np.floor(sized.min()), np.ceil(sized.max())) if len(sized) else (-1.0, 0.0)
+            scale = np.log10([history.quantity(other)[column] for other in (name, *alike)])
+        scale = scale[np.isfinite(scale)]
+        low, high = (math.floor(scale.min()), math.ceil(scale.max())) if len(scale) else (-1, 0)
         low = min(low, high - 2)
         heights = np.where(np.isfinite(logs), (logs - low) / (high - low), np.where(values == 0, 0, 1))
         return {
             "label": label,
-            "heights": [round(float(height), 3) for height in heights], "texts": [f"{value:.2e}" for value in values],
-            "low": f"10^{low:.0f}", "high": f"10^{high:.0f}",
-        }  # fmt: skip
+            "heights": [round(float(height), 3) for height in heights],
+            "texts": [f"{value:.3g}" for value in values],
+            "low": f"10^{low}",
+            "high": f"10^{high}",
+        }
 
     several = config.layers > len(start)
     names = [config.layer_names[place] + (" …" if several else "") for place in start]
@@ -63,14 +67,15 @@ def motion(run: Run, history: History, column: int, sample: AnatomySample | None
     rows = [
         row("activation_rms", _("activation")),
         row("signal_rms", _("backward signal")),
-        row("weight_grad_rms", _("weight gradient")),
-        row("treated_grad_rms", _("treated gradient")),
+        row("weight_grad_rms", _("weight gradient"), "treated_grad_rms"),
+        row("treated_grad_rms", _("treated gradient"), "weight_grad_rms"),
         row("update_ratio", _("update : weight")),
     ]
     if history.stride > 1:
         largest = _("The numbers are the largest of {count} neighbouring steps. ").format(count=history.stride)
         stages[0]["text"] = largest + stages[0]["text"]
     words = {"play": _("Play"), "pause": _("Pause"), "time": _("Time within the step"),
+             "layers": _("layers, input → output"),
              "scale": _("bars: log scale {low} … {high}")}  # fmt: skip
     return {"names": names, "rows": rows, "stages": stages, "words": words, "id": f"{run.id} {column}"}
 
@@ -93,5 +98,5 @@ def _update_words(run: Run, history: History, column: int) -> str:
     if not np.isfinite(ratio).any():
         return _("There was no update: the loss is not finite.")
     first, last = run.config.layer_names[0], run.config.layer_names[-1]
-    return _("{optimizer} moves the weights: {first} by {a:.2e} of its length, {last} by {b:.2e}. The next batch comes.").format(
+    return _("{optimizer} moves the weights: {first} by {a:.2g} of its length, {last} by {b:.2g}. The next batch comes.").format(
         optimizer=run.config.optimizer, first=first, last=last, a=ratio[0], b=ratio[-1])

@@ -25,9 +25,9 @@ ZERO, BELOW, FIRST_LEVEL, LEVELS, ABOVE, DENORMAL, INFINITE, NOT_A_NUMBER = 0, 1
 LINEAR = ("zero_share",)  # all other quantities are shown as log10
 
 # Colour ranges offered for each quantity, as log10 (zero_share: as they are); the first is the default. They are fixed,
-# never fitted to the data, so that two pictures can be compared by eye.
-_GRADIENT = ((-24.0, 12.0), (-12.0, 0.0), (-38.0, 0.0), (0.0, 38.0), (-38.0, 38.0))
-_SIZE = ((-12.0, 12.0), (-4.0, 4.0), (-38.0, 38.0))
+# never fitted to the data, so that two pictures can be compared by eye; the default holds every preset at initialisation.
+_GRADIENT = ((-30.0, 15.0), (-12.0, 0.0), (-38.0, 0.0), (0.0, 38.0), (-38.0, 38.0))
+_SIZE = ((-6.0, 18.0), (-4.0, 4.0), (-38.0, 38.0))
 RANGES: dict[str, tuple[tuple[float, float], ...]] = {
     "weight_grad_rms": _GRADIENT,
     "signal_rms": _GRADIENT,

@@ -447,7 +447,10 @@ class _NormConv:
         f = _gaussians(self.activation, v)
         slope_pair = f.pair_slope(c)
         cross_out = f.pair(c)
-        gap_out = k_gap * (slope_pair + 4 * f.pair_slope((c + c_own) / 2) + f.pair_slope(c_own)) / 6
+        gap_out = k_gap * (slope_pair + 4 * f.pair_slope((c + c_own) / 2) + f.pair_slope(c_own)) / 6  # see _gap_after
+        far = np.abs(c_own - c) > 0.01
+        if far.any():
+            gap_out = np.where(far, (f.pair(c_own) - cross_out) / max(factor, 1e-300), gap_out)
         to_z = inverse / (mu + BN_EPS)
         own_z, image_z = np.diag(z + own), np.diag(z)
         share = float(np.trace(gap_out)) / float(f.second.sum())
@@ -901,7 +904,7 @@ def _limits(config: RunConfig, p: Prediction) -> Iterator[str]:
             "This correction is fitted to real nets, not derived."
         )
     if relu and config.batch_norm and config.shortcut and blocks > 100:
-        yield _("Too low for the first blocks, by 0.6 decades at 200 blocks: take it as a lower bound.")
+        yield _("Too low for the first blocks, by 0.3 to 0.6 decades at 200 blocks: take it as a lower bound.")
     if not relu and config.batch_norm and not config.shortcut and blocks > 6:
         yield _(
             "Do not read trainability off this gradient: it may be large enough for Adam, yet nets like this did not train "

@@ -1,0 +1,155 @@
+"""Charts against the numbers they were made from."""
+
+import math
+
+import numpy as np
+import pytest
+
+from gradviz import charts
+from gradviz.config import RunConfig
+from gradviz.lessons import ARTICLE_BORDERS, LESSONS
+from gradviz.live import wire
+from gradviz.runs import QUANTITIES, History, Run, Status
+from gradviz.sweep import DIVERGED, STUCK, TRAINED, Result, Sweep
+
+RANGE = (-24.0, 12.0)
+
+
+def run_of(profile, losses=(2.3, 2.2), status=Status.FINISHED, **settings) -> Run:
+    """A run whose weight gradient is `profile` (layers,) or (steps, layers) throughout."""
+    layers = np.shape(profile)[-1]
+    config = RunConfig(blocks=(layers - 5) // 2, **settings)
+    columns = np.ones((len(losses), len(QUANTITIES), layers), np.float32)
+    columns[:, 0] = profile
+    scalars = np.column_stack([losses, np.linspace(0.1, 0.5, len(losses)), np.arange(len(losses))])
+    return Run(config, History.restored(columns, scalars, [(0, 0.1), (1, 0.5)], 1, 1000), status)
+
+
+def shown(figure, name):
+    return next(trace for trace in figure.data if trace.name == name)
+
+
+def test_the_heatmap_gives_each_kind_of_number_a_colour_of_its_own():
+    values = np.array([[0.0, 1e-30, 1e-24, 1e-6, 1e12, 1e13, math.inf, math.nan]], np.float32)
+    codes = charts._codes(values, "weight_grad_rms", RANGE)[0]
+    assert codes[0] == 0 and codes[1] == 1 and codes[5] == 252 and codes[6] == codes[7] == 255
+    assert codes[2] in (1, 2) and codes[4] in (251, 252)  # float32 rounds the ends of the range either way
+    assert codes[3] in (126, 127)  # the middle of −24 … 12
+    colours = {charts._SCALE[2 * code][1] for code in (0, 1, 2, 127, 252, 255)}
+    assert len(colours) == 6
+
+
+def test_comparison_and_live_heatmap_put_a_number_at_the_same_place_of_the_scale():
+    values = 10.0 ** np.random.default_rng(0).uniform(-30, 14, (50, 7))
+    ours, live = charts._codes(values, "weight_grad_rms", RANGE), wire.encode(values, "weight_grad_rms", *RANGE)
+    inside = (ours > 1) & (ours < 252)
+    assert inside.any() and (ours[inside] == live[inside]).all()
+
+
+def test_the_scale_colours_a_code_with_its_own_colour_and_not_its_neighbours():
+    places = np.array([place for place, _colour in charts._SCALE])
+    assert (np.diff(places) >= 0).all() and places[0] == 0 and places[-1] == 1
+    for code in (1, 2, 100, 251, 252):
+        below, above = charts._SCALE[2 * code : 2 * code + 2]
+        assert below[1] == above[1] and below[0] < code / 255 < above[0]
+
+
+def test_all_heatmaps_share_one_scale_and_one_step_axis():
+    runs = {"a": run_of([1] * 7, [2.3] * 10), "b": run_of([1e-9] * 9, [2.3] * 30)}
+    figure = charts.heatmaps_figure(runs, "weight_grad_rms", RANGE)
+    assert {(trace.zmin, trace.zmax) for trace in figure.data} == {(0, 255)}
+    assert figure.layout.xaxis.range == figure.layout.xaxis2.range == (-0.5, 29.5)
+    assert figure.data[0].customdata[0][0] == 1  # hover tells the number itself
+
+
+def test_a_long_run_of_a_deep_net_is_pooled_by_maximum_so_that_a_spike_survives():
+    profile = np.full((2000, 405), 1e-6, np.float32)
+    profile[1234, 321] = 1e3
+    history = History.restored(
+        np.repeat(profile[:, None], len(QUANTITIES), axis=1), np.ones((2000, 3)), [], 1, 2000
+    )
+    steps, values = charts._columns(history, "weight_grad_rms", charts.MOST_POINTS)
+    assert values.shape == (400, 300) and np.nanmax(values) == 1e3
+    assert steps[int(np.argmax(values.max(axis=1)))] == 1230
+
+
+def test_the_difference_of_equal_runs_is_0_and_of_a_tenfold_one_is_a_decade():
+    one, ten = run_of([1e-3] * 7), run_of([1e-2] * 7, seed=1)
+    assert (np.asarray(charts.difference_figure(one, one, "weight_grad_rms").data[0].z) == 0).all()
+    np.testing.assert_allclose(charts.difference_figure(ten, one, "weight_grad_rms").data[0].z, 1, rtol=1e-6)
+
+
+def test_the_difference_compares_layers_of_the_same_name_in_nets_of_different_depth():
+    shallow, deep = run_of([1, 2, 3, 4, 5, 6, 7]), run_of([1, 2, 3, 4, 90, 91, 5, 6, 7])
+    assert (np.asarray(charts.difference_figure(shallow, deep, "weight_grad_rms").data[0].z) == 0).all()
+
+
+def test_a_huge_loss_makes_the_axis_logarithmic_and_an_ordinary_one_does_not():
+    assert charts.loss_figure({"a": run_of([1] * 7)}).layout.yaxis.type is None
+    assert charts.loss_figure({"a": run_of([1] * 7, [1e12, 1e9])}).layout.yaxis.type == "log"
+
+
+def test_a_loss_that_is_no_longer_finite_gets_a_mark():
+    figure = charts.loss_figure({"a": run_of([1] * 7, [2.3, math.nan], Status.DIVERGED)})
+    marks = [trace for trace in figure.data if trace.mode == "markers"]
+    assert list(marks[0].x) == [1] and marks[0].marker.symbol == "x"
+
+
+def test_the_profile_draws_logarithms_and_sets_exact_zeros_apart():
+    theory = {"a": np.array([-50, -3, -2, -1])}
+    figure = charts.profile_figure({"a": np.array([0, 1e-3, 1e-2, math.inf])}, "weight_grad_rms", theory)
+    line = shown(figure, "a")
+    np.testing.assert_allclose(np.asarray(line.y, float)[1:3], [-3, -2])
+    assert np.isnan(np.asarray(line.y, float)[[0, 3]]).all()
+    marks = {trace.marker.symbol: list(trace.x) for trace in figure.data if trace.mode == "markers"}
+    assert marks == {"triangle-down-open": [1], "x": [4]}
+    assert list(shown(figure, "theory").y) == [-50, -3, -2, -1]
+
+
+def sweep_of(outcomes):
+    configs = tuple(RunConfig(activation="relu", blocks=n, seed=seed) for n, words in outcomes for seed in range(len(words)))
+    found = [word for _blocks, words in outcomes for word in words]
+    results = {config: Result(word, 1.0, 300, None, 1e-3, 1, 1) for config, word in zip(configs, found, strict=True)}
+    return Sweep("s", configs), results
+
+
+def test_the_border_has_a_point_for_every_run_and_a_band_for_what_most_seeds_did():
+    sweep, results = sweep_of([(1, [TRAINED] * 3), (5, [TRAINED, STUCK, STUCK]), (9, [DIVERGED] * 3)])
+    figure = charts.border_figure(sweep, results, ARTICLE_BORDERS)
+    points = [trace for trace in figure.data if trace.mode == "markers" and trace.x[0] is not None]
+    assert [trace.marker.symbol for trace in points].count("circle") == 4 and len(points) == 9
+    bands = [trace for trace in figure.data if trace.mode == "lines" and trace.line.width == 30]
+    assert [tuple(band.x) for band in bands] == [(0.6, 3.0), (3.0, 7.0), (7.0, 9.4)]
+    assert len({band.line.color for band in bands}) == 3
+    article = [trace for trace in figure.data if trace.mode == "lines" and trace.x[0] == 9]
+    assert article  # relu: up to 9 blocks
+
+
+def test_the_ratio_picture_holds_the_measured_ratio_and_theory_s_line():
+    sweep, results = sweep_of([(1, [TRAINED]), (10, [STUCK])])
+    theory = charts.theory_ratios(sweep)
+    figure = charts.ratio_figure(sweep, results, theory)
+    assert list(shown(figure, "relu").y) == [-3, -3]
+    places, logs = theory["relu"]
+    assert places == [1, 10] and -9.5 < logs[1] < -7 < logs[0] < 0.1  # 0.349 per convolution, 19 times, is 10^−8.7
+
+
+def test_the_grid_tells_how_many_seeds_trained_at_each_point():
+    configs = tuple(RunConfig(blocks=b, lr=lr, seed=s) for b in (1, 2) for lr in (1e-3, 1e-4) for s in (0, 1))
+    words = [TRAINED, TRAINED, TRAINED, STUCK, STUCK, STUCK, STUCK, STUCK]
+    results = {config: Result(word, 1, 1, None, 1, 1, 1) for config, word in zip(configs, words, strict=True)}
+    figure = charts.grid_figure(Sweep("g", configs), results)
+    np.testing.assert_array_equal(figure.data[0].z, [[0.5, 0], [1, 0]])  # rows: lr 1e-4, 1e-3; columns: 1 and 2 blocks
+
+
+@pytest.mark.parametrize("lesson", LESSONS.values(), ids=LESSONS)
+def test_every_lesson_has_its_pictures_and_a_sentence_on_how_to_read_each(lesson):
+    runs = []
+    for config in lesson.configs():
+        settings = {name: value for name, value in config.to_dict().items() if name not in ("blocks", "steps")}
+        if config.blocks <= 60:
+            runs.append(run_of([1e-3] * config.layers, [2.3] * 3, steps=30, **settings))
+    figures = charts.lesson_figures(lesson, runs)
+    assert set(figures) == set(lesson.look_at) <= set(charts.HOW_TO_READ)
+    assert all(figure.data for figure in figures.values())
+    assert charts.lesson_figures(lesson, []) == {}

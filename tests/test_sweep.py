@@ -1,0 +1,400 @@
+"""Sweeps: what an outcome is, where a border lies, that no run is done twice, and the page."""
+
+import math
+import sqlite3
+import threading
+import time
+
+import numpy as np
+import pytest
+import streamlit as st
+from playwright.sync_api import Page, expect
+from streamlit.testing.v1 import AppTest
+
+from gradviz.config import ConfigError, RunConfig
+from gradviz.manager import RunManager
+from gradviz.runs import QUANTITIES, History, Outcome, Run, Status, StepRecord
+from gradviz.store import RunStore, Summary
+from gradviz.sweep import (
+    DIVERGED,
+    FAILED,
+    SHORT,
+    STARTED,
+    STUCK,
+    TRAINED,
+    TRAINED_BELOW,
+    UNFINISHED,
+    WINDOW,
+    Result,
+    Sweep,
+    SweepRunner,
+    border,
+    cost,
+    estimate,
+    measured_rate,
+    remedy_name,
+    result,
+)  # fmt: skip
+from gradviz.ui.server import close_server, server
+
+CHANCE = math.log(10)
+
+
+def made(losses, status=Status.FINISHED, gradient=(1, 1e-6, 1e-3, 1, 1, 1, 1), **settings) -> Run:
+    """A run of one block with these losses; `gradient` is its weight-gradient profile at every step."""
+    config = RunConfig(**{"blocks": 1, "steps": len(losses), **settings})
+    run = Run(config, History(config.layers), status)
+    for step, loss in enumerate(losses):
+        layers = np.full((len(QUANTITIES), config.layers), 1, np.float32)
+        layers[0] = gradient
+        run.history.append(StepRecord(step, loss, 0.1, layers, 0.01 * (step + 1)))
+    return run
+
+
+# Outcomes
+
+
+def test_trained_means_that_the_last_twenty_steps_together_are_half_a_nat_under_chance():
+    assert pytest.approx(CHANCE - 0.5) == TRAINED_BELOW
+    assert result(made([CHANCE] * 30 + [TRAINED_BELOW - 0.01] * WINDOW)).outcome == TRAINED
+    assert result(made([CHANCE] * 30 + [TRAINED_BELOW + 0.01] * WINDOW)).outcome == STARTED
+    assert result(made([0.1] * 30 + [CHANCE] * WINDOW)).outcome == STUCK  # what it once knew does not count
+
+
+def test_one_good_batch_is_not_training():
+    assert result(made([CHANCE] * 49 + [0.5])).outcome == STUCK
+
+
+def test_between_chance_and_trained_a_net_has_only_started():
+    assert result(made([CHANCE - 0.11] * 40)).outcome == STARTED
+    assert result(made([CHANCE - 0.09] * 40)).outcome == STUCK
+
+
+def test_a_loss_that_is_not_finite_or_ten_times_chance_is_divergence():
+    assert result(made([2.0] * 39 + [math.nan], Status.DIVERGED)).outcome == DIVERGED
+    assert result(made([24.0] * 40)).outcome == DIVERGED
+    assert result(made([22.0] * 40)).outcome == STUCK
+
+
+def test_a_run_cut_short_says_nothing_unless_it_has_trained():
+    assert result(made([CHANCE] * 30, Status.STOPPED, steps=100)).outcome == UNFINISHED
+    assert result(made([1.0] * 30, Status.STOPPED, steps=100)).outcome == TRAINED
+    assert result(made([1.0] * 30, Status.INTERRUPTED, steps=100)).outcome == TRAINED
+    assert result(made([], Status.FAILED, steps=5)).outcome == FAILED
+    assert result(made([CHANCE] * 3)).outcome == SHORT
+
+
+def test_the_step_at_which_it_trained_is_the_first_whose_window_is_low():
+    losses = [CHANCE] * 50 + [0.0] * 50
+    windows = [np.mean(losses[step - WINDOW + 1 : step + 1]) for step in range(WINDOW - 1, 100)]
+    assert result(made(losses)).trained_at == WINDOW - 1 + next(k for k, mean in enumerate(windows) if mean < TRAINED_BELOW)
+
+
+def test_the_ratio_is_that_of_the_first_to_the_last_block_convolution_at_step_0():
+    assert result(made([CHANCE] * 20)).ratio == pytest.approx(1e-3, rel=1e-5)  # 1e-3 over 1: places 2 and 3
+    assert result(made([CHANCE] * 20, gradient=(1, 1, 0, 1, 1, 1, 1))).ratio == 0
+
+
+# What a sweep is
+
+
+BASES = (RunConfig(activation="sigmoid", blocks=1), RunConfig(activation="relu", blocks=1))
+
+
+def test_a_sweep_is_every_remedy_at_every_point_with_every_seed_and_the_first_seed_comes_first():
+    sweep = Sweep.over("s", BASES, {"blocks": [1, 2, 3], "lr": [1e-3, 1e-4]}, range(2))
+    assert len(sweep.configs) == len(set(sweep.configs)) == 2 * 6 * 2
+    assert {config.seed for config in sweep.configs[:12]} == {0}
+    assert sweep.axes == ("blocks", "lr") and list(sweep.remedies().values()) == ["sigmoid", "relu"]
+
+
+@pytest.mark.parametrize(
+    "axes, seeds, bases",
+    [
+        ({}, [0], BASES), ({"steps": [1]}, [0], BASES), ({"blocks": []}, [0], BASES), ({"blocks": [1]}, [], BASES),
+        ({"blocks": [1]}, [0], []), ({"blocks": [2000]}, [0], BASES), ({"blocks": range(300)}, [0], BASES),
+        ({"blocks": [1], "lr": [1], "init_range": [1]}, [0], BASES),
+    ],
+)  # fmt: skip
+def test_a_question_that_is_no_sweep_is_refused_with_a_sentence(axes, seeds, bases):
+    with pytest.raises(ConfigError, match=r"\."):
+        Sweep.over("s", bases, axes, seeds)
+
+
+def test_remedies_that_differ_only_in_the_optimiser_are_told_apart():
+    sweep = Sweep.over("s", [RunConfig(optimizer="adam"), RunConfig(optimizer="sgd")], {"blocks": [1, 2]}, [0])
+    assert list(sweep.remedies().values()) == ["adam", "sgd"]
+
+
+def test_a_remedy_is_named_by_everything_that_makes_it_one():
+    assert remedy_name(RunConfig(activation="relu", batch_norm=True, shortcut=True)) == "relu + batch norm + shortcut"
+    assert remedy_name(RunConfig(treatment="clip-norm")) == "sigmoid + clip-norm"
+
+
+def test_a_sweep_survives_the_way_through_its_file():
+    sweep = Sweep.over("s", BASES, {"init_range": [0.1, 0.2]}, [0, 5], early=False)
+    again = Sweep.from_dict(sweep.to_dict())
+    assert again == sweep and again.id == sweep.id
+
+
+def outcomes(*words):
+    """Runs of rising depth; several words for one depth are its seeds."""
+    return [
+        (RunConfig(blocks=blocks, seed=seed), Result(word, 0, 1, None, 1, 1, 1))
+        for blocks, seeds in words for seed, word in enumerate(seeds)
+    ]  # fmt: skip
+
+
+def test_the_border_lies_before_the_first_depth_at_which_no_majority_trains():
+    found = border(outcomes((1, [TRAINED] * 3), (2, [TRAINED, TRAINED, STUCK]), (3, [TRAINED, STUCK, DIVERGED]), (4, [TRAINED])))
+    assert (found.deepest_trained, found.first_failed) == (2, 3)
+    assert found.shares == {1: (3, 3), 2: (2, 3), 3: (1, 3), 4: (1, 1)}
+    assert border(outcomes((1, [TRAINED]), (2, [UNFINISHED]))).first_failed is None
+    assert border(outcomes((1, [TRAINED, STUCK]))).first_failed == 1  # half is no majority
+
+
+def test_the_estimate_is_the_measured_time_scaled_by_blocks_images_and_steps():
+    small, large = RunConfig(blocks=4, batch_size=16, steps=10), RunConfig(blocks=12, batch_size=32, steps=100)
+    assert cost(large) == 4 * cost(small)  # (4 + 12)/(4 + 4) blocks, twice the images
+    run = made([CHANCE] * 40)
+    rate = measured_rate([Summary.of(run)])
+    assert estimate([run.config], rate) == pytest.approx(0.4)
+    assert estimate([large], rate, at_once=2) == pytest.approx(estimate([large], rate) / 2)
+    assert measured_rate([]) is None
+
+
+# Running
+
+
+class Counted:
+    """Trainings that cost nothing, and a record of how often each config was trained to its end."""
+
+    def __init__(self):
+        self.begun: list[str] = []
+        self.ended: list[str] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def __call__(self, config, interrupt):
+        return _Quick(config, interrupt, self)
+
+
+class _Quick:
+    def __init__(self, config, interrupt, counted):
+        import torch
+
+        self.config, self.interrupt, self.counted = config, interrupt, counted
+        self.device, self.outcome = torch.device("cpu"), None
+
+    def __iter__(self):
+        self.counted.begun.append(self.config.run_id)
+        layers = np.full((len(QUANTITIES), self.config.layers), 1, np.float32)
+        for step in range(self.config.steps):
+            while not self.counted.gate.wait(0.01) and not self.interrupt():
+                pass
+            if self.interrupt():
+                self.outcome = Outcome(Status.STOPPED)
+                return
+            loss = 1.0 if self.config.activation == "relu" and step > 5 else CHANCE
+            yield StepRecord(step, loss, 0.1, layers, 0.001 * (step + 1))
+        self.counted.ended.append(self.config.run_id)
+        self.outcome = Outcome(Status.FINISHED, 0.5)
+
+
+def until(condition, seconds=30):
+    """Waits on a condition that other threads make true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        threading.Event().wait(0.01)
+
+
+class Room:
+    """A store, a manager and a sweep runner that can be torn down and built again, as by a restart."""
+
+    def __init__(self, folder):
+        self.folder, self.counted = folder, Counted()
+        self.open()
+
+    def open(self):
+        self.store = RunStore(self.folder)
+        self.manager = RunManager(self.store, None, workers=2, train=self.counted)
+        self.sweeps = SweepRunner(self.manager, self.folder / "sweeps", at_once=2, tick=0.01)
+
+    def close(self):
+        self.sweeps.close()
+        self.manager.close()
+        self.store.close()
+
+
+@pytest.fixture
+def room(tmp_path):
+    room = Room(tmp_path / "runs")
+    yield room
+    room.counted.gate.set()
+    room.close()
+
+
+FORTY = Sweep.over("forty", [RunConfig(steps=30, batch_size=4)], {"blocks": range(20)}, range(2))
+
+
+def test_forty_runs_survive_a_restart_in_the_middle_and_none_is_done_twice(room):
+    room.sweeps.start(FORTY)
+    until(lambda: len(room.sweeps.results(FORTY)) >= 15)
+    room.counted.gate.clear()
+    room.close()
+    done = set(room.counted.ended)
+    assert 15 <= len(done) < 40
+    room.counted.gate.set()
+    room.open()
+    until(lambda: len(room.sweeps.results(FORTY)) == 40)
+    assert sorted(room.counted.ended) == sorted(config.run_id for config in FORTY.configs)  # each exactly once
+    until(lambda: not room.sweeps.active(FORTY.id))
+
+
+def test_runs_that_somebody_has_made_already_are_not_made_again(room):
+    for config in FORTY.configs[:5]:
+        room.manager.start(config)
+        assert room.manager.wait(config.run_id, 30)
+    assert len(room.sweeps.results(FORTY)) == 5  # before it was ever started
+    room.sweeps.start(FORTY)
+    until(lambda: len(room.sweeps.results(FORTY)) == 40)
+    assert len(room.counted.begun) == 40
+
+
+def test_no_more_runs_are_live_than_allowed_so_that_others_get_a_worker(room):
+    room.counted.gate.clear()
+    room.sweeps.start(FORTY)
+    until(lambda: len(room.sweeps.live(FORTY)) == 2)
+    assert sum(summary.status.live for summary in room.manager.list()) == 2
+
+
+def test_a_stopped_sweep_rests_and_a_resumed_one_trains_what_was_cut_short(room):
+    room.sweeps.start(FORTY)
+    until(lambda: len(room.sweeps.results(FORTY)) >= 3)
+    room.counted.gate.clear()
+    until(lambda: len(room.sweeps.live(FORTY)) == 2)
+    cut = [run.id for run in room.sweeps.live(FORTY)]
+    room.sweeps.stop(FORTY.id)
+    assert all(room.manager.wait(run_id, 30) for run_id in cut)
+    assert not room.sweeps.active(FORTY.id) and not room.sweeps.live(FORTY)
+    begun = len(room.counted.begun)
+    room.counted.gate.set()
+    room.sweeps.start(FORTY)
+    until(lambda: len(room.sweeps.results(FORTY)) == 40)
+    assert len(room.counted.begun) == begun + 40 - (begun - len(cut)) and len(room.counted.ended) == 40
+
+
+def test_a_run_stops_once_it_has_trained_and_only_then(room):
+    bases = [RunConfig(activation="relu", steps=5000, blocks=0), RunConfig(activation="sigmoid", steps=60, blocks=0)]
+    sweep = Sweep.over("early", bases, {"blocks": [0]}, [0])
+    room.sweeps.start(sweep)
+    until(lambda: len(room.sweeps.results(sweep)) == 2)
+    relu, sigmoid = (room.sweeps.results(sweep)[config] for config in sweep.configs)
+    assert relu.outcome == TRAINED and relu.steps < 5000
+    assert sigmoid.outcome == STUCK and sigmoid.steps == 60
+
+
+def test_a_sweep_that_wants_whole_runs_is_not_content_with_one_that_was_stopped_early(room):
+    base = [RunConfig(activation="relu", steps=2000, blocks=0)]
+    early, whole = (Sweep.over("s", base, {"blocks": [0]}, [0], early=early) for early in (True, False))
+    room.sweeps.start(early)
+    until(lambda: len(room.sweeps.results(early)) == 1)
+    if room.sweeps.results(early)[early.configs[0]].steps < 2000:
+        assert not room.sweeps.results(whole)
+    room.sweeps.start(whole)
+    until(lambda: len(room.sweeps.results(whole)) == 1)
+    assert room.sweeps.results(whole)[whole.configs[0]].steps == 2000
+
+
+def test_a_run_that_somebody_stops_by_hand_is_not_forced_on_him_again(room):
+    room.counted.gate.clear()
+    sweep = Sweep.over("one", [RunConfig(steps=50)], {"blocks": [0]}, [0])
+    room.sweeps.start(sweep)
+    until(lambda: room.counted.begun)
+    room.manager.stop(sweep.configs[0].run_id)
+    until(lambda: not room.sweeps.active(sweep.id))
+    assert len(room.counted.begun) == 1 and not room.sweeps.results(sweep)
+
+
+def test_a_spoilt_file_in_the_folder_does_not_stop_the_server(room):
+    room.sweeps.start(FORTY)
+    room.close()
+    (room.folder / "sweeps" / "bad.json").write_text('{"name": 1, "configs": [{"blocks": -5}], "early": true')
+    (room.folder / "sweeps" / "worse.json").write_text('{"name": 1, "configs": [{"blocks": -5}], "early": true}')
+    room.open()
+    assert [sweep.id for sweep in room.sweeps.list()] == [FORTY.id]
+
+
+# The page
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADVIZ_STORE", str(tmp_path / "runs"))
+    monkeypatch.setenv("GRADVIZ_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("GRADVIZ_DOWNLOAD", "off")
+    st.cache_resource.clear()
+    yield
+    close_server()
+    st.cache_resource.clear()
+
+
+SMALL = {"remedies": "relu", "values": "0,1", "steps": "25", "batch_size": "4", "dataset": "digits"}
+
+
+def opened(**query: str) -> AppTest:
+    page = AppTest.from_file("../pages/sweep.py", default_timeout=60)
+    page.query_params.update(query)
+    page.run()
+    assert not page.exception
+    return page
+
+
+def text(page: AppTest) -> str:
+    return " ".join(element.value for kind in (page.markdown, page.caption, page.warning, page.error) for element in kind)
+
+
+def test_the_page_says_what_a_sweep_costs_before_it_starts_and_runs_it(store):
+    page = opened(**SMALL)
+    assert "2 of 2 runs to do" in text(page)
+    page.button(key="start").click().run()
+    sweep = server().sweeps.list()[0]
+    assert len(sweep.configs) == 2
+    until(lambda: len(server().sweeps.results(sweep)) == 2, 60)
+    page.run()
+    assert not page.exception and "All 2 runs are there." in text(page)
+    assert f"under {TRAINED_BELOW:.2f}" in text(page)  # the definition stands on the screen
+
+
+def test_a_value_out_of_range_is_refused_with_its_name_and_range(store):
+    page = opened(**{**SMALL, "values": "0,5000"})
+    assert "Blocks (blocks) must be a whole number from 0 to 1000" in page.error[0].value
+
+
+def test_rubbish_in_the_url_leaves_a_page_that_works(store):
+    page = opened(remedies="x", axis="y", seeds="z", steps="-1", values="1,2", sweep="nothing", lr="nan")
+    assert "is not on this server" in text(page)
+
+
+def test_a_reader_starts_a_sweep_of_forty_and_a_killed_server_finishes_it(page: Page, start_server):
+    """Kill -9 in its middle; afterwards all forty are there and those that had ended were not trained again."""
+    server = start_server(GRADVIZ_DATA="/nonexistent", GRADVIZ_WORKERS="2")
+    page.goto(f"{server.url}/sweep?remedies=relu,sigmoid&values=0,1&seeds=10&steps=40&batch_size=4&dataset=digits")
+    page.get_by_role("button", name="Start").click(timeout=60_000)
+
+    def kept() -> dict[str, float]:
+        with sqlite3.connect(f"file:{server.store / 'runs.sqlite'}?mode=ro", uri=True) as database:
+            ended = "status = 'finished' OR (status = 'stopped' AND steps >= 20)"
+            return dict(database.execute(f"SELECT id, created FROM runs WHERE {ended}"))
+
+    until(lambda: len(kept()) >= 6, 90)
+    server.kill()
+    before = kept()
+    server.start()
+    until(lambda: len(kept()) == 40, 100)
+    after = kept()
+    assert len(before) < 40 and all(after[run_id] == created for run_id, created in before.items())
+    page.reload()
+    expect(page.get_by_text("All 40 runs are there.")).to_be_visible(timeout=60_000)
+    expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=60_000)

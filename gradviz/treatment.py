@@ -94,6 +94,6 @@ class _Feedback:
         # An exact zero says nothing about how far off it is: the gain waits, and so does the layer below.
         known = rms != 0
         error = torch.where(known, self._log_target - rms.log() - largest.log(), self._error_above)
-        self._gains[index] = gain + FEEDBACK_GAIN * (error - self._error_above)
+        gain += FEEDBACK_GAIN * (error - self._error_above)  # in place, so that a captured CUDA graph turns it too
         self._error_above = error
         return scaled

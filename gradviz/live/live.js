@@ -582,7 +582,7 @@ class Panel {
     this.bar.style.width = `${(100 * run.steps) / run.total}%`;
     const left = run.seconds_left === null || !run.steps ? "" : ` · ${fill(words.seconds_left, { time: duration(run.seconds_left, words) })}`;
     this.progressText.textContent = words.status[run.status] + left;
-    this.state.textContent = [run.sentence, run.message].filter(Boolean).join(" ");
+    this.state.textContent = [run.sentence, run.sentence && run.status === "diverged" ? "" : run.message].filter(Boolean).join(" ");
     if (!run.steps) return;
     // The frame of steps grows by doubling, so that it rarely jumps and is never mostly empty.
     this.span = run.live ? Math.min(run.total, Math.max(32, 2 ** Math.ceil(Math.log2(run.steps * 1.02)))) : run.steps;
@@ -598,7 +598,7 @@ class Panel {
   }
 
   stepAxis() {
-    return { title: { text: this.words.step_axis }, range: [-0.5, Math.max(this.span, 2) - 0.5], showgrid: false };
+    return { title: { text: this.words.step_axis }, range: [-0.5, Math.max(this.span, 2) - 0.5], showgrid: false, ...(this.span < 8 ? { dtick: 1 } : {}) };
   }
 
   // The middle of each column's steps.

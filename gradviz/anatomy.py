@@ -167,14 +167,14 @@ class BlockDeletion:
 
 
 def deleted_blocks(blocks: int, images: int, steps: int, batch_size: int) -> np.ndarray:
-    """Which blocks to try without: all where that costs at most a tenth of the training, else an even choice.
+    """Which blocks to try without: all where that costs at most a fifth of the training, else an even choice.
 
     Without block b only the blocks after it are new, half of all on average.
     """
     if not blocks:
         return np.arange(0)
     training = 3 * steps * batch_size * blocks  # a backward pass is twice a forward pass
-    work = min(max(training // 10, 20_000), DELETION_WORK)
+    work = min(max(training // 5, 20_000), DELETION_WORK)
     return even_choice(blocks, work // max(1, blocks * images // 2))
 
 

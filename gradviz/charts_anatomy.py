@@ -55,7 +55,7 @@ def band_figure(
     at = 1 + _middle(start, len(names))
     if logarithmic:
         counts = sample.count(kind)
-        levels = anatomy.magnitude_quantiles(counts)  # 5, 25, 50, 75, 95 %
+        levels = np.maximum(anatomy.magnitude_quantiles(counts), limits[0])  # 5, 25, 50, 75, 95 %
         bands = [(_("5–95 %"), 0, 4, 0.25), (_("25–75 %"), 1, 3, 0.45)]
         median = 2
     else:
@@ -101,8 +101,10 @@ def band_limits(samples: Sequence[AnatomySample], kind: str, logarithmic: bool) 
     """The axis that holds this kind at every sampled step: decades, or signed values."""
     held = [sample for sample in samples if kind in sample.kinds]
     if logarithmic:
-        levels = np.concatenate([anatomy.magnitude_quantiles(sample.count(kind)) for sample in held] or [np.zeros((1, 1))])
-        return _decades(10 ** levels.ravel())
+        levels = np.concatenate([anatomy.magnitude_quantiles(sample.count(kind)).ravel() for sample in held] or [np.zeros(1)])
+        levels = levels[np.isfinite(levels)]
+        # One layer's twentieth smallest entries, at 1e-42 say, must not flatten all others: the band goes on below the axis.
+        return _decades(10 ** levels[levels >= np.percentile(levels, 2)]) if len(levels) else _decades(levels)
     # Not the extremes: one entry in 6,400 must not flatten the bands of all layers.
     largest = max([float(np.nanmax(np.abs(sample.quantile(kind)[:, 1:-1]), initial=0)) for sample in held] or [1.0])
     reach = 1.3 * largest if 0 < largest < math.inf else 1.0
@@ -111,7 +113,7 @@ def band_limits(samples: Sequence[AnatomySample], kind: str, logarithmic: bool) 
 
 def wake_figure(steps: np.ndarray, names: Sequence[str], last: int) -> go.Figure:
     """`anatomy.wake_steps` over depth; layers that did not wake are left out."""
-    figure = _over_depth(_("step"), len(names))
+    figure = _over_depth(_("step at which it woke up"), len(names))
     awake = np.flatnonzero(steps >= 0)
     figure.add_scatter(
         x=1 + awake, y=steps[awake], mode="lines+markers" if len(awake) < _MOST else "lines", showlegend=False,
@@ -134,7 +136,8 @@ def treatment_figure(history: History, column: int, sample: AnatomySample, names
         ("altered_share", _("share of entries altered"), GREEN, "solid"),
         ("cosine", _("cosine before · after"), PURPLE, "dash"),
     ):
-        _line(figure, at, sample.number(name), label, colour, dash=dash, row=2, text=names)
+        pool = np.fmin if name == "cosine" else np.fmax
+        _line(figure, at, sample.number(name), label, colour, dash=dash, row=2, text=names, pool=pool)
     _finish(figure, 470, len(names), row=2)
     _log_axis(figure.layout.yaxis, low, high)
     figure.update_yaxes(title=_("RMS (nats per unit)"), row=1)
@@ -151,7 +154,7 @@ def optimiser_figure(history: History, column: int, names: Sequence[str], adam: 
     _dots(figure, ratio[column], names, _("update : weight"), BLUE, low, high)
     if adam:
         share = anatomy.adam_share(history.quantity("treated_grad_rms")[column].astype(float))
-        _line(figure, 1 + np.arange(len(names)), share, _("g / (g + eps)"), ORANGE, row=2, text=names)
+        _line(figure, 1 + np.arange(len(names)), share, _("g / (g + eps)"), ORANGE, row=2, text=names, pool=np.fmin)
         figure.update_yaxes(title=_("share of a full step"), range=[-0.05, 1.05], row=2)
     _finish(figure, 450 if adam else _HEIGHT, len(names), row=rows)
     _log_axis(figure.layout.yaxis, low, high)
@@ -371,16 +374,17 @@ def _finish(figure: go.Figure, height: int, layers: int, row: int | None = None)
         height=height, margin={"l": 70, "r": 12, "t": 34, "b": 46}, hovermode="closest",
         legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
     )  # fmt: skip
+    figure.update_xaxes(zeroline=False)
     if layers:
         figure.update_xaxes(range=[0.2, layers + 0.8])
         figure.update_xaxes(title=_("layer (1: nearest to the input)"), row=row, col=None if row is None else 1)
 
 
 def _line(figure: go.Figure, x: np.ndarray, y: np.ndarray, name: str, colour: str, dash: str = "solid", row: int = 1,
-          width: int = 2, text: Sequence[str] | None = None, logs: bool = False) -> None:  # fmt: skip
-    if len(x) > _MOST:  # every so many-th: these lines are smooth, or thinned in time
-        kept = anatomy.even_choice(len(x), _MOST)
-        x, y, text = x[kept], y[kept], [text[place] for place in kept] if text is not None else None
+          width: int = 2, text: Sequence[str] | None = None, logs: bool = False, pool: np.ufunc = np.fmax) -> None:  # fmt: skip
+    """Of many neighbours the largest, or what `pool` says."""
+    start = anatomy.pooled(len(x), _MOST)
+    x, y, text = x[start], pool.reduceat(y, start), _labels(start, text) if text is not None else None
     place = {"row": row, "col": 1} if figure._has_subplots() else {}
     figure.add_scatter(
         x=x, y=np.where(np.isfinite(y), y, np.nan), mode="lines+markers" if len(x) == 1 else "lines", name=name, text=text,
@@ -445,4 +449,4 @@ def _log_axis(axis: go.layout.YAxis, low: float, high: float) -> None:
     every = max(1, math.ceil((high - low) / 8))
     ticks = [power for power in range(math.ceil(low), math.floor(high) + 1) if power % every == 0]
     words = [f"10<sup>{power}</sup>".replace("-", "−") for power in ticks]
-    axis.update(tickvals=ticks, ticktext=words, range=[low - 2, high + 1.4])
+    axis.update(tickvals=ticks, ticktext=words, range=[low - 2, high + 1.4], zeroline=False)

@@ -101,7 +101,7 @@ def body(run: Run) -> None:
     step = scrub(recorded_steps(history))
     column = history.column_of(step)
     diagnosis = diagnose(run, column)
-    st.markdown(f"**{_('Step {step}').format(step=step)} · {_(str(diagnosis.verdict))}.** {diagnosis.sentence}")
+    st.markdown(f"**{_('Step {step}').format(step=step)}.** {diagnosis.sentence}")
     before = [kept for kept in history.samples if kept.step <= step]
     sample = before[-1].sample() if before else None
     view = st.session_state[VIEW]
@@ -179,7 +179,7 @@ def treatment(run: Run, history: History, column: int, sample: AnatomySample) ->
     figure = charts_anatomy.optimiser_figure(history, column, names, config.optimizer == "adam")
     figure_panel(figure, "optimiser", _("Update to weight ratio over depth"), run.id)
     sentence = _("Above: by what part of its own length the step changed each layer's weights; about 10⁻³ is a lively layer, and "
-                 "a layer at 10⁻⁷ stands still in float32.")
+                 "under 10⁻⁷ most of a layer's float32 weights do not change at all.")
     if config.optimizer == "adam":
         sentence += " " + _("Below: g / (g + eps), with g the layer's gradient (RMS) and eps = 10⁻⁸. At 1 Adam makes up for a "
                             "gradient's smallness entirely; at 0 the gradient is so far under eps that Adam cannot use it.")
@@ -198,23 +198,34 @@ def treatment(run: Run, history: History, column: int, sample: AnatomySample) ->
     if "treated_grad" in sample.kinds:
         figure = charts_anatomy.treatment_figure(history, column, sample, names)
         figure_panel(figure, "treatment", _("Treatment over depth"), run.id)
-    read(treatment_words(config, altered, cosine) + sampled_at(sample, column, history))
+    read(treatment_words(run, history, column, sample) + sampled_at(sample, column, history))
 
 
-def treatment_words(config, altered: float, cosine: float) -> str:
-    words = _("The gradient of all parameters, and below layer by layer.")
-    if config.treatment == "floor" and altered > 0.5:
-        words += " " + _("The floor wrote ±{threshold:g} over {share} of all entries. In those only the sign is left, entries "
-                         "that differed by decades now count alike, and of the direction a cosine of {cosine} remains.").format(
-                             threshold=config.threshold, share=percent(altered), cosine=number(cosine))
-        words += " " + (_("Adam divides each entry by its own size, so it is the signs that it follows.")
-                        if config.optimizer == "adam" else
-                        _("SGD moves each of these weights by learning rate × threshold, however little it matters to the loss."))
-    elif config.treatment == "clip-norm":
-        words += " " + _("Clipping by norm scales all entries alike: the direction stays, cosine 1. It can only shrink.")
-    elif config.treatment == "clip-value":
-        words += " " + _("Clipping by value cuts the largest entries only; what is small stays small.")
-    return words
+def treatment_words(run: Run, history: History, column: int, sample: AnatomySample) -> str:
+    config = run.config
+    words = _("The numbers are of the gradient of all parameters, the picture is layer by layer.")
+    if config.treatment == "clip-norm":
+        return words + " " + _("Clipping by norm scales all entries alike: the direction stays, cosine 1. It can only shrink.")
+    if config.treatment == "clip-value":
+        return words + " " + _("Clipping by value cuts the largest entries only; what is small stays small.")
+    floored = sample.number("altered_share") > 0.5
+    if config.treatment != "floor" or not floored.any():
+        return words
+    cosine = number(float(np.nanmedian(sample.number("cosine")[floored])))
+    words += " " + _("In {count} of {all} layers the floor overwrote most entries. There only the signs are left: the cosine is "
+                     "{cosine} (median; √(2/π) = 0.80 for signs of normally distributed entries).").format(
+                         count=int(floored.sum()), all=config.layers, cosine=cosine)
+    zeros = float(np.nanmean(history.quantity("zero_share")[column][floored]))
+    if zeros > 0.01:
+        words += " " + _("{share} of their entries were exactly 0 and all became +{threshold:g}: a direction that no image "
+                         "asked for.").format(share=percent(zeros), threshold=config.threshold)
+    weight = float(np.nanmedian(history.quantity("weight_rms")[column][floored]))
+    if config.optimizer == "adam":
+        share = percent(float(anatomy.adam_share(np.array(config.threshold))))
+        return words + " " + _("Adam divides each entry by its own size plus eps, so every overwritten weight takes {share} of a "
+                               "full step of {lr:g}, whether it matters to the loss or not.").format(share=share, lr=config.lr)
+    return words + " " + _("SGD moves each of these weights by learning rate × threshold = {move:.1e} a step; next to weights of "
+                           "{weight:.1g} that is nothing.").format(move=config.lr * config.threshold, weight=weight)
 
 
 def shortcut(run: Run, sample: AnatomySample) -> None:

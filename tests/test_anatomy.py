@@ -401,9 +401,9 @@ def test_slow_motion_tells_the_measured_numbers(digits):
     film = motion(run, run.history, 1, run.history.samples[1].sample())
     assert f"{run.history.loss[1]:.4g} nats" in film["stages"][1]["text"]
     signal = film["rows"][1]
-    assert signal["texts"] == [f"{value:.2e}" for value in run.history.quantity("signal_rms")[1]]
+    assert signal["texts"] == [f"{value:.3g}" for value in run.history.quantity("signal_rms")[1]]
     assert max(signal["heights"]) <= 1 and min(signal["heights"]) >= 0
-    assert len(film["names"]) == SMALL.layers
+    assert len(film["names"]) == SMALL.layers and film["rows"][2]["low"] == film["rows"][3]["low"]
 
 
 def test_pictures_of_2005_layers_stay_small(digits):

@@ -7,8 +7,11 @@ import math
 import re
 import struct
 import threading
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
@@ -21,6 +24,7 @@ from gradviz.live.routes import build_routes, plotly_url, script_url
 from gradviz.manager import Preview
 from gradviz.runs import QUANTITIES, History, Run, Status, StepRecord, max_columns
 
+T = TypeVar("T")
 SCRIPT = (Path(wire.__file__).parent / "live.js").read_text(encoding="utf-8")
 
 
@@ -252,6 +256,12 @@ def test_bytes_never_mix_two_states_of_a_run_that_grows_meanwhile():
 # ---- Routes ----
 
 
+def wait_for(work: Coroutine[Any, Any, T]) -> T:
+    """In a thread of its own: Playwright, once started by another test, keeps this thread's event loop for itself."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
 @dataclass
 class Reply:
     status_code: int
@@ -276,7 +286,7 @@ class Site:
         return f"/api/runs/{run.id}"
 
     def get(self, url: str, **headers: str) -> Reply:
-        return asyncio.run(self.ask(url, **headers))
+        return wait_for(self.ask(url, **headers))
 
     async def ask(self, url: str, **headers: str) -> Reply:
         path, _, query = url.partition("?")
@@ -329,7 +339,7 @@ def test_a_thousand_random_questions_meet_no_server_error():
             path = rng.choice([url, f"{url}/profile", "/api/runs/" + query, "/api/previews/" + query])
             assert (await site.ask(f"{path}?{query}")).status_code < 500
 
-    asyncio.run(ask_all())
+    wait_for(ask_all())
 
 
 def test_what_the_server_does_not_know_is_not_found():

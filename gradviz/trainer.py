@@ -48,6 +48,11 @@ def device_text(device: torch.device) -> str:
     return f"cuda, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
 
 
+def preview_images(config: RunConfig) -> int:
+    """Batch of the preview: the run's own, or smaller where a thousand blocks would keep the reader waiting."""
+    return min(config.batch_size, max(8, 16_000 // max(1, config.blocks)))
+
+
 class Trainer:
     """One training of a DeepLeNet, measured at every step.
 
@@ -97,19 +102,15 @@ class Trainer:
         except Interrupted:
             self.outcome = Outcome(Status.STOPPED, None, seconds)
 
-    @property
-    def preview_images(self) -> int:
-        """Batch of the preview: the run's own, or smaller where a thousand blocks would keep the reader waiting."""
-        return min(self.config.batch_size, max(8, 16_000 // max(1, self.config.blocks)))
-
     def preview(self) -> StepRecord:
-        """Step 0 without its update, on `preview_images` images; `seconds` estimates one full step on this machine.
+        """Step 0 without its update, on `preview_images(config)` images; `seconds` estimates one full step on this machine.
 
         Raises Interrupted if asked to stop meanwhile.
         """
+        images = preview_images(self.config)
         begin = time.perf_counter()
-        record = self._measure(0, next(self._batches)[: self.preview_images])
-        estimate = (time.perf_counter() - begin) * self.config.batch_size / self.preview_images
+        record = self._measure(0, next(self._batches)[:images])
+        estimate = (time.perf_counter() - begin) * self.config.batch_size / images
         return replace(record, seconds=estimate)
 
     def _step(self, step: int) -> StepRecord:

@@ -161,6 +161,8 @@ _TEXTS = {
         "line: each layer multiplies the size by the same factor. ▽ at the lower edge: exactly zero; ✕ at the upper edge: "
         "not finite."
     ),
+    "theory": "theory, at initialisation",
+    "theory_band": "theory ± 2 sd of one draw",
     "preview_axis": "root mean square (nats per unit)",
     "train": "training batch",
     "test": "test images",

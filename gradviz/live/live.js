@@ -974,6 +974,25 @@ class Panel {
     return traces;
   }
 
+  // Traces of what theory predicts at initialisation, log10 per layer: a dotted line, and where the scatter of one draw is
+  // known the band of two standard deviations.
+  theoryTraces(theory, quantity, up, color) {
+    const predicted = theory?.[quantity];
+    if (!predicted) return [];
+    const every = Math.ceil(predicted.length / 500);
+    const places = [...predicted.keys()].filter((i) => i % every === 0 && predicted[i] !== null);
+    const line = (shift, rest) => {
+      const values = places.map((i) => 10 ** Math.max(-300, Math.min(300, predicted[i] + shift * theory.std[i])));
+      return { ...(up ? { x: values, y: places } : { x: places, y: values }), mode: "lines", hoverinfo: "skip", ...rest };
+    };
+    const edge = { showlegend: false, line: { width: 0 } };
+    const band = quantity !== "weight_grad_rms" ? [] : [
+      line(-2, edge),
+      line(2, { ...edge, fill: up ? "tonextx" : "tonexty", fillcolor: `${color}30`, name: this.words.theory_band, showlegend: true }),
+    ];
+    return [...band, line(0, { name: this.words.theory, line: { color, width: 1.6, dash: "dot" }, showlegend: true })];
+  }
+
   namedValue(x, linear) {
     if (linear) return percent(x, this.words);
     return x === 0 ? this.words.exact_zero : decimal(x, this.words);
@@ -1027,6 +1046,7 @@ class Panel {
       const thin = (list) => Array.from(list).filter((_, i) => i % every === 0);
       traces.unshift(...this.depthTraces(thin(all), thin(start), { name, color: look.faint, edges, linear, up: true, dash: "dot", faint: true, names: run.names }));
     }
+    traces.unshift(...this.theoryTraces(reference?.theory, run.quantity, true, look.second));
     chart.draw(traces, {
       margin: { l: this.labelWidth(axis.ticktext), r: 16, t: top, b: bottom },
       xaxis: this.valueAxis(chart, "xaxis", range, linear, words.units[run.quantity].replace(" (", "<br>("), Math.max(2, Math.floor(chart.frame.clientWidth / 70))),
@@ -1056,6 +1076,8 @@ class Panel {
     const wide = Math.max(...names.map((name) => name.length)) * 0.45;
     const ticks = this.layerTicks(0, names.length - 1, width / Math.max(1.3, wide / 5));
     chart.draw([
+      ...this.theoryTraces(preview.theory, "weight_grad_rms", false, look.first),
+      ...this.theoryTraces(preview.theory, "signal_rms", false, look.second).map((trace) => ({ ...trace, showlegend: false })),
       ...this.depthTraces(places, series[0], { name: words.quantities.signal_rms.label, color: look.second, edges, linear: false, up: false, names }),
       ...this.depthTraces(places, series[1], { name: words.quantities.weight_grad_rms.label, color: look.first, edges, linear: false, up: false, names }),
     ], {

@@ -5,22 +5,28 @@ from __future__ import annotations
 import gzip
 import hashlib
 import logging
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
+import numpy as np
 import plotly
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from gradviz.config import RunConfig
 from gradviz.live import wire
 from gradviz.manager import Preview
 from gradviz.runs import Run
+from gradviz.theory import predict
+from gradviz.trainer import preview_images
 
 PREVIEW_SECONDS = 5.0  # how long a request waits for a preview before it answers 202, and the client asks again
 _SCRIPT = Path(__file__).with_name("live.js")
@@ -80,7 +86,11 @@ def build_routes(
         return await answer(request, make)
 
     async def run_profile(request: Request) -> Response:
-        return await answer(request, lambda run: wire.profile(run, _whole(request.query_params.get("step", "0"), "step")))
+        def make(run: Run) -> bytes:
+            step = _whole(request.query_params.get("step", "0"), "step")
+            return wire.profile(run, step, theory=None if step else _theory(run.config))
+
+        return await answer(request, make)
 
     async def preview_profile(request: Request) -> Response:
         preview = get_preview(request.path_params["id"])
@@ -97,6 +107,7 @@ def build_routes(
             "accuracy": record.accuracy,
             "nonfinite_layer": record.nonfinite_layer,
             "ms_per_step": round(1000 * preview.seconds_per_step, 3),
+            "theory": await anyio.to_thread.run_sync(_theory, replace(preview.config, batch_size=preview_images(preview.config))),
         }
         return _binary(wire.net_profile(record.layers, preview.config.layer_names, **extra))
 
@@ -144,6 +155,15 @@ class _Described:
             while len(self._said) > self._keep:
                 self._said.popitem(last=False)
         return words
+
+
+def _theory(config: RunConfig) -> dict[str, list[float | None]] | None:
+    """The prediction for this net at initialisation as the element draws it, log10; None where there is no theory."""
+    prediction = predict(config)
+    if np.isnan(prediction.weight_grad_rms).all():
+        return None
+    names = ("weight_grad_rms", "signal_rms", "activation_rms", "std")
+    return {name: [round(x, 2) if math.isfinite(x) else None for x in getattr(prediction, name).tolist()] for name in names}
 
 
 def _binary(body: bytes) -> Response:

@@ -142,10 +142,10 @@ def delta(
     )
 
 
-def profile(run: Run, step: int) -> bytes:
+def profile(run: Run, step: int, **extra: Any) -> bytes:
     """All quantities of all layers in the column that holds `step`, exactly: float32 (len(QUANTITIES), layers).
 
-    Header: `from_step` and `to_step`, the steps of which the column is the maximum.
+    Header: `from_step` and `to_step`, the steps of which the column is the maximum, and whatever `extra` says.
     Raises WireError for a step that is not recorded.
     """
     history = run.history.snapshot()
@@ -160,6 +160,7 @@ def profile(run: Run, step: int) -> bytes:
         "stride": history.stride,
         "layers": history.layers,
         "quantities": list(QUANTITIES),
+        **extra,
     }
     return pack(header, history.columns[column])
 

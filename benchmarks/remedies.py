@@ -1,8 +1,8 @@
 """Every remedy on the same plain nets: does it train, and what reaches the first block? Prints the tables of docs/remedies.md.
 
-    OMP_NUM_THREADS=1 GRADVIZ_DATA=folder python benchmarks/remedies.py [--kept results.jsonl] [--quick]
+    OMP_NUM_THREADS=1 GRADVIZ_DATA=folder python benchmarks/remedies.py [--quick] [--table]
 
-Each result is one line of the --kept file, written as it lands: start again and only what is missing runs.
+Each result is one line of remedies.jsonl beside it, written as it lands: start again and only what is missing runs.
 """
 
 from __future__ import annotations
@@ -50,32 +50,33 @@ MORE: dict[str, dict[str, object]] = {
     "shortcut, branch 1/√blocks": dict(shortcut=True, branch_scale="fixed"),
     "shortcut, SkipInit": dict(shortcut=True, branch_scale="skip-init"),
 }
+COUNTER: dict[str, dict[str, object]] = {"Adam with eps 1e-30": dict(eps=1e-30)}  # the counter-check of the control
 ACTIVATIONS = ("tanh", "leaky-relu", "gelu", "silu")
-SGD = dict(optimizer="momentum", lr=0.01)
 TABLES = ("Control of the backward signal beside the known remedies", "More remedies", "Activations")
 
 
+def groups() -> list[list[tuple[str, str, int, dict[str, object]]]]:
+    """(table, row, steps, settings), what matters most first."""
+    def of(rows: tuple[str, ...] | list[str], steps: int, table: str = TABLES[0], **settings: object) -> list:
+        return [(table, row, steps, {**settings, **{**CONTROL, **MORE, **COUNTER}[row]}) for row in rows]
+
+    relu, sigmoid = dict(activation="relu", blocks=12), dict(activation="sigmoid", blocks=12)
+    brief = ["nothing", "normalise", "feedback", "critical init", "feedback, critical init", "LSUV", "shortcut"]
+    return [
+        of([*brief, *COUNTER], 200, **relu, lr=3e-4),
+        of([*CONTROL, *COUNTER], 400, **relu),
+        of(brief, 200, **{**relu, "blocks": 40}, lr=3e-4),
+        of(list(MORE), 200, TABLES[1], **relu, lr=3e-4),
+        of(list(CONTROL), 150, **sigmoid)
+        + [case for word in ACTIVATIONS for case in of(["nothing", "critical init", "LSUV"], 200, TABLES[2],
+                                                       activation=word, blocks=12, lr=3e-4)],
+        of(brief[:3], 150, **relu, optimizer="momentum", lr=0.01),
+        of(list(CONTROL), 60, **{**sigmoid, "blocks": 40}),
+    ]  # fmt: skip
+
+
 def cases() -> list[tuple[str, str, int, dict[str, object]]]:
-    """(table, row, steps, settings), what matters most first: a long measurement can be looked at, and stopped, at any time."""
-    listed = []
-    for row, changes in CONTROL.items():
-        listed.append((TABLES[0], row, 400, dict(activation="relu", blocks=12, **changes)))
-    listed.append((TABLES[0], "Adam with eps 1e-30", 400, dict(activation="relu", blocks=12, eps=1e-30)))
-    for row in ("nothing", "normalise", "feedback"):
-        changes = {**CONTROL[row], **SGD}
-        listed.append((TABLES[0], f"{row}, momentum 0.01", 150, dict(activation="relu", blocks=12, **changes)))
-    for row in ("nothing", "normalise", "feedback", "critical init", "feedback, critical init", "LSUV", "shortcut"):
-        changes = dict(activation="relu", blocks=40, lr=3e-4, **CONTROL[row])
-        listed.append((TABLES[0], f"{row}, Adam 0.0003", 200, changes))
-    for activation, blocks, steps in (("sigmoid", 12, 150), ("relu", 40, 60), ("sigmoid", 40, 60)):
-        for row, changes in CONTROL.items():
-            listed.append((TABLES[0], row, steps, dict(activation=activation, blocks=blocks, **changes)))
-    for row, changes in MORE.items():
-        listed.append((TABLES[1], row, 150, dict(activation="relu", blocks=12, **changes)))
-    for activation in ACTIVATIONS:
-        for row in ("nothing", "critical init", "LSUV"):
-            listed.append((TABLES[2], row, 150, dict(activation=activation, blocks=12, **CONTROL[row])))
-    return listed
+    return [case for group in groups() for case in group]
 
 
 def share(model: torch.nn.Module, images: torch.Tensor) -> float:
@@ -135,7 +136,8 @@ def report(results: dict[str, dict[str, object]], seeds: int, batch: int) -> str
             accuracy = median(result["accuracy"] for result in found)
             losses = ", ".join(f"{result['loss']:.2f}" if result["loss"] < 100 else number(result["loss"]) for result in found)
             lines.append(
-                f"| {settings['blocks']} {settings['activation']} | {row} | {steps} | {losses} | {accuracy:.0%} | "
+                f"| {settings['blocks']} {settings['activation']} | {row}{optimiser(settings)} | {steps} | "
+                f"{losses} | {accuracy:.0%} | "
                 f"{middle('front')} → {middle('end_front')} | {middle('share')} → {middle('end_share')} |"
             )
         lines.append("")
@@ -143,12 +145,18 @@ def report(results: dict[str, dict[str, object]], seeds: int, batch: int) -> str
 
 
 def name(table: str, row: str, steps: int, settings: dict[str, object], seed: int, batch: int) -> str:
-    return f"{settings['blocks']} {settings['activation']}, {row}, {steps} steps of {batch}, seed {seed}"
+    return f"{settings['blocks']} {settings['activation']}, {row}{optimiser(settings)}, {steps} steps of {batch}, seed {seed}"
+
+
+def optimiser(settings: dict[str, object]) -> str:
+    if "optimizer" in settings:
+        return f", {settings['optimizer']} {settings['lr']:g}"
+    return f", Adam {settings['lr']:g}" if "lr" in settings else ""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kept", type=Path, default=Path("remedies.jsonl"), help="file of the results so far")
+    parser.add_argument("--kept", type=Path, default=Path(__file__).with_suffix(".jsonl"), help="file of the results so far")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--quick", action="store_true", help="12 blocks only")
@@ -162,9 +170,10 @@ def main() -> None:
     if not options.table:
         settings = Settings.from_environment()
         data = Shelf(settings.data, settings.download).load("mnist")
-        order = [(seed, case) for seed in range(options.seeds) for case in cases()[:10]]
-        order += [(seed, case) for seed in range(options.seeds) for case in cases()[10:]]
-        for seed, (table, row, steps, changes) in order:
+        # It can be looked at, and stopped, at any time: the first seed of a group goes before the third of the one before it.
+        order = [(place + 1.5 * seed, seed, case) for place, group in enumerate(groups())
+                 for seed in range(options.seeds) for case in group]  # fmt: skip
+        for _rank, seed, (table, row, steps, changes) in sorted(order, key=lambda entry: entry[0]):
             key = name(table, row, steps, changes, seed, options.batch)
             if key in results or (options.quick and changes["blocks"] > 12):
                 continue

@@ -366,8 +366,9 @@ PRESETS: dict[str, Preset] = {
     ),
     "critical-init": Preset(
         "Cure: critical init",
-        "Relu with block weights from ±0.141: the signal neither shrinks nor grows, without any new layer.",
-        dict(activation="relu", init="critical"),
+        "Relu with block weights from ±0.141: the signal neither shrinks nor grows, without any new layer; "
+        "steps of 0.001 would tear it down again.",
+        dict(activation="relu", init="critical", lr=3e-4),
     ),
     "lsuv": Preset(
         "Cure: LSUV init",

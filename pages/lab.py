@@ -1,14 +1,18 @@
 """The Lab: set up a deep net, start it, watch its gradients."""
 
+import math
 import uuid
 from dataclasses import replace
 
 import streamlit as st
 
 from gradviz import codegen, export
+from gradviz.config import RunConfig
+from gradviz.diagnosis import diagnose
 from gradviz.live.element import live_panel, preview_panel
 from gradviz.model import parameter_count
 from gradviz.runs import Run, Status
+from gradviz.theory import critical_range, depth_marks, predict
 from gradviz.ui import controls
 from gradviz.ui.server import server
 from gradviz.words import gettext as _
@@ -66,6 +70,63 @@ def buttons(config, run: Run | None) -> None:
         if run is not None:
             st.button(_("Close the run"), key="close", type="tertiary", on_click=show, args=(None,),
                       help=_("Goes back to the picture at initialisation. The run itself goes on and is kept."))
+
+
+def theory_words(config: RunConfig) -> None:
+    prediction = predict(config)
+    activation = config.activation
+    if not math.isnan(prediction.slope):
+        st.markdown(_(
+            "On the way back to the input each convolution of the blocks multiplies the weight gradient by "
+            "**{factor:.3g}** and the backward signal by **{signal:.3g}**. Computed, not measured: the dotted line."
+        ).format(factor=prediction.factor, signal=prediction.signal_factor))  # fmt: skip
+    with st.expander(_("What theory says about this net"), key="theory", on_change="rerun") as panel:
+        if not panel.open:
+            return  # the depth marks take up to a second
+        a = critical_range(activation)
+        if not math.isnan(a):
+            st.markdown("- " + _(
+                "Critical init range of {activation} without norm and shortcut: **a\\* = {a:.4g}**. With smaller weights the "
+                "backward signal vanishes with depth, with larger ones it explodes."
+            ).format(activation=activation, a=a))  # fmt: skip
+        marks = depth_marks(replace(config, optimizer="adam", lr=1e-3, treatment="none"))
+        texts = {
+            "adam_eps": _("{blocks} blocks and more: the first block's weight gradient lies under Adam's eps, 10⁻⁸"),
+            "float32_normal": _("{blocks} blocks and more: it lies under float32's smallest normal number, 1.2·10⁻³⁸"),
+            "float32_zero": _("{blocks} blocks and more: the signal at the first block is exactly 0 in float32"),
+            "float32_overflow": _("{blocks} blocks and more: some numbers exceed float32, the loss is inf or nan at step 0"),
+        }
+        found = {name: getattr(marks, name) for name in texts if getattr(marks, name)}
+        for name, blocks in found.items():
+            st.markdown("- " + texts[name].format(blocks=blocks))
+        if not found:
+            st.markdown("- " + _("Up to 1000 blocks the first block's gradient stays within what Adam and float32 can use."))
+        st.caption(_("Where the prediction may be off:"))
+        for limit in prediction.limits:
+            st.markdown(f"- {limit}")
+
+
+def diagnosis_words(run: Run) -> None:
+    with st.expander(_("The diagnosis in full: what was measured, what is likely the cause, what to try next"),
+                     key="diagnosis", on_change="rerun") as panel:  # fmt: skip
+        if panel.open:
+            st.fragment(_diagnosis, run_every=2 if run.status.live else None)(run)
+
+
+def _diagnosis(run: Run) -> None:
+    diagnosis = diagnose(run)
+    st.markdown(f"**{_(str(diagnosis.verdict)).capitalize()}.** {diagnosis.sentence}")
+    for title, lines in (
+        (_("Measured"), diagnosis.evidence),
+        (_("Likely the cause (theory, not measured)"), diagnosis.likely_cause),
+        (_("When it turned"), [_("step {step}: {what}").format(step=step, what=what) for step, what in diagnosis.turned_at]),
+    ):
+        if lines:
+            st.markdown(f"**{title}**\n" + "\n".join(f"- {line}" for line in lines))
+    if diagnosis.next_experiment:
+        sentence, config = diagnosis.next_experiment
+        st.markdown(f"**{_('Next experiment')}**\n- {sentence}")
+        st.button(_("Set it up"), key="next", icon=":material/arrow_forward:", on_click=controls.set_config, args=(config,))
 
 
 def downloads(run: Run) -> None:
@@ -127,11 +188,13 @@ if run is not None:
         st.caption(_("On screen: {summary}. The controls on the left set up the next run and do not touch this one.").format(
             summary=run.config.summary))
     live_panel(run)
+    diagnosis_words(run)
 if run is None or run.id != config.run_id:
     if run is not None:
         st.subheader(_("The next run, at initialisation"), anchor=False)
     client = st.session_state.setdefault(controls.CLIENT, uuid.uuid4().hex)
     preview_panel(manager.preview(config, client))
+theory_words(config)
 
 with st.expander(_("The PyTorch code of these settings")):
     st.caption(_("Runs on its own and prints the numbers of this run."))

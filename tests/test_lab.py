@@ -158,3 +158,25 @@ def _until(condition, seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.01)
+
+
+def test_the_page_names_the_factor_of_theory_the_critical_range_and_the_depth_marks(store):
+    page = opened(blocks="12", init_range="0.5")
+    assert "backward signal by **3.53**" in text(page)
+    assert "a* = 0.1406 is critical for relu" in text(page)
+    page.session_state["theory"] = True  # opens the panel
+    page.run()
+    assert not page.exception
+    assert "Critical init range" in text(page) and "34 blocks and more: some numbers exceed float32" in text(page)
+
+
+def test_the_next_experiment_of_the_diagnosis_moves_the_controls(store):
+    page = opened(activation="sigmoid", blocks="12", steps="3")
+    page.button(key="start").click().run()
+    finished(page)
+    page.session_state["diagnosis"] = True
+    page.run()
+    assert not page.exception and "next" in keys(page)
+    before = dict(page.query_params)
+    page.button(key="next").click().run()
+    assert not page.exception and dict(page.query_params) != before

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from gradviz.config import FIELDS, PRESETS, ConfigError, RunConfig
+from gradviz.config import CRITICAL_RANGE, FIELDS, PRESETS, ConfigError, RunConfig
 from gradviz.words import gettext as _
 
 CONFIG = "config"  # the last valid RunConfig of this session
@@ -16,7 +16,7 @@ _PROBLEMS = "problems"  # sentences about the URL that was opened
 _PRESET = "preset"
 
 _QUICK_BLOCKS = 60
-_QUICK_RANGES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
+_QUICK_RANGES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.1406, 0.2, 0.3, 0.5, 0.7, 1.022, 1.4, 2.0)
 _QUICK_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 _ARTICLE_ACTIVATIONS = ("sigmoid", "relu")
 # Where each begins to be interesting.
@@ -144,7 +144,7 @@ def _toggle(name: str) -> bool:
 def _number(name: str, label: str | None = None, **options):
     spec = FIELDS[name].spec
     low, high = spec.kind(spec.low), spec.kind(spec.high)
-    return st.number_input(label or _(spec.label), low, high, key=_key(name), help=_(spec.help), required=True, **options)
+    return st.number_input(label or _(spec.label), low, high, key=_key(name), help=_(spec.help), **options)
 
 
 def _network() -> dict:
@@ -173,10 +173,14 @@ def _initialisation() -> dict:
     if not st.toggle(_("Weights from U(−a, a)"), key=_key("init_custom"), help=_(spec.help)):
         st.caption(_("PyTorch's default: U(−1/√n, 1/√n), n the inputs of a neuron; in the blocks a = 0.05."))
         return dict(init_range=None)
+    activation = st.session_state[_key("activation")]
+    critical = _nearest(_QUICK_RANGES, CRITICAL_RANGE[activation])
     st.select_slider(
-        "a", _QUICK_RANGES, key=_key("init_quick"), format_func=lambda a: f"{a:g}",
+        "a", _QUICK_RANGES, key=_key("init_quick"), format_func=lambda a: f"{a:g}" + " = a*" * (a == critical),
         on_change=_copy, args=("init_quick", "init_range"), label_visibility="collapsed",
     )
+    st.caption(_("a* = {a:.4g} is critical for {activation}: below it the backward signal shrinks with every layer, above it "
+                 "grows (theory, without norm and shortcut).").format(a=CRITICAL_RANGE[activation], activation=activation))
     return dict(init_range=_number(
         "init_range", _("a, exactly"), format="%g", step=0.01,
         on_change=_copy, args=("init_range", "init_quick", lambda a: _nearest(_QUICK_RANGES, a)),

@@ -326,7 +326,7 @@ class SweepRunner:
         """Of its ended runs, whoever started them; also of a sweep that was never started."""
         with self._lock:
             missing = {config.run_id: config for config in sweep.configs if config.run_id not in self._results}
-            if missing:
+            if missing and sweep.id not in self._active:  # an active one is looked after by the thread
                 for summary in self._manager.list():
                     if summary.id in missing and not summary.status.live:
                         self._judge(missing[summary.id])

@@ -107,8 +107,10 @@ def test_a_run_that_lacks_makes_no_conclusion():
 
 @pytest.mark.parametrize(
     "holds, verdict",
-    [((True, True), REPRODUCED), ((True, False), PARTLY), ((False, False), NOT), ((None, None), OPEN), ((True, None), REPRODUCED),
-     ((False, None), NOT)],
+    [
+        ((True, True), REPRODUCED), ((True, False), PARTLY), ((False, False), NOT), ((None, None), OPEN),
+        ((True, None), REPRODUCED), ((False, None), NOT),
+    ],
 )  # fmt: skip
 def test_the_verdict_is_what_its_statements_say(holds, verdict):
     assert Finding(tuple(Part("", held, "") for held in holds), None, "").result == verdict
@@ -130,7 +132,7 @@ def test_the_factor_per_convolution_is_the_slope_of_the_logarithm():
     assert decades(0, 1) < -44  # zero is a lower bound, not minus infinity
 
 
-@pytest.mark.parametrize("value, text", [(0, "exactly 0"), (math.inf, "inf"), (0.349, "0.35"), (2.2e-25, "2.2e-25"), (5200, "5200")])
+@pytest.mark.parametrize("value, text", [(0, "exactly 0"), (math.inf, "inf"), (0.349, "0.35"), (2.2e-25, "2.2e-25")])
 def test_numbers_read_well(value, text):
     assert number(value) == text
 
@@ -300,6 +302,7 @@ def test_a_committed_prediction_stands_beside_what_was_measured(store):
     assert "1,437 scans" in text(page)  # says what differs without MNIST
 
 
+@pytest.mark.timeout(300)
 def test_a_student_predicts_runs_and_compares(page: Page, start_server):
     server = start_server(GRADVIZ_DATA="/nonexistent")
     page.goto(f"{server.url}/lessons?lesson=float32&controls=off")

@@ -355,13 +355,14 @@ def text(page: AppTest) -> str:
     return " ".join(element.value for kind in (page.markdown, page.caption, page.warning, page.error) for element in kind)
 
 
+@pytest.mark.timeout(300)
 def test_the_page_says_what_a_sweep_costs_before_it_starts_and_runs_it(store):
     page = opened(**SMALL)
     assert "2 of 2 runs to do" in text(page)
     page.button(key="start").click().run()
     sweep = server().sweeps.list()[0]
     assert len(sweep.configs) == 2
-    until(lambda: len(server().sweeps.results(sweep)) == 2, 60)
+    until(lambda: len(server().sweeps.results(sweep)) == 2, 200)
     page.run()
     assert not page.exception and "All 2 runs are there." in text(page)
     assert f"under {TRAINED_BELOW:.2f}" in text(page)  # the definition stands on the screen
@@ -377,10 +378,12 @@ def test_rubbish_in_the_url_leaves_a_page_that_works(store):
     assert "is not on this server" in text(page)
 
 
+@pytest.mark.timeout(400)
 def test_a_reader_starts_a_sweep_of_forty_and_a_killed_server_finishes_it(page: Page, start_server):
     """Kill -9 in its middle; afterwards all forty are there and those that had ended were not trained again."""
     server = start_server(GRADVIZ_DATA="/nonexistent", GRADVIZ_WORKERS="2")
-    page.goto(f"{server.url}/sweep?remedies=relu,sigmoid&values=0,1&seeds=10&steps=40&batch_size=4&dataset=digits")
+    rates = ",".join(f"{1e-4 * k:g}" for k in range(1, 21))
+    page.goto(f"{server.url}/sweep?remedies=relu&axis=lr&values={rates}&blocks=0&seeds=2&steps=20&batch_size=2&dataset=digits")
     page.get_by_role("button", name="Start").click(timeout=60_000)
 
     def kept() -> dict[str, float]:
@@ -388,11 +391,11 @@ def test_a_reader_starts_a_sweep_of_forty_and_a_killed_server_finishes_it(page: 
             ended = "status = 'finished' OR (status = 'stopped' AND steps >= 20)"
             return dict(database.execute(f"SELECT id, created FROM runs WHERE {ended}"))
 
-    until(lambda: len(kept()) >= 6, 90)
+    until(lambda: len(kept()) >= 6, 150)
     server.kill()
     before = kept()
     server.start()
-    until(lambda: len(kept()) == 40, 100)
+    until(lambda: len(kept()) == 40, 200)
     after = kept()
     assert len(before) < 40 and all(after[run_id] == created for run_id, created in before.items())
     page.reload()

@@ -6,7 +6,7 @@ import math
 
 from gradviz.config import CRITICAL_RANGE, RunConfig
 from gradviz.data import DIGITS_TRAIN, PIXELS, TORCHVISION_CLASS
-from gradviz.model import LSUV_IMAGES
+from gradviz.model import LSUV_TOLERANCE, lsuv_images
 from gradviz.treatment import FEEDBACK_GAIN
 
 _ACTIVATION = {
@@ -189,7 +189,7 @@ if layer.weight.ndim == 4:  # an orthogonal mix of the channels at the middle pi
         weight = _DRAW[config.init].format(gain=gain)
     if "default" not in said:
         said += ", biases from PyTorch's default"
-    lsuv = _LSUV if config.init == "lsuv" else ""
+    lsuv = _LSUV.format(images=lsuv_images(config.blocks), tolerance=LSUV_TOLERANCE) if config.init == "lsuv" else ""
     if lsuv and config.batch_norm and config.blocks:
         lsuv += _FORGET
     return f'''\
@@ -210,22 +210,22 @@ def _uniform(spread: str) -> str:
     return f"layer.weight.uniform_(-{spread}, {spread}, generator=random)"
 
 
-_LSUV = f"""
+_LSUV = """
 
 def divide_by_spread(layer, inputs):
     \"\"\"Until what the layer hands on has variance 1. The bias is left alone, so once is not enough.\"\"\"
     for _ in range(10):
         spread = layer.forward(*inputs).std()
-        if not spread > 0 or abs(spread - 1) < 1e-3:
+        if not spread > 0 or abs(spread - 1) < {tolerance}:
             break
         layer.weight /= spread
 
 
-# LSUV: one pass of {LSUV_IMAGES} images, in which each layer is divided by its spread before it hands on
+# LSUV: one pass of {images} images, in which each layer is divided by its spread before it hands on
 layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
 hooks = [layer.register_forward_pre_hook(divide_by_spread) for layer in layers]
 with torch.no_grad():
-    model(train_images[:{LSUV_IMAGES}].cpu())
+    model(train_images[:{images}].cpu())
 for hook in hooks:
     hook.remove()
 """

@@ -19,7 +19,7 @@ _ACTIVATION = {
     "sigmoid": torch.sigmoid, "relu": F.relu, "tanh": torch.tanh, "leaky-relu": F.leaky_relu, "gelu": F.gelu, "silu": F.silu,
 }  # fmt: skip
 CHANNELS = 16  # of every block
-LSUV_IMAGES = 32  # 32 · 49 numbers per channel give a spread to 2 %; a thousand blocks should not keep the reader waiting
+LSUV_TOLERANCE = 0.01  # of the spread, 1; the paper is content with 0.1
 
 
 def _ignore(index: int, z: torch.Tensor, h: torch.Tensor) -> None:
@@ -130,7 +130,7 @@ def initialise(
     `reset_parameters` of Conv2d and Linear does (kaiming_uniform with a = √5; He et al. 2015). A number a draws the
     weights from U(−a, a) instead (article, experiment 2), a word of config.INITS as said there; biases keep their
     default. Norms start as the identity, the learnt scales of SkipInit at 0.
-    `images` (n, 1, 28, 28) on any device: LSUV measures on the first LSUV_IMAGES of them, and only it needs them.
+    `images` (n, 1, 28, 28) on any device: LSUV measures on the first lsuv_images of them, and only it needs them.
     """
     inside = {conv for block in model.blocks for conv in (block.conv1, block.conv2)}
     for layer in model.weight_layers:
@@ -150,7 +150,12 @@ def initialise(
         if isinstance(module, Block) and isinstance(module.scale, nn.Parameter):
             module.scale.zero_()
     if init == "lsuv":
-        _unit_variance(model, images[:LSUV_IMAGES].cpu())
+        _unit_variance(model, images[: lsuv_images(len(model.blocks))].cpu())
+
+
+def lsuv_images(blocks: int) -> int:
+    """32, or fewer in deep nets, where they would keep the reader waiting; 8 images still have 6,272 numbers per layer."""
+    return min(32, max(8, 8_000 // max(1, blocks)))
 
 
 def _draw(init: str, weight: torch.Tensor, gain: float, generator: torch.Generator) -> None:
@@ -173,12 +178,12 @@ def _draw(init: str, weight: torch.Tensor, gain: float, generator: torch.Generat
 def _unit_variance(model: DeepLeNet, images: torch.Tensor) -> None:
     """LSUV: one forward pass; each layer divides its weights by the spread of its output before it hands it on.
 
-    The bias is left alone, so one division does not hit 1 exactly; ten do, as in the paper.
+    The bias is left alone, so one division does not hit 1; at most ten, as in the paper.
     """
     def divide(layer: nn.Module, inputs: tuple[torch.Tensor]) -> None:
         for _ in range(10):
             spread = layer.forward(*inputs).std()
-            if not spread > 0 or abs(spread - 1) < 1e-3:  # a dead layer has no spread to divide by
+            if not spread > 0 or abs(spread - 1) < LSUV_TOLERANCE:  # a dead layer has no spread to divide by
                 break
             layer.weight /= spread
 

@@ -150,6 +150,7 @@ class BlockDeletion:
 
     images: int  # of the test set, the same for each block
     full: float  # accuracy of the whole net on them, 0 … 1
+    without_all: float  # of stem and head alone, every block left out at once
     blocks: tuple[int, ...]
     accuracies: tuple[float, ...]  # one for each of `blocks`
 
@@ -285,8 +286,11 @@ def deletion_words(deletion: BlockDeletion, blocks: int) -> str:
     ).format(
         count=count, tried=len(deletion.blocks), loss=100 * losses[worst], block=deletion.blocks[worst]
     )
+    words += _("Without all blocks at once {none:.1f} % are left. ").format(none=100 * deletion.without_all)
+    if deletion.without_all >= deletion.full - deletion.noise:
+        return words + _("So stem and head do the work alone, and the blocks are bypassed on the way forward too.")
     if count == len(deletion.blocks):
-        return words + _("No single block is needed: the blocks act like an ensemble, each a small correction among many.")
+        return words + _("No single block is needed, all together are: they act like an ensemble, each a small correction.")
     if 2 * count >= len(deletion.blocks):
         return words + _("Most single blocks are dispensable, but not all: the work is done by some of them.")
     return words + _("Most blocks are needed: their convolutions are not bypassed.")

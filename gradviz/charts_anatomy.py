@@ -193,7 +193,11 @@ def deletion_figure(deletion: BlockDeletion) -> go.Figure:
     first, last = deletion.blocks[0] + 0.4, deletion.blocks[-1] + 1.6
     noise = 100 * deletion.noise
     figure.add_hrect(100 * deletion.full - noise, 100 * deletion.full + noise, fillcolor=BLUE, opacity=0.15, line_width=0)
-    for height, label, dash, colour in ((deletion.full, _("whole net"), "solid", BLUE), (0.1, _("guessing"), "dash", INK)):
+    for height, label, dash, colour in (
+        (deletion.full, _("whole net"), "solid", BLUE),
+        (deletion.without_all, _("without all blocks at once"), "dashdot", PURPLE),
+        (0.1, _("guessing"), "dash", INK),
+    ):
         _line(figure, np.array([first, last]), np.array([100 * height] * 2), label, colour, dash=dash)
     figure.add_scatter(
         x=[1 + block for block in deletion.blocks], y=[100 * share for share in deletion.accuracies], mode="markers",

@@ -181,7 +181,8 @@ class AnatomyProbe:
         inside = self._config.activation_everywhere or 2 <= index < layers - 3
         activation = self._config.activation if inside else "relu"
         if activation == "relu":
-            dead = h.amax((0, 2, 3) if h.ndim == 4 else 0) == 0
+            units = h.permute(0, 2, 3, 1).reshape(-1, h.shape[1]) if h.ndim == 4 else h  # no copy if channels_last
+            dead = units.amax(0) == 0
             self._numbers["dead_share"][index] = dead.float().mean()
         elif activation == "sigmoid":
             self._numbers["saturated_share"][index] = ((h < 0.02) | (h > 0.98)).float().mean()
@@ -275,20 +276,21 @@ class AnatomyProbe:
 
     def _take(self, tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         # In the order of the memory, whichever it is: reshape would copy a channels_last tensor.
-        flat = tensor.detach().as_strided((tensor.numel(),), (1,), tensor.storage_offset())
-        if len(flat) <= self._entries:
+        size = tensor.numel()
+        flat = tensor.detach().as_strided((size,), (1,), tensor.storage_offset())
+        if size <= self._entries:
             return flat.clone(), *flat.aminmax()
-        if len(flat) not in self._chosen:
-            places = np.sort(self._random.choice(len(flat), self._entries, replace=False))
-            self._chosen[len(flat)] = torch.from_numpy(places).to(flat.device)
-        return flat[self._chosen[len(flat)]], *flat.aminmax()
+        if size not in self._chosen:
+            places = np.sort(self._random.choice(size, self._entries, replace=False))
+            self._chosen[size] = torch.from_numpy(places).to(flat.device)
+        return flat[self._chosen[size]], *flat.aminmax()
 
     @staticmethod
     def _distributions(taken: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> tuple[np.ndarray, np.ndarray]:
         """quantiles (layers, len(PERCENTS)), counts (layers, BINS)"""
         quantiles = np.empty((len(taken), len(anatomy.PERCENTS)), np.float32)
         counts = np.empty((len(taken), anatomy.BINS), np.uint16)
-        sizes = np.array([len(entries) for entries, _low, _high in taken])
+        sizes = np.array([entries.numel() for entries, _low, _high in taken])
         for size in np.unique(sizes):
             places = np.flatnonzero(sizes == size)
             stacked = torch.stack([taken[place][0] for place in places]).cpu().numpy()

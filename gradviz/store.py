@@ -379,8 +379,10 @@ def _config(row: sqlite3.Row) -> RunConfig | None:
 
 
 def _deletion(text: str | None) -> BlockDeletion | None:
-    kept = json.loads(text) if text else None
-    return BlockDeletion(kept["images"], kept["full"], tuple(kept["blocks"]), tuple(kept["accuracies"])) if kept else None
+    if not text:
+        return None
+    kept = json.loads(text)
+    return BlockDeletion(**kept | {name: tuple(kept[name]) for name in ("blocks", "accuracies")})
 
 
 def _by_quantity(flat: np.ndarray, names: list[str], layers: int) -> np.ndarray:

@@ -188,6 +188,8 @@ class Trainer:
             full = self._accuracy(images, labels)
             for handle in handles:
                 handle.remove()
+            self.model.blocks = torch.nn.ModuleList()
+            without_all = self._accuracy(images, labels)
             accuracies = []
             for number in chosen:
                 self.model.blocks = torch.nn.ModuleList([_Given(inputs[number]), *blocks[number + 1 :]])
@@ -196,7 +198,7 @@ class Trainer:
             return None
         finally:
             self.model.blocks = blocks
-        return BlockDeletion(count, full, tuple(chosen), tuple(accuracies))
+        return BlockDeletion(count, full, without_all, tuple(chosen), tuple(accuracies))
 
     @torch.no_grad()
     def _accuracy(self, images: torch.Tensor, labels: torch.Tensor) -> float:

@@ -219,17 +219,18 @@ def test_a_deleted_block_is_really_gone(digits):
     found, net = trainer.outcome.deletion, trainer.model.eval()
     assert found.blocks == (0, 1, 2) and len(net.blocks) == 3
 
-    def accuracy_without(deleted: int | None) -> float:
+    def accuracy_without(*deleted: int) -> float:
         with torch.no_grad():
             h = F.max_pool2d(F.relu(net.conv1(digits.test_images[: found.images])), 2)
             x = F.max_pool2d(F.relu(net.conv2(h)), 2)
             for number, block in enumerate(net.blocks):
-                if number != deleted:
+                if number not in deleted:
                     x = x + F.relu(block.conv2(F.relu(block.conv1(x))))
             logits = net.fc3(F.relu(net.fc2(F.relu(net.fc1(x.flatten(1))))))
         return (logits.argmax(1) == digits.test_labels[: found.images]).float().mean().item()
 
-    assert found.full == pytest.approx(accuracy_without(None))
+    assert found.full == pytest.approx(accuracy_without())
+    assert found.without_all == pytest.approx(accuracy_without(0, 1, 2))
     assert found.accuracies == pytest.approx([accuracy_without(block) for block in range(3)])
 
 
@@ -238,8 +239,19 @@ def test_deletion_is_bounded_and_its_noise_is_two_standard_errors():
     deep = anatomy.deleted_blocks(1000, 64, 100, 64)
     assert deep[0] == 0 and deep[-1] == 999 and len(deep) * 500 * 64 <= anatomy.DELETION_WORK
     assert len(anatomy.deleted_blocks(0, 250, 300, 64)) == 0
-    deletion = BlockDeletion(100, 0.9, (0, 1, 2), (0.5, 0.85, 0.9))
+    deletion = BlockDeletion(100, 0.9, 0.1, (0, 1, 2), (0.5, 0.85, 0.9))
     assert deletion.noise == pytest.approx(2 * (0.9 * 0.1 / 100) ** 0.5) and deletion.harmless == (1, 2)
+
+
+def test_what_deletion_says_depends_on_single_blocks_and_on_all_at_once():
+    def words(without_all: float, *accuracies: float, full: float = 0.9) -> str:
+        return anatomy.deletion_words(BlockDeletion(100, full, without_all, tuple(range(len(accuracies))), accuracies), 4)
+
+    assert "like an ensemble" in words(0.1, 0.9, 0.9, 0.88, 0.9)
+    assert "bypassed on the way forward too" in words(0.9, 0.9, 0.9, 0.9, 0.9)
+    assert "not bypassed" in words(0.1, 0.2, 0.3, 0.4, 0.9)
+    assert "an even choice of 3" in words(0.1, 0.9, 0.9, 0.5)
+    assert "no better than guessing" in words(0.1, 0.1, 0.1, 0.1, 0.1, full=0.11)
 
 
 # --- read out of the history

@@ -1,7 +1,7 @@
 """Records in, plotly figures out: the finished pictures of comparisons, sweeps, lessons and reports.
 
 A chart never trains. All scales are fixed by the caller or by the quantity, never fitted so as to flatter; zero, inf
-and nan have marks of their own; colours are those of Okabe and Ito, and no meaning hangs on a colour alone.
+and nan have marks of their own; colours follow Okabe and Ito, and no meaning hangs on a colour alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gradviz.sweep import DIVERGED, STARTED, STUCK, TRAINED, UNFINISHED, Result,
 from gradviz.theory import predict
 from gradviz.words import gettext as _
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
+COLOURS = ("#2b83c6", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
 DASHES = ("solid", "dash", "dashdot", "longdash") * 2  # dotted lines are theory
 VIRIDIS = ("#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725")
 ZERO_COLOUR, BELOW_COLOUR, ABOVE_COLOUR, BROKEN_COLOUR = "#ffffff", "#a34a7d", "#ff8c1a", "#e3001b"
@@ -34,7 +34,7 @@ LARGEST = 38.5  # log10 of its largest: where inf is drawn
 DIFFERENCE = 6.0  # decades to either side in a picture of differences
 
 _OUTCOME_STYLE = {  # colour, symbol
-    TRAINED: ("#0072b2", "circle"),
+    TRAINED: ("#2b83c6", "circle"),
     STARTED: ("#56b4e9", "diamond"),
     STUCK: ("#e69f00", "x"),
     DIVERGED: ("#d55e00", "triangle-up"),
@@ -161,23 +161,25 @@ def heatmaps_figure(runs: Mapping[str, Run], quantity: str, limits: tuple[float,
         vertical_spacing=min(0.12, 0.3 / rows), horizontal_spacing=0.09,
     )  # fmt: skip
     longest = max((run.history.steps for run in runs.values()), default=1)
+    # One scale for all: plotly checks each of its 512 entries, and would do so again for every map.
+    figure.update_layout(
+        coloraxis={"cmin": 0, "cmax": 255, "colorscale": _SCALE, "colorbar": _colour_bar(quantity, limits, rows)}
+    )
     for place, run in enumerate(runs.values()):
         history = run.history.snapshot()
         steps, values = _columns(history, quantity, MOST_POINTS if rows < 3 else MOST_POINTS // 3)
         figure.add_trace(
             go.Heatmap(
                 x=steps, y=_row_layers(run.config.layers), z=_codes(values, quantity, limits).T, customdata=values.T,
-                zmin=0, zmax=255, colorscale=_SCALE, zsmooth=False,
-                showscale=not place, colorbar=_colour_bar(quantity, limits, rows),
+                coloraxis="coloraxis", zsmooth=False,
                 hovertemplate=_("step %{x}, layer %{y}") + ": %{customdata:.3g}<extra></extra>",
             ),
             place // columns + 1, place % columns + 1,
         )  # fmt: skip
-        figure.update_yaxes(
-            range=[run.config.layers + 0.5, 0.5], row=place // columns + 1, col=place % columns + 1, title_text=_("layer")
-        )
+        figure.update_yaxes(range=[run.config.layers + 0.5, 0.5], row=place // columns + 1, col=place % columns + 1)
     figure.update_xaxes(range=[-0.5, longest - 0.5])
     figure.update_xaxes(title_text=_("step"), row=rows)
+    figure.update_yaxes(title_text=_("layer"), col=1)
     figure.update_layout(height=90 + 210 * rows, margin={"l": 60, "r": 10, "t": 40, "b": 50})
     figure.update_annotations(font_size=13)
     return figure
@@ -350,7 +352,7 @@ def ratio_figure(
     `theory`: remedy -> (places, log10 ratio).
     """
     axis = sweep.axes[0]
-    figure = _figure(_axis_title(axis), _("first / last block, log10 of the weight gradient"))
+    figure = _figure(_axis_title(axis), _("weight gradient, first / last block, log10"))
     for (remedy, name), style in zip(sweep.remedies().items(), _line_styles(), strict=False):
         found = [(config, results[config]) for config in sweep.configs if config in results and sweep.remedy(config) == remedy]
         found = [(config, result) for config, result in found if not math.isnan(result.ratio)]

@@ -985,7 +985,7 @@ LESSONS: dict[str, Lesson] = {
             "adam-eps", None, "Adam hides vanishing, then meets it",
             "Adam's step is lr · g / (g + eps), so a gradient far above eps = 1e-8 moves its weight however small it "
             "is, and one far below does not.",
-            "6 relu blocks: the first gradient is about 10⁻⁸, the last 10^-2. Who trains in 300 steps?",
+            "6 relu blocks: the first gradient is about 10⁻⁸, the last 10⁻². Who trains in 300 steps?",
             {"adam": "Adam only", "momentum": "SGD with momentum only", "both": "Both", "neither": "Neither"},
             "SGD moves a weight by the learning rate times its gradient, so the first layers of this net stand still. Adam "
             "divides by the gradient's own size and moves all layers alike, until the gradient meets eps. It is not a sharp "
@@ -997,7 +997,7 @@ LESSONS: dict[str, Lesson] = {
             "The gradient of plain sigmoid nets is exactly 0 in float32 from 23 blocks on.",
             "30 sigmoid blocks, step 0: how many of the 60 block convolutions have a weight gradient that is exactly 0?",
             {},
-            "The true gradient is never 0; float32 ends at 1.4·10^-45. The zeros begin in the backward signal and run from "
+            "The true gradient is never 0; float32 ends at 1.4·10⁻⁴⁵. The zeros begin in the backward signal and run from "
             "some depth to the first layer: the end of a slope. A dead relu layer is another thing: one zero among living "
             "neighbours. A tool that squares float32 numbers to get a norm shows zeros from 10⁻²³ on, and they are not "
             "there.",

@@ -124,7 +124,7 @@ def outcome(lesson: Lesson, prediction: str, finding: Finding) -> None:
         st.caption(_("You predicted"))
         st.markdown(f"### {answer_text(lesson, prediction)}")
         if right is not None:
-            st.markdown(_(":green[This is what happened.]") if right else _(":orange[It went another way.]"))
+            st.markdown(_(":green[This is what happened, or close to it.]") if right else _(":orange[It went another way.]"))
     with middle.container(border=True, height="stretch"):
         st.caption(_("Measured"))
         st.markdown(f"### {measured_text(lesson, finding)}")

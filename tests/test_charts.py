@@ -57,7 +57,8 @@ def test_the_scale_colours_a_code_with_its_own_colour_and_not_its_neighbours():
 def test_all_heatmaps_share_one_scale_and_one_step_axis():
     runs = {"a": run_of([1] * 7, [2.3] * 10), "b": run_of([1e-9] * 9, [2.3] * 30)}
     figure = charts.heatmaps_figure(runs, "weight_grad_rms", RANGE)
-    assert {(trace.zmin, trace.zmax) for trace in figure.data} == {(0, 255)}
+    assert {trace.coloraxis for trace in figure.data} == {"coloraxis"}
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 255)
     assert figure.layout.xaxis.range == figure.layout.xaxis2.range == (-0.5, 29.5)
     assert figure.data[0].customdata[0][0] == 1  # hover tells the number itself
 

@@ -1,5 +1,8 @@
 """The server: `streamlit run app.py`. Pages come from gradviz/ui/shell.py, live data from the routes of gradviz.live."""
 
+import atexit
+import os
+import sys
 import threading
 from contextlib import asynccontextmanager
 
@@ -21,6 +24,14 @@ async def _lifespan(_):
     threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
     yield
     close_server()
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    """Ends the process now: everything is kept, and Python would spend seconds on taking torch apart object by object."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(130)  # as the shell reports Ctrl-C
 
 
 def _warm_up() -> None:

@@ -18,7 +18,8 @@ run: $(VENV)/app.stamp
 test: $(VENV)/app.stamp $(VENV)/tests.stamp
 	@$(BIN)/python tests/chromium.py
 	@$(BIN)/ruff check
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -m "not browser" -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -m browser
 
 install: $(VENV)/app.stamp
 

@@ -128,13 +128,15 @@ def sampled_at(sample: AnatomySample, column: int, history: History) -> str:
 
 def profile(run: Run, history: History, column: int) -> None:
     prediction = predict(run.config) if column == 0 else None
-    figure = charts_anatomy.profile_figure(history, column, run.config.layer_names, prediction)
+    predicted = prediction is not None and bool(np.isfinite(prediction.weight_grad_rms).any())
+    figure = charts_anatomy.profile_figure(history, column, run.config.layer_names, prediction if predicted else None)
     figure_panel(figure, "profile", _("Gradient sizes over depth"), run.id)
     sentence = _("Each dot is one layer, the input at the left; the scale is logarithmic, the same at every step. A slanted "
                  "straight line: each layer multiplies by the same factor. Triangles below: exactly zero; crosses above: "
                  "not finite.")
-    if prediction is not None:
+    if predicted:
         sentence += " " + _("Dotted: what theory predicts for this net before it has learnt anything.")
+    if prediction is not None:
         sentence += "".join(f" {limit}" for limit in prediction.limits)
     read(sentence)
 

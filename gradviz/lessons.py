@@ -554,7 +554,7 @@ def _check_shortcut(e: Evidence) -> Finding:
             ),
             Part(
                 _("1000 relu blocks can train: the loss is finite and Adam moves the first block."),
-                math.isfinite(loss) and loss < 1e6 and moves[1] > 0,
+                math.isfinite(loss) and loss < 1e6 and moves[1] >= _usual_step(loud) / DECADE,
                 _("Relu: loss {loss} at step 0, update : weight of the first block {move}. Sigmoid: loss {other}, {other_move}. "
                   "Only {steps} steps were taken: a laptop cannot show more of it.").format(
                     loss=number(loss), move=number(moves[1]), other=number(float(deep.history.loss[0])),
@@ -725,6 +725,11 @@ def _check_sigmoid_norm(e: Evidence) -> Finding:
     )  # fmt: skip
 
 
+def _usual_step(run: Run) -> float:
+    """Adam's first step moves every weight by the learning rate (Kingma & Ba 2015); here over the first block's weight RMS."""
+    return run.config.lr / ends(run, "weight_rms")[0]
+
+
 def _shortcut_fails() -> list[RunConfig]:
     return [_net("relu", 40, shortcut=True, init_range=0.5, steps=LOOK), _thousand("relu"), _thousand("sigmoid")]
 
@@ -732,7 +737,7 @@ def _shortcut_fails() -> list[RunConfig]:
 def _check_shortcut_fails(e: Evidence) -> Finding:
     wide, thousand, sigmoid = _shortcut_fails()
     losses = [_first_loss(e, net) for net in (wide, thousand, sigmoid)]
-    move = ends(e.run(thousand), "update_ratio")[0]
+    move, usual = ends(e.run(thousand), "update_ratio")[0], _usual_step(e.run(thousand))
     return Finding(
         (
             Part(_("40 blocks from ±0.5: the loss is not finite at the first step."), not math.isfinite(losses[0]),
@@ -740,9 +745,9 @@ def _check_shortcut_fails(e: Evidence) -> Finding:
                      loss=number(losses[0]), layer=e.run(wide).nonfinite_layer or "—")),
             Part(_("1000 relu blocks: the sum along the shortcut explodes."), losses[1] > 1e6,
                  _("Loss {loss} at step 0.").format(loss=number(losses[1]))),
-            Part(_("The gradient there is so large that Adam's step is exactly 0."), move == 0,
-                 _("First block: gradient {gradient}, update : weight {move}.").format(
-                     gradient=number(ends(e.run(thousand))[0]), move=number(move))),
+            Part(_("The gradient there is so large that Adam hardly moves its weights."), move < usual / DECADE,
+                 _("First block: gradient {gradient}, update : weight {move}; Adam's usual first step is {usual}.").format(
+                     gradient=number(ends(e.run(thousand))[0]), move=number(move), usual=number(usual))),
             Part(_("Sigmoid is bounded, and its sum grows only in proportion to depth."), losses[2] < 1e3,
                  _("1000 sigmoid blocks: loss {loss} at step 0.").format(loss=number(losses[2]))),
         ),
@@ -977,8 +982,8 @@ LESSONS: dict[str, Lesson] = {
             {"quiet": "under 10", "loud": "large but finite", "infinite": "not finite"},
             "A shortcut passes the signal on unchanged and adds what the branch makes of it. If the branch enlarges, from "
             "±0.5 by 12 per block, so does the sum. With relu even a small branch adds up, because it is never negative. "
-            "Adam meets its own end there: the square of a gradient over 6·10²⁰ is inf in float32, and the step becomes "
-            "exactly 0. Batch norm inside the branch, or a branch that starts at 0 (Fixup, SkipInit), prevents it.",
+            "Adam meets its own end there: the square of a gradient over 6·10²⁰ is inf in float32, and the weight's step "
+            "becomes 0. Batch norm inside the branch, or a branch that starts at 0 (Fixup, SkipInit), prevents it.",
             _shortcut_fails, _check_shortcut_fails, look_at=("profile",),
         ),
         Lesson(

@@ -167,7 +167,9 @@ def theory_table(configs: list) -> None:
 
 def one(lesson: Lesson, plain: bool) -> None:
     """`plain`: with nothing but the question, the run and the answer."""
-    if not plain:
+    if plain:
+        st.html("<style>[data-testid^=stTopNav], [data-testid=stExpandSidebarButton] {display: none}</style>")
+    else:
         st.button(_("All lessons"), key="back", type="tertiary", icon=":material/arrow_back:", on_click=go,
                   kwargs={LESSON: None, PREDICTION: None})
     st.title(title_of(lesson), anchor=False)

@@ -308,6 +308,7 @@ def test_a_student_predicts_runs_and_compares(page: Page, start_server):
     page.goto(f"{server.url}/lessons?lesson=float32&controls=off")
     page.get_by_role("spinbutton").fill("20", timeout=60_000)
     page.get_by_role("spinbutton").press("Tab")
+    expect(page.get_by_role("link", name="Lab")).to_be_hidden()  # controls=off
     page.get_by_role("button", name="Commit my prediction").click()
     expect(page).to_have_url(re.compile("prediction=20"))
     page.get_by_role("button", name="Run the experiment").click(timeout=60_000)

@@ -80,6 +80,10 @@ def test_a_second_browser_finds_the_same_run_by_its_link(page: Page, browser, se
     wait_for_steps(other, 1)
     assert state(other, "id") == state(page, "id")
     expect(other.get_by_role("button", name="Stop")).to_be_visible()
+    other.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=20 * SECONDS)  # the first reader's page follows
+    page.get_by_role("button", name="Resume").click()
+    expect(other.get_by_role("button", name="Pause")).to_be_visible(timeout=20 * SECONDS)
     page.close()  # the run goes on without its first reader
     wait_for_steps(other, int(state(other, "steps")) + 5)
     other.get_by_role("button", name="Stop").click()

@@ -42,10 +42,12 @@ def live_panel(
 ) -> Any:
     """The live view of a run, figures to heatmap; it updates itself until the run has ended.
 
-    The page is rerun when the run ends (trigger `done`, once), when the server does not know the run (trigger `lost`,
-    every 3 s) and when a reader clicks the heatmap: `.step` (int) and `.layer` (a name) of the result are that click, or None.
+    The page is rerun when the run's status changes, also by another reader (trigger `done`), when the server does not
+    know the run (trigger `lost`, every 3 s) and when a reader clicks the heatmap: `.step` (int) and `.layer` (a name) of
+    the result are that click, or None.
     """
-    return _mount("live", run.id, key, {"live": run.status.live, "quantity": quantity}, done=on_done_change,
+    data = {"live": run.status.live, "status": run.status, "quantity": quantity}
+    return _mount("live", run.id, key, data, done=on_done_change,
                   lost=on_lost_change, step=on_step_change, layer=on_layer_change)  # fmt: skip
 
 

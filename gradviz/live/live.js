@@ -411,6 +411,11 @@ class Panel {
     if (!this.take(message)) return 0;
     const { live, steps } = this.run;
     this.seenLive ||= live;
+    // The page's buttons belong to the status it was drawn with; a pause takes effect steps later, or another reader asked for it.
+    if (live && this.run.status !== this.component.data.status && this.run.status !== this.toldStatus) {
+      this.component.setTriggerValue("done", id);
+    }
+    this.toldStatus = this.run.status;
     this.tell(steps ? "" : live ? this.words.no_point : "");
     if (grown || !live) this.redraw();
     else this.redraw("figures"); // a run that waits or pauses: the charts stand

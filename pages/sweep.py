@@ -63,7 +63,7 @@ def write_url(sweep_id: str | None) -> None:
     for name, usual in FIRST.items():
         value = st.session_state.get(key(name), usual)
         if value != usual:
-            words[name] = ",".join(value) if name == "remedies" else {True: "on", False: "off"}.get(value, str(value))
+            words[name] = ",".join(value) if name == "remedies" else ("on" if value else "off") if name == "early" else str(value)
     if sweep_id:
         words["sweep"] = sweep_id
     if st.query_params.to_dict() != words:

@@ -339,7 +339,8 @@ def border_figure(sweep: Sweep, results: Mapping[RunConfig, Result], claims: Map
         tickvals=list(range(len(names))), ticktext=[_(name).replace(" + ", "<br>+ ") for name in names],
         range=[len(names) - 0.4, -0.6], title="",
     )  # fmt: skip
-    _axis_scale(figure, values, logarithmic)
+    drawn = {value for name, value in (claims or {}).items() if name in names}
+    _axis_scale(figure, sorted({*values, *drawn}), logarithmic)
     figure.update_layout(height=130 + 70 * len(names), margin={"l": 110})
     return figure
 
@@ -543,9 +544,10 @@ HOW_TO_READ: dict[str, str] = {
 def save(figures: Mapping[Path, go.Figure]) -> None:
     """Writes SVG pictures for documents. Raises RuntimeError, with what to install, if kaleido or a Chromium is missing."""
     for figure in figures.values():
-        figure.update_layout(template="plotly_white", width=860, font={"family": "DejaVu Sans, sans-serif"})
+        figure.update_layout(template="plotly_white", font={"family": "DejaVu Sans, sans-serif"})
+    heights = [figure.layout.height for figure in figures.values()]
     try:
-        pio.write_images(list(figures.values()), [str(path) for path in figures], format="svg")
+        pio.write_images(list(figures.values()), [str(path) for path in figures], format="svg", width=860, height=heights)
     except (ImportError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RuntimeError(f"Pictures need kaleido (requirements-dev.txt) and a Chromium: {reason}") from error

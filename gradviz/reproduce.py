@@ -200,7 +200,7 @@ class Report:
     def _optimiser_lines(self) -> list[str]:
         if not self.optimisers:
             return []
-        nets = list(dict.fromkeys((run.config.activation, run.config.blocks) for run in self.optimisers))
+        nets = OPTIMISER_NETS
         table = {(run.config.activation, run.config.blocks, run.config.optimizer, run.config.lr): run for run in self.optimisers}
         lines = [
             "## Optimiser and learning rate", "",
@@ -297,8 +297,8 @@ def _borders(bench: Bench, report: Report) -> None:
 
 def _optimisers(bench: Bench, report: Report) -> None:
     try:
-        for activation, blocks in OPTIMISER_NETS:
-            for optimizer, lr in OPTIMISERS:
+        for optimizer, lr in OPTIMISERS:
+            for activation, blocks in OPTIMISER_NETS:
                 config = replace(_PLAIN, activation=activation, blocks=blocks, optimizer=optimizer, lr=lr)
                 report.optimisers.append(bench.run(config))
     except TimeUp:

@@ -1,4 +1,4 @@
-"""Every remedy on the same plain nets: does it train, and what reaches the first block? Prints the tables of docs/remedies.md.
+"""Every remedy on the same plain nets: does it train, and what reaches the first block? Writes the tables of docs/remedies.md.
 
     OMP_NUM_THREADS=1 GRADVIZ_DATA=folder python benchmarks/remedies.py [--quick] [--table]
 
@@ -25,6 +25,7 @@ from gradviz.data import Dataset, Shelf  # noqa: E402
 from gradviz.settings import Settings  # noqa: E402
 from gradviz.trainer import Trainer  # noqa: E402
 
+PAGE = ROOT / "docs" / "remedies.md"
 TARGET = 1e-3  # rms of the controlled signal
 LAST = 20  # steps whose mean loss is reported
 CONTROL: dict[str, dict[str, object]] = {
@@ -122,6 +123,8 @@ def report(results: dict[str, dict[str, object]], seeds: int, batch: int) -> str
     """Markdown: medians over the seeds; the loss of each."""
     lines = []
     for title in TABLES:
+        if not any(name(*case, seed, batch) in results for case in cases() if case[0] == title for seed in range(seeds)):
+            continue
         lines += [f"### {title}", "", "| blocks | remedy | steps | loss per seed | accuracy | gradient of the first block, "
                   "start → end | image-dependent share, start → end |", "|---|---|---|---|---|---|---|"]  # fmt: skip
         for table, row, steps, settings in cases():
@@ -160,7 +163,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--quick", action="store_true", help="12 blocks only")
-    parser.add_argument("--table", action="store_true", help="only print the table of what is kept")
+    parser.add_argument("--table", action="store_true", help="measure nothing, only write the tables of what is kept")
     options = parser.parse_args()
     results = {}
     if options.kept.exists():
@@ -183,7 +186,9 @@ def main() -> None:
             with options.kept.open("a") as file:  # nan and inf stand in it as words that only Python's json reads back
                 file.write(json.dumps({"name": key, **results[key]}) + "\n")
             print(key, {k: number(v) for k, v in results[key].items()}, file=sys.stderr, flush=True)
-    print(report(results, options.seeds, options.batch))
+    before, begin, rest = PAGE.read_text(encoding="utf-8").partition("<!-- tables -->\n")
+    _old, end, after = rest.partition("<!-- end of tables -->\n")
+    PAGE.write_text(before + begin + report(results, options.seeds, options.batch) + end + after, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -23,6 +24,9 @@ from gradviz.treatment import steer, treat
 _TESTS = 20  # looks at the test subset over a run, the first at step 0
 _TEST_EVERY = 10  # steps between two looks, at least
 _TEST_BATCH = 250
+
+
+_UNREAD = np.empty((0, 0), np.float32)  # of a step whose numbers are not complete yet
 
 
 def never() -> bool:
@@ -111,7 +115,7 @@ class Trainer:
         begin = time.perf_counter()
         record = self._measure(0, next(self._batches)[:images])
         estimate = (time.perf_counter() - begin) * self.config.batch_size / images
-        return replace(record, seconds=estimate)
+        return replace(record, layers=self._probe.read(), seconds=estimate)
 
     def _step(self, step: int) -> StepRecord:
         anatomy = self._anatomy if step in self._sampled else None
@@ -146,8 +150,10 @@ class Trainer:
         if anatomy:
             anatomy.after_backward()
         accuracy = (logits.detach().argmax(1) == labels).float().mean()
+        if math.isfinite(loss.item()):
+            return StepRecord(step, loss.item(), accuracy.item(), _UNREAD, 0.0)
         layers = self._probe.read()
-        where = None if math.isfinite(loss.item()) else first_nonfinite(layers, self.config.layer_names)
+        where = first_nonfinite(layers, self.config.layer_names)
         return StepRecord(step, loss.item(), accuracy.item(), layers, 0.0, nonfinite_layer=where)
 
     def _batch_indices(self) -> Iterator[torch.Tensor]:

@@ -14,9 +14,9 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -45,10 +45,13 @@ SETTLED, BN_SETTLED, BN_MOST_BLOCKS = 1e-5, 1e-4, 40  # relative change per bloc
 # --- one layer of independent Gaussians --------------------------------------------------------------------------
 
 
+_Pairs = tuple[np.ndarray, np.ndarray] | None
+
+
 class _Gaussians(Protocol):
     """Expectations over z ~ N(0, q) for a vector q of variances, and over pairs of correlation c.
 
-    c is a vector (each q with an equal one) or a square matrix (every q with every other).
+    A pair is of equal variances, c being a vector as long as q, or of q[pairs[0]] and q[pairs[1]], c as long as those.
     """
 
     second: np.ndarray  # E f²
@@ -61,6 +64,9 @@ class _Gaussians(Protocol):
     def pair_slope(self, c: np.ndarray) -> np.ndarray:
         """E f'(z) f'(z'), which is also the derivative of `pair` by the covariance (Price's theorem)."""
 
+    def pair_both(self, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`pair` and `pair_slope`, which share most of their work."""
+
     def spread(self, bias_share: float) -> tuple[float, float]:
         """Variance of ln|.|² that one layer of 16 channels adds to one draw, backward and forward (Hanin & Rolnick 2018)."""
 
@@ -68,17 +74,22 @@ class _Gaussians(Protocol):
 class _Relu:
     """Closed forms: the arc-cosine kernels of Cho & Saul 2009."""
 
-    def __init__(self, q: np.ndarray):
-        self.q = q
+    def __init__(self, q: np.ndarray, pairs: _Pairs):
+        self.q, self.pairs = q, pairs
         self.second, self.slope, self.mean = q / 2, np.full_like(q, 0.5), np.sqrt(q / (2 * math.pi))
 
     def pair(self, c):
-        root = np.sqrt(self.q)
-        size = np.outer(root, root) if c.ndim == 2 else self.q
-        return size * (np.sqrt(1 - c * c) + c * (math.pi - np.arccos(c))) / (2 * math.pi)
+        return self.pair_both(c)[0]
 
     def pair_slope(self, c):
         return 0.5 - np.arccos(c) / (2 * math.pi)
+
+    def pair_both(self, c):
+        size, slope = self.q, self.pair_slope(c)
+        if self.pairs is not None:
+            root = np.sqrt(self.q)
+            size = root[self.pairs[0]] * root[self.pairs[1]]
+        return size * (np.sqrt(1 - c * c) / (2 * math.pi) + c * slope), slope
 
     def spread(self, bias_share):
         # Form: 1/width per layer (Hanin 2018). Where biases rule, a channel is on or off for all images and positions,
@@ -89,28 +100,30 @@ class _Relu:
 class _Sigmoid:
     """Expansion in Hermite polynomials: E f f' = 1/4 + Σ a_n a'_n cⁿ, a_n = E f(√q u) He_n(u) / √n! for odd n."""
 
-    def __init__(self, q: np.ndarray):
+    def __init__(self, q: np.ndarray, pairs: _Pairs):
+        self.q, self.pairs = q, pairs
         low, step, table = _sigmoid_table()
-        place = np.clip((np.log(q) / 2 - low) / step, 0, len(table) - 1.001)
+        place = np.minimum(np.maximum((np.log(q) / 2 - low) / step, 0), len(table) - 1.001)
         index = place.astype(int)
-        part = (place - index)[:, None]
-        row = (table[index] * (1 - part) + table[index + 1] * part).T
+        row, above = table[index], table[index + 1]
+        row = (row + (place - index)[:, None] * (above - row)).T
         self.second, self.slope, self.mean = 0.25 + q * row[0], row[1], np.full_like(q, 0.5)
         self._fourth = row[2]
         self._coefficients = {"pair": row[3:8] * np.sqrt(q), "pair_slope": row[8:13]}
-        self._products: dict[tuple[str, int], np.ndarray] = {}
+        self._products: dict[str, np.ndarray] = {}
 
     def _series(self, name: str, c: np.ndarray) -> np.ndarray:
         """Σ k_n k'_n c^(2n), n = 0 … 4"""
-        if (name, c.ndim) not in self._products:
+        if name not in self._products:
             k = self._coefficients[name]
-            self._products[name, c.ndim] = k[:, :, None] * k[:, None, :] if c.ndim == 2 else k * k
-        k, c2 = self._products[name, c.ndim], c * c
+            self._products[name] = k * k if self.pairs is None else k.take(self.pairs[0], 1) * k.take(self.pairs[1], 1)
+        k, c2 = self._products[name], c * c
         total = k[4] * c2
         for n in (3, 2, 1):
             total += k[n]
             total *= c2
-        return total + k[0]
+        total += k[0]
+        return total
 
     def pair(self, c):
         return 0.25 + c * self._series("pair", c)
@@ -118,16 +131,19 @@ class _Sigmoid:
     def pair_slope(self, c):
         return self._series("pair_slope", c)
 
+    def pair_both(self, c):
+        return self.pair(c), self.pair_slope(c)
+
     def spread(self, bias_share):
         # Saturated, few entries carry the signal, but others in each image and position: that averages out again.
-        return min(0.03, 0.001 + 0.5 * (float((self._fourth / self.slope**2).mean()) - 1) / CHANNELS), 0.0
+        return min(0.03, 0.001 + 0.5 * (float((self._fourth / self.slope**2).sum()) / len(self.q) - 1) / CHANNELS), 0.0
 
 
 class _Tanh(_Sigmoid):
     """tanh z = 2 sigmoid(2z) − 1."""
 
-    def __init__(self, q: np.ndarray):
-        super().__init__(4 * q)
+    def __init__(self, q: np.ndarray, pairs: _Pairs):
+        super().__init__(4 * q, pairs)
         self.second, self.slope = 4 * (self.second - 0.25), 16 * self.slope
         self._fourth = 256 * self._fourth
         self.mean = np.full_like(q, 1e-30)  # 0, but its logarithm is taken
@@ -162,14 +178,16 @@ def _sigmoid_table() -> tuple[float, float, np.ndarray]:
     return float(log_s[0]), float(log_s[1] - log_s[0]), table
 
 
-def _gaussians(activation: str, q: np.ndarray) -> _Gaussians:
-    return {"relu": _Relu, "sigmoid": _Sigmoid, "tanh": _Tanh}[activation](q)
+def _gaussians(activation: str, q: np.ndarray, pairs: _Pairs = None) -> _Gaussians:
+    return {"relu": _Relu, "sigmoid": _Sigmoid, "tanh": _Tanh}[activation](q, pairs)
 
 
-def _gap_after(f: _Gaussians, q: np.ndarray, c: np.ndarray, gap: np.ndarray, factor: float) -> np.ndarray:
-    """E f² − E f(z) f(z'), for E z² − E z z' = gap · factor; in the units of gap."""
+def _gap_after(
+    f: _Gaussians, q: np.ndarray, c: np.ndarray, slope_pair: np.ndarray, gap: np.ndarray, factor: float
+) -> np.ndarray:
+    """E f² − E f(z) f(z'), for E z² − E z z' = gap · factor; in the units of gap. `slope_pair`: f.pair_slope(c)."""
     # Nearly equal images: ∫ of the slope over the covariance, by Simpson's rule, for the difference would be rounded off.
-    inside = gap * (f.slope + 4 * f.pair_slope((1 + c) / 2) + f.pair_slope(c)) / 6
+    inside = gap * (f.slope + 4 * f.pair_slope((1 + c) / 2) + slope_pair) / 6
     far = (1 - c) * (1 + q) > 0.02  # counted in saturated sigmoids, which tell images apart that are nearly equal
     return np.where(far, (f.second - f.pair(c)) / max(factor, 1e-300), inside) if far.any() else inside
 
@@ -185,11 +203,11 @@ _SHIFTS = np.stack([np.kron(np.eye(SIDE, k=i), np.eye(SIDE, k=j)) for i in range
 
 def _rows_and_columns(kernel: np.ndarray) -> np.ndarray:
     """(row, column; row', column') to (row, row'; column, column'), and back: its own inverse."""
-    return kernel.reshape(SIDE, SIDE, SIDE, SIDE).transpose(0, 2, 1, 3).reshape(PIXELS, PIXELS)
+    return kernel.reshape(-1, SIDE, SIDE, SIDE, SIDE).swapaxes(2, 3).reshape(kernel.shape)
 
 
 def tap_sum(kernel: np.ndarray) -> np.ndarray:
-    """Σ_t kernel[p+t, q+t] over the 25 taps, for a (49, 49) kernel over two positions (Xiao et al. 2018)."""
+    """Σ_t kernel[p+t, q+t] over the 25 taps, for (…, 49, 49) kernels over two positions (Xiao et al. 2018)."""
     return _rows_and_columns(_PAIR_SHIFT @ _rows_and_columns(kernel) @ _PAIR_SHIFT.T)
 
 
@@ -303,23 +321,14 @@ class _State:
 class _Layer:
     """What the backward pass and the reader need of one convolution. Vectors have 49 positions."""
 
-    slope: np.ndarray  # ∂L/∂h² to ∂L/∂z², an image with itself
-    slope_pair: np.ndarray  # the same between two images
-    below: np.ndarray  # variance of z from the weights: e^log · below
-    below_pair: np.ndarray
+    slopes: np.ndarray  # (2, 49) ∂L/∂h² to ∂L/∂z²: an image with itself, two different images
+    below: np.ndarray  # (2, 49) variance of z from the weights: e^log · below, for the same two pairs
     log: float
     activation: float  # ln E h²
     share: float  # ln of the image-dependent share of E h²
-    back: float  # variance of ln|.|² of one draw that this layer adds, backward
-    forth: float  # and forward
-    extra: np.ndarray  # (7, 49), on second convolutions of relu blocks: what _aligned_gradient needs
-
-    def numbers(self) -> tuple[np.ndarray, np.ndarray]:
-        vectors = np.concatenate([[self.slope, self.slope_pair, self.below, self.below_pair], self.extra])
-        return vectors, np.array([self.log, self.activation, self.share, self.back, self.forth])
-
-
-_NO_EXTRA = np.zeros((7, PIXELS))
+    back: float = 0.0  # variance of ln|.|² of one draw that this layer adds, backward
+    forth: float = 0.0  # and forward
+    extra: np.ndarray | None = None  # (7, 49), on second convolutions of relu blocks: what _aligned_gradient needs
 
 
 class _PlainConv:
@@ -329,42 +338,45 @@ class _PlainConv:
         self.activation, self.shortcut, self.relu = activation, shortcut, activation == "relu"
         self.taps = CHANNELS * weight_variance * TAPS
 
-    def __call__(self, moment: np.ndarray, gap: np.ndarray, state: _State) -> tuple[np.ndarray, np.ndarray, np.ndarray, _Layer]:
-        """E h², its image-dependent part and E h, and the layer."""
+    def __call__(
+        self, moment: np.ndarray, gap: np.ndarray, state: _State, factor: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, _Layer]:
+        """E h², its image-dependent part and E h, and the layer. `factor`: state.gap_factor"""
         below, gap_below = self.taps @ moment, self.taps @ gap
         bias = BIAS_VARIANCE * math.exp(-state.log)
         q = below + bias
-        gap_true = gap_below * state.gap_factor
-        c = np.clip(1 - gap_true / q, 0, 1)
+        gap_true = gap_below * factor
+        c = np.minimum(np.maximum(1 - gap_true / q, 0), 1)
         f = _gaussians(self.activation, q)
         slope_pair = f.pair_slope(c)
-        gap_out = _gap_after(f, q, c, gap_below, state.gap_factor)
+        gap_out = _gap_after(f, q, c, slope_pair, gap_below, factor)
         back, forth = f.spread(float((bias / q).sum()) / PIXELS)
         loss = math.exp(-back / 2)  # the median draw lies this much under the mean
         second, gap_out = f.second * math.exp(-forth / 2), gap_out * math.exp(-forth / 2)
+        size = float(second.sum())
         layer = _Layer(
-            f.slope * loss, slope_pair * loss, below, np.maximum(below - gap_true, 0), state.log,
-            math.log(second.sum() / PIXELS) + state.log,
-            math.log(gap_out.sum() / second.sum()) + state.log_gap - state.log, back, forth, _NO_EXTRA,
+            np.array((f.slope, slope_pair)) * loss, np.array((below, np.maximum(below - gap_true, 0))), state.log,
+            math.log(size / PIXELS) + state.log, math.log(float(gap_out.sum()) / size) + state.log_gap - state.log, back, forth,
         )  # fmt: skip
         return second, gap_out, f.mean, layer
 
     def block(self, state: _State) -> tuple[_State, list[_Layer]]:
-        h1, gap1, _mean, first = self(state.moment, state.gap, state)
-        h2, gap2, mean, second = self(h1, gap1, state)
         factor = state.gap_factor
+        h1, gap1, _mean, first = self(state.moment, state.gap, state, factor)
+        h2, gap2, mean, second = self(h1, gap1, state, factor)
         cross_x, cross_h2 = state.moment - state.gap * factor, h2 - gap2 * factor
         # E f'(z)² out² and E f'(z) ∂/∂W out, out what the block hands on: relu's own output passes its own gate.
         gated, gated_pair, through = h2, cross_h2, np.full(PIXELS, 0.5)
         if self.shortcut:
             both = 2 * state.mean * mean
-            gated, gated_pair = h2 + both + second.slope * state.moment, cross_h2 + both + second.slope_pair * cross_x
+            slope, slope_pair = second.slopes
+            gated, gated_pair = h2 + both + slope * state.moment, cross_h2 + both + slope_pair * cross_x
             if self.relu:
-                q2 = second.below + BIAS_VARIANCE * math.exp(-state.log)
+                q2 = second.below[0] + BIAS_VARIANCE * math.exp(-state.log)
                 through = through + np.sqrt(cross_x / (2 * math.pi * q2))
             h2, gap2, mean = h2 + state.moment + both, gap2 + state.gap, mean + state.mean
         if self.relu:
-            second.extra = np.stack([h2, mean**2, gated, gated_pair, through, h1 - gap1 * factor, cross_x])
+            second.extra = np.array((h2, mean**2, gated, gated_pair, through, h1 - gap1 * factor, cross_x))
         return self._scaled(_State(h2, gap2, mean, state.log, state.log_gap)), [first, second]
 
     def stride(self, state: _State, after: _State, blocks: int) -> _State:
@@ -412,6 +424,13 @@ def _continued(one: np.ndarray, two: np.ndarray, blocks: int) -> tuple[float, np
     return mean * total(mean, next_mean), rest * total(float(np.abs(rest).sum()), float(np.abs(two - next_mean).sum()))
 
 
+_PAIRS = np.triu_indices(PIXELS)  # a symmetric kernel is worked on as the vector of its upper triangle
+_UPPER = np.ravel_multi_index(_PAIRS, (PIXELS, PIXELS))
+_WHOLE = np.zeros((PIXELS, PIXELS), int)  # kernel.take(_UPPER).take(_WHOLE) is the kernel again
+_WHOLE[_PAIRS] = _WHOLE.T[_PAIRS] = np.arange(len(_UPPER))
+_DIAGONAL = _WHOLE.diagonal().copy()
+
+
 class _NormConv:
     """Convolution, batch norm and activation: kernels over two positions, since the batch statistics couple them."""
 
@@ -422,43 +441,45 @@ class _NormConv:
     def __call__(self, cross: np.ndarray, gap: np.ndarray, factor: float, log_gap: float) -> tuple[np.ndarray, ...]:
         """Second moment of h over two images, its image-dependent part, E h, and the layer."""
         b = self.batch
-        z, z_gap = self.scale * tap_sum(cross), self.scale * tap_sum(gap)
+        z, z_gap = tap_sum(np.array((cross, gap))) * self.scale
         own = z_gap * factor
         # Batch norm subtracts the mean over batch and positions, which also removes the bias.
-        r = (z + own / b).mean(1)
-        z = z - r[:, None] - r[None, :] + r.mean()
-        mu = float(np.trace(z + own)) / PIXELS  # mean variance of a channel
-        # Spectrum of the covariance of all 49·B values of a channel: B − 1 times that of `own`, once that of own + B·z.
-        spectrum = np.maximum(np.linalg.eigvalsh(np.stack([own, own + b * z])).ravel(), 0)
-        times = np.concatenate([np.full(PIXELS, b - 1.0), np.ones(PIXELS)])
-        spectrum = spectrum / (spectrum @ times)
+        r = (z + own / b).sum(1) / PIXELS
+        z = z - r[:, None] - (r - r.sum() / PIXELS)
+        own_z, image_z = (z + own).diagonal(), z.diagonal()
+        mu = float(own_z.sum()) / PIXELS  # mean variance of a channel
+        # Spectrum of the covariance of all 49·B values of a channel: once that of own + B·z, B − 1 times that of `own`.
+        times = np.array([1.0, b - 1.0])[:b]
+        spectrum = np.maximum(np.linalg.eigvalsh(np.array((own + b * z, own))[:b]), 0)
+        spectrum /= times @ spectrum.sum(1)
         inverse = _mean_inverse(spectrum, times)  # mu · E 1/σ²
-        evenness = float(spectrum**2 @ times)
+        evenness = float(times @ (spectrum**2).sum(1))
         # z/σ to second order in the fluctuation of σ, rescaled to mean variance 1 (or less, where eps rules).
-        n = PIXELS * b * mu
-        product, own_product = z_gap @ z, z_gap @ z_gap * factor
-        k = z / mu * (1 + 2 * evenness) - 2 / (n * mu) * ((product + product.T) * factor + b * z @ z)
-        k_gap = z_gap / mu * (1 + 2 * evenness) - 2 / (n * mu) * own_product
-        rescale = (mu / (mu + BN_EPS)) / (float(np.trace(k + k_gap * factor)) / PIXELS)
-        k, k_gap = k * rescale, k_gap * rescale
-        v = np.maximum(np.diag(k) + np.diag(k_gap) * factor, 1e-12)
-        size = np.sqrt(np.outer(v, v))
-        c, c_own = np.clip(k / size, -1, 1), np.clip((k + k_gap * factor) / size, -1, 1)
-        f = _gaussians(self.activation, v)
-        slope_pair = f.pair_slope(c)
-        cross_out = f.pair(c)
-        gap_out = k_gap * (slope_pair + 4 * f.pair_slope((c + c_own) / 2) + f.pair_slope(c_own)) / 6  # see _gap_after
+        grown, taken = (1 + 2 * evenness) / mu, 2 / (PIXELS * b * mu * mu)
+        product = (own + (b / 2) * z) @ z
+        k = grown * z.take(_UPPER) - taken * (product + product.T).take(_UPPER)
+        k_gap = grown * z_gap.take(_UPPER) - taken * (z_gap @ own).take(_UPPER)
+        k_own = k + k_gap * factor
+        rescale = (mu / (mu + BN_EPS)) / (float(k_own[_DIAGONAL].sum()) / PIXELS)
+        k, k_gap, k_own = k * rescale, k_gap * rescale, k_own * rescale
+        v = np.maximum(k_own[_DIAGONAL], 1e-12)
+        root = np.sqrt(v)
+        size = root[_PAIRS[0]] * root[_PAIRS[1]]
+        c, c_own = (np.minimum(np.maximum(kernel / size, -1), 1) for kernel in (k, k_own))
+        f = _gaussians(self.activation, v, _PAIRS)
+        cross_out, slope_pair = f.pair_both(c)
+        own_out, own_slope = f.pair_both(c_own)
+        gap_out = k_gap * (slope_pair + 4 * f.pair_slope((c + c_own) / 2) + own_slope) / 6  # see _gap_after
         far = np.abs(c_own - c) > 0.01
-        if far.any():
-            gap_out = np.where(far, (f.pair(c_own) - cross_out) / max(factor, 1e-300), gap_out)
+        gap_out = np.where(far, (own_out - cross_out) / max(factor, 1e-300), gap_out)
         to_z = inverse / (mu + BN_EPS)
-        own_z, image_z = np.diag(z + own), np.diag(z)
-        share = float(np.trace(gap_out)) / float(f.second.sum())
+        second = float(f.second.sum())
+        share = float(gap_out[_DIAGONAL].sum()) / second
         layer = _Layer(
-            f.slope * to_z, np.diag(slope_pair) * to_z, own_z / inverse, image_z / inverse, 0.0,
-            math.log(f.second.mean()), math.log(max(share, 1e-300)) + log_gap, 0.0, 0.0, _NO_EXTRA,
+            np.array((f.slope, slope_pair[_DIAGONAL])) * to_z, np.array((own_z, image_z)) / inverse, 0.0,
+            math.log(second / PIXELS), math.log(max(share, 1e-300)) + log_gap,
         )  # fmt: skip
-        return cross_out, gap_out, f.mean, layer
+        return cross_out.take(_WHOLE), gap_out.take(_WHOLE), f.mean, layer
 
     def block(self, state: _State) -> tuple[_State, list[_Layer]]:
         factor, log_gap = state.gap_factor, state.log_gap
@@ -497,33 +518,36 @@ _S = np.exp(np.linspace(-9, 16, 76))
 
 
 def _mean_inverse(spectrum: np.ndarray, times: np.ndarray) -> float:
-    """E 1/Σ λ_i g_i² for unit Gaussians g: ∫ Π (1 + 2 s λ_i)^(−1/2) ds (Laplace method of Yang et al. 2019)."""
-    product = np.exp(-0.5 * np.log1p(2 * np.outer(_S, spectrum)) @ times)
+    """E 1/Σ λ_i g_i² for unit Gaussians g: ∫ Π (1 + 2 s λ_i)^(−1/2) ds (Laplace method of Yang et al. 2019).
+
+    `spectrum`: (groups, up to 49), the λ of a group each `times` (groups,) over; they add up to 1.
+    """
+    # One logarithm per group: with a sum of 1 these products stay under 10^273.
+    product = np.exp(-0.5 * np.log((1 + 2 * _S[:, None, None] * spectrum).prod(2)) @ times)
     return float(_S[0] + np.sum((product * _S)[1:] + (product * _S)[:-1]) / 2 * math.log(_S[1] / _S[0]))
 
 
 @dataclass
 class _Way:
-    """All block convolutions, in forward order."""
+    """All N blocks, in forward order. Blocks alike are kept once: M blocks, all later ones are like the last of them."""
 
-    vectors: np.ndarray  # (2N, 4 or 11, 49) and
-    scalars: np.ndarray  # (2N, 5), as in _Layer.numbers
+    slopes: np.ndarray  # (M, 2, 2, 49) of both convolutions, as in _Layer
+    below: np.ndarray  # (M, 2, 2, 49)
+    extra: np.ndarray | None  # (M, 7, 49) with relu and without batch norm
+    scalars: np.ndarray  # (5, 2N): log, activation, share, back and forth of each convolution
     end: _State  # the map after the last block, its diagonal where batch norm carried kernels
-    settled: int  # from this block on, all blocks are alike
 
 
 def _forward(conv: _PlainConv | _NormConv, state: _State, blocks: int) -> _Way:
     """Block by block at first; at once to the end when nothing changes any more, else in strides that grow with the depth."""
     norm = isinstance(conv, _NormConv)
     exact, stride = (BN_EXACT_BLOCKS, BN_STRIDE) if norm else (EXACT_BLOCKS, STRIDE)
-    kept = 4 if norm or not conv.relu else 11
-    vectors, scalars, nodes, at, settled = [], [], [], 0, blocks
+    kept, scalars, nodes, at, distinct = [], [], [], 0, blocks
     pace = math.inf, math.inf
     while at < blocks:
         after, layers = conv.block(state)
-        numbers = [layer.numbers() for layer in layers]
-        vectors.append(np.stack([v[:kept] for v, s in numbers]))
-        scalars.append(np.stack([s for v, s in numbers]))
+        kept.append(layers)
+        scalars.append(np.array([(n.log, n.activation, n.share, n.back, n.forth) for n in layers]))
         nodes.append(at)
         before, pace = pace, (after.log - state.log, after.log_gap - state.log_gap)
         change = max(abs(pace[0] - before[0]), abs(pace[1] - before[1]))
@@ -531,8 +555,7 @@ def _forward(conv: _PlainConv | _NormConv, state: _State, blocks: int) -> _Way:
             seen = min(1.0, after.gap_factor) if norm else 1.0  # what is lost behind the mean decides nothing
             change = max(change, np.abs(after.moment - state.moment).max(), np.abs(after.gap - state.gap).max() * seen)
             if change < (BN_SETTLED if norm else SETTLED) or (norm and at == BN_MOST_BLOCKS):
-                settled, k = at, blocks - at
-                vectors.append(vectors[-1])
+                distinct, k = at + 1, blocks - at
                 scalars.append(scalars[-1] + (k - 1) * np.array([pace[0], pace[0], pace[1] - pace[0], 0, 0]))
                 nodes.append(blocks - 1)
                 end = conv.diagonal(after)
@@ -545,17 +568,33 @@ def _forward(conv: _PlainConv | _NormConv, state: _State, blocks: int) -> _Way:
     else:
         end = conv.diagonal(state)
     if not blocks:
-        return _Way(np.zeros((0, 4, PIXELS)), np.zeros((0, 5)), end, 0)
-    v, s = np.stack(vectors), np.stack(scalars)
-    if len(nodes) < blocks:
-        all_v, all_s = np.empty((blocks, *v.shape[1:])), np.empty((blocks, *s.shape[1:]))
-        for k, (low, high) in enumerate(zip(nodes, [*nodes[1:], blocks], strict=True)):
-            part = np.arange(high - low)[:, None, None] / (high - low)
-            after = min(k + 1, len(nodes) - 1)
-            all_v[low:high] = v[k] + part[..., None] * (v[after] - v[k]) if high - low > 1 else v[k]
-            all_s[low:high] = s[k] + part * (s[after] - s[k])
-        v, s = all_v, all_s
-    return _Way(v.reshape(2 * blocks, kept, PIXELS), s.reshape(2 * blocks, 5), end, settled)
+        nothing = np.zeros((0, 2, 2, PIXELS))
+        return _Way(nothing, nothing, None, np.zeros((5, 0)), end)
+
+    def between(values: list[Any], count: int) -> np.ndarray:
+        return _between_nodes(nodes[: len(values)], np.array(values), count)
+
+    extra = between([second.extra for _first, second in kept], distinct) if kept[0][1].extra is not None else None
+    return _Way(
+        between([[layer.slopes for layer in layers] for layers in kept], distinct),
+        between([[layer.below for layer in layers] for layers in kept], distinct),
+        extra, between(scalars, blocks).reshape(2 * blocks, 5).T, end,
+    )  # fmt: skip
+
+
+def _between_nodes(nodes: list[int], values: np.ndarray, count: int) -> np.ndarray:
+    """Values at blocks 0 … count − 1 on straight lines between those at `nodes`, the last of which is count − 1."""
+    if len(nodes) == count:
+        return values
+    filled = np.empty((count, *values.shape[1:]))
+    for low, high, start, end in zip(nodes, nodes[1:], values, values[1:], strict=False):
+        filled[low] = start
+        if high - low > 1:
+            part = np.arange(1, high - low).reshape(-1, *[1] * start.ndim) / (high - low)
+            np.multiply(part, end - start, out=filled[low + 1 : high])
+            filled[low + 1 : high] += start
+    filled[-1] = values[-1]
+    return filled
 
 
 # --- the head and the loss -----------------------------------------------------------------------------------------
@@ -563,7 +602,8 @@ def _forward(conv: _PlainConv | _NormConv, state: _State, blocks: int) -> _Way:
 
 @lru_cache(maxsize=1)
 def _logit_draws() -> np.ndarray:
-    return np.random.default_rng(0).standard_normal((2, 2048, 10))  # fixed: a prediction is the same every time
+    draws = np.random.default_rng(0).standard_normal((2, 2048, 10))  # fixed: a prediction is the same every time
+    return np.ascontiguousarray(draws.transpose(0, 2, 1))
 
 
 def _loss_gradient(log_std: float, correlation: float, batch: int) -> tuple[float, float, float]:
@@ -575,11 +615,16 @@ def _loss_gradient(log_std: float, correlation: float, batch: int) -> tuple[floa
     shared, own = _logit_draws()
     c = min(max(correlation, 0.0), 1.0)
     logits = np.stack([shared, c * shared + math.sqrt(1 - c * c) * own]) * std
-    p = np.exp(logits - logits.max(-1, keepdims=True))
-    p /= p.sum(-1, keepdims=True)
-    alone = (float((p * p).sum(-1).mean()) + 0.8) / batch
-    pairs = (1 - 1 / batch) * max(0.0, float((p[0] * p[1]).sum(-1).mean()) - 0.1)
-    along = float((p * logits).sum(-1).mean()) / std
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    images = shared.shape[1]
+
+    def product(a: np.ndarray, b: np.ndarray) -> float:
+        return float(a.ravel() @ b.ravel()) / images
+
+    alone = (product(p, p) / 2 + 0.8) / batch
+    pairs = (1 - 1 / batch) * max(0.0, product(p[0], p[1]) - 0.1)
+    along = product(p, logits) / 2 / std
     return alone, pairs, math.log(along) + log_std
 
 
@@ -609,7 +654,7 @@ def _head(activation: str, state: _State, init_range: float | None, batch: int) 
         if k < 2:
             f = _gaussians(activation, q)
             pair = f.pair_slope(c)
-            gap = float(_gap_after(f, q, c, np.array([gap_z]), state.gap_factor)[0])
+            gap = float(_gap_after(f, q, c, pair, np.array([gap_z]), state.gap_factor)[0])
             second = float(f.second[0])
             slopes.append(np.array([f.slope[0], pair[0]]))
         else:
@@ -672,13 +717,35 @@ def predict(config: RunConfig) -> Prediction:
         nothing = np.full(config.layers, np.nan)
         nothing.setflags(write=False)
         return Prediction(*[nothing] * 5, math.nan, math.nan, math.nan, 0.0, (absent,))
-    if config.activation == "leaky-relu":  # its second moments differ from relu's by 10^-4 per layer
-        config = dataclasses.replace(config, activation="relu")
-    prediction = _predict(
-        config.activation, config.batch_norm, config.shortcut, config.blocks, config.activation_everywhere,
-        config.init_range, _block_range(config), config.dataset, config.batch_size,
-    )  # fmt: skip
+    config = _without_leak(config)
+    prediction = _predict(_net(config), config.blocks)
     return dataclasses.replace(prediction, limits=tuple(_limits(config, prediction)))
+
+
+class _Net(NamedTuple):
+    """What a prediction depends on beside the number of blocks."""
+
+    activation: str
+    batch_norm: bool
+    shortcut: bool
+    everywhere: bool
+    init_range: float | None
+    block_range: float
+    dataset: str
+    batch: int
+
+
+def _net(config: RunConfig) -> _Net:
+    dataset = config.dataset if config.dataset in measured_datasets() else "mnist"
+    return _Net(
+        config.activation, config.batch_norm, config.shortcut, config.activation_everywhere,
+        config.init_range, _block_range(config), dataset, config.batch_size,
+    )  # fmt: skip
+
+
+def _without_leak(config: RunConfig) -> RunConfig:
+    """leaky-relu's second moments differ from relu's by 10^-4 per layer."""
+    return dataclasses.replace(config, activation="relu") if config.activation == "leaky-relu" else config
 
 
 def _block_range(config: RunConfig) -> float:
@@ -710,12 +777,10 @@ def _absent(config: RunConfig) -> str | None:
 
 
 @lru_cache(maxsize=256)
-def _predict(
-    activation: str, batch_norm: bool, shortcut: bool, blocks: int, everywhere: bool,
-    init_range: float | None, block_range: float, dataset: str, batch: int,
-) -> Prediction:  # fmt: skip
+def _predict(net: _Net, blocks: int) -> Prediction:
+    activation, batch_norm, shortcut, everywhere, init_range, block_range, dataset, batch = net
     outside = activation if everywhere else "relu"
-    stem = _stem(dataset if dataset in measured_datasets() else "mnist", outside, init_range)
+    stem = _stem(dataset, outside, init_range)
     weight_variance = block_range**2 / 3
     if batch_norm:
         conv = _NormConv(activation, weight_variance, shortcut, batch)
@@ -725,24 +790,22 @@ def _predict(
         gap = np.diag(stem.gap)
         state = _State(np.diag(stem.cross) + gap, gap, stem.mean)
     way = _forward(conv, state, blocks)
-    scalars = way.scalars
+    logs, activations, shares, back, forth = way.scalars
     head = _head(outside, way.end, init_range, batch)
-    slopes, below = way.vectors[:, :2].transpose(0, 2, 1), way.vectors[:, 2:4].transpose(0, 2, 1)  # (2N, 49, 2)
-    logs, back, forth = scalars[:, 0], scalars[:, 3], scalars[:, 4]
     taps = CHANNELS * weight_variance * TAPS
-    at_z, log_x, bottom, log_bottom, branch = _backward(slopes, taps, head.top, shortcut, way.settled)
+    weighted, signal, bottom, log_bottom, branch = _backward(way, taps, head.top, shortcut, blocks)
     if batch_norm and not shortcut:
         back = _norm_spread(activation, 2 * blocks)
         loss = np.cumsum(back[::-1])[::-1] / 2
-        log_x, log_bottom = log_x - loss, log_bottom - loss[:1].sum()
-    gradient = np.log((at_z * below).sum((1, 2)) * CHANNELS / weight_variance / (FAN_IN * CHANNELS)) + logs + log_x
-    signal = np.log(at_z[:, :, 0].sum(1) / (PIXELS * batch)) + log_x
+        weighted, signal, log_bottom = weighted - loss, signal - loss, log_bottom - loss[:1].sum()
+    gradient = weighted + math.log(CHANNELS / weight_variance / (FAN_IN * CHANNELS)) + logs
+    signal = signal - math.log(PIXELS * batch)
 
     # Σ over the positions of what arrives at the first block's input, times the measured response of the stem.
-    arriving = stem.alone @ bottom[:, 0] + stem.pair @ bottom[:, 1]
+    arriving = stem.alone @ bottom[0] + stem.pair @ bottom[1]
     below_stem = np.log(np.maximum(arriving, 1e-300)) + log_bottom
     if blocks and activation == "relu" and not batch_norm and (shortcut or head.log_std > 0):
-        extra, log_kappa = _aligned_gradient(way.vectors, logs, state, head.log_along, weight_variance, shortcut, batch)
+        extra, log_kappa = _aligned_gradient(way, state, head.log_along, weight_variance, shortcut, batch)
         gradient, signal = np.logaddexp(gradient, extra[0]), np.logaddexp(signal, extra[1])
         below_stem = np.logaddexp(below_stem, np.log(stem.aligned) + 2 * log_kappa)
     stem_signal = below_stem[:2] - np.log([784 * batch, 196 * batch])
@@ -756,16 +819,16 @@ def _predict(
 
     weight_grad_rms = log10(stem_gradient, gradient, head.gradient)
     signal_rms = log10(stem_signal, signal, head.signal)
-    share = log10(np.log(stem.image_part / stem.activation), scalars[:, 2], head.share)
+    share = log10(np.log(stem.image_part / stem.activation), shares, head.share)
     # Batch norm takes some of the spread back. Of a block with shortcut only what comes through the branch spreads.
     told = 0.4 if batch_norm else np.repeat(np.maximum(branch, 0.15 if activation == "relu" else 0), 2)
     upto = np.cumsum(np.concatenate([[0, 0, 0], (told * back)[::-1], [0, 0]]))[::-1]  # from each layer to the top
     std = np.sqrt(0.02 + (upto + (told * forth).sum() / 2) / (2 * math.log(10)) ** 2)
     std.setflags(write=False)
     logit_std = head.log_std / math.log(10)
-    widest = float(way.vectors[:, 2].max() + BIAS_VARIANCE) if blocks and not batch_norm and activation == "sigmoid" else 0.0
+    widest = float(way.below[:, :, 0].max() + BIAS_VARIANCE) if blocks and not batch_norm and activation == "sigmoid" else 0.0
     return Prediction(
-        weight_grad_rms, signal_rms, log10(np.log(stem.activation), scalars[:, 1], head.activation), share, std,
+        weight_grad_rms, signal_rms, log10(np.log(stem.activation), activations, head.activation), share, std,
         _slope(weight_grad_rms), _slope(signal_rms), logit_std, widest, (),
     )  # fmt: skip
 
@@ -786,45 +849,64 @@ def _norm_spread(activation: str, layers: int) -> np.ndarray:
 
 
 def _backward(
-    slopes: np.ndarray, taps: np.ndarray, top: np.ndarray, shortcut: bool, settled: int
+    way: _Way, taps: np.ndarray, top: np.ndarray, shortcut: bool, blocks: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, np.ndarray]:
-    """∂L/∂z² of each block convolution (2N, 49, 2) in units of e^log, the logs; ∂L/∂h² at the first block's input, its log;
-    and the share of each block's ∂L/∂h² that came through its convolutions (N,).
+    """For each block convolution (2N,): ln Σ ∂L/∂z² · below over positions and both kinds of pairs, and ln Σ ∂L/∂z² of an
+    image with itself; ∂L/∂h² at the first block's input (2, 49), its log; and the share of each block's ∂L/∂h² that came
+    through its convolutions (N,).
 
     fc1 has weights of its own for each position, so gradients of different positions start uncorrelated; the sum
     over taps keeps them so, and 49 numbers are exact in the wide limit.
     """
-    size = float(top[0])
-    x, log = np.tile(top / size, (PIXELS, 1)), math.log(size)
-    at_z, logs, branch = np.empty_like(slopes), np.empty(len(slopes)), np.ones(len(slopes) // 2)
-    block = len(slopes) // 2
+    slopes, distinct = way.slopes, len(way.slopes)
+    every = 8 if shortcut else 1  # blocks after which the numbers are brought back to order 1
+    # Each kind of pair in units of its own e^log, since two different images may lose their gradient much faster.
+    x, log = np.outer(top > 0, np.ones(PIXELS)), np.array([math.log(size) if size else -math.inf for size in top])
+    at_z, logs = np.empty((blocks, 2, 2, PIXELS)), np.empty((blocks, 2))
+    rows, slope_rows = list(at_z.reshape(-1, 2, PIXELS)), list(slopes.reshape(-1, 2, PIXELS))  # views: quicker than indexing
+    block, high = blocks, distinct
     while block:
         block -= 1
-        before = x, log
-        k = 2 * block
-        at_z[k + 1] = x * slopes[k + 1]
-        at_z[k] = (taps @ at_z[k + 1]) * slopes[k]
-        logs[k : k + 2] = log
-        x = taps @ at_z[k]
+        k, before = 2 * min(block, distinct - 1), x
+        logs[block] = log
+        at_h = np.dot(np.multiply(x, slope_rows[k + 1], rows[2 * block + 1]), taps)
+        x = np.dot(np.multiply(at_h, slope_rows[k], rows[2 * block]), taps)
         if shortcut:
-            through = float(x[24, 0])
-            x += before[0]
-            branch[block] = through / float(x[24, 0])
-        size = float(x[24, 0])  # the centre
+            x += before
+        if block % every:
+            continue
+        size = x[:, 24]  # the centre
+        size = np.where(size > 0, size, 1)[:, None]
         x /= size
-        log += math.log(size)
-        if block > settled and not block % 8 and np.abs(x - before[0]).max() < 1e-9:
-            # The same from here down to where the net settled: only the size changes, by a fixed factor.
-            rest = np.arange(settled, block)
-            at_z[2 * settled : k].reshape(len(rest), 2, PIXELS, 2)[:] = at_z[k : k + 2]
-            logs[2 * settled : k] = np.repeat(log + (log - before[1]) * (block - 1 - rest), 2)
-            log += (log - before[1]) * len(rest)
-            block = settled
-    return at_z, logs, x, log, branch
+        growth = np.log(size[:, 0])
+        log = log + growth
+        if not shortcut and block >= distinct and not block % 4 and np.abs(x - before).max() < 1e-11:
+            # The same from here down to where the net settled: only the sizes change, by fixed factors.
+            high, rest = block, np.arange(block - distinct, -1, -1)[:, None]
+            logs[distinct - 1 : block] = log + growth * rest
+            at_z[distinct - 1] = at_z[block]
+            log = log + growth * len(rest)
+            block = distinct - 1
+    bottom, log_bottom = x, float(log[0])
+    bottom[1] *= math.exp(log[1] - log[0])
+
+    def everywhere(low: np.ndarray, up: np.ndarray) -> np.ndarray:
+        """(N, ...) from the blocks that were worked out; those between are like the last of `low`."""
+        return np.concatenate([low, np.repeat(low[-1:], high - distinct, 0), up])
+
+    weighted = everywhere((at_z[:distinct] * way.below).sum(-1), (at_z[high:] * way.below[-1:]).sum(-1))
+    alone = everywhere(at_z[:distinct, :, 0].sum(-1), at_z[high:, :, 0].sum(-1))
+    log_alone = logs[:, :1]
+    weighted = np.log(weighted[:, :, 0] + weighted[:, :, 1] * np.exp(logs[:, 1:] - log_alone)) + log_alone
+    branch = np.ones(blocks)
+    if shortcut and blocks:
+        centre = np.log(at_z[:, 1, 0, 24] / slopes[:, 1, 0, 24]) + logs[:, 0]  # of what arrives at each block
+        branch = -np.expm1(centre - np.concatenate([[math.log(bottom[0, 24]) + log_bottom], centre[:-1]]))
+    return weighted.ravel(), (np.log(alone) + log_alone).ravel(), bottom, log_bottom, branch
 
 
 def _aligned_gradient(
-    vectors: np.ndarray, logs: np.ndarray, start: _State, log_along: float, weight_variance: float, shortcut: bool, batch: int
+    way: _Way, start: _State, log_along: float, weight_variance: float, shortcut: bool, batch: int
 ) -> tuple[tuple[np.ndarray, np.ndarray], float]:
     """What relu adds where biases are small: the part of ∂L/∂x along x itself, which adds up over images and positions.
 
@@ -832,15 +914,20 @@ def _aligned_gradient(
     β ~ (E x)²; with a shortcut it rules beyond some 20 blocks. Returns ln of the mean squares that it adds to the
     weight gradients and the signals (2N each), and ln κ at the first block's input.
     """
-    first, second = vectors[0::2], vectors[1::2]
-    out, squared_mean, gated, gated_pair, through, cross_h, cross_x = second[:, 4:11].transpose(1, 0, 2)
+    out, squared_mean, gated, gated_pair, through, cross_h, cross_x = way.extra.transpose(1, 0, 2)
+    logs = way.scalars[0]
+    blocks = len(logs) // 2
     log = logs[0::2]
     taps = CHANNELS * weight_variance * TAPS
+
+    def everywhere(values: np.ndarray) -> np.ndarray:
+        """(M, ...) to (N, ...)"""
+        return np.concatenate([values, np.repeat(values[-1:], blocks - len(values), 0)])
 
     # Without a shortcut, biases replace a part of the signal at every convolution, and only what is left scales with x.
     left = np.zeros(len(logs) + 1)
     if not shortcut:
-        below = vectors[:, 2].sum(1)
+        below = everywhere(way.below[:, :, 0].sum(-1)).ravel()
         left[:-1] = np.cumsum(np.log(below / (below + PIXELS * BIAS_VARIANCE * np.exp(-logs)))[::-1])[::-1]
 
     def kappa(moment: np.ndarray, squared_mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -849,14 +936,14 @@ def _aligned_gradient(
         return beta, log_along - np.log(CHANNELS * (beta * moment).sum(-1))
 
     beta, log_kappa = kappa(out, squared_mean)
-    log_kappa = log_kappa + left[2::2]
+    log_kappa = everywhere(log_kappa) + left[2::2]
     g = beta * np.sqrt(gated_pair)
-    w = np.sqrt(first[:, 1] * (g**2 @ taps) + ((beta * through) @ taps) ** 2 * cross_h)
+    w = np.sqrt(way.slopes[:, 0, 1] * (g**2 @ taps) + ((beta * through) @ taps) ** 2 * cross_h)
     grad2, grad1 = _tap_correlation(g, np.sqrt(cross_h)), _tap_correlation(w, np.sqrt(cross_x))
     signal2, signal1 = (beta**2 * gated).mean(1) / batch**2, (w**2).mean(1) / batch**2
     with np.errstate(divide="ignore"):  # images that have nothing in common add nothing
-        gradient = np.log(np.stack([grad1, grad2], 1)) + 2 * log_kappa[:, None] + math.log(CHANNELS**2 / (FAN_IN * CHANNELS))
-        signal = np.log(np.stack([signal1, signal2], 1)) + (2 * log_kappa - log)[:, None]
+        gradient = everywhere(np.log(np.stack([grad1, grad2], 1))) + 2 * log_kappa[:, None] + math.log(CHANNELS / FAN_IN)
+        signal = everywhere(np.log(np.stack([signal1, signal2], 1))) + (2 * log_kappa - log)[:, None]
     return (gradient.ravel(), signal.ravel()), float(kappa(start.moment, start.mean**2)[1] + left[0] - start.log)
 
 
@@ -868,7 +955,7 @@ def _tap_correlation(g: np.ndarray, h: np.ndarray) -> np.ndarray:
         for j in range(-2, 3):
             here = g[max(0, -i) : SIDE - max(0, i), max(0, -j) : SIDE - max(0, j)]
             there = h[max(0, i) : SIDE + min(0, i), max(0, j) : SIDE + min(0, j)]
-            total += (here * there).sum((0, 1)) ** 2
+            total += np.einsum("rcn,rcn->n", here, there) ** 2
     return total
 
 
@@ -988,16 +1075,14 @@ class DepthMarks:
 
 
 def depth_marks(config: RunConfig) -> DepthMarks:
-    """Found by bisection over predictions; the answer does not depend on config.blocks."""
-    return _depth_marks(dataclasses.replace(config, blocks=1, seed=0, steps=1))
+    """Found by bisection over predictions, all None where there are none; the answer does not depend on config.blocks."""
+    return DepthMarks(None, None, None, None) if _absent(config) else _depth_marks(_net(_without_leak(config)))
 
 
 @lru_cache(maxsize=64)
-def _depth_marks(config: RunConfig) -> DepthMarks:
-    most = RunConfig.__dataclass_fields__["blocks"].metadata["spec"].high
-
-    def at(blocks: int) -> Prediction:
-        return predict(dataclasses.replace(config, blocks=blocks))
+def _depth_marks(net: _Net) -> DepthMarks:
+    most = FIELDS["blocks"].spec.high
+    at = partial(_predict, net)
 
     def smallest(reached: Any) -> int | None:
         if not reached(at(most)):

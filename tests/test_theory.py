@@ -131,6 +131,14 @@ def test_depth_marks_are_the_first_depth_that_crosses():
     assert theory.depth_marks(RunConfig(activation="sigmoid")).adam_eps == 3
 
 
+def test_depth_marks_are_found_once_for_all_ways_to_train_a_net():
+    marks = theory.depth_marks(RunConfig(activation="relu", batch_size=32))
+    for changes in (dict(lr=0.1), dict(optimizer="sgd"), dict(steps=7), dict(seed=5), dict(blocks=900),
+                    dict(treatment="clip-norm", threshold=2.0)):  # fmt: skip
+        assert theory.depth_marks(RunConfig(activation="relu", batch_size=32, **changes)) is marks
+    assert theory.depth_marks(RunConfig(activation="relu", batch_size=32, init_range=0.1)) is not marks
+
+
 # --- closed forms and brute force ----------------------------------------------------------------------------------------
 
 
@@ -198,16 +206,27 @@ def test_arc_cosine_kernels_have_their_known_limits():
 
 @pytest.mark.parametrize("activation", ["relu", "sigmoid"])
 def test_a_matrix_of_correlations_pairs_every_variance_with_every_other(activation):
-    gauss = theory._gaussians(activation, np.array([0.5, 2.0]))
+    q, rows = np.array([0.5, 2.0]), np.array([[0, 0], [1, 1]])
+    gauss, equal = theory._gaussians(activation, q, (rows, rows.T)), theory._gaussians(activation, q)
+    for name in ("pair", "pair_slope"):
+        kernel = getattr(gauss, name)(np.ones((2, 2)) * 0.3)
+        np.testing.assert_allclose(np.diag(kernel), getattr(equal, name)(np.array([0.3, 0.3])))
+        assert kernel[0, 1] == pytest.approx(kernel[1, 0])
     kernel = gauss.pair(np.ones((2, 2)) * 0.3)
-    np.testing.assert_allclose(np.diag(kernel), gauss.pair(np.array([0.3, 0.3])))
-    assert kernel[0, 1] == pytest.approx(kernel[1, 0])
     assert kernel[0, 0] < kernel[0, 1] < kernel[1, 1]
+
+
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
+def test_both_expectations_at_once_are_the_two_one_by_one(activation):
+    gauss, c = theory._gaussians(activation, np.array([0.5, 2.0, 30.0])), np.array([-0.4, 0.3, 1.0])
+    np.testing.assert_allclose(gauss.pair_both(c), [gauss.pair(c), gauss.pair_slope(c)], rtol=1e-12)
 
 
 def test_the_mean_inverse_of_a_chi_square_is_known():
     for n in (5, 40):
-        assert theory._mean_inverse(np.array([1 / n]), np.array([n])) == pytest.approx(n / (n - 2), rel=2e-3)
+        assert theory._mean_inverse(np.array([[1 / n]]), np.array([n])) == pytest.approx(n / (n - 2), rel=2e-3)
+    two_groups = theory._mean_inverse(np.full((2, 4), 1 / 40), np.array([1, 9]))  # 4 values once, 4 values 9 times each
+    assert two_groups == pytest.approx(40 / 38, rel=2e-3)
 
 
 def test_the_loss_gradient_has_its_two_simple_limits():
@@ -241,6 +260,27 @@ def test_strides_and_settling_change_nothing_that_can_be_seen(monkeypatch):
         for name in ("weight_grad_rms", "signal_rms", "activation_rms", "share"):
             np.testing.assert_allclose(getattr(fast, name), getattr(slow, name), atol=0.06)
     theory._predict.cache_clear()
+
+
+@pytest.mark.parametrize("activation", ["relu", "sigmoid"])
+@pytest.mark.parametrize("norm", [False, True])
+def test_blocks_alike_give_what_the_same_blocks_give_one_by_one(activation, norm, monkeypatch):
+    """The way back jumps over the blocks that are alike; here it has to walk."""
+    jumped = theory.predict(RunConfig(activation=activation, batch_norm=norm, blocks=150))
+    jump, seen = theory._backward, []
+
+    def walk(way, taps, top, shortcut, blocks):
+        seen.append(len(way.slopes))
+        slopes, below = (np.concatenate([v, np.repeat(v[-1:], blocks - len(v), 0)]) for v in (way.slopes, way.below))
+        return jump(dataclasses.replace(way, slopes=slopes, below=below), taps, top, shortcut, blocks)
+
+    monkeypatch.setattr(theory, "_backward", walk)
+    theory._predict.cache_clear()
+    walked = theory.predict(RunConfig(activation=activation, batch_norm=norm, blocks=150))
+    theory._predict.cache_clear()
+    assert seen[0] < 60
+    for name in ("weight_grad_rms", "signal_rms", "std"):
+        np.testing.assert_allclose(getattr(jumped, name), getattr(walked, name), atol=1e-7)
 
 
 # --- over the whole range ------------------------------------------------------------------------------------------------

@@ -295,6 +295,7 @@ def test_each_press_of_step_is_one_step_and_the_run_stays_paused(managed: Callab
 def test_step_does_nothing_to_a_run_that_is_not_paused(managed: Callable, stage: Stage) -> None:
     manager = managed(train=stage)
     run, waiting = manager.start(seeded(1)), manager.start(seeded(2))
+    until(lambda: run.status == Status.RUNNING)
     manager.step(run.id)
     manager.step(waiting.id)
     manager.resume(waiting.id)

@@ -169,13 +169,13 @@ class Trainer:
         return max(_TEST_EVERY, -(-self.config.steps // _TESTS))
 
     def _subset_accuracy(self) -> float:
-        """On the first test images: 500, or fewer in deep nets, where they would take longer than a few steps."""
+        """On the first test images: 250, or fewer in deep nets; more would keep the first point from the screen."""
         count = self._subset
         return self._accuracy(self.data.test_images[:count], self.data.test_labels[:count])
 
     @property
     def _subset(self) -> int:
-        return min(500, max(64, 12_000 // max(1, self.config.blocks)), len(self.data.test_labels))
+        return min(250, max(64, 12_000 // max(1, self.config.blocks)), len(self.data.test_labels))
 
     def _deletion(self) -> BlockDeletion | None:
         """The accuracy without single blocks, on the test subset; None without shortcut, or if asked to stop."""

@@ -425,7 +425,8 @@ class Panel {
       this.seenLive = false;
     }
     // Often at first; seldom where drawing is slow, so that a page never takes more than a fifth of a busy machine.
-    const wanted = performance.now() - this.opened < 10000 ? 300 : 1000;
+    const fresh = performance.now() - this.opened < 10000;
+    const wanted = fresh && this.run.status === "running" && !steps ? 100 : fresh ? 300 : 1000;
     return Math.min(3000, Math.max(wanted, 4 * Number(this.root.dataset.drawMs ?? 0)));
   }
 

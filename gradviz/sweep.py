@@ -368,6 +368,8 @@ class SweepRunner:
                     return
                 if config.run_id not in self._flying and not self._known(config, self._sweeps[id].early):
                     self._launch(config, self._sweeps[id].early)
+            if self._ended.is_set():
+                return  # nothing could be launched because the manager closes: the sweep is not over
             if not any(config.run_id in self._flying for config in self._sweeps[id].configs):
                 self._active.remove(id)
                 self._keep(self._sweeps[id])

@@ -238,7 +238,6 @@ def room(tmp_path):
 FORTY = Sweep.over("forty", [RunConfig(steps=30, batch_size=4)], {"blocks": range(20)}, range(2))
 
 
-@pytest.mark.xfail(reason="Known defect: reopened in the same process, a sweep may not go on. A killed server's does.")
 def test_forty_runs_survive_a_restart_in_the_middle_and_none_is_done_twice(room):
     room.sweeps.start(FORTY)
     until(lambda: len(room.sweeps.results(FORTY)) >= 15)

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from gradviz import machine
+from gradviz.config import FIELDS
 
 
 class SettingsError(ValueError):
     """An environment variable that cannot be used; the message names it and what it may be."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one server takes on. What is over a limit is refused in one sentence; the defaults are the settings' own ranges."""
+
+    blocks: int = int(FIELDS["blocks"].spec.high)  # GRADVIZ_MAX_BLOCKS, of one run
+    steps: int = int(FIELDS["steps"].spec.high)  # GRADVIZ_MAX_STEPS, of one run
+    batch: int = int(FIELDS["batch_size"].spec.high)  # GRADVIZ_MAX_BATCH, of one run
+    queue: int = 200  # GRADVIZ_MAX_QUEUE: runs that wait for their turn
+    runs: int = 5000  # GRADVIZ_MAX_RUNS: runs kept
+    disk: int = 20  # GRADVIZ_MAX_DISK: GB of the folder of runs
 
 
 @dataclass(frozen=True)
@@ -21,26 +36,46 @@ class Settings:
     workers: int = 1  # GRADVIZ_WORKERS: trainings at the same time
     threads: int = 1  # GRADVIZ_THREADS: processor threads of one training
     download: bool = True  # GRADVIZ_DOWNLOAD=off: never ask the network for a data set
+    train_in: str = "thread"  # GRADVIZ_TRAIN_IN: of the server, or a process of its own for each training
+    limits: Limits = Limits()
+    pin: str = field(default="", repr=False)  # GRADVIZ_PIN: the teacher's; empty, there is no teacher's mode
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
-        """Raises SettingsError for a value that is no whole number from 1 to 64, or no on/off."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    def from_environment(cls, environment: Mapping[str, str] = os.environ, cores: float | None = None) -> Settings:
+        """Raises SettingsError for a value that cannot be used. `cores` are those the machine grants."""
+        cores = machine.cores() if cores is None else cores
 
-        def whole(name: str, default: int) -> int:
+        def whole(name: str, default: int, low: int = 1, high: int = 64) -> int:
             text = environment.get(name, str(default))
-            if not text.isdecimal() or not 1 <= int(text) <= 64:
-                raise SettingsError(f"{name} must be a whole number from 1 to 64, not {text!r}.")
+            if not (text.isascii() and text.isdecimal() and len(text) <= 9 and low <= int(text) <= high):
+                raise SettingsError(f"{name} must be a whole number from {low} to {high}, not {text[:40]!r}.")
             return int(text)
 
-        download = environment.get("GRADVIZ_DOWNLOAD", "on")
-        if download not in ("on", "off"):
-            raise SettingsError(f"GRADVIZ_DOWNLOAD must be on or off, not {download!r}.")
-        workers = whole("GRADVIZ_WORKERS", max(1, min(cores, 8)))
+        def word(name: str, *words: str) -> str:
+            text = environment.get(name, words[0])
+            if text not in words:
+                raise SettingsError(f"{name} must be {' or '.join(words)}, not {text[:40]!r}.")
+            return text
+
+        pin = environment.get("GRADVIZ_PIN", "")
+        if pin and not 4 <= len(pin) <= 64:
+            raise SettingsError("GRADVIZ_PIN must have 4 to 64 characters.")  # and is not repeated here: logs are read
+        highest = Limits()
+        workers = whole("GRADVIZ_WORKERS", max(1, min(int(cores), 8)))
         return cls(
             data=Path(environment.get("GRADVIZ_DATA", "data")),
             store=Path(environment.get("GRADVIZ_STORE", "runs")),
             workers=workers,
-            threads=whole("GRADVIZ_THREADS", max(1, cores // workers)),
-            download=download == "on",
+            threads=whole("GRADVIZ_THREADS", max(1, min(int(cores) // workers, 64))),
+            download=word("GRADVIZ_DOWNLOAD", "on", "off") == "on",
+            train_in=word("GRADVIZ_TRAIN_IN", "thread", "process"),
+            limits=Limits(
+                blocks=whole("GRADVIZ_MAX_BLOCKS", highest.blocks, 0, highest.blocks),
+                steps=whole("GRADVIZ_MAX_STEPS", highest.steps, 1, highest.steps),
+                batch=whole("GRADVIZ_MAX_BATCH", highest.batch, 1, highest.batch),
+                queue=whole("GRADVIZ_MAX_QUEUE", highest.queue, 1, 10_000),
+                runs=whole("GRADVIZ_MAX_RUNS", highest.runs, 10, 1_000_000),
+                disk=whole("GRADVIZ_MAX_DISK", highest.disk, 1, 100_000),
+            ),
+            pin=pin,
         )

@@ -8,16 +8,16 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A room imports only rooms that stand before it.
 ORDER = """
-    words config settings
+    words config machine settings
     anatomy runs data model treatment probe
-    stem_statistics theory trainer store
+    stem_statistics theory trainer store workers
     diagnosis manager sweep lessons charts charts_anatomy reproduce codegen export
     live ui
     __main__ pages app
 """.split()
 DOORS = {
     "streamlit": {"app", "pages", "ui", "live"},
-    "torch": {"data", "model", "treatment", "probe", "trainer", "manager"},
+    "torch": {"data", "model", "treatment", "probe", "trainer", "workers", "manager"},
     "torchvision": {"data"},
     "plotly": {"charts", "charts_anatomy", "live"},
 }

@@ -1,0 +1,64 @@
+"""What of this machine is ours: the processors and the memory that its control groups (containers, systemd) really grant.
+
+A container sees every core and all memory of its host; what it may use stands in files of the kernel, in two versions
+(kernel.org: admin-guide/cgroup-v2 and cgroup-v1). `root` is where they are mounted, `proc` the kernel's /proc.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT, PROC = Path("/sys/fs/cgroup"), Path("/proc")
+
+
+def cores(root: Path = ROOT, proc: Path = PROC) -> float:
+    """Processors that may be busy at once: the affinity of this process or, if that is less, the granted share, such as 1.5."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [float(allowed)]
+    for folder in _folders(root, proc, "cpu"):
+        words = _text(folder / "cpu.max").split()  # "200000 100000", microseconds of every period, or "max 100000"
+        if len(words) != 2:
+            words = [_text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")]
+        if words[0].isdecimal() and words[1].isdecimal() and int(words[1]):  # version 1 writes -1 for no limit
+            quotas.append(int(words[0]) / int(words[1]))
+    return min(quotas)
+
+
+def memory_left(root: Path = ROOT, proc: Path = PROC) -> float | None:
+    """Bytes that can still be used before the system ends a process; None where it cannot be known (macOS)."""
+    left = []
+    for line in _text(proc / "meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            left.append(1024.0 * int(line.split()[1]))
+    for folder in _folders(root, proc, "memory"):
+        for limit, used, spare in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            granted, taken = _text(folder / limit), _text(folder / used)
+            if granted.isdecimal() and taken.isdecimal():
+                # Pages of files count as used, but the kernel drops them before it ends a process.
+                stat = dict(line.split()[:2] for line in _text(folder / "memory.stat").splitlines() if len(line.split()) == 2)
+                left.append(float(int(granted) - int(taken) + int(stat.get(spare, 0))))
+    return max(0.0, min(left)) if left else None
+
+
+def _folders(root: Path, proc: Path, controller: str) -> Iterator[Path]:
+    """The control groups we are in, the mounted root included: each of them limits us."""
+    yield from (root, root / controller)
+    for line in _text(proc / "self" / "cgroup").splitlines():
+        _number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if not controllers or controller in controllers.split(","):
+            base = root / controller if controllers else root
+            parts = [part for part in path.split("/") if part not in ("", "..")]
+            yield from (base.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeError):
+        return ""

@@ -1,0 +1,131 @@
+"""Settings from the environment, and what of the machine is ours, against files as the kernel writes them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gradviz import machine
+from gradviz.settings import Limits, Settings, SettingsError
+
+MINE = float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else float(os.cpu_count() or 1)
+GIB = 2**30
+
+
+def kernel(folder: Path, files: dict[str, str]) -> dict[str, Path]:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return {"root": folder / "cgroup", "proc": folder / "proc"}
+
+
+@pytest.mark.parametrize(
+    "files, cores",
+    [
+        ({}, MINE),
+        ({"cgroup/cpu.max": "max 100000"}, MINE),
+        ({"cgroup/cpu.max": "50000 100000"}, 0.5),
+        ({"proc/self/cgroup": "0::/a/b", "cgroup/a/cpu.max": "30000 100000", "cgroup/a/b/cpu.max": "90000 100000"}, 0.3),
+        ({"cgroup/cpu/cpu.cfs_quota_us": "-1", "cgroup/cpu/cpu.cfs_period_us": "100000"}, MINE),
+        ({"cgroup/cpu/cpu.cfs_quota_us": "75000", "cgroup/cpu/cpu.cfs_period_us": "100000"}, 0.75),
+        (
+            {
+                "proc/self/cgroup": "4:memory:/m\n1:cpu,cpuacct:/c",
+                "cgroup/cpu/c/cpu.cfs_quota_us": "25000",
+                "cgroup/cpu/c/cpu.cfs_period_us": "100000",
+            },
+            0.25,
+        ),
+        ({"cgroup/cpu.max": "99999999 100000"}, MINE),  # more than the machine has
+        ({"cgroup/cpu.max": "rubbish"}, MINE),
+        ({"cgroup/cpu.max": "50000 0"}, MINE),
+    ],
+)
+def test_the_cores_are_those_really_granted(tmp_path: Path, files: dict[str, str], cores: float) -> None:
+    assert machine.cores(**kernel(tmp_path, files)) == pytest.approx(min(cores, MINE))
+
+
+@pytest.mark.parametrize(
+    "files, left",
+    [
+        ({}, None),
+        ({"proc/meminfo": "MemTotal: 8388608 kB\nMemAvailable: 4194304 kB"}, 4 * GIB),
+        ({"proc/meminfo": "MemAvailable: 4194304 kB", "cgroup/memory.max": "max", "cgroup/memory.current": "1"}, 4 * GIB),
+        ({"proc/meminfo": "MemAvailable: 4194304 kB", "cgroup/memory.max": str(2 * GIB), "cgroup/memory.current": str(GIB)}, GIB),
+        (
+            {
+                "cgroup/memory.max": str(2 * GIB),
+                "cgroup/memory.current": str(2 * GIB),
+                "cgroup/memory.stat": f"anon 7\ninactive_file {GIB // 2}",
+            },
+            GIB // 2,
+        ),
+        (
+            {
+                "proc/self/cgroup": "4:memory:/m",
+                "cgroup/memory/m/memory.limit_in_bytes": str(GIB),
+                "cgroup/memory/m/memory.usage_in_bytes": str(GIB // 4),
+            },
+            3 * GIB // 4,
+        ),
+        ({"cgroup/memory.max": "100", "cgroup/memory.current": "300"}, 0),
+    ],
+)
+def test_the_memory_left_is_the_least_of_what_the_machine_and_its_groups_leave(
+    tmp_path: Path, files: dict[str, str], left: float | None
+) -> None:
+    assert machine.memory_left(**kernel(tmp_path, files)) == left
+
+
+@pytest.mark.parametrize(
+    "cores, workers, threads", [(0.5, 1, 1), (1.9, 1, 1), (2, 2, 1), (6, 6, 1), (8, 8, 1), (48, 8, 6), (500, 8, 62)]
+)
+def test_the_workers_follow_the_cores(cores: float, workers: int, threads: int) -> None:
+    settings = Settings.from_environment({}, cores)
+    assert (settings.workers, settings.threads) == (workers, threads)
+
+
+def test_without_variables_everything_the_controls_allow_is_allowed() -> None:
+    settings = Settings.from_environment({}, 2)
+    assert settings == Settings(workers=2)
+    assert settings.limits == Limits(blocks=1000, steps=100_000, batch=1024, queue=200, runs=5000, disk=20)
+    assert settings.train_in == "thread" and settings.pin == ""
+
+
+def test_every_variable_is_read() -> None:
+    names = dict(BLOCKS="40", STEPS="500", BATCH="64", QUEUE="30", RUNS="100", DISK="2")
+    variables = {f"GRADVIZ_MAX_{name}": value for name, value in names.items()}
+    variables |= dict(GRADVIZ_TRAIN_IN="process", GRADVIZ_WORKERS="3", GRADVIZ_THREADS="2", GRADVIZ_DOWNLOAD="off")
+    settings = Settings.from_environment({**variables, "GRADVIZ_DATA": "/d", "GRADVIZ_STORE": "/s", "GRADVIZ_PIN": "2718"}, 64)
+    assert settings == Settings(Path("/d"), Path("/s"), 3, 2, False, "process", Limits(40, 500, 64, 30, 100, 2), "2718")
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("GRADVIZ_WORKERS", "0", "from 1 to 64"),
+        ("GRADVIZ_WORKERS", "²", "from 1 to 64"),
+        ("GRADVIZ_THREADS", "many", "from 1 to 64"),
+        ("GRADVIZ_MAX_BLOCKS", "1001", "from 0 to 1000"),
+        ("GRADVIZ_MAX_STEPS", "-1", "from 1 to 100000"),
+        ("GRADVIZ_MAX_BATCH", "9" * 5000, "from 1 to 1024"),
+        ("GRADVIZ_MAX_QUEUE", "", "from 1 to 10000"),
+        ("GRADVIZ_TRAIN_IN", "cloud", "thread or process"),
+        ("GRADVIZ_DOWNLOAD", "yes", "on or off"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(name: str, value: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} must be .*{words}") as caught:
+        Settings.from_environment({name: value}, 2)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("pin", ["314", "x" * 65])
+def test_the_pin_is_neither_shown_nor_repeated(pin: str) -> None:
+    with pytest.raises(SettingsError, match="GRADVIZ_PIN must have 4 to 64 characters") as caught:
+        Settings.from_environment({"GRADVIZ_PIN": pin}, 2)
+    assert pin not in str(caught.value)
+    assert "s3cret" not in repr(Settings.from_environment({"GRADVIZ_PIN": "s3cret"}, 2))

@@ -108,6 +108,23 @@ def server(start_server: Callable[..., Server]) -> Server:
     return start_server()
 
 
+@pytest.fixture
+def page_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """What the pages share, gradviz.ui.server.Server, for a test that runs a page without a browser: on an empty store and
+    without MNIST; `close_server()` and `st.cache_resource.clear()` make it start again."""
+    import streamlit as st  # here: few tests need it, and it takes a second
+
+    from gradviz.ui.server import close_server, server
+
+    monkeypatch.setenv("GRADVIZ_STORE", str(tmp_path / "runs"))
+    monkeypatch.setenv("GRADVIZ_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("GRADVIZ_DOWNLOAD", "off")
+    st.cache_resource.clear()
+    yield server()
+    close_server()
+    st.cache_resource.clear()
+
+
 @pytest.fixture(scope="session")
 def browser_type_launch_args() -> dict[str, object]:
     """Read by pytest-playwright. Without a Chromium every test that asks for a page is skipped, with the reason."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import streamlit as st
 import torch
 import torch.nn.functional as F
 from streamlit.testing.v1 import AppTest
@@ -21,7 +20,7 @@ from gradviz.model import DeepLeNet, initialise
 from gradviz.runs import History, Run, Status
 from gradviz.store import RunStore
 from gradviz.trainer import Trainer
-from gradviz.ui.server import close_server, server
+from gradviz.ui.server import server
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
@@ -344,18 +343,6 @@ def test_a_store_of_an_earlier_version_gains_the_new_tables(digits, tmp_path):
 # --- the page
 
 
-@pytest.fixture
-def page_store(tmp_path, monkeypatch):
-    """A server of its own on an empty store and without MNIST."""
-    monkeypatch.setenv("GRADVIZ_STORE", str(tmp_path / "runs"))
-    monkeypatch.setenv("GRADVIZ_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("GRADVIZ_DOWNLOAD", "off")
-    st.cache_resource.clear()
-    yield
-    close_server()
-    st.cache_resource.clear()
-
-
 def opened(**query: str) -> AppTest:
     page = AppTest.from_file(str(ROOT / "pages" / "anatomy.py"), default_timeout=60)
     page.query_params.update(query)
@@ -374,11 +361,11 @@ def kept_run(config: RunConfig) -> Run:
     return server().manager.get(run.id)
 
 
-def test_without_a_run_the_page_says_where_to_start_one(page_store):
+def test_without_a_run_the_page_says_where_to_start_one(page_server):
     assert "Start one in the Lab" in said(opened())
 
 
-def test_every_view_of_a_finished_run_opens_and_the_slider_moves_the_verdict(page_store):
+def test_every_view_of_a_finished_run_opens_and_the_slider_moves_the_verdict(page_server):
     run = kept_run(replace(SMALL, shortcut=True, treatment="clip-norm", threshold=0.1, steps=12))
     page = opened(run=run.id)
     assert "Step 11" in said(page) and "woke" not in said(page)
@@ -395,7 +382,7 @@ def test_every_view_of_a_finished_run_opens_and_the_slider_moves_the_verdict(pag
     assert not page.exception and "fc2 at step 1" in said(page)  # pictures are kept at 0, 1, 10 and 11
 
 
-def test_a_vanished_and_a_diverged_run_open_without_an_error(page_store):
+def test_a_vanished_and_a_diverged_run_open_without_an_error(page_server):
     for config in (
         replace(SMALL, activation="sigmoid", blocks=30, steps=1, batch_size=2),
         replace(SMALL, blocks=40, init_range=0.5, shortcut=True, batch_size=2),

@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import streamlit as st
 from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
 from gradviz.config import RunConfig
 from gradviz.runs import QUANTITIES, History, Run, Status
 from gradviz.store import RunStore
-from gradviz.ui.server import close_server, server
+from gradviz.ui.server import server
 
 BASE = RunConfig(activation="relu", blocks=1, batch_size=4, steps=20, dataset="digits", shortcut=True)
 
@@ -25,17 +24,6 @@ def kept(config: RunConfig, steps: int = 20) -> Run:
     scalars = np.column_stack([np.linspace(2.3, 0.5, steps), np.linspace(0.1, 0.9, steps), np.arange(steps)])
     history = History.restored(columns, scalars, [(0, 0.1), (steps - 1, 0.9)], 1, 1000)
     return Run(config, history, Status.FINISHED, "cpu, 1 thread")
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADVIZ_STORE", str(tmp_path / "runs"))
-    monkeypatch.setenv("GRADVIZ_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("GRADVIZ_DOWNLOAD", "off")
-    st.cache_resource.clear()
-    yield server().store
-    close_server()
-    st.cache_resource.clear()
 
 
 def opened(*runs: Run, **query: str) -> AppTest:
@@ -50,29 +38,29 @@ def text(page: AppTest) -> str:
     return " ".join(element.value for kind in (page.markdown, page.caption, page.info, page.error) for element in kind)
 
 
-def test_an_empty_server_sends_the_reader_to_the_lab(store):
+def test_an_empty_server_sends_the_reader_to_the_lab(page_server):
     assert "Nothing has been trained" in text(opened())
 
 
-def test_the_table_shows_what_differs_and_the_line_below_it_what_is_shared(store):
+def test_the_table_shows_what_differs_and_the_line_below_it_what_is_shared(page_server):
     runs = [kept(BASE), kept(replace(BASE, lr=0.01))]
-    store.save(*runs)
+    page_server.store.save(*runs)
     page = opened(*runs)
     table = page.dataframe[0].value
     assert list(table["Learning rate"]) == ["0.001", "0.01"] and "Blocks" not in table.columns and "Seed" not in table.columns
     assert "relu" in text(page) and "shortcut" in text(page) and "1 blocks" in text(page)
 
 
-def test_a_run_that_is_not_here_and_a_ninth_are_left_out(store):
+def test_a_run_that_is_not_here_and_a_ninth_are_left_out(page_server):
     runs = [kept(replace(BASE, seed=seed)) for seed in range(9)]
-    store.save(*runs)
+    page_server.store.save(*runs)
     page = opened(*runs, runs=",".join(["0123456789ab", "../x", *(run.id for run in runs)]))
     assert len(page.multiselect(key="compare_runs").value) == 8
 
 
-def test_one_click_starts_the_same_run_with_one_change_and_compares_it(store):
+def test_one_click_starts_the_same_run_with_one_change_and_compares_it(page_server):
     run = kept(BASE)
-    store.save(run)
+    page_server.store.save(run)
     page = opened(run)
     page.button(key="change shortcut on or off").click().run()
     assert not page.exception
@@ -82,9 +70,9 @@ def test_one_click_starts_the_same_run_with_one_change_and_compares_it(store):
     assert server().manager.wait(variant.run_id, 100)
 
 
-def test_a_change_that_leads_out_of_range_is_refused_with_a_sentence(store):
+def test_a_change_that_leads_out_of_range_is_refused_with_a_sentence(page_server):
     run = kept(replace(BASE, lr=10.0))
-    store.save(run)
+    page_server.store.save(run)
     page = opened(run)
     page.button(key="change learning rate × 10").click().run()
     assert "must be a number from 1e-07 to 10" in page.error[0].value
@@ -93,9 +81,9 @@ def test_a_change_that_leads_out_of_range_is_refused_with_a_sentence(store):
 EIGHT = [RunConfig(activation="relu", blocks=40, shortcut=True, seed=seed, steps=300) for seed in range(8)]
 
 
-def test_eight_runs_of_85_layers_open_within_a_second_of_computing(store):
+def test_eight_runs_of_85_layers_open_within_a_second_of_computing(page_server):
     runs = [kept(config, 300) for config in EIGHT]
-    store.save(*runs)
+    page_server.store.save(*runs)
     opened(runs[0])  # imports and caches are the server's start, not the page's
     before = time.process_time()
     opened(*runs)

@@ -3,7 +3,6 @@
 import time
 from pathlib import Path
 
-import pytest
 import streamlit as st
 import torch
 from streamlit.testing.v1 import AppTest
@@ -16,18 +15,6 @@ from gradviz.ui.server import close_server, server
 CPU = torch.device("cpu")
 SHELL = Path(__file__).parents[1] / "gradviz" / "ui" / "shell.py"
 SMALL = dict(blocks="1", activation="relu", batch_size="8", steps="6", dataset="digits")
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    """A server of its own for each test, on an empty store and without MNIST."""
-    monkeypatch.setenv("GRADVIZ_STORE", str(tmp_path / "runs"))
-    monkeypatch.setenv("GRADVIZ_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("GRADVIZ_DOWNLOAD", "off")
-    st.cache_resource.clear()
-    yield tmp_path / "runs"
-    close_server()
-    st.cache_resource.clear()
 
 
 def opened(**query: str) -> AppTest:
@@ -53,13 +40,13 @@ def finished(page: AppTest) -> Run:
     return server().manager.get(run_id)
 
 
-def test_without_a_run_the_page_offers_to_start_and_shows_the_net(store):
+def test_without_a_run_the_page_offers_to_start_and_shows_the_net(page_server):
     page = opened()
     assert "start" in keys(page) and not keys(page) & {"pause", "resume", "step", "stop"}
     assert "7 weight layers" in text(page) and "120,618" in text(page)  # 107,786 + 2 · 6,416 by the article's table
 
 
-def test_start_trains_and_puts_the_run_into_the_url(store):
+def test_start_trains_and_puts_the_run_into_the_url(page_server):
     page = opened()
     page.button(key="start").click().run()
     run = finished(page)
@@ -69,7 +56,7 @@ def test_start_trains_and_puts_the_run_into_the_url(store):
     assert run.config == RunConfig(activation="relu", blocks=1, batch_size=8, steps=6, dataset="digits")
 
 
-def test_a_live_run_can_be_paused_stepped_resumed_and_stopped(store):
+def test_a_live_run_can_be_paused_stepped_resumed_and_stopped(page_server):
     page = opened(steps="100000")
     page.button(key="start").click().run()
     assert {"pause", "stop"} <= keys(page)
@@ -92,7 +79,7 @@ def test_a_live_run_can_be_paused_stepped_resumed_and_stopped(store):
     assert "start" in keys(page)  # afresh
 
 
-def test_a_diverged_run_is_shown_and_not_offered_again(store):
+def test_a_diverged_run_is_shown_and_not_offered_again(page_server):
     page = opened(blocks="40", init_range="0.5")
     page.button(key="start").click().run()
     run = finished(page)
@@ -100,7 +87,7 @@ def test_a_diverged_run_is_shown_and_not_offered_again(store):
     assert run.status is Status.DIVERGED and "start" not in keys(page) and not page.exception
 
 
-def test_an_interrupted_run_is_found_by_its_link_and_can_be_started_afresh(store):
+def test_an_interrupted_run_is_found_by_its_link_and_can_be_started_afresh(page_server):
     config = RunConfig(activation="relu", blocks=1, batch_size=8, steps=50, dataset="digits")
     shelf = server().shelf
     run = Run(config, History(config.layers), Status.RUNNING)
@@ -117,25 +104,25 @@ def test_an_interrupted_run_is_found_by_its_link_and_can_be_started_afresh(store
     assert page.number_input(key="control_blocks").value == 1  # the controls took the run's settings
 
 
-def test_an_unknown_run_in_the_link_is_said_and_the_settings_are_kept(store):
+def test_an_unknown_run_in_the_link_is_said_and_the_settings_are_kept(page_server):
     page = opened(run="0123456789ab")
     assert "not on this server" in text(page) and "start" in keys(page)
 
 
-def test_a_link_with_impossible_settings_says_so_and_the_page_goes_on(store):
+def test_a_link_with_impossible_settings_says_so_and_the_page_goes_on(page_server):
     page = opened(blocks="1001", lr="<script>", activation="softsign")
     assert "Blocks" in text(page) and "from 0 to 1000" in text(page) and "Learning rate" in text(page)
     assert "start" in keys(page)
 
 
-def test_the_built_in_digits_stand_in_for_an_absent_mnist_and_the_page_says_so(store):
+def test_the_built_in_digits_stand_in_for_an_absent_mnist_and_the_page_says_so(page_server):
     page = opened(dataset="mnist")
     assert "built-in digits" in text(page)
     page.button(key="start").click().run()
     assert finished(page).config.dataset == "digits"
 
 
-def test_a_preset_sets_all_controls_and_keeps_the_seed(store):
+def test_a_preset_sets_all_controls_and_keeps_the_seed(page_server):
     page = opened(seed="7")
     page.selectbox(key="preset").select("exploding-init").run()
     assert page.number_input(key="control_init_range").value == 0.5
@@ -143,7 +130,7 @@ def test_a_preset_sets_all_controls_and_keeps_the_seed(store):
     assert page.number_input(key="control_blocks").value == RunConfig(**PRESETS["exploding-init"].changes).blocks
 
 
-def test_changing_a_control_during_a_run_leaves_the_run_alone_and_offers_another(store):
+def test_changing_a_control_during_a_run_leaves_the_run_alone_and_offers_another(page_server):
     page = opened(steps="100000")
     page.button(key="start").click().run()
     first = server().manager.list()[0].id
@@ -160,7 +147,7 @@ def _until(condition, seconds: float = 30) -> None:
         time.sleep(0.01)
 
 
-def test_the_page_names_the_factor_of_theory_the_critical_range_and_the_depth_marks(store):
+def test_the_page_names_the_factor_of_theory_the_critical_range_and_the_depth_marks(page_server):
     page = opened(blocks="12", init_range="0.5")
     assert "backward signal by **3.53**" in text(page)
     assert "a* = 0.1406 is critical for relu" in text(page)
@@ -170,7 +157,7 @@ def test_the_page_names_the_factor_of_theory_the_critical_range_and_the_depth_ma
     assert "Critical init range" in text(page) and "34 blocks and more: some numbers exceed float32" in text(page)
 
 
-def test_the_next_experiment_of_the_diagnosis_moves_the_controls(store):
+def test_the_next_experiment_of_the_diagnosis_moves_the_controls(page_server):
     page = opened(activation="sigmoid", blocks="12", steps="3")
     page.button(key="start").click().run()
     finished(page)

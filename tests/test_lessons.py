@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import streamlit as st
 import torch
 from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
@@ -31,7 +30,7 @@ from gradviz.lessons import (
 from gradviz.runs import QUANTITIES, History, Run, Status
 from gradviz.theory import predict
 from gradviz.trainer import Trainer
-from gradviz.ui.server import close_server, server
+from gradviz.ui.server import server
 
 CHANCE = math.log(10)
 DIGITS = Shelf(Path("nowhere"), download=False)
@@ -235,17 +234,6 @@ def test_evidence_finds_runs_whatever_the_data_set_device_and_seed():
 # The page
 
 
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADVIZ_STORE", str(tmp_path / "runs"))
-    monkeypatch.setenv("GRADVIZ_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("GRADVIZ_DOWNLOAD", "off")
-    st.cache_resource.clear()
-    yield
-    close_server()
-    st.cache_resource.clear()
-
-
 def opened(**query: str) -> AppTest:
     page = AppTest.from_file("../pages/lessons.py", default_timeout=60)
     page.query_params.update(query)
@@ -263,30 +251,30 @@ def labels(page: AppTest) -> set[str]:
     return {button.label for button in page.button}
 
 
-def test_the_page_lists_all_lessons_and_survives_a_wrong_link(store):
+def test_the_page_lists_all_lessons_and_survives_a_wrong_link(page_server):
     page = opened(lesson="nonsense")
     assert "no lesson of that name" in text(page)
     assert all(lesson.title in text(page) for lesson in LESSONS.values())
 
 
-def test_nothing_can_be_run_and_no_claim_is_shown_before_a_prediction(store):
+def test_nothing_can_be_run_and_no_claim_is_shown_before_a_prediction(page_server):
     page = opened(lesson="float32")
     assert "Run the experiment" not in labels(page) and LESSONS["float32"].says not in text(page)
     assert LESSONS["float32"].explanation not in text(page)
 
 
-def test_a_prediction_in_the_url_that_is_no_answer_is_asked_again(store):
+def test_a_prediction_in_the_url_that_is_no_answer_is_asked_again(page_server):
     assert "Commit my prediction" in labels(opened(lesson="clipping", prediction="<script>"))
     assert "Commit my prediction" in labels(opened(lesson="float32", prediction="1e9"))
 
 
-def test_hidden_controls_leave_the_question_and_the_run(store):
+def test_hidden_controls_leave_the_question_and_the_run(page_server):
     full, plain = opened(lesson="clipping", prediction="both"), opened(lesson="clipping", prediction="both", controls="off")
     assert "All lessons" in labels(full) and "All lessons" not in labels(plain)
     assert "Run the experiment" in labels(plain)
 
 
-def test_a_committed_prediction_stands_beside_what_was_measured(store):
+def test_a_committed_prediction_stands_beside_what_was_measured(page_server):
     page = opened(lesson="float32", prediction="20")
     page.button(key="run").click().run()
     sweep = LESSONS["float32"].sweep("digits")

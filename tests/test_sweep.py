@@ -7,7 +7,6 @@ import time
 
 import numpy as np
 import pytest
-import streamlit as st
 from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
@@ -35,7 +34,7 @@ from gradviz.sweep import (
     remedy_name,
     result,
 )  # fmt: skip
-from gradviz.ui.server import close_server, server
+from gradviz.ui.server import server
 
 CHANCE = math.log(10)
 
@@ -329,17 +328,6 @@ def test_a_spoilt_file_in_the_folder_does_not_stop_the_server(room):
 # The page
 
 
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADVIZ_STORE", str(tmp_path / "runs"))
-    monkeypatch.setenv("GRADVIZ_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("GRADVIZ_DOWNLOAD", "off")
-    st.cache_resource.clear()
-    yield
-    close_server()
-    st.cache_resource.clear()
-
-
 SMALL = {"remedies": "relu", "values": "0,1", "steps": "25", "batch_size": "4", "dataset": "digits"}
 
 
@@ -356,7 +344,7 @@ def text(page: AppTest) -> str:
 
 
 @pytest.mark.timeout(300)
-def test_the_page_says_what_a_sweep_costs_before_it_starts_and_runs_it(store):
+def test_the_page_says_what_a_sweep_costs_before_it_starts_and_runs_it(page_server):
     page = opened(**SMALL)
     assert "2 of 2 runs to do" in text(page)
     page.button(key="start").click().run()
@@ -368,12 +356,12 @@ def test_the_page_says_what_a_sweep_costs_before_it_starts_and_runs_it(store):
     assert f"under {TRAINED_BELOW:.2f}" in text(page)  # the definition stands on the screen
 
 
-def test_a_value_out_of_range_is_refused_with_its_name_and_range(store):
+def test_a_value_out_of_range_is_refused_with_its_name_and_range(page_server):
     page = opened(**{**SMALL, "values": "0,5000"})
     assert "Blocks (blocks) must be a whole number from 0 to 1000" in page.error[0].value
 
 
-def test_rubbish_in_the_url_leaves_a_page_that_works(store):
+def test_rubbish_in_the_url_leaves_a_page_that_works(page_server):
     page = opened(remedies="x", axis="y", seeds="z", steps="-1", values="1,2", sweep="nothing", lr="nan")
     assert "is not on this server" in text(page)
 

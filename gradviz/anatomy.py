@@ -124,6 +124,10 @@ class PackedSample:
     def nbytes(self) -> int:
         return len(self.numbers) + len(self.images)
 
+    def packed(self) -> PackedSample:
+        """Itself: a sample that comes from another process is packed already."""
+        return self
+
     def sample(self) -> AnatomySample:
         """Without the pictures: see `picture`."""
         with np.load(io.BytesIO(self.numbers), allow_pickle=False) as kept:

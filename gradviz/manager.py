@@ -3,33 +3,46 @@
 These are the only threads of gradviz. A worker does nothing but `for record in training`; a paused training is a
 generator that nobody asks, so that it costs its memory and no worker. Nothing here knows how records come about: a
 training in another process, with the same records, fits the same loop.
+
+Who is next, when several people wait: everybody's one run before anybody's second; what somebody looks at before
+what nobody does; what a button was pressed for; what has no picture yet; and then round and round. A run that has had
+its slice while others wait gives its worker away and goes to the back, its generator kept. It stays "running".
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 
+from gradviz import limits, machine
 from gradviz.config import FIELDS, ConfigError, RunConfig
 from gradviz.data import DataError, Shelf
+from gradviz.limits import Refused
 from gradviz.probe import Interrupted
 from gradviz.runs import History, Outcome, Run, Status, StepRecord, max_columns
+from gradviz.settings import Limits
 from gradviz.store import INTERRUPTED, RunStore, StoreError, Summary
 from gradviz.trainer import Trainer, device_text, resolve_device
+from gradviz.words import gettext as _
+from gradviz.workers import WorkerDied, WorkerError
 
 log = logging.getLogger("gradviz")
 
 _SAVE_EVERY = 0.4  # seconds; with the time of the writing itself a kill costs less than one second of records
 _KEPT_BYTES = 128e6  # of ended runs held in memory; the store has them all
 _KEPT_PREVIEWS = 64
+_WATCHED = 10.0  # seconds after the last look; a page in front looks every second, one in the background less often
+_FIRST = 0.25  # of a slice, then a worker may go to whom it matters more: enough for a first picture of most nets
+_PRESENT = 24 * 3600.0  # seconds: what is younger is not deleted to make room, somebody may be working with it
 _AFRESH = (Status.INTERRUPTED, Status.STOPPED, Status.FAILED)
 # What the first forward and backward pass does not depend on. Two configs that differ only here share a preview.
 _AFTER_PREVIEW = ("treatment", "threshold", "optimizer", "lr", "steps")
@@ -38,7 +51,7 @@ _AFTER_PREVIEW = ("treatment", "threshold", "optimizer", "lr", "steps")
 class Training(Protocol):
     """What the manager asks of a Trainer."""
 
-    device: torch.device
+    device: torch.device | str  # of a training elsewhere in words
     outcome: Outcome | None  # how it ended, once the iteration has
 
     def __iter__(self) -> Iterator[StepRecord]: ...
@@ -66,6 +79,12 @@ class _Job:
     """A run that is live, or ended and not yet in the store. Its fields change under the manager's lock."""
 
     run: Run
+    clients: set[str] = field(default_factory=set)  # the people who asked for it; empty: work that nobody sits before
+    number: int = 0  # counts the starts
+    turn: int = 0  # counts the waitings: among equals the lower goes first
+    urgent: bool = False  # somebody pressed Resume or Step
+    seen: float = -math.inf  # when somebody last looked, by the manager's clock
+    since: float = 0.0  # when a worker took it
     stop: threading.Event = field(default_factory=threading.Event)
     held: bool = False  # a pause was asked for
     steps: int = 0  # single steps asked for while held
@@ -75,6 +94,20 @@ class _Job:
     saved: tuple[Status, int] | None = None  # status and steps that are in the store
 
 
+@dataclass(frozen=True)
+class Statistics:
+    """Figures of one manager since it began."""
+
+    started: float  # Unix time
+    workers: int
+    live: Mapping[Status, int]  # live runs now, for each live status; "running" counts those that wait for another slice
+    queue: int  # runs that wait for a worker now, to begin or for another slice
+    steps: int  # recorded
+    ended: Mapping[Status, int]  # runs, for each status that is not live
+    refused: Mapping[str, int]  # starts: by blocks, steps, batch_size, queue, runs, disk, memory
+    crashes: int  # worker processes that were ended by the system
+
+
 class RunManager:
     """Runs equal configs once, at most `workers` at a time, and keeps what they record. All methods return at once.
 
@@ -82,13 +115,35 @@ class RunManager:
     run (resuming one that runs, say), is ignored: two people press buttons at the same time.
     """
 
-    def __init__(self, store: RunStore, shelf: Shelf, workers: int = 1, threads: int = 1, train: Train | None = None):
-        """`threads`: processor threads of each training. `train`: what makes a training, `trainer_on(shelf)` by default."""
+    def __init__(
+        self,
+        store: RunStore,
+        shelf: Shelf,
+        workers: int = 1,
+        threads: int = 1,
+        train: Train | None = None,
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+        slice: float = 2.0,
+        memory_left: Callable[[], float | None] = machine.memory_left,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """`threads`: processor threads of each training. `train`: what makes a training, `trainer_on(shelf)` by default.
+
+        `slice`: seconds after which a run gives its worker to another that waits. `memory_left`: bytes, or None if
+        that cannot be known. `clock`: seconds, for slices and looks.
+        """
         self.warning = ""  # one sentence while the store refuses to write, else empty
-        self._store, self._threads = store, threads
+        self._store, self._threads, self._limits = store, threads, limits
+        self._slice, self._memory_left, self._clock = slice, memory_left, clock
         self._train = train or trainer_on(shelf)
         self._jobs: dict[str, _Job] = {}
-        self._queue: deque[_Job] = deque()
+        self._queue: list[_Job] = []  # whoever waits for a worker; see _order
+        self._count = 0  # of starts and of waitings
+        self._turn = slice if math.isfinite(slice) else 0.0  # seconds that a worker is taken at a time, a running mean
+        self._started = time.time()
+        self._steps = self._crashes = 0
+        self._refused: Counter[str] = Counter()
+        self._ended: Counter[Status] = Counter()
         self._kept: OrderedDict[str, Run] = OrderedDict()  # ended and in the store, last used last
         self._changed = threading.Condition(threading.RLock())
         self._saving = threading.Lock()  # taken before _changed, never after
@@ -100,27 +155,32 @@ class RunManager:
 
     # Runs
 
-    def start(self, config: RunConfig, again: bool = False) -> Run:
-        """The run of this config: the live or kept one if there is one, else a new one at the end of the queue.
+    def start(self, config: RunConfig, again: bool = False, client: str = "") -> Run:
+        """The run of this config: the live or kept one if there is one, else a new one in the queue.
 
-        `again` starts an interrupted, stopped or failed run afresh, in place of its records. Raises RuntimeError once
-        the manager is closed.
+        `again` starts an interrupted, stopped or failed run afresh, in place of its records. `client` is the person
+        who asks, whose other runs then take second place; without one it is work that nobody sits before.
+        Raises Refused if this server does not take the run, RuntimeError once the manager is closed.
         """
-        kept = self.get(config.run_id)
-        with self._changed:
-            if self._closing:
-                raise RuntimeError("The run manager is closed.")
-            job = self._jobs.get(config.run_id)
-            kept = job.run if job else kept
-            if kept and not (again and kept.status in _AFRESH):
-                return kept
-            job = _Job(Run(config, History(config.layers, max_columns(config.layers))))
-            self._jobs[config.run_id] = job
-            self._kept.pop(config.run_id, None)
-            self._queue.append(job)
-            self._changed.notify_all()
-        _log("queued", job.run, summary=config.summary)
-        return job.run
+        if (joined := self._join(config, again, client)) is not None:
+            return joined
+        try:
+            self._admit(config)
+            with self._changed:
+                if (joined := self._join(config, again, client)) is not None:  # started meanwhile
+                    return joined
+                if sum(job.run.status is Status.QUEUED for job in self._queue) >= self._limits.queue:
+                    raise Refused("queue", _("Too many runs wait already ({most}): wait until some have ended.").format(
+                        most=self._limits.queue))  # fmt: skip
+                run = Run(config, History(config.layers, max_columns(config.layers)))
+                self._begin(run, {client} - {""})
+        except Refused as refusal:
+            with self._changed:
+                self._refused[refusal.reason] += 1
+            log.info("event=refused reason=%s run=%s summary=%s", refusal.reason, config.run_id, json.dumps(config.summary))
+            raise
+        _log("queued", run, summary=config.summary)
+        return run
 
     def get(self, id: str) -> Run | None:
         """The live run, or the kept one with its records."""
@@ -157,7 +217,46 @@ class RunManager:
     def position(self, id: str) -> int | None:
         """1 for the next in the queue; None if the run does not wait for a worker."""
         with self._changed:
-            return next((place for place, job in enumerate(self._queue, 1) if job.run.id == id), None)
+            return next((place for place, job in enumerate(self._order(), 1) if job.run.id == id), None)
+
+    def expected_wait(self, id: str) -> float | None:
+        """Seconds until a worker takes the run, from how long turns have taken and the pace of runs that go before.
+
+        None if the run does not wait, or if what goes before it has not shown its pace yet.
+        """
+        with self._changed:
+            order, rank = self._order(), self._ranks()
+            job = next((job for job in order if job.run.id == id), None)
+            if job is None:
+                return None
+            mine, workers = rank(job), len(self._workers)
+            before = [other for other in order[: order.index(job)] if rank(other) == mine]
+            # Those of a higher rank keep their workers to the end.
+            higher = [other for other in self._jobs.values() if (other.driven or other in order) and rank(other) < mine]
+            left = sum(_seconds_left(other.run) for other in higher)
+            busy = sum(other.driven for other in self._jobs.values()) >= workers
+            seconds = left / workers + (len(before) + busy) * self._turn / workers
+            return seconds if math.isfinite(seconds) else None
+
+    def watched(self, id: str) -> None:
+        """Somebody looks at this run: for some seconds it goes before those that nobody looks at."""
+        with self._changed:
+            if job := self._jobs.get(id):
+                job.seen = self._clock()
+
+    def statistics(self) -> Statistics:
+        with self._changed:
+            live = Counter(job.run.status for job in self._jobs.values())
+            return Statistics(
+                self._started,
+                len(self._workers),
+                {status: live[status] for status in Status if status.live},
+                len(self._queue),
+                self._steps,
+                {status: self._ended[status] for status in Status if not status.live},
+                dict(self._refused),
+                self._crashes,
+            )
 
     def wait(self, id: str, timeout: float | None = None) -> bool:
         """Waits until the run is no longer live. False if it still is after `timeout` seconds."""
@@ -173,11 +272,11 @@ class RunManager:
             if job and not job.held:
                 job.held, job.steps = True, 0
                 if not job.driven:
-                    self._queue.remove(job)
+                    self._leave(job)
                     self._set(job, Status.PAUSED)
 
     def resume(self, id: str) -> None:
-        """Goes on as soon as a worker is free, before runs that have not begun."""
+        """Goes on as soon as a worker is free, before runs of the same rank that have not begun."""
         with self._changed:
             job = self._live(id)
             if job and job.held:
@@ -185,7 +284,7 @@ class RunManager:
                 if job.driven:
                     self._set(job, Status.RUNNING)
                 else:
-                    self._to_the_front(job)
+                    self._line_up(job, urgent=True)
                     self._set(job, Status.QUEUED)
 
     def step(self, id: str) -> None:
@@ -195,13 +294,21 @@ class RunManager:
             if job and job.held:
                 job.steps += 1
                 if not job.driven:
-                    self._to_the_front(job)
+                    self._line_up(job, urgent=True)
 
     def stop(self, id: str) -> None:
         """Ends the run, also in the middle of a step. Its records are kept."""
         with self._changed:
             if job := self._live(id):
                 self._stop(job)
+
+    def clear_queue(self) -> int:
+        """Stops every run that waits and has not begun, or was resumed and waits; says how many."""
+        with self._changed:
+            waiting = [job for job in self._queue if job.run.status is Status.QUEUED]
+            for job in waiting:
+                self._stop(job)
+            return len(waiting)
 
     def delete(self, id: str) -> None:
         """Stops the run and removes it with its records, from the store too."""
@@ -248,6 +355,44 @@ class RunManager:
         """The preview with this `Preview.id`, if it was asked for and is not forgotten."""
         return self._previews.get(id)
 
+    # Starting
+
+    def _join(self, config: RunConfig, again: bool, client: str) -> Run | None:
+        """The run of this config, unless there is none or it shall be started afresh."""
+        kept = self.get(config.run_id)
+        with self._changed:
+            if self._closing:
+                raise RuntimeError("The run manager is closed.")
+            job = self._jobs.get(config.run_id)
+            kept = job.run if job else kept
+            if kept and not (again and kept.status in _AFRESH):
+                if job and client:
+                    job.clients.add(client)
+                    job.seen = self._clock()
+                return kept
+            return None
+
+    def _admit(self, config: RunConfig) -> None:
+        """Raises Refused for what is over a limit. Not under the lock: it looks at the disk."""
+        limits.check(config, self._limits)
+        limits.check_disk(self._store.folder, self._limits)
+        with self._changed:
+            # What is being trained ends and gives its memory back; what somebody has paused does not.
+            passing = [job.run.config for job in self._jobs.values() if job.training is not None and not job.held]
+        limits.check_memory(config, self._memory_left(), passing)
+        try:
+            surplus = self._store.count() + 1 - self._limits.runs
+            old = self._store.oldest_ended(surplus, time.time() - _PRESENT) if surplus > 0 else []
+        except StoreError as error:
+            self._warn(str(error))
+            return
+        if len(old) < surplus:
+            raise Refused("runs", _("This server keeps {most} runs, and these are all of today: delete some first.").format(
+                most=f"{self._limits.runs:,}"))  # fmt: skip
+        for id in old:
+            if id not in self._jobs:
+                self.delete(id)
+
     # Under the lock
 
     def _live(self, id: str) -> _Job | None:
@@ -259,17 +404,70 @@ class RunManager:
         self._changed.notify_all()
         _log(status, job.run, steps=job.run.history.steps)
 
-    def _to_the_front(self, job: _Job) -> None:
+    def _begin(self, run: Run, clients: set[str]) -> None:
+        self._count += 1
+        job = _Job(run, clients, number=self._count)
+        if clients:
+            job.seen = self._clock()  # who has just asked for it looks at it
+        self._jobs[run.id] = job
+        self._kept.pop(run.id, None)
+        self._line_up(job)
+
+    def _line_up(self, job: _Job, urgent: bool = False) -> None:
+        job.urgent = urgent
         if job not in self._queue:
-            self._queue.appendleft(job)
-            self._changed.notify_all()
+            self._count += 1
+            job.turn = self._count
+            self._queue.append(job)
+        self._changed.notify_all()
+
+    def _leave(self, job: _Job) -> None:
+        if job in self._queue:
+            self._queue.remove(job)
 
     def _stop(self, job: _Job) -> None:
         job.stop.set()
         if not job.driven:
-            if job in self._queue:
-                self._queue.remove(job)
+            self._leave(job)
             self._end(job, Outcome(Status.STOPPED))
+
+    def _ranks(self) -> Callable[[_Job], tuple[bool, bool]]:
+        """(somebody's further run, nobody looks at it) of a job: the lower rank has the worker, to the end if need be.
+
+        A person's first run is the newest of those that are looked at: after another try at the controls it is that.
+        """
+        now = self._clock()
+
+        def unseen(job: _Job) -> bool:
+            return now - job.seen > _WATCHED
+
+        first: dict[str, _Job] = {}
+        live = [job for job in self._jobs.values() if job.clients and not job.held and job.run.status.live]
+        for job in sorted(live, key=lambda job: (unseen(job), -job.number)):
+            for client in job.clients:
+                first.setdefault(client, job)
+        firsts = set(map(id, first.values()))
+        return lambda job: (bool(job.clients) and id(job) not in firsts, unseen(job))
+
+    def _order(self) -> list[_Job]:
+        """The queue, next first."""
+        rank = self._ranks()
+        return sorted(self._queue, key=lambda job: (*rank(job), not job.urgent, job.run.history.steps > 0, job.turn))
+
+    def _ready(self) -> _Job | None:
+        """The first in the queue whose memory is there. A smaller net may thus overtake a large one."""
+        order = self._order() if self._queue else []
+        return next((job for job in order if self._fits(job)), None)
+
+    def _fits(self, job: _Job) -> bool:
+        if job.training is not None or not any(other.training for other in self._jobs.values()):
+            return True  # what is alone has been looked at when it was started
+        left = self._memory_left()
+        if left is None:
+            return True
+        # Those that have just begun have not taken their memory yet.
+        young = [other for other in self._jobs.values() if other.driven and not other.run.history.steps]
+        return sum(limits.memory_needed(one.run.config) for one in (job, *young)) <= left
 
     def _keep(self, run: Run) -> None:
         self._kept[run.id] = run
@@ -286,22 +484,24 @@ class RunManager:
 
     def _next(self) -> _Job | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closing)
+            while not self._closing and (job := self._ready()) is None:
+                self._changed.wait(1.0 if self._queue else None)  # memory comes back without a word
             if self._closing:
                 return None
-            job = self._queue.popleft()
-            job.driven = True
-            if not job.held:
+            self._leave(job)
+            job.driven, job.since, job.urgent = True, self._clock(), False
+            if not job.held and job.run.status is not Status.RUNNING:
                 self._set(job, Status.RUNNING)
             return job
 
     def _drive(self, job: _Job) -> None:
-        """Trains until the run ends or is paused."""
+        """Trains until the run ends, is paused, or has had its slice."""
         run = job.run
         try:
             if job.training is None:
                 job.training = self._train(run.config, job.stop.is_set)
-                run.device = device_text(job.training.device)
+                device = job.training.device
+                run.device = device if isinstance(device, str) else device_text(device)
                 job.records = iter(job.training)
             training, records = job.training, job.records
             if not self._goes_on(job):
@@ -309,10 +509,14 @@ class RunManager:
             for record in records:
                 run.nonfinite_layer = run.nonfinite_layer or record.nonfinite_layer
                 run.history.append(record)
+                self._steps += 1
                 if not self._goes_on(job):
                     return
             outcome = training.outcome
+        except Interrupted:  # before the first step
+            outcome = Outcome(Status.STOPPED)
         except Exception as error:  # whatever it is, it is the end of this run and not of the worker
+            self._crashes += isinstance(error, WorkerDied)
             log.exception("event=error run=%s steps=%d", run.id, run.history.steps)
             outcome = Outcome(Status.FAILED, message=_sentence(error))
         self._end(job, outcome)
@@ -320,23 +524,46 @@ class RunManager:
     def _goes_on(self, job: _Job) -> bool:
         """Whether the worker may ask for another step. If not, the job is no longer the worker's."""
         with self._changed:
-            if not job.held or job.stop.is_set():
+            if job.stop.is_set():
                 return True
-            if job.steps:
-                job.steps -= 1
-                return True
-            job.driven = False
-            self._set(job, Status.PAUSED)
+            if job.held:
+                if job.steps:
+                    job.steps -= 1
+                    return True
+                self._release(job)
+                self._set(job, Status.PAUSED)
+                return False
+            if self._yields(job):
+                self._release(job)
+                self._line_up(job)
+                return False
+            return True
+
+    def _yields(self, job: _Job) -> bool:
+        """Whether another should have the worker now."""
+        had = self._clock() - job.since
+        if not self._queue or had < _FIRST * self._slice or (other := self._ready()) is None:
             return False
+        rank = self._ranks()
+        if rank(other) != rank(job):
+            return rank(other) < rank(job)
+        return other.urgent or not other.run.history.steps or had >= self._slice
+
+    def _release(self, job: _Job) -> None:
+        job.driven = False
+        self._turn += 0.2 * (self._clock() - job.since - self._turn)
 
     def _end(self, job: _Job, outcome: Outcome) -> None:
         with self._changed:
             run = job.run
-            job.driven, job.training, job.records = False, None, None
+            if job.driven:
+                self._release(job)
+            job.training = job.records = None
             if not run.status.live:
                 return
             if self._closing and outcome.status is Status.STOPPED:
                 outcome = Outcome(Status.INTERRUPTED, message=INTERRUPTED)
+            self._ended[outcome.status] += 1
             run.test_accuracy, run.message, run.deletion = outcome.test_accuracy, outcome.message, outcome.deletion
             self._set(job, outcome.status)  # last: who reads an ended run finds it complete
 
@@ -471,6 +698,12 @@ class _Previews:
         preview.ready.set()
 
 
+def _seconds_left(run: Run) -> float:
+    """Of training, at the pace so far; nan before the first step."""
+    history = run.history.snapshot()
+    return (run.config.steps - history.steps) * float(history.seconds[-1]) / history.steps if history.steps else math.nan
+
+
 def _daemon(work: Callable[[], None], name: str) -> threading.Thread:
     """A thread that does not keep the process from ending."""
     thread = threading.Thread(target=work, name=name, daemon=True)
@@ -487,17 +720,19 @@ def _limit_threads(threads: int) -> None:
 
 def _sentence(error: Exception) -> str:
     """What went wrong, for a student; the log has the rest."""
-    if isinstance(error, (ConfigError, DataError, StoreError)):
+    if isinstance(error, (ConfigError, DataError, StoreError, WorkerDied)):
         return str(error)
     text = str(error).lower()
     if (
         isinstance(error, MemoryError)
+        or getattr(error, "kind", "") == "MemoryError"
         or "out of memory" in text
         or "can't allocate memory" in text
         or "not enough memory" in text
     ):
         return "The memory does not suffice for this net: choose fewer blocks or a smaller batch."
-    return f"The training met an error of its own ({type(error).__name__}); the server's log has the details."
+    kind = error.kind if isinstance(error, WorkerError) else type(error).__name__
+    return f"The training met an error of its own ({kind}); the server's log has the details."
 
 
 def _log(event: str, run: Run, **more: object) -> None:

@@ -111,7 +111,8 @@ class RunStore:
 
     def __init__(self, folder: Path, patience: float = 3.0):
         """`patience`: seconds to wait for another server to let go of the folder."""
-        self.path = Path(folder) / "runs.sqlite"
+        self.folder = Path(folder)
+        self.path = self.folder / "runs.sqlite"
         self.notice = ""
         self._writing = threading.Lock()
         with self._plainly():
@@ -198,6 +199,18 @@ class RunStore:
             for row in rows
             if (config := _config(row)) is not None
         ]
+
+    def count(self) -> int:
+        """Runs in the file, those included whose settings this version does not know."""
+        with self._plainly(), closing(self._reader()) as db:
+            return db.execute("SELECT count(*) FROM runs").fetchone()[0]
+
+    def oldest_ended(self, count: int, before: float) -> list[str]:
+        """Ids of at most `count` runs that have ended and were created before this Unix time, oldest first."""
+        live = [str(status) for status in Status if status.live]
+        query = f"SELECT id FROM runs WHERE status NOT IN ({', '.join('?' * len(live))}) AND created < ? ORDER BY created LIMIT ?"
+        with self._plainly(), closing(self._reader()) as db:
+            return [id for (id,) in db.execute(query, (*live, before, count))]
 
     def delete(self, id: str) -> None:
         """Removes the run and its records, if it is there, and gives the space back."""

@@ -9,9 +9,9 @@ ROOT = Path(__file__).parent.parent
 # A room imports only rooms that stand before it.
 ORDER = """
     words config machine settings
-    anatomy runs data model treatment probe
+    anatomy runs limits data model treatment probe
     stem_statistics theory trainer store workers
-    diagnosis manager sweep lessons charts charts_anatomy reproduce codegen export
+    diagnosis manager sweep lessons charts charts_anatomy reproduce codegen export classroom
     live ui
     __main__ pages app
 """.split()

@@ -1,15 +1,19 @@
 """The server: `streamlit run app.py`. Pages come from gradviz/ui/shell.py, live data from the routes of gradviz.live."""
 
 import atexit
+import logging
 import os
 import sys
 import threading
 from contextlib import asynccontextmanager
 
 import streamlit as st
+from starlette.middleware import Middleware
 
 from gradviz.diagnosis import diagnose
+from gradviz.live.guard import Guard
 from gradviz.live.routes import build_routes
+from gradviz.store import StoreError
 from gradviz.ui.server import close_server, server
 
 
@@ -18,13 +22,34 @@ def _describe(run):
     return str(diagnosis.verdict), diagnosis.sentence
 
 
+def _problem() -> str:
+    """One sentence while runs are not kept, else empty."""
+    try:
+        server().store.load("")  # no run has this id, but the question is answered by the file
+    except StoreError as error:
+        return str(error)
+    return server().manager.warning
+
+
 @asynccontextmanager
 async def _lifespan(_):
+    _log_to_stderr()
     server()  # before the first page: two pages that open at once must not build two
     threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
     yield
     close_server()
     atexit.register(_leave)
+
+
+def _log_to_stderr() -> None:
+    """One line for each event of a run; Streamlit leaves any logger but its own at warnings."""
+    log = logging.getLogger("gradviz")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("time=%(asctime)s level=%(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
 
 
 def _leave() -> None:
@@ -50,6 +75,8 @@ app = st.App(
         get_run=lambda run_id: server().manager.get(run_id),
         get_preview=lambda preview_id: server().manager.get_preview(preview_id),
         describe=_describe,
+        get_problem=_problem,
     ),
+    middleware=[Middleware(Guard)],
     lifespan=_lifespan,
 )

@@ -49,8 +49,10 @@ def build_routes(
     get_run: Callable[[str], Run | None],
     get_preview: Callable[[str], Preview | None],
     describe: Callable[[Run], tuple[str, str]],
+    get_problem: Callable[[], str] = lambda: "",
 ) -> list[Route]:
-    """Routes for `st.App`; `describe(run)` gives the verdict and the sentence that the element shows."""
+    """Routes for `st.App`; `describe(run)` gives the verdict and the sentence that the element shows, `get_problem()` the
+    sentence of `/ready` while the server cannot keep runs."""
     described = _Described(describe)
 
     async def answer(request: Request, make: Callable[[Run], bytes]) -> Response:
@@ -111,6 +113,10 @@ def build_routes(
         }
         return _binary(wire.net_profile(record.layers, preview.config.layer_names, **extra))
 
+    async def ready(_: Request) -> Response:
+        problem = await anyio.to_thread.run_sync(get_problem)
+        return _refuse(503, problem) if problem else PlainTextResponse("ready", headers=_NEVER)
+
     async def script(_: Request) -> Response:
         return Response(_SCRIPT.read_bytes(), media_type="text/javascript", headers=_FOREVER)
 
@@ -125,6 +131,7 @@ def build_routes(
         Route("/api/runs/{id}", run_delta),
         Route("/api/runs/{id}/profile", run_profile),
         Route("/api/previews/{id}", preview_profile),
+        Route("/ready", ready),
         Route("/live/live.js", script),
         Route("/live/plotly.js", plotly_script),
     ]

@@ -8,7 +8,8 @@ from gradviz.words import gettext as _
 
 _PAGES = Path(__file__).parents[2] / "pages"
 
-st.set_page_config(page_title="gradviz", page_icon=":material/gradient:", layout="wide")
+# A picture of our own: Streamlit would fetch a material icon for the tab from outside, which a class without network waits for.
+st.set_page_config(page_title="gradviz", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
 # Streamlit leaves a hand's breadth free above the page; a class at the back of the room needs it for the picture.
 st.html("<style>.stMainBlockContainer{padding:3.5rem 2rem 2rem} .stMain h1{font-size:1.7rem;padding:0} "
         "@media(max-width:640px){.stMainBlockContainer{padding:3.5rem 0.8rem 1rem}}</style>")

@@ -1,0 +1,134 @@
+"""What the server says to whoever asks too much, and what it says to a browser about itself."""
+
+import http.client
+import re
+
+import pytest
+from asgi import Question, ask, ask_all
+from playwright.sync_api import Page, expect
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+
+from gradviz.live.guard import HEADERS, MAX_ADDRESS, Guard
+from gradviz.live.routes import build_routes
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def _here(scope, receive, send):
+    await PlainTextResponse("here")(scope, receive, send)
+
+
+def test_who_asks_too_often_is_told_when_to_come_back_and_is_heard_then():
+    clock = Clock()
+    guard = Guard(_here, rate=0.25, burst=3, clock=clock)
+
+    def statuses(count: int) -> list[int]:
+        return [ask(guard, "/api/x").status for _ in range(count)]
+
+    assert statuses(4) == [200, 200, 200, 429]
+    refused = ask(guard, "/api/x")
+    assert refused.headers["retry-after"] == "4" and re.fullmatch(r"[A-Z][^\n]+\.", refused.text)
+    clock.now = 3.9
+    assert statuses(1) == [429]
+    clock.now = 4.1
+    assert statuses(1) == [200]
+    clock.now = 1e6  # a long rest fills the bucket, and no further than its rim
+    assert statuses(4) == [200, 200, 200, 429]
+
+
+def test_the_rate_counts_each_address_for_itself_leaves_streamlit_alone_and_forgets_the_oldest():
+    guard = Guard(_here, rate=1, burst=1, clock=Clock())
+    assert ask(guard, "/api/x", address="10.0.0.1").status == 200
+    assert ask(guard, "/api/x", address="10.0.0.1").status == 429
+    assert ask(guard, "/api/x", address="10.0.0.2").status == 200
+    assert {ask(guard, "/compare", address="10.0.0.1").status for _ in range(5)} == {200}
+    ask_all(guard, [Question("/api/x", address=f"10.1.{n >> 8}.{n & 255}") for n in range(4095)])
+    assert ask(guard, "/api/x", address="10.1.0.0").status == 429  # remembered
+    assert ask(guard, "/api/x", address="10.0.0.1").status == 200  # forgotten: what it cost is bounded
+
+
+def test_an_address_beyond_the_limit_or_a_request_with_content_is_refused_with_a_sentence():
+    guard = Guard(_here)
+    assert ask(guard, "/api/x", "q=" + "a" * (MAX_ADDRESS - 8)).status == 200
+    assert ask(guard, "/api/x", content_length="0").status == 200
+    for reply, status in (
+        (ask(guard, "/api/x", "q=" + "a" * (MAX_ADDRESS - 7)), 414),
+        (ask(guard, "/api/" + "x" * MAX_ADDRESS), 414),
+        (ask(guard, "/api/x", content_length="1"), 413),
+        (ask(guard, "/api/x", transfer_encoding="chunked"), 413),
+    ):
+        assert reply.status == status and re.fullmatch(r"[A-Z][^\n]+\.", reply.text)
+        assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_class_of_thirty_behind_one_address_is_never_refused():
+    clock = Clock()
+    guard = Guard(_here, clock=clock)
+    for tenth in range(600):  # of a second
+        clock.now = tenth / 10
+        # live.js: ten times a second until the first point is there (ten seconds at most), three times until then, then once.
+        each = 1 if tenth < 100 else 0.1
+        assert {ask(guard, "/api/runs/x").status for _ in range(round(30 * each))} == {200}
+
+
+def test_readiness_is_one_word_or_one_sentence():
+    problem = ""
+    app = Starlette(routes=build_routes(lambda id: None, lambda id: None, lambda run: ("", ""), get_problem=lambda: problem))
+    assert (ask(app, "/ready").status, ask(app, "/ready").text) == (200, "ready")
+    problem = "The disk is full."
+    assert (ask(app, "/ready").status, ask(app, "/ready").text) == (503, "The disk is full.")
+
+
+@pytest.fixture(scope="module")
+def port(server) -> int:
+    return server.port
+
+
+def _get(port: int, path: str, **headers: str) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", path, headers=headers)
+    answer = connection.getresponse()
+    answer.body = answer.read()
+    return answer
+
+
+@pytest.mark.parametrize("path", ["/", "/compare", "/api/runs/x", "/ready", "/live/live.js", "/nowhere/at/all"])
+def test_every_answer_of_the_real_server_carries_the_security_headers(port, path):
+    answer = _get(port, path)
+    assert {name: answer.headers[name] for name in HEADERS} == HEADERS
+
+
+def test_another_site_gets_no_leave_to_read_and_no_websocket(port):
+    for path in ("/", "/api/runs/x", "/_stcore/health"):
+        assert _get(port, path, Origin="http://evil.example").headers["Access-Control-Allow-Origin"] is None
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+               "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}  # fmt: skip
+    assert _get(port, "/_stcore/stream", Origin="http://evil.example", **upgrade).status == 403
+
+
+def test_an_upload_without_the_token_of_the_page_is_refused(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("PUT", "/_stcore/upload_file/a/b", body=b"x")
+    assert connection.getresponse().status == 403
+
+
+def test_every_page_works_under_its_content_policy_and_asks_nobody_else(page: Page, server):
+    problems, elsewhere = [], []
+    page.on("console", lambda message: problems.append(message.text) if "Content Security Policy" in message.text else None)
+    page.on("request", lambda r: None if r.url.startswith((server.url, "blob:", "data:", "ws")) else elsewhere.append(r.url))
+    page.goto(f"{server.url}/?activation=relu&blocks=1&batch_size=8&dataset=digits&steps=20")
+    page.get_by_role("button", name="Start").click(timeout=60_000)
+    page.wait_for_function("document.querySelector('[data-mode=live]')?.dataset.status === 'finished'", timeout=60_000)
+    expect(page.locator(".gv-heatmap .nsewdrag").first).to_be_visible()
+    for path in ("anatomy", "lessons", "compare", "sweep"):
+        page.goto(f"{server.url}/{path}")
+        expect(page.locator("h1").first).to_be_visible(timeout=60_000)
+        page.wait_for_function("document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'notRunning'")
+    assert not problems and not elsewhere

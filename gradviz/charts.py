@@ -22,6 +22,7 @@ from gradviz.runs import QUANTITIES, History, Run
 from gradviz.sweep import DIVERGED, STARTED, STUCK, TRAINED, UNFINISHED, Result, Sweep, result
 from gradviz.theory import predict
 from gradviz.words import gettext as _
+from gradviz.words import scientific
 
 COLOURS = ("#2b83c6", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
 DASHES = ("solid", "dash", "dashdot", "longdash") * 2  # dotted lines are theory
@@ -368,7 +369,7 @@ def ratio_figure(
             y=[math.log10(result.ratio) if 0 < result.ratio < math.inf else SMALLEST for _config, result in found],
             mode="markers", name=_(name), legendgroup=name,
             marker={"color": style["color"], "size": 8, "symbol": ["triangle-down-open" if z else "circle" for z in zero]},
-            text=[_("exactly 0 in the first block") if z else f"10^{math.log10(r.ratio):.1f}" if 0 < r.ratio < math.inf else "—"
+            text=[_("exactly 0 in the first block") if z else scientific(math.log10(r.ratio)) if 0 < r.ratio < math.inf else "—"
                   for z, (_config, r) in zip(zero, found, strict=True)],
             hovertemplate="%{x}: %{text}<extra>" + _(name) + "</extra>",
         )  # fmt: skip

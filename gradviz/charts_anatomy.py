@@ -18,6 +18,7 @@ from gradviz.anatomy import AnatomySample, BlockDeletion, Picture
 from gradviz.runs import History
 from gradviz.theory import Prediction
 from gradviz.words import gettext as _
+from gradviz.words import number
 
 # Okabe and Ito's colours, those that stand out on white and on black alike.
 BLUE, ORANGE, GREEN, PURPLE = "#2b86c5", "#d55e00", "#009e73", "#cc79a7"
@@ -31,13 +32,20 @@ _VALUE = {False: "%{y:.3g}", True: "10<sup>%{y:.1f}</sup>"}  # of a hover, by wh
 
 
 def profile_figure(history: History, column: int, names: Sequence[str], prediction: Prediction | None) -> go.Figure:
-    """Weight gradient and backward signal of every layer at one column; `prediction`: theory's line, of step 0."""
+    """Weight gradient and backward signal of every layer at one column; `prediction`: theory's lines, of step 0, and for the
+    weight gradient the band of two standard deviations of one draw."""
     quantities = (("weight_grad_rms", _("weight gradient"), BLUE), ("signal_rms", _("backward signal"), ORANGE))
     figure = _over_depth(_("root mean square (nats per unit)"), len(names))
     low, high = _decades(np.concatenate([history.quantity(name).ravel() for name, _label, _colour in quantities]))
     for name, label, colour in quantities:
         if prediction is not None:
             theory, at = getattr(prediction, name), 1 + np.arange(len(names))
+            if name == "weight_grad_rms":
+                start = anatomy.pooled(len(names), _MOST)
+                edge = {"x": at[start], "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
+                figure.add_scatter(y=(theory - 2 * prediction.std)[start], showlegend=False, **edge)
+                figure.add_scatter(y=(theory + 2 * prediction.std)[start], fill="tonexty", fillcolor="rgba(43,134,197,0.2)",
+                                   name=_("theory ± 2 sd"), **edge)  # fmt: skip
             _line(figure, at, theory, _("{name}, theory").format(name=label), colour, dash="dot", width=3, logs=True)
         _dots(figure, history.quantity(name)[column], names, label, colour, low, high)
     _log_axis(figure.layout.yaxis, low, high)
@@ -407,7 +415,7 @@ def _dots(figure: go.Figure, values: np.ndarray, names: Sequence[str], label: st
     figure.add_scatter(
         x=at, y=_log10(values), mode="markers", name=label,
         marker={"color": colour, "size": 6 if len(at) < 120 else 4, "symbol": symbol},
-        text=[f"{name}<br>{label} {value:.3g}" for name, value in zip(labels, values, strict=True)],
+        text=[f"{name}<br>{label} {number(value, 3)}" for name, value in zip(labels, values, strict=True)],
         hovertemplate="%{text}<extra></extra>", **place,
     )  # fmt: skip
     for mask, y, mark, words in (

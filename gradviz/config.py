@@ -107,7 +107,7 @@ TREATMENTS = {
 }
 OPTIMIZERS = {
     "adam": "Divides each gradient by its own recent size, so a small gradient still moves its weight, "
-    "until it meets Adam's eps of 1e-8.",
+    "until it meets Adam's eps of 10⁻⁸.",
     "sgd": "Moves each weight by learning rate × gradient: a vanished gradient is a weight that stands still.",
     "momentum": "SGD that keeps 0.9 of its last move: faster along steady directions.",
 }

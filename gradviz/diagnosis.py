@@ -16,6 +16,7 @@ from gradviz.config import CRITICAL_RANGE, FIELDS, RunConfig
 from gradviz.probe import first_nonfinite
 from gradviz.runs import QUANTITIES, History, Run
 from gradviz.words import gettext as _
+from gradviz.words import number, scientific
 
 CHANCE = math.log(10)  # loss of a net that gives each of the ten classes 1/10, in nats
 LEFT_CHANCE = 0.1  # nats under chance: a net that goes nowhere stays within 0.03 of it over 20 batches of 32 (measured)
@@ -266,8 +267,8 @@ def _sentence(state: _State, findings: tuple[Verdict, ...]) -> str:
     words = {
         "front": state.front_name,
         "back": state.back_name,
-        "g_front": _number(front),
-        "g_back": _number(back),
+        "g_front": number(front),
+        "g_back": number(back),
         "ratio": _power(state.gap("weight_grad_rms")),
         "loss": _loss_words(state),
         "chance": f"{CHANCE:.2f}",
@@ -275,7 +276,7 @@ def _sentence(state: _State, findings: tuple[Verdict, ...]) -> str:
     }
     match findings[0]:
         case Verdict.DIVERGED:
-            words |= {"latest": _number(state.latest_loss), "layer": _where_nonfinite(state)}
+            words |= {"latest": number(state.latest_loss), "layer": _where_nonfinite(state)}
             text = _("Diverged: at step {step} the loss is {latest}; inf or nan first appears in {layer}.")
             if not words["layer"]:
                 text = _("Diverged: at step {step} the loss is {latest}, while every layer is still finite.")
@@ -290,8 +291,8 @@ def _sentence(state: _State, findings: tuple[Verdict, ...]) -> str:
             )
         case Verdict.EXPLODING:
             signal_front, signal_back = state.ends("signal_rms")
-            words |= {"s_front": _number(signal_front), "s_back": _number(signal_back)}
-            words |= {"growth": _power(state.gap("signal_rms")), "size": _number(float(np.max(state.recent["weight_grad_rms"])))}
+            words |= {"s_front": number(signal_front), "s_back": number(signal_back)}
+            words |= {"growth": _power(state.gap("signal_rms")), "size": number(float(np.max(state.recent["weight_grad_rms"])))}
             if state.gap("signal_rms") >= GAP:
                 text = _(
                     "Exploding: on its way back from {back} to {front} the signal grows {growth}-fold "
@@ -304,7 +305,7 @@ def _sentence(state: _State, findings: tuple[Verdict, ...]) -> str:
             else:
                 text = _("Exploding: {loss}, and the largest weight gradient is {size}.")
         case Verdict.RECOVERING if _recovery(state) == "gradient":
-            words |= {"g_start": _number(float(state.start["weight_grad_rms"][state.front])), "growth": _power(state.rise)}
+            words |= {"g_start": number(float(state.start["weight_grad_rms"][state.front])), "growth": _power(state.rise)}
             text = _("Recovering: the gradient of {front} has grown {growth}-fold since step 0 ({g_start} to {g_front}); {loss}.")
         case Verdict.RECOVERING if _recovery(state) == "signal":
             words |= {"before": _power(state.gap("signal_rms", start=True)), "growth": _power(state.gap("signal_rms"))}
@@ -351,14 +352,14 @@ def _loss_words(state: _State) -> str:
 def _evidence(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
     """What was measured; every number is out of the record, or a line fitted through it."""
     front, back = state.ends("weight_grad_rms")
-    words = {"front": state.front_name, "back": state.back_name, "a": _number(front), "b": _number(back)}
+    words = {"front": state.front_name, "back": state.back_name, "a": number(front), "b": number(back)}
     lines = [_("Weight gradient (rms): {a} in {front}, {b} in {back}.").format(**words)]
     if front > 0 < back:
         lines[0] = _("Weight gradient (rms): {a} in {front}, {b} in {back}; ratio {ratio}.").format(
             ratio=_power(state.gap("weight_grad_rms")), **words
         )
     front, back = state.ends("signal_rms")
-    words |= {"a": _number(front), "b": _number(back)}
+    words |= {"a": number(front), "b": number(back)}
     factor = state.factor("signal_rms")
     lines.append(_("Backward signal (rms): {b} at {back}, {a} at {front}.").format(**words))
     if factor is not None:
@@ -377,7 +378,7 @@ def _evidence(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
         lines.append(
             _("Update: a step changes the weights of {front} by {a} of their size, those of {back} by {b}.").format(
                 front=state.front_name, back=state.back_name,
-                a=_number(state.update), b=_number(state.ends("update_ratio")[1]),
+                a=number(state.update), b=number(state.ends("update_ratio")[1]),
             )  # fmt: skip
         )
     else:
@@ -387,20 +388,20 @@ def _evidence(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
         lines.append(
             _("Treatment: {treatment} turns the {a} of {front} into {b} before the step.").format(
                 treatment=state.config.treatment, front=state.front_name,
-                a=_number(state.ends("weight_grad_rms")[0]), b=_number(treated),
+                a=number(state.ends("weight_grad_rms")[0]), b=number(treated),
             )  # fmt: skip
         )
     if state.config.optimizer == "adam" and 0 < treated < ADAM_EPS:
         lines.append(
             _("Adam: {g} against its eps of {eps} leaves g/(g + eps) = {share} of a full step.").format(
-                g=_number(treated), eps=_number(ADAM_EPS, 1), share=_number(treated / (treated + ADAM_EPS))
+                g=number(treated), eps=number(ADAM_EPS, 1), share=number(treated / (treated + ADAM_EPS))
             )
         )
     if len(state.zeros) and Verdict.DEAD not in findings:
         alive = int(state.zeros[-1]) + 1
         lines.append(
             _("Exact zeros: every gradient entry of {count} block convolutions is 0; the next, {alive}, has {g}.").format(
-                count=len(state.zeros), alive=state.names[alive], g=_number(float(state.recent["weight_grad_rms"][alive]))
+                count=len(state.zeros), alive=state.names[alive], g=number(float(state.recent["weight_grad_rms"][alive]))
             )
         )
     if len(state.dead):
@@ -409,7 +410,7 @@ def _evidence(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
         rms = state.recent["activation_rms"][state.saturated]
         lines.append(
             _("Saturation: {count} block convolutions hand on an rms from {low} to {high}, where 0.5 is the middle.").format(
-                count=len(rms), low=_number(float(rms.min())), high=_number(float(rms.max()))
+                count=len(rms), low=number(float(rms.min())), high=number(float(rms.max()))
             )
         )
     if {Verdict.EXPLODING, Verdict.DIVERGED} & set(findings):
@@ -417,7 +418,7 @@ def _evidence(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
         lines.append(
             _("Activation (rms): {a} in {front}, {b} in {back}, {logits} in the logits.").format(
                 front=state.front_name, back=state.back_name,
-                a=_number(front), b=_number(back), logits=_number(float(state.now[_ACTIVATION][-1])),
+                a=number(front), b=number(back), logits=number(float(state.now[_ACTIVATION][-1])),
             )  # fmt: skip
         )
     return lines
@@ -457,7 +458,7 @@ def _likely_cause(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
             causes.append(
                 _(
                     "Forward, what tells two images apart shrinks by the same factor: to about {left} of the activations, "
-                    "and float32 resolves 10^-7, so the last blocks see the same map for every image."
+                    "and float32 resolves 10⁻⁷, so the last blocks see the same map for every image."
                 ).format(left=_power(count * math.log10(factor)))
             )
         if config.treatment == "floor":
@@ -523,7 +524,7 @@ def _likely_cause(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
         )
     if Verdict.HEALTHY in findings and config.blocks:
         if _steered(config):
-            target = _number(config.threshold)
+            target = number(config.threshold)
             causes.append(_("The treatment holds the signal at an rms of {target} on its way back.").format(target=target))
         elif config.branch_scale == "skip-init" and state.ends("weight_grad_rms")[0] == 0:
             causes.append(_("SkipInit starts every branch at 0: its convolutions get a gradient once its scale has moved."))
@@ -574,7 +575,7 @@ def _explosion_words(state: _State, critical: float) -> str:
     if not state.start_loss < LOUD or state.gap("signal_rms", start=True) >= GAP:
         return _("It began at initialisation, before any step.")
     return _("The net started quietly, so it is the steps: the learning rate of {lr} is too large for it.").format(
-        lr=_number(config.lr)
+        lr=number(config.lr)
     )
 
 
@@ -585,7 +586,7 @@ def _unusable_words(state: _State) -> str:
     if state.config.optimizer == "adam":
         if treated < ADAM_EPS:
             return _("Adam divides by the gradient's size plus its eps of {eps}; a gradient under eps no longer counts.").format(
-                eps=_number(ADAM_EPS, 1)
+                eps=number(ADAM_EPS, 1)
             )
         if treated > ADAM_OVERFLOW:
             return _("Adam keeps an average of squares; the square of this gradient is inf in float32, and a step is 0.")
@@ -593,7 +594,7 @@ def _unusable_words(state: _State) -> str:
         return _("SGD moves a weight by learning rate × gradient, and {front} gets {ratio} of the gradient of {back}.").format(
             front=state.front_name, back=state.back_name, ratio=_power(state.gap("weight_grad_rms"))
         )
-    return _("The gradient is large enough; the learning rate of {lr} is too small for it.").format(lr=_number(state.config.lr))
+    return _("The gradient is large enough; the learning rate of {lr} is too small for it.").format(lr=number(state.config.lr))
 
 
 def _next_experiment(state: _State, findings: tuple[Verdict, ...]) -> tuple[str, RunConfig] | None:
@@ -795,22 +796,10 @@ def _log(value: float) -> float:
     return math.log10(max(float(value), SMALLEST)) if not math.isnan(value) else math.nan
 
 
-def _number(value: float, digits: int = 2) -> str:
-    """'0.034', '2.2e-25', 'exactly 0', 'inf'."""
-    if value == 0:
-        return _("exactly 0")
-    if not math.isfinite(value):
-        return str(value)
-    if 0.001 <= value < 1000:
-        return f"{value:.{digits}g}" if value < 100 else f"{value:.0f}"
-    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
 def _loss(value: float) -> str:
-    return f"{value:.2f}" if value < 100 else _number(value, 3)
+    return f"{value:.2f}" if value < 100 else number(value, 3)
 
 
 def _power(decades: float) -> str:
-    """'10^-21.2', and near 1 a plain number: '0.71'."""
-    return _number(10**decades) if -2 < decades < 2 else f"10^{decades:.1f}"
+    """A ratio given as its log10: '6.3·10⁻²²', and near 1 a plain number: '0.71'."""
+    return number(10**decades) if -2 < decades < 2 else scientific(decades)

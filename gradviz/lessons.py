@@ -18,6 +18,7 @@ from gradviz.diagnosis import ADAM_EPS, GAP, SMALLEST_NORMAL
 from gradviz.runs import QUANTITIES, Run, Status
 from gradviz.sweep import DIVERGED, TRAINED, Result, Sweep, border, looked, remedy_name, result
 from gradviz.words import gettext as _
+from gradviz.words import number, scientific
 
 REPRODUCED, PARTLY, NOT, OPEN = "reproduced", "partly", "not", "open"
 RESULTS: dict[str, str] = {
@@ -175,18 +176,6 @@ def decades(first: float, last: float) -> float:
     return math.log10(max(first, smallest)) - math.log10(max(last, smallest))
 
 
-def number(value: float, digits: int = 2) -> str:
-    """'0.35', '2.2e-25', 'exactly 0', 'inf'."""
-    if value == 0:
-        return _("exactly 0")
-    if not math.isfinite(value):
-        return str(value)
-    if 0.01 <= abs(value) < 10_000:
-        return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
-    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
 def _told(e: Evidence, *configs: RunConfig) -> str:
     """'2 blocks trained (loss 1.79 after 276 steps); 4 blocks stuck (loss 2.30 after 300 steps)'"""
     return "; ".join(
@@ -319,7 +308,7 @@ def _check_dynamics(e: Evidence) -> Finding:
                 _("At the start gradients shrink from the last to the first layer, the more the deeper the net."),
                 all(a > b for a, b in zip(gaps.values(), list(gaps.values())[1:], strict=False)) and max(gaps.values()) < 0,
                 _("First over last block at step 0: {gaps}.").format(
-                    gaps=", ".join(_("{n} blocks 10^{gap:.1f}").format(n=n, gap=gap) for n, gap in gaps.items())
+                    gaps=", ".join(_("{n} blocks {gap}").format(n=n, gap=scientific(gap)) for n, gap in gaps.items())
                 ),
             ),
             Part(
@@ -459,7 +448,7 @@ def _check_floor(e: Evidence) -> Finding:
     return Finding(
         (
             Part(
-                _("Raising small gradients to 1e-10 fails: the net cannot train."), not any(trained),
+                _("Raising small gradients to 10⁻¹⁰ fails: the net cannot train."), not any(trained),
                 _told(e, *nets) + ".",
             ),
             Part(
@@ -496,8 +485,9 @@ def _check_batch_norm(e: Evidence) -> Finding:
             Part(
                 _("Batch norm cures vanishing."),
                 e.trained(twelve) and not e.trained(plain) and decades(*ends(e.run(twelve))) > -GAP,
-                _("{told}. First over last block at step 0: 10^{plain:.1f} without, 10^{cured:.1f} with batch norm.").format(
-                    told=_told(e, plain, twelve), plain=decades(*ends(e.run(plain))), cured=decades(*ends(e.run(twelve)))
+                _("{told}. First over last block at step 0: {plain} without, {cured} with batch norm.").format(
+                    told=_told(e, plain, twelve), plain=scientific(decades(*ends(e.run(plain)))),
+                    cured=scientific(decades(*ends(e.run(twelve)))),
                 ),
             ),
             Part(_("40 blocks train."), e.trained(forty), _told(e, forty) + "."),
@@ -511,7 +501,7 @@ def _check_batch_norm(e: Evidence) -> Finding:
             ),
         ),
         "explodes" if gap >= GAP else "vanishes" if gap <= -GAP else "level",
-        _("100 blocks at step 0: the signal of the first block is 10^{gap:.1f} times that of the last.").format(gap=gap),
+        _("100 blocks at step 0: the signal of the first block is {gap} times that of the last.").format(gap=scientific(gap)),
     )  # fmt: skip
 
 
@@ -548,8 +538,8 @@ def _check_shortcut(e: Evidence) -> Finding:
             ),
             Part(
                 _("At 1000 blocks (2005 layers) nothing vanishes."), min(gaps) > -GAP,
-                _("First over last block at step 0: sigmoid 10^{sigmoid:.1f}, relu 10^{relu:.1f}.").format(
-                    sigmoid=gaps[0], relu=gaps[1]
+                _("First over last block at step 0: sigmoid {sigmoid}, relu {relu}.").format(
+                    sigmoid=scientific(gaps[0]), relu=scientific(gaps[1])
                 ),
             ),
             Part(
@@ -695,9 +685,10 @@ def _check_norm_explodes(e: Evidence) -> Finding:
                  _("30 blocks: factor {factor} per convolution.").format(factor=number(per_conv, 3))),
             Part(_("The growth accumulates with depth."), gaps[0] < gaps[1] < gaps[2],
                  _("First over last block: {gaps}.").format(gaps=", ".join(
-                     _("{n} blocks 10^{gap:.1f}").format(n=net.blocks, gap=gap) for net, gap in zip(nets, gaps, strict=True)))),
+                     _("{n} blocks {gap}").format(n=net.blocks, gap=scientific(gap))
+                     for net, gap in zip(nets, gaps, strict=True)))),
             Part(_("At 60 blocks it is more than a thousandfold."), gaps[2] >= GAP,
-                 _("60 blocks: 10^{gap:.1f}.").format(gap=gaps[2])),
+                 _("60 blocks: {gap}.").format(gap=scientific(gaps[2]))),
         ),
         per_conv,
         _("30 blocks: ×{factor} per convolution.").format(factor=number(per_conv, 3)),
@@ -721,7 +712,7 @@ def _check_sigmoid_norm(e: Evidence) -> Finding:
             Part(_("12 blocks do not train."), not e.trained(twelve), _told(e, twelve) + "."),
         ),
         "vanishes" if gap <= -GAP else "explodes" if gap >= GAP else "level",
-        _("40 blocks at step 0: first over last block 10^{gap:.1f}.").format(gap=gap),
+        _("40 blocks at step 0: first over last block {gap}.").format(gap=scientific(gap)),
     )  # fmt: skip
 
 
@@ -770,11 +761,11 @@ def _check_adam_hides(e: Evidence) -> Finding:
         (
             Part(_("6 blocks, gradient under a thousandth: Adam trains, SGD with momentum does not."),
                  e.trained(adam) and not e.trained(momentum) and decades(*ends(e.run(adam))) < -GAP,
-                 _("First over last block at step 0: 10^{gap:.1f}; {told}.").format(
-                     gap=decades(*ends(e.run(adam))), told=_told(e, adam, momentum))),
+                 _("First over last block at step 0: {gap}; {told}.").format(
+                     gap=scientific(decades(*ends(e.run(adam)))), told=_told(e, adam, momentum))),
             Part(_("10 blocks: the first gradient lies under Adam's eps, and Adam no longer helps."),
                  fronts[1] < ADAM_EPS and not e.trained(deep),
-                 _("First block {front}, eps 1e-8, so Adam's step shrinks to {share} of its size; {told}.").format(
+                 _("First block {front}, eps 10⁻⁸, so Adam's step shrinks to {share} of its size; {told}.").format(
                      front=number(fronts[1]), share=number(fronts[1] / (fronts[1] + ADAM_EPS)), told=_told(e, deep))),
         ),
         answer,
@@ -793,7 +784,7 @@ def _check_underflow(e: Evidence) -> Finding:
         (
             Part(_("12 blocks: tiny, but not 0."), zeros[12] == 0 and ends(e.run(twelve))[0] < 1e-15,
                  _("First block {first}.").format(first=number(ends(e.run(twelve))[0]))),
-            Part(_("30 blocks: the first layers read exactly 0, because float32 ends at 1.4e-45."), zeros[30] > 0,
+            Part(_("30 blocks: the first layers read exactly 0, because float32 ends at 1.4·10⁻⁴⁵."), zeros[30] > 0,
                  _("{zeros} of 60 block convolutions have gradient exactly 0.").format(zeros=zeros[30])),
             Part(_("The zeros begin at the first layer: they are the end of a slope, not dead layers."),
                  bool((quantity_at(e.run(thirty), "weight_grad_rms")[inside(e.run(thirty))][: zeros[30]] == 0).all())
@@ -878,12 +869,12 @@ LESSONS: dict[str, Lesson] = {
         ),
         Lesson(
             "floor", 6, "Raise what is too small?",
-            "After the backward pass every entry smaller than 1e-10 is set to ±1e-10. This fails: most entries are small, so "
+            "After the backward pass every entry smaller than 10⁻¹⁰ is set to ±10⁻¹⁰. This fails: most entries are small, so "
             "raising them changes most of the gradient and its direction is lost.",
-            "7 sigmoid blocks with a floor of 1e-10: who makes it train?",
+            "7 sigmoid blocks with a floor of 10⁻¹⁰: who makes it train?",
             {"adam": "Adam", "momentum": "SGD with momentum", "both": "Both", "neither": "Neither"},
             "A vanished gradient says which way is down in its small differences. The floor keeps only the signs of entries "
-            "that are themselves rounding noise, and makes them all equally important. Under SGD a step of 1e-10 times the "
+            "that are themselves rounding noise, and makes them all equally important. Under SGD a step of 10⁻¹⁰ times the "
             "learning rate does nothing at all; under Adam, which divides by the gradient's size, the noise becomes a step "
             "of its own.",
             _floor, _check_floor,
@@ -988,7 +979,7 @@ LESSONS: dict[str, Lesson] = {
         ),
         Lesson(
             "adam-eps", None, "Adam hides vanishing, then meets it",
-            "Adam's step is lr · g / (g + eps), so a gradient far above eps = 1e-8 moves its weight however small it "
+            "Adam's step is lr · g / (g + eps), so a gradient far above eps = 10⁻⁸ moves its weight however small it "
             "is, and one far below does not.",
             "6 relu blocks: the first gradient is about 10⁻⁸, the last 10⁻². Who trains in 300 steps?",
             {"adam": "Adam only", "momentum": "SGD with momentum only", "both": "Both", "neither": "Neither"},

@@ -22,6 +22,7 @@ import numpy as np
 
 from gradviz.config import FIELDS, RunConfig
 from gradviz.words import gettext as _
+from gradviz.words import power
 
 CHANNELS, SIDE, PIXELS = 16, 7, 49
 FAN_IN = CHANNELS * 25  # of a block convolution
@@ -962,10 +963,6 @@ def _tap_correlation(g: np.ndarray, h: np.ndarray) -> np.ndarray:
 # --- what follows for the reader -----------------------------------------------------------------------------------
 
 
-def _power(log10: float) -> str:
-    return f"10^{log10:.0f}"
-
-
 def _limits(config: RunConfig, p: Prediction) -> Iterator[str]:
     """Where the theory does not hold for this config, or what else decides beside the size of the gradient."""
     blocks, relu, plain = config.blocks, config.activation == "relu", not (config.batch_norm or config.shortcut)
@@ -1005,28 +1002,28 @@ def _limits(config: RunConfig, p: Prediction) -> Iterator[str]:
             "A layer at exactly 0 between neighbours that are not is a dead layer, no vanishing gradient."
         )
     if largest > math.log10(FLOAT32_MAX):
-        yield _("float32 ends at 10^38.5, this net reaches {value}: the loss is inf or nan from the first step.").format(
-            value=_power(largest)
+        yield _("float32 ends at 3.4·10³⁸, this net reaches {value}: the loss is inf or nan from the first step.").format(
+            value=power(largest)
         )
     if p.signal_rms.min() < math.log10(FLOAT32_ZERO):
         yield _("float32 shows exactly 0 in the first layers; the first block's true weight gradient is {value}.").format(
-            value=_power(first)
+            value=power(first)
         )
     elif p.weight_grad_rms.min() < math.log10(FLOAT32_NORMAL):
-        yield _("The first layers lie under 10^-38: there float32 loses digits, and a graphics card may show 0.")
+        yield _("The first layers lie under 10⁻³⁸: there float32 loses digits, and a graphics card may show 0.")
     if last < math.log10(FLOAT32_RESOLUTION):
         yield _(
-            "The last block hands on one map for all pictures: they differ by {value} of it, and float32 resolves 10^-7."
-        ).format(value=_power(last))
+            "The last block hands on one map for all pictures: they differ by {value} of it, and float32 resolves 10⁻⁷."
+        ).format(value=power(last))
     if config.optimizer == "adam":
         if first < math.log10(PLATEAU):
             yield _(
-                "Adam moves by lr · g/(g + 1e-8), and g is {value} in the first block: nearly all runs like this were stuck."
-            ).format(value=_power(first))
+                "Adam moves by lr · g/(g + 10⁻⁸), and g is {value} in the first block: nearly all runs like this were stuck."
+            ).format(value=power(first))
         elif first < math.log10(ADAM_EPS):
-            yield _("The first block lies under Adam's eps of 1e-8: slow or stuck, depending on seed and learning rate.")
+            yield _("The first block lies under Adam's eps of 10⁻⁸: slow or stuck, depending on seed and learning rate.")
         elif largest < math.log10(FLOAT32_MAX) and first > math.log10(ADAM_OVERFLOW):
-            yield _("Adam squares a gradient of {value} and gets inf: its steps are 0.").format(value=_power(first))
+            yield _("Adam squares a gradient of {value} and gets inf: its steps are 0.").format(value=power(first))
 
 
 def _largest(p: Prediction) -> float:

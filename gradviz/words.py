@@ -6,6 +6,36 @@ Today there is none, so every text is its own English self.
 from __future__ import annotations
 
 import gettext as _gettext
+import math
 from pathlib import Path
 
 gettext = _gettext.translation("gradviz", Path(__file__).parent / "locale", fallback=True).gettext
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def power(exponent: float) -> str:
+    """10 to a whole power: '10⁻⁸'."""
+    return "10" + f"{exponent:.0f}".translate(_SUPERSCRIPT)
+
+
+def scientific(decades: float, digits: int = 2) -> str:
+    """A number given as its log10, which may lie far beyond what a float holds: '6.3·10⁻²²' for -21.2."""
+    if not math.isfinite(decades):
+        return gettext("exactly 0") if decades < 0 else str(decades)
+    exponent = math.floor(decades)
+    mantissa = f"{10 ** (decades - exponent):.{digits - 1}f}"
+    if float(mantissa) == 10:
+        mantissa, exponent = f"{1:.{digits - 1}f}", exponent + 1
+    return f"{mantissa}·{power(exponent)}"
+
+
+def number(value: float, digits: int = 2) -> str:
+    """'0.35', '2.2·10⁻²⁵', 'exactly 0', 'inf'."""
+    if value == 0:
+        return gettext("exactly 0")
+    if not math.isfinite(value):
+        return str(value)
+    if 0.001 <= abs(value) < 10_000:
+        return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+    return "−" * (value < 0) + scientific(math.log10(abs(value)), digits)

@@ -13,6 +13,7 @@ from gradviz.theory import predict
 from gradviz.ui import controls
 from gradviz.ui.server import server
 from gradviz.words import gettext as _
+from gradviz.words import number
 
 VIEWS = {
     "layers": _("All layers"),
@@ -135,7 +136,8 @@ def profile(run: Run, history: History, column: int) -> None:
                  "straight line: each layer multiplies by the same factor. Triangles below: exactly zero; crosses above: "
                  "not finite.")
     if predicted:
-        sentence += " " + _("Dotted: what theory predicts for this net before it has learnt anything.")
+        sentence += " " + _("Dotted: what theory predicts for this net before it has learnt anything; the band holds about "
+                              "95 % of random draws of its weights.")
     if prediction is not None:
         sentence += "".join(f" {limit}" for limit in prediction.limits)
     read(sentence)
@@ -193,10 +195,10 @@ def treatment(run: Run, history: History, column: int, sample: AnatomySample) ->
     altered, cosine, before, after = sample.overall
     with st.container(horizontal=True):
         st.metric(_("Entries altered"), percent(altered), border=True)
-        st.metric(_("Cosine before · after"), number(cosine), border=True,
+        st.metric(_("Cosine before · after"), three_digits(cosine), border=True,
                   help=_("1: the direction of the whole gradient is kept. 0: nothing is left of it."))
-        st.metric(_("Length before"), number(before), border=True)
-        st.metric(_("Length after"), number(after), border=True)
+        st.metric(_("Length before"), three_digits(before), border=True)
+        st.metric(_("Length after"), three_digits(after), border=True)
     if "treated_grad" in sample.kinds:
         figure = charts_anatomy.treatment_figure(history, column, sample, names)
         figure_panel(figure, "treatment", _("Treatment over depth"), run.id)
@@ -213,7 +215,7 @@ def treatment_words(run: Run, history: History, column: int, sample: AnatomySamp
     floored = sample.number("altered_share") > 0.5
     if config.treatment != "floor" or not floored.any():
         return words
-    cosine = number(float(np.nanmedian(sample.number("cosine")[floored])))
+    cosine = three_digits(float(np.nanmedian(sample.number("cosine")[floored])))
     words += " " + _("In {count} of {all} layers the floor overwrote most entries. There only the signs are left: the cosine is "
                      "{cosine} (median; √(2/π) = 0.80 for signs of normally distributed entries).").format(
                          count=int(floored.sum()), all=config.layers, cosine=cosine)
@@ -226,8 +228,9 @@ def treatment_words(run: Run, history: History, column: int, sample: AnatomySamp
         share = percent(float(anatomy.adam_share(np.array(config.threshold))))
         return words + " " + _("Adam divides each entry by its own size plus eps, so every overwritten weight takes {share} of a "
                                "full step of {lr:g}, whether it matters to the loss or not.").format(share=share, lr=config.lr)
-    return words + " " + _("SGD moves each of these weights by learning rate × threshold = {move:.1e} a step; next to weights of "
-                           "{weight:.1g} that is nothing.").format(move=config.lr * config.threshold, weight=weight)
+    return words + " " + _("SGD moves each of these weights by learning rate × threshold = {move} a step; next to weights of "
+                           "{weight} that is nothing.").format(
+                               move=number(config.lr * config.threshold), weight=number(weight, 1))
 
 
 def shortcut(run: Run, sample: AnatomySample) -> None:
@@ -304,8 +307,8 @@ def percent(share: float) -> str:
     return _("not measured") if np.isnan(share) else f"{100 * share:.3g} %"
 
 
-def number(value: float) -> str:
-    return _("not defined") if np.isnan(value) else f"{value:.3g}"
+def three_digits(value: float) -> str:
+    return _("not defined") if np.isnan(value) else number(value, 3)
 
 
 controls.open_session(lambda run_id: run.config if (run := manager.get(run_id)) else None)

@@ -45,9 +45,10 @@ def measured(run: Run, quantity: str, layer: str, column: int = -1) -> float:
 
 
 def numbers(text: str) -> list[float]:
-    """All numbers in a sentence; 10^-3.5 and 1.0e-7 are one number each."""
-    found = re.findall(r"(10\^-?[\d.]*\d|-?\d+(?:\.\d+)?(?:e-?\d+)?)", text)
-    return [10 ** float(word[3:]) if "^" in word else float(word) for word in found]
+    """All numbers in a sentence; 3.2·10⁻⁴ and 10⁻⁸ are one number each."""
+    powers = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+    found = re.findall(r"(?:(\d+(?:\.\d+)?)·)?10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)|(-?\d+(?:\.\d+)?)", text)
+    return [float(factor or 1) * 10.0 ** int(power.translate(powers)) if power else float(word) for factor, power, word in found]
 
 
 def says(text: str, value: float, tolerance: float = 0.06) -> bool:

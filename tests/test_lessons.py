@@ -31,6 +31,7 @@ from gradviz.runs import QUANTITIES, History, Run, Status
 from gradviz.theory import predict
 from gradviz.trainer import Trainer
 from gradviz.ui.server import server
+from gradviz.words import scientific
 
 CHANCE = math.log(10)
 DIGITS = Shelf(Path("nowhere"), download=False)
@@ -131,9 +132,15 @@ def test_the_factor_per_convolution_is_the_slope_of_the_logarithm():
     assert decades(0, 1) < -44  # zero is a lower bound, not minus infinity
 
 
-@pytest.mark.parametrize("value, text", [(0, "exactly 0"), (math.inf, "inf"), (0.349, "0.35"), (2.2e-25, "2.2e-25")])
+@pytest.mark.parametrize(
+    "value, text", [(0, "exactly 0"), (math.inf, "inf"), (0.349, "0.35"), (2.2e-25, "2.2·10⁻²⁵"), (9.99e20, "1.0·10²¹")]
+)
 def test_numbers_read_well(value, text):
     assert number(value) == text
+
+
+def test_a_number_too_small_for_a_float_is_written_from_its_logarithm():
+    assert scientific(-3000.5) == "3.2·10⁻³⁰⁰¹" and scientific(-math.inf) == "exactly 0" and scientific(-7e-4) == "1.0·10⁰"
 
 
 def depth_lesson(lesson_id, works, factors, slower=1):

@@ -37,18 +37,15 @@ def live_panel(
     quantity: str = "weight_grad_rms",
     on_done_change: Callable[[], None] | None = None,
     on_lost_change: Callable[[], None] | None = None,
-    on_step_change: Callable[[], None] | None = None,
-    on_layer_change: Callable[[], None] | None = None,
 ) -> Any:
     """The live view of a run, figures to heatmap; it updates itself until the run has ended.
 
-    The page is rerun when the run's status changes, also by another reader (trigger `done`), when the server does not
-    know the run (trigger `lost`, every 3 s) and when a reader clicks the heatmap: `.step` (int) and `.layer` (a name) of
-    the result are that click, or None.
+    The page is rerun when the run's status changes, also by another reader (trigger `done`), and when the server does not
+    know the run (trigger `lost`, every 3 s). A click on the heatmap keeps its step and layer in the browser and shows a
+    link to that layer on the Anatomy page.
     """
     data = {"live": run.status.live, "status": run.status, "quantity": quantity}
-    return _mount("live", run.id, key, data, done=on_done_change,
-                  lost=on_lost_change, step=on_step_change, layer=on_layer_change)  # fmt: skip
+    return _mount("live", run.id, key, data, done=on_done_change, lost=on_lost_change)
 
 
 def preview_panel(preview: Preview, key: str = "preview", on_lost_change: Callable[[], None] | None = None) -> Any:
@@ -147,14 +144,15 @@ _TEXTS = {
     "columns_of": "A column is {stride} training steps, the largest value of them.",
     "heatmap_read": (
         "A row is one layer; the input is at the bottom. "
-        "Colours mean the same in every run. Point at a cell for its value and that step's profile; click to keep the step; "
-        "drag to zoom, double-click to zoom out."
+        "Colours mean the same in every run. Point at a cell for its value and that step's profile; click to keep that step and "
+        "layer; drag to zoom, double-click to zoom out."
     ),
     "pooled_read": "Each row shows the largest of about {n} neighbouring layers.",
     "profile_title": "Profile over depth",
     "profile_read": (
         "Each layer's value, the input at the bottom. A straight slanted line: each layer multiplies the size by the same "
-        "factor. ◁ at the left edge: exactly zero; ✕ at the right edge: not finite."
+        "factor. The shaded band holds about 95 % of random draws. ◁ at the left edge: exactly zero; ✕ at the right edge: "
+        "not finite."
     ),
     "profile_read_linear": "Each layer's value, the input at the bottom.",
     "preview_title": "Gradients at initialisation, layer by layer",
@@ -163,8 +161,8 @@ _TEXTS = {
         "line: each layer multiplies the size by the same factor. ▽ at the lower edge: exactly zero; ✕ at the upper edge: "
         "not finite."
     ),
-    "theory": "theory, at initialisation",
-    "theory_band": "theory ± 2 sd of one draw",
+    "theory": "theory at step 0",
+    "theory_band": "theory at step 0, ± 2 sd",
     "preview_axis": "root mean square (nats per unit)",
     "train": "training batch",
     "test": "test images",
@@ -185,6 +183,9 @@ _TEXTS = {
     "hovered_steps": "steps {from}–{to}, maximum",
     "pinned": "{text}, kept: click it again to let go",
     "quantity": "Quantity",
+    "layer": "Layer",
+    "no_layer": "click a row, or choose",
+    "open_layer": "Open layer {layer} in Anatomy",
     "range": "Colour range",
     "percent_range": "0 … 100 %",
     "largest_of": "largest of {from} … {to}",

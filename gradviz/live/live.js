@@ -11,6 +11,8 @@ export function render(state, component) {
 const ZERO = 0, BELOW = 1, FIRST_LEVEL = 2, LEVELS = 250, ABOVE = 252, DENORMAL = 253, INFINITE = 254, NOT_A_NUMBER = 255;
 const SMALLEST_NORMAL = 2 ** -126;
 
+export { Message, PALETTE, decimal, fill, make, theme }; // for classroom.js
+
 class Message {
   constructor(buffer) {
     const length = new DataView(buffer).getUint32(0, true);
@@ -139,6 +141,8 @@ const CSS = `
 .gv-tip { position: absolute; pointer-events: none; z-index: 5; font-size: 12.5px; line-height: 1.35; padding: 4px 8px; border-radius: 4px; white-space: nowrap;
   color: var(--st-background-color, #fff); background: var(--st-text-color, #222); display: none; }
 .gv-line { position: absolute; width: 0; pointer-events: none; border-left: 1.5px dashed var(--st-text-color, #222); display: none; }
+.gv-row { border: none; outline: 1.5px solid var(--st-text-color, #222); box-shadow: 0 0 0 2.5px var(--st-background-color, #fff); }
+.gv-open { color: var(--st-link-color, #0054a3); font-weight: 600; }
 `;
 
 function make(tag, name, parent, text) {
@@ -348,7 +352,7 @@ class Panel {
     this.run = null;
     this.exact.clear();
     this.reference = null;
-    this.hovered = this.pinned = null;
+    this.hovered = this.pinned = this.layer = null;
   }
 
   destroy() {
@@ -464,7 +468,9 @@ class Panel {
     for (let column = 0; column < sent; column++) run.codes.push(codes.subarray(column * header.rows, (column + 1) * header.rows));
     run.newest = newest;
     this.paintFrom = Math.min(this.paintFrom ?? Infinity, header.first);
+    const first = !this.run;
     this.run = run;
+    if (first) this.keepLayer(null);
     Object.assign(this.root.dataset, {
       status: header.status, steps: header.steps, columns: run.codes.length, quantity: header.quantity, stride: header.stride,
       firstGradient: header.first_gradient, lastGradient: header.last_gradient, verdict: header.verdict,
@@ -680,6 +686,9 @@ class Panel {
     };
     this.quantitySelect = select("quantity");
     this.rangeSelect = select("range");
+    this.layerSelect = select("layer"); // the keyboard's way to a row
+    this.link = make("a", "gv-open", chart.controls);
+    this.layerSelect.element.addEventListener("change", (event) => this.keepLayer(event.target.value === "" ? null : Number(event.target.value)));
     this.quantitySelect.element.addEventListener("change", (event) => {
       this.quantity = event.target.value;
       this.range = this.component.data.ranges[this.quantity][0];
@@ -691,6 +700,7 @@ class Panel {
     });
     this.tip = make("div", "gv-tip", chart.frame);
     this.line = make("div", "gv-line", chart.frame);
+    this.row = make("div", "gv-line gv-row", chart.frame);
     chart.frame.addEventListener("pointermove", (event) => this.point(event), true);
     chart.frame.addEventListener("pointerleave", () => this.point(null));
     chart.frame.addEventListener("pointerdown", (down) => {
@@ -715,6 +725,28 @@ class Panel {
     quantitySelect.element.replaceChildren(...Object.keys(ranges).map((name) => new Option(words.quantities[name].label, name, false, name === this.quantity)));
     const text = ([low, high]) => (this.linear() ? words.percent_range : `10${superscript(low)} … 10${superscript(high)}`);
     rangeSelect.element.replaceChildren(...ranges[this.quantity].map((range, i) => new Option(text(range), i, false, range === this.range)));
+  }
+
+  // Keeps a layer, by its place, or none: its row is marked here and in the profile, and a link leads to its anatomy.
+  keepLayer(layer) {
+    const { run, words, link } = this;
+    this.layer = layer;
+    const select = this.layerSelect.element;
+    if (run && select.options.length !== run.layers + 1) {
+      this.layerSelect.caption.textContent = words.layer;
+      select.replaceChildren(new Option(words.no_layer, ""), ...run.names.map((name, i) => new Option(name, i)));
+    }
+    select.value = layer ?? "";
+    link.style.visibility = layer === null ? "hidden" : ""; // its room stays free, so that the picture stays where it is
+    this.root.dataset.layer = layer === null ? "" : run.names[layer];
+    if (layer !== null) {
+      const query = new URLSearchParams({ run: this.id, layer: run.names[layer], view: "layer" });
+      if (this.pinned !== null) query.set("step", this.pinned);
+      link.href = new URL(`anatomy?${query}`, document.baseURI).href;
+    }
+    if (run) link.textContent = fill(words.open_layer, { layer: run.names[layer ?? run.layers - 1] });
+    this.placeLine();
+    this.redraw("profile");
   }
 
   linear(quantity = this.quantity) {
@@ -909,12 +941,11 @@ class Panel {
     const cell = this.cell(event);
     if (!cell) return;
     const step = cell.step - (cell.step % this.run.stride);
-    this.pinned = this.pinned === step ? null : step;
+    const again = this.pinned === step && this.layer === cell.layer;
+    this.pinned = again ? null : step;
     this.root.dataset.pinned = this.pinned ?? "";
-    this.placeLine();
+    this.keepLayer(again ? null : cell.layer);
     this.showExact(step);
-    this.component.setStateValue("step", this.pinned);
-    this.component.setStateValue("layer", this.run.names[cell.layer]);
   }
 
   // Fetches the column under the mouse, else the kept one, one request at a time; the profile and the label follow.
@@ -943,8 +974,12 @@ class Panel {
   }
 
   placeLine() {
-    const { line, run } = this;
+    const { line, row, run } = this;
     const { xaxis, yaxis } = this.charts.heatmap.plot._fullLayout ?? {};
+    const top = yaxis && run && this.layer !== null ? yaxis.d2p(this.layer + 0.5) : -9;
+    const tall = yaxis && yaxis.d2p(this.layer - 0.5) - top;
+    row.style.display = top >= -tall && top <= yaxis?._length ? "block" : "none";
+    Object.assign(row.style, { left: `${xaxis?._offset}px`, top: `${yaxis?._offset + top}px`, width: `${xaxis?._length}px`, height: `${tall}px` });
     const step = this.hovered ?? this.pinned;
     const x = yaxis && run && step !== null ? xaxis.d2p(step + (run.stride - 1) / 2) : -1;
     line.style.display = x >= 0 && x <= xaxis?._length ? "block" : "none";
@@ -981,7 +1016,7 @@ class Panel {
   }
 
   // Traces of what theory predicts at initialisation, log10 per layer: a dotted line, and where the scatter of one draw is
-  // known the band of two standard deviations.
+  // known the band of two standard deviations; both under one name, since the legend has little room.
   theoryTraces(theory, quantity, up, color) {
     const predicted = theory?.[quantity];
     if (!predicted) return [];
@@ -994,9 +1029,9 @@ class Panel {
     const edge = { showlegend: false, line: { width: 0 } };
     const band = quantity !== "weight_grad_rms" ? [] : [
       line(-2, edge),
-      line(2, { ...edge, fill: up ? "tonextx" : "tonexty", fillcolor: `${color}30`, name: this.words.theory_band, showlegend: true }),
+      line(2, { ...edge, fill: up ? "tonextx" : "tonexty", fillcolor: `${color}30` }),
     ];
-    return [...band, line(0, { name: this.words.theory, line: { color, width: 1.6, dash: "dot" }, showlegend: true })];
+    return [...band, line(0, { name: band.length ? this.words.theory_band : this.words.theory, line: { color, width: 1.6, dash: "dot" }, showlegend: true })];
   }
 
   namedValue(x, linear) {
@@ -1057,6 +1092,7 @@ class Panel {
       margin: { l: this.labelWidth(axis.ticktext), r: 16, t: top, b: bottom },
       xaxis: this.valueAxis(chart, "xaxis", range, linear, words.units[run.quantity].replace(" (", "<br>("), Math.max(2, Math.floor(chart.frame.clientWidth / 70))),
       yaxis: { ...axis, showgrid: true },
+      shapes: this.layer === null ? [] : [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: this.layer, y1: this.layer, line: { color: look.text, width: 1.5 } }],
       legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", font: { size: 11 }, bgcolor: "rgba(0,0,0,0)" },
     }, height);
   }

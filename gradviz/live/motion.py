@@ -13,6 +13,7 @@ from gradviz import anatomy
 from gradviz.anatomy import AnatomySample
 from gradviz.runs import History, Run
 from gradviz.words import gettext as _
+from gradviz.words import number, power
 
 MOST_BARS = 120
 _SCRIPT = Path(__file__).with_name("motion.js")
@@ -43,9 +44,9 @@ def motion(run: Run, history: History, column: int, sample: AnatomySample | None
         return {
             "label": label,
             "heights": [round(float(height), 3) for height in heights],
-            "texts": [f"{value:.3g}" for value in values],
-            "low": f"10^{low}",
-            "high": f"10^{high}",
+            "texts": [number(value, 3) for value in values],
+            "low": power(low),
+            "high": power(high),
         }
 
     several = config.layers > len(start)

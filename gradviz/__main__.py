@@ -118,7 +118,7 @@ def _train(given: dict[str, Any]) -> int:
             outcome = trainer.outcome
         except (RuntimeError, MemoryError) as error:  # torch says so when the memory of the machine or the card is used up
             outcome = Outcome(Status.FAILED, message=" ".join(str(error).split()))
-    run.status, run.test_accuracy, run.message = outcome.status, outcome.test_accuracy, outcome.message
+    run.end(outcome)
     report.end(outcome, diagnose(run).verdict if run.history.steps else None)
     if outcome.status is Status.FAILED:
         return _complain(outcome.message, 1)

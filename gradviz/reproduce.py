@@ -79,7 +79,7 @@ class Bench:
                 run.status, run.message = Status.STOPPED, EARLY
                 break
         else:
-            run.status, run.message = trainer.outcome.status, trainer.outcome.message
+            run.end(trainer.outcome)
         self._store.save(run)
         self.used[run.id] = run
         found = result(run)

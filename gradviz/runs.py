@@ -199,10 +199,16 @@ class Run:
     test_accuracy: float | None = None  # on the whole test set, once finished
     created: float = field(default_factory=time.time)  # Unix time
     deletion: BlockDeletion | None = None  # once finished, with shortcut
+    clients: tuple[str, ...] = ()  # the people who asked for it; empty: work that nobody sits before
 
     @property
     def id(self) -> str:
         return self.config.run_id
+
+    def end(self, outcome: Outcome) -> None:
+        """Takes over how the training ended; the status last, so that who reads an ended run finds it complete."""
+        self.test_accuracy, self.message, self.deletion = outcome.test_accuracy, outcome.message, outcome.deletion
+        self.status = outcome.status
 
 
 def max_columns(layers: int) -> int:

@@ -1,20 +1,43 @@
-# The app with the processor build of torch if pip is told where to find it (README, "Install"):
-#   docker build --build-arg PIP_EXTRA_INDEX_URL=... -t gradviz .
+# docker build -t gradviz .                            for any processor; --build-arg TORCH=cuda for an NVIDIA card
+# docker run -p 8501:8501 -v gradviz:/data gradviz     docs/classroom.md says the rest
 FROM python:3.11-slim-bookworm AS build
+ARG TORCH=cpu
+# An index that pip asks besides its own, for a network with a mirror; none is needed.
 ARG PIP_EXTRA_INDEX_URL
-RUN python -m venv /venv
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /venv && python -m venv /uv
 COPY requirements.txt constraints.txt /
-RUN /venv/bin/python -m pip install --no-cache-dir --disable-pip-version-check -r /requirements.txt
+# Left alone, pip takes the CUDA build, gigabytes that only an NVIDIA card can use. Where pip does not know the processor
+# build either, uv fetches it: that one knows where PyTorch keeps it.
+RUN torch=$(grep -oE '^torch==[0-9.]+' requirements.txt) && vision=$(grep -oE '^torchvision==[0-9.]+' requirements.txt) && \
+    if [ "$TORCH" = cpu ] && ! /venv/bin/pip install --dry-run --no-deps --quiet --report - "$torch" | grep -q '+cpu"'; then \
+      /uv/bin/pip install --quiet uv==0.13.9 && \
+      /uv/bin/uv pip install --no-cache --compile-bytecode --python /venv/bin/python --torch-backend=cpu \
+        --constraint constraints.txt "$torch" "$vision"; \
+    fi && \
+    /venv/bin/pip install --quiet -r requirements.txt && \
+    cd /venv/lib/python3.*/site-packages && \
+    rm -rf torch/test torch/include pip pip-* && find torch/bin -type f ! -name torch_shm_manager -delete && \
+    find . -type d -name tests -prune -exec rm -rf {} +
+COPY app.py /app/
+COPY pages /app/pages
+COPY gradviz /app/gradviz
+COPY .streamlit /app/.streamlit
+RUN python -m compileall -q /app
 
 FROM python:3.11-slim-bookworm
-ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp GRADVIZ_DATA=/data/sets GRADVIZ_STORE=/data/runs
+# HOME: Streamlit wants a place for its own small files, and nothing but /tmp and /data can be written.
+# Without the browser's address Streamlit asks a server outside for it at every start.
+ENV PATH=/venv/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+    STREAMLIT_SERVER_ADDRESS=0.0.0.0 STREAMLIT_SERVER_PORT=8501 STREAMLIT_BROWSER_SERVER_ADDRESS=localhost \
+    GRADVIZ_DATA=/data/sets GRADVIZ_STORE=/data/runs GRADVIZ_TRAIN_IN=process
 RUN useradd --uid 1000 gradviz && install -d -o gradviz /data
 COPY --from=build /venv /venv
+COPY --from=build /app /app
 WORKDIR /app
-COPY . .
 USER gradviz
 VOLUME /data
 EXPOSE 8501
-HEALTHCHECK --start-period=30s --interval=10s --timeout=3s \
-  CMD ["/venv/bin/python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8501/_stcore/health', timeout=2)"]
-CMD ["/venv/bin/python", "-m", "streamlit", "run", "app.py", "--server.address=0.0.0.0"]
+HEALTHCHECK --start-period=60s --interval=10s --timeout=5s CMD python -c \
+  "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"STREAMLIT_SERVER_PORT\"]}/ready', timeout=4)"
+CMD ["python", "-m", "streamlit", "run", "app.py"]

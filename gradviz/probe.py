@@ -8,8 +8,9 @@ float64; on a GPU, where looking at a number stops the queue, every tensor is di
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -25,6 +26,7 @@ _ROW = {name: row for row, name in enumerate(QUANTITIES)}
 # A float32 length between these is exact enough: squares of entries of 1e-16 are still 6 decades above float32's
 # smallest normal number, and the sum of a million squares of 1e16 is still 10^6 below its largest.
 _SAFE = (1e-13, 1e16)
+_AT_ONCE = 16  # activations measured by one call: few calls, and the last of them still lie in the cache
 
 
 class Interrupted(Exception):
@@ -39,58 +41,73 @@ class LayerProbe:
 
     def __init__(self, model: DeepLeNet, interrupt: Callable[[], bool], deferred: bool = False):
         """`deferred` keeps all numbers on the device until `read`: for GPUs."""
-        layers = model.weight_layers
-        self._weights = [layer.weight for layer in layers]
-        self._old = [torch.empty_like(weight) for weight in self._weights]
+        self._weights = [layer.weight for layer in model.weight_layers]
+        self._stacks = _stacked(self._weights)
         self._interrupt = interrupt
         self._deferred = deferred
-        self._lengths: dict[str, list] = {name: [math.nan] * len(layers) for name in QUANTITIES}
+        self._lengths: dict[str, list] = {name: [math.nan] * len(self._weights) for name in QUANTITIES}
         self._sizes: dict[str, list[int]] = {
             name: [weight.numel() for weight in self._weights] for name in QUANTITIES
         }
+        self._seen: list[tuple[int, torch.Tensor]] = []  # activations that are not measured yet
 
     def watch(self, index: int, z: torch.Tensor, h: torch.Tensor) -> None:
-        """Measures the activation now and, when the backward pass comes by, the signal ∂loss/∂z."""
+        """Measures the activation and, when the backward pass comes by, the signal ∂loss/∂z."""
         if self._interrupt():
             raise Interrupted
         self._sizes["activation_rms"][index] = h.numel()
         self._sizes["signal_rms"][index] = z.numel()
-        self._lengths["activation_rms"][index] = self._length(h.detach())
+        self._seen.append((index, h.detach()))
+        if len(self._seen) == _AT_ONCE:
+            self._look()
 
-        def signal(gradient: torch.Tensor) -> None:
+        def signal(gradients: tuple[torch.Tensor]) -> None:
             if self._interrupt():
                 raise Interrupted
-            self._lengths["signal_rms"][index] = self._length(gradient)
+            self._lengths["signal_rms"][index] = self._length(gradients[0])
 
-        z.register_hook(signal)
+        z.grad_fn.register_prehook(signal)  # half the cost of a hook on z itself
+
+    def _look(self) -> None:
+        if self._seen:
+            indices, activations = zip(*self._seen, strict=True)
+            self._seen = []
+            for index, length in zip(indices, self._all_lengths(activations), strict=True):
+                self._lengths["activation_rms"][index] = length
 
     @torch.no_grad()
     def after_backward(self) -> None:
-        gradients = [weight.grad for weight in self._weights]
-        self._lengths["weight_grad_rms"] = self._all_lengths(gradients)
-        self._lengths["weight_rms"] = self._all_lengths(self._weights)
-        self._lengths["treated_grad_rms"] = self._lengths["weight_grad_rms"]
-        nonzero = [gradient.count_nonzero() for gradient in gradients]
-        self._lengths["zero_share"] = nonzero if self._deferred else [int(count) for count in nonzero]
-        torch._foreach_copy_(self._old, self._weights)
+        self._look()
+        for stack in self._stacks:
+            gradients = stack.gather([self._weights[index].grad for index in stack.indices], stack.spare)
+            self._note("weight_grad_rms", stack, self._row_lengths(gradients))
+            self._note("zero_share", stack, gradients.count_nonzero(1) if self._deferred else _count_nonzero(gradients))
+            self._note("weight_rms", stack, self._row_lengths(stack.rows(stack.old)))
+        self._lengths["treated_grad_rms"] = list(self._lengths["weight_grad_rms"])
 
     @torch.no_grad()
     def after_treatment(self) -> None:
-        self._lengths["treated_grad_rms"] = self._all_lengths([weight.grad for weight in self._weights])
+        for stack in self._stacks:
+            gradients = stack.gather([self._weights[index].grad for index in stack.indices], stack.spare)
+            self._note("treated_grad_rms", stack, self._row_lengths(gradients))
 
     @torch.no_grad()
     def after_step(self) -> None:
         """The change that really arrived in the float32 weights: an update too small to change a weight counts as 0."""
-        torch._foreach_sub_(self._old, self._weights)
-        self._lengths["update_ratio"] = self._all_lengths(self._old)
+        for stack in self._stacks:
+            new = stack.gather(stack.tensors, stack.spare)
+            self._note("update_ratio", stack, self._row_lengths(stack.rows(stack.old).sub_(new)))
+            stack.old, stack.spare = stack.spare, stack.old  # what is new now is what the next step starts from
 
     @property
     def undone(self) -> list[torch.Tensor]:
-        """After `after_step`: what the step took from the weights, old − new. Overwritten by the next step."""
-        return self._old
+        """After `after_step`: old − new weights of each layer, in the order of their memory. Overwritten by the next step."""
+        rows = {index: row for stack in self._stacks for index, row in zip(stack.indices, stack.rows(stack.spare), strict=True)}
+        return [rows[index] for index in range(len(rows))]
 
     def read(self) -> np.ndarray:
         """float32 (len(QUANTITIES), layers), rows as in runs.QUANTITIES; nan where nothing was measured."""
+        self._look()
         if self._deferred:
             self._bring_over()
         table = np.array([self._lengths[name] for name in QUANTITIES])
@@ -103,18 +120,31 @@ class LayerProbe:
             table[_ROW["zero_share"]] = 1 - table[_ROW["zero_share"]] / sizes[_ROW["zero_share"]]
             return table.astype(np.float32)
 
+    def _note(self, name: str, stack: _Stack, values: Iterable) -> None:
+        row = self._lengths[name]
+        for index, value in zip(stack.indices, values, strict=True):
+            row[index] = value
+
     def _length(self, tensor: torch.Tensor):
         """2-norm as a Python float; deferred: a tensor (largest magnitude, 2-norm of the entries over it)."""
         if self._deferred:
             largest = tensor.abs().amax()
             return torch.stack((largest, torch.linalg.vector_norm(tensor / largest)))
-        return _safe_length(torch.linalg.vector_norm(tensor).item(), tensor)
+        return _safe_length(torch.linalg.vector_norm(tensor).item(), (tensor,), 0)
 
     def _all_lengths(self, tensors: Sequence[torch.Tensor]) -> list:
         if self._deferred:
             return [self._length(tensor) for tensor in tensors]
         quick = torch.stack(torch._foreach_norm(tensors)).tolist()
-        return [_safe_length(length, tensor) for length, tensor in zip(quick, tensors, strict=True)]
+        return [_safe_length(length, tensors, k) for k, length in enumerate(quick)]
+
+    def _row_lengths(self, rows: torch.Tensor) -> list[float] | torch.Tensor:
+        """Of (layers, entries), as `_length` would give for each row."""
+        if self._deferred:
+            largest = rows.abs().amax(1)
+            return torch.stack((largest, torch.linalg.vector_norm(rows / largest[:, None], dim=1)), 1)
+        quick = torch.linalg.vector_norm(rows, dim=1).tolist()
+        return [_safe_length(length, rows, k) for k, length in enumerate(quick)]
 
     def _bring_over(self) -> None:
         """One transfer for everything that is still on the device."""
@@ -129,10 +159,48 @@ class LayerProbe:
             self._lengths[name][k] = largest if largest == 0 or not math.isfinite(largest) else largest * rest
 
 
-def _safe_length(length: float, tensor: torch.Tensor) -> float:
+@dataclass
+class _Stack:
+    """Weights of one shape and memory format, measured together: one call for all blocks in place of one for each layer."""
+
+    indices: list[int]
+    tensors: list[torch.Tensor]
+    old: torch.Tensor  # the weights before the step, (layers · out, …) in their own memory format
+    spare: torch.Tensor  # for gradients, and after the step for its undoing
+
+    def gather(self, tensors: Sequence[torch.Tensor], into: torch.Tensor) -> torch.Tensor:
+        """The tensors copied into `into`; returns its rows."""
+        torch.cat(tensors, out=into)
+        return self.rows(into)
+
+    def rows(self, buffer: torch.Tensor) -> torch.Tensor:
+        """(layers, entries) of a buffer, in the order of its memory."""
+        entries = self.tensors[0].numel()
+        return buffer.as_strided((len(self.indices), entries), (entries, 1))
+
+
+def _stacked(weights: Sequence[torch.Tensor]) -> list[_Stack]:
+    alike: dict[tuple, list[int]] = {}
+    for index, weight in enumerate(weights):
+        alike.setdefault((weight.shape, weight.stride()), []).append(index)
+    stacks = []
+    for indices in alike.values():
+        tensors = [weights[index].detach() for index in indices]
+        old, spare = torch.cat(tensors), torch.cat(tensors)
+        stacks.append(_Stack(indices, tensors, old, spare))
+    return stacks
+
+
+def _count_nonzero(rows: torch.Tensor) -> list[int]:
+    # Row by row: numpy counts a row of booleans at the speed of memory, along an axis it adds them up as whole numbers.
+    return [np.count_nonzero(row) for row in rows.numpy() != 0]
+
+
+def _safe_length(length: float, tensors: Sequence[torch.Tensor], k: int) -> float:
+    # The k-th is looked up only if needed: a row of a tensor costs more to name than to measure.
     if _SAFE[0] < length < _SAFE[1] or math.isnan(length):
         return length
-    return torch.linalg.vector_norm(tensor, dtype=torch.float64).item()
+    return torch.linalg.vector_norm(tensors[k], dtype=torch.float64).item()
 
 
 class AnatomyProbe:

@@ -135,7 +135,8 @@ class Trainer:
         return replace(record, layers=self._probe.read(), anatomy=anatomy.read() if anatomy else None)
 
     def _measure(self, step: int, indices: torch.Tensor, anatomy: AnatomyProbe | None = None) -> StepRecord:
-        self.model.train()
+        if not self.model.training:  # after a look at the test images
+            self.model.train()
         self._optimizer.zero_grad(set_to_none=True)
         labels = self.data.train_labels[indices]
         watch = self._probe.watch

@@ -12,6 +12,7 @@ from gradviz.lessons import quantity_at
 from gradviz.live.wire import RANGES
 from gradviz.runs import QUANTITIES
 from gradviz.sweep import setting_text
+from gradviz.ui import classroom
 from gradviz.ui.server import server
 from gradviz.words import gettext as _
 
@@ -36,8 +37,8 @@ def choose(ids) -> None:
 
 def start_changed(run_id: str, change: str) -> None:
     try:
-        run = manager.start(CHANGES[change](manager.get(run_id).config))
-        choose([*st.session_state[CHOSEN], run.id])
+        if run := classroom.start(CHANGES[change](manager.get(run_id).config)):
+            choose([*st.session_state[CHOSEN], run.id])
     except ConfigError as error:
         st.session_state["compare_refusal"] = str(error)
 
@@ -131,7 +132,8 @@ if chosen:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         base = st.selectbox(_("A new run: the same as this one, but …"), list(named), key="compare_base", width=320)
         for change in CHANGES:
-            st.button(_(change), key=f"change {change}", on_click=start_changed, args=(named[base].id, change))
+            st.button(_(change), key=f"change {change}", on_click=start_changed, args=(named[base].id, change),
+                      disabled=classroom.locked())  # fmt: skip
     if refusal := st.session_state.pop("compare_refusal", ""):
         st.error(refusal)
     settings_table(named)

@@ -1,7 +1,6 @@
 """The Lab: set up a deep net, start it, watch its gradients."""
 
 import math
-import uuid
 from dataclasses import replace
 
 import streamlit as st
@@ -13,7 +12,7 @@ from gradviz.live.element import live_panel, preview_panel
 from gradviz.model import parameter_count
 from gradviz.runs import Run, Status
 from gradviz.theory import critical_range, depth_marks, predict
-from gradviz.ui import controls
+from gradviz.ui import classroom, controls
 from gradviz.ui.server import server
 from gradviz.words import gettext as _
 
@@ -25,7 +24,13 @@ def show(run_id: str | None) -> None:
 
 
 def start(config, again: bool = False) -> None:
-    show(manager.start(config, again=again).id)
+    if run := classroom.start(config, again):
+        show(run.id)
+
+
+def join(run_id: str) -> None:
+    classroom.join(run_id)
+    show(run_id)
 
 
 def data_notice(wanted: str) -> None:
@@ -49,24 +54,30 @@ def _progress(wanted: str) -> None:
 
 
 def buttons(config, run: Run | None) -> None:
-    known = manager.get(config.run_id)
+    known, locked, change = manager.get(config.run_id), classroom.locked(), classroom.unless_locked
     with st.container(horizontal=True, key="buttons"):
         on_screen = run is not None and run.id == config.run_id
         if known is None:
-            st.button(_("Start"), key="start", type="primary", icon=":material/play_arrow:", on_click=start, args=(config,))
+            st.button(_("Start"), key="start", type="primary", icon=":material/play_arrow:", on_click=start, args=(config,),
+                      disabled=locked)  # fmt: skip
         elif known.status in (Status.INTERRUPTED, Status.STOPPED, Status.FAILED):
             st.button(_("Start afresh"), key="start", type="primary", icon=":material/replay:", on_click=start,
-                      args=(config, True), help=_("Trains the same settings from step 0 and replaces what was recorded."))
+                      args=(config, True), disabled=locked,
+                      help=_("Trains the same settings from step 0 and replaces what was recorded."))
         if known is not None and not on_screen:
-            st.button(_("Show the run of these settings"), key="join", type="primary", on_click=show, args=(known.id,),
+            st.button(_("Show the run of these settings"), key="join", type="primary", on_click=join, args=(known.id,),
                       help=_("The same settings are the same run: somebody has started it already."))
         if run is not None and run.status.live:
             if run.status is Status.PAUSED:
-                st.button(_("Resume"), key="resume", icon=":material/play_arrow:", on_click=manager.resume, args=(run.id,))
-                st.button(_("One step"), key="step", icon=":material/skip_next:", on_click=manager.step, args=(run.id,))
+                st.button(_("Resume"), key="resume", icon=":material/play_arrow:", on_click=change, args=(manager.resume, run.id),
+                          disabled=locked)  # fmt: skip
+                st.button(_("One step"), key="step", icon=":material/skip_next:", on_click=change, args=(manager.step, run.id),
+                          disabled=locked)  # fmt: skip
             else:
-                st.button(_("Pause"), key="pause", icon=":material/pause:", on_click=manager.pause, args=(run.id,))
-            st.button(_("Stop"), key="stop", icon=":material/stop:", on_click=manager.stop, args=(run.id,))
+                st.button(_("Pause"), key="pause", icon=":material/pause:", on_click=change, args=(manager.pause, run.id),
+                          disabled=locked)  # fmt: skip
+            st.button(_("Stop"), key="stop", icon=":material/stop:", on_click=change, args=(manager.stop, run.id),
+                      disabled=locked)  # fmt: skip
         if run is not None:
             st.button(_("Close the run"), key="close", type="tertiary", on_click=show, args=(None,),
                       help=_("Goes back to the picture at initialisation. The run itself goes on and is kept."))
@@ -169,8 +180,10 @@ def open_run() -> None:
 controls.open_session(lambda run_id: run.config if (run := manager.get(run_id)) else None)
 st.title(_("See gradients vanish, explode, and recover"), anchor=False)
 controls.show_problems()
-wanted = controls.sidebar()
+wanted = controls.sidebar(classroom.locked())
 earlier_runs()
+with st.sidebar:
+    classroom.name_field()
 data_notice(wanted.dataset)
 config = replace(wanted, dataset=shelf.effective(wanted.dataset)[0])
 
@@ -192,8 +205,7 @@ if run is not None:
 if run is None or run.id != config.run_id:
     if run is not None:
         st.subheader(_("The next run, at initialisation"), anchor=False)
-    client = st.session_state.setdefault(controls.CLIENT, uuid.uuid4().hex)
-    preview_panel(manager.preview(config, client))
+    preview_panel(manager.preview(config, classroom.client()))
 theory_words(config)
 
 with st.expander(_("The PyTorch code of these settings")):

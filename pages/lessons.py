@@ -10,6 +10,7 @@ from gradviz.lessons import DIGITS_DIFFER, LESSONS, OPEN, RESULTS, Finding, Less
 from gradviz.live.element import live_panel
 from gradviz.sweep import Sweep, cost, estimate, measured_rate
 from gradviz.theory import predict
+from gradviz.ui import classroom
 from gradviz.ui.server import server
 from gradviz.words import gettext as _
 
@@ -91,7 +92,8 @@ def run_button(lesson: Lesson, sweep: Sweep, missing: list) -> None:
     price = _("at most {time} on this machine").format(time=minutes(estimate(missing, rate, sweeps.at_once))) if rate else (
         _("the time is being measured"))
     label = _("Go on") if len(missing) < len(sweep.configs) else _("Run the experiment")
-    st.button(label, type="primary", key="run", icon=":material/play_arrow:", on_click=sweeps.start, args=(sweep,))
+    st.button(label, type="primary", key="run", icon=":material/play_arrow:", on_click=classroom.start_lesson, args=(sweep,),
+              disabled=classroom.locked())  # fmt: skip
     st.caption(_("{runs} runs, {cost}. Runs that exist already are not trained again.").format(runs=len(missing), cost=price))
 
 
@@ -112,7 +114,8 @@ def progress(sweep: Sweep) -> None:
             st.rerun()
 
     bar()
-    st.button(_("Stop"), key="stop", icon=":material/stop:", on_click=sweeps.stop, args=(sweep.id,))
+    st.button(_("Stop"), key="stop", icon=":material/stop:", on_click=classroom.unless_locked,
+              args=(sweeps.stop, sweep.id), disabled=classroom.locked())  # fmt: skip
     for run in [manager.get(run_id) for run_id in shown[:1]]:
         live_panel(run, key="lesson-live")
 

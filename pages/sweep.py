@@ -8,6 +8,7 @@ import streamlit as st
 from gradviz import charts
 from gradviz.config import DATASETS, FIELDS, OPTIMIZERS, ConfigError, RunConfig
 from gradviz.sweep import AXES, JUDGED, OUTCOMES, Sweep, border, cost, estimate, measured_rate, remedy_name
+from gradviz.ui import classroom
 from gradviz.ui.server import server
 from gradviz.words import gettext as _
 
@@ -81,34 +82,36 @@ def axis_changed(name: str, values: str) -> None:
 
 
 def axis_inputs(name: str, values: str, label: str, options: list[str]) -> None:
-    left, right = st.columns([1, 2])
-    left.selectbox(label, options, key=key(name), on_change=axis_changed, args=(name, values),
+    (left, right), off = st.columns([1, 2]), classroom.locked()
+    left.selectbox(label, options, key=key(name), on_change=axis_changed, args=(name, values), disabled=off,
                    format_func=lambda axis: _(FIELDS[axis].spec.label) if axis else _("nothing"))
     if axis := st.session_state[key(name)]:
-        right.text_input(_("Values"), key=key(values), help=_("Separated by commas; each {range}.").format(
+        right.text_input(_("Values"), key=key(values), disabled=off, help=_("Separated by commas; each {range}.").format(
             range=FIELDS[axis].spec.range_text))
 
 
 def question() -> Sweep | None:
     """The controls, and the sweep that they ask for; None, with a sentence on the page, if they ask for none."""
-    st.pills(_("Remedies to compare"), list(REMEDIES), selection_mode="multi", key=key("remedies"), format_func=lambda w: _(w))
+    off = classroom.locked()
+    st.pills(_("Remedies to compare"), list(REMEDIES), selection_mode="multi", key=key("remedies"), format_func=lambda w: _(w),
+             disabled=off)  # fmt: skip
     axis_inputs("axis", "values", _("Vary"), list(AXES))
     axis_inputs("axis2", "values2", _("and also vary"), ["", *(axis for axis in AXES if axis != st.session_state[key("axis")])])
     axes = {st.session_state[key("axis")]: "values", st.session_state[key("axis2")]: "values2"}
     axes.pop("", None)
     with st.expander(_("The runs: seeds, steps, optimiser, data")):
         first, second, third, fourth = st.columns(4)
-        first.number_input(_("Seeds for each point"), 1, 10, key=key("seeds"))
+        first.number_input(_("Seeds for each point"), 1, 10, key=key("seeds"), disabled=off)
         for column, name in ((second, "steps"), (third, "batch_size")):
             spec = FIELDS[name].spec
-            column.number_input(_(spec.label), int(spec.low), int(spec.high), key=key(name), help=_(spec.help))
-        fourth.selectbox(_(FIELDS["dataset"].spec.label), list(DATASETS), key=key("dataset"))
-        first.selectbox(_(FIELDS["optimizer"].spec.label), list(OPTIMIZERS), key=key("optimizer"))
+            column.number_input(_(spec.label), int(spec.low), int(spec.high), key=key(name), help=_(spec.help), disabled=off)
+        fourth.selectbox(_(FIELDS["dataset"].spec.label), list(DATASETS), key=key("dataset"), disabled=off)
+        first.selectbox(_(FIELDS["optimizer"].spec.label), list(OPTIMIZERS), key=key("optimizer"), disabled=off)
         if "lr" not in axes:
-            second.number_input(_(FIELDS["lr"].spec.label), 1e-7, 10.0, key=key("lr"), format="%g", step=1e-4)
+            second.number_input(_(FIELDS["lr"].spec.label), 1e-7, 10.0, key=key("lr"), format="%g", step=1e-4, disabled=off)
         if "blocks" not in axes:
-            third.number_input(_(FIELDS["blocks"].spec.label), 0, 1000, key=key("blocks"))
-        st.toggle(_("Stop a run as soon as it has trained"), key=key("early"))
+            third.number_input(_(FIELDS["blocks"].spec.label), 0, 1000, key=key("blocks"), disabled=off)
+        st.toggle(_("Stop a run as soon as it has trained"), key=key("early"), disabled=off)
     asked = {name: st.session_state.get(key(name), usual) for name, usual in FIRST.items()}
     dataset, notice = shelf.effective(asked["dataset"])
     if notice:
@@ -169,10 +172,12 @@ def picture(sweep: Sweep) -> None:
     missing = [config for config in sweep.configs if config not in results]
     with st.container(horizontal=True, vertical_alignment="center"):
         if active:
-            st.button(_("Stop"), key="stop", icon=":material/stop:", on_click=sweeps.stop, args=(sweep.id,))
+            st.button(_("Stop"), key="stop", icon=":material/stop:", on_click=classroom.unless_locked,
+                      args=(sweeps.stop, sweep.id), disabled=classroom.locked())  # fmt: skip
         elif missing:
             label = _("Resume") if sweeps.get(sweep.id) else _("Start")
-            st.button(label, key="start", type="primary", icon=":material/play_arrow:", on_click=sweeps.start, args=(sweep,))
+            st.button(label, key="start", type="primary", icon=":material/play_arrow:", on_click=classroom.start_sweep,
+                      args=(sweep,), disabled=classroom.locked())  # fmt: skip
         if missing:
             st.markdown(_("{missing} of {all} runs to do: {price}.").format(
                 missing=len(missing), all=len(sweep.configs), price=price(missing)))

@@ -14,6 +14,7 @@ RUN = "run"  # id of the run on screen; also its URL parameter
 CLIENT = "client"  # tells the previews of two browsers apart
 _PROBLEMS = "problems"  # sentences about the URL that was opened
 _PRESET = "preset"
+_LOCKED = "controls_locked"  # for this script run
 
 _QUICK_BLOCKS = 60
 _QUICK_RANGES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.1406, 0.2, 0.3, 0.5, 0.7, 1.022, 1.4, 2.0)
@@ -105,15 +106,19 @@ def _treatment_changed() -> None:
         st.session_state[_key("threshold")] = _TREATMENT_THRESHOLD[treatment]
 
 
-def sidebar() -> RunConfig:
-    """Draws the controls in the reader's order and returns what they say; a bad value leaves the last good config."""
+def sidebar(locked: bool = False) -> RunConfig:
+    """Draws the controls in the reader's order and returns what they say; a bad value leaves the last good config.
+
+    `locked`: they show the settings and cannot be changed.
+    """
+    st.session_state[_LOCKED] = locked
     for name in FIELDS:  # Streamlit forgets widgets that a page change took off the screen
         if _key(name) not in st.session_state:
             _place(name, getattr(st.session_state[CONFIG], name))
     with st.sidebar:
         st.selectbox(
             _("Start from a classic case"), ["", *PRESETS], key=_PRESET, on_change=_apply_preset,
-            format_func=lambda word: _(PRESETS[word].label) if word else _("choose …"),
+            format_func=lambda word: _(PRESETS[word].label) if word else _("choose …"), disabled=locked,
         )
         if st.session_state[_PRESET] in PRESETS:
             st.caption(_(PRESETS[st.session_state[_PRESET]].sentence))
@@ -126,11 +131,16 @@ def sidebar() -> RunConfig:
     return st.session_state[CONFIG]
 
 
+def _locked() -> bool:
+    return st.session_state[_LOCKED]
+
+
 def _choice(name: str, widget: Callable = st.segmented_control, words: list[str] | None = None, **options) -> str:
     """A choice, of `words` only if given, with its teaching sentence under it."""
     spec = FIELDS[name].spec
     if widget is st.segmented_control:
         options["required"] = True
+    options["disabled"] = options.get("disabled", False) or _locked()
     word = widget(_(spec.label), words or list(spec.choices), key=_key(name), help=_(spec.help), **options)
     st.caption(_(spec.choices[word]))
     return word
@@ -138,13 +148,13 @@ def _choice(name: str, widget: Callable = st.segmented_control, words: list[str]
 
 def _toggle(name: str) -> bool:
     spec = FIELDS[name].spec
-    return st.toggle(_(spec.label), key=_key(name), help=_(spec.help))
+    return st.toggle(_(spec.label), key=_key(name), help=_(spec.help), disabled=_locked())
 
 
 def _number(name: str, label: str | None = None, **options):
     spec = FIELDS[name].spec
     low, high = spec.kind(spec.low), spec.kind(spec.high)
-    return st.number_input(label or _(spec.label), low, high, key=_key(name), help=_(spec.help), **options)
+    return st.number_input(label or _(spec.label), low, high, key=_key(name), help=_(spec.help), disabled=_locked(), **options)
 
 
 def _network() -> dict:
@@ -156,7 +166,7 @@ def _network() -> dict:
     spec = FIELDS["blocks"].spec
     st.slider(
         _(spec.label), 0, _QUICK_BLOCKS, key=_key("blocks_quick"), help=_(spec.help),
-        on_change=_copy, args=("blocks_quick", "blocks"),
+        on_change=_copy, args=("blocks_quick", "blocks"), disabled=_locked(),
     )
     values["blocks"] = _number(
         "blocks", _("Blocks, up to 1000"), step=1,
@@ -170,7 +180,7 @@ def _network() -> dict:
 def _initialisation() -> dict:
     st.subheader(_("Initialisation"))
     spec = FIELDS["init_range"].spec
-    if not st.toggle(_("Weights from U(−a, a)"), key=_key("init_custom"), help=_(spec.help)):
+    if not st.toggle(_("Weights from U(−a, a)"), key=_key("init_custom"), help=_(spec.help), disabled=_locked()):
         st.caption(_("PyTorch's default: U(−1/√n, 1/√n), n the inputs of a neuron; in the blocks a = 0.05."))
         return dict(init_range=None)
     activation = st.session_state[_key("activation")]
@@ -178,6 +188,7 @@ def _initialisation() -> dict:
     st.select_slider(
         "a", _QUICK_RANGES, key=_key("init_quick"), format_func=lambda a: f"{a:g}" + " = a*" * (a == critical),
         on_change=_copy, args=("init_quick", "init_range"), label_visibility="collapsed",
+        disabled=_locked(),
     )
     st.caption(_("a* = {a:.4g} is critical for {activation}: below it the backward signal shrinks with every layer, above it "
                  "grows (theory, without norm and shortcut).").format(a=CRITICAL_RANGE[activation], activation=activation))
@@ -203,7 +214,7 @@ def _more_remedies(values: dict) -> dict:
         others = [word for word in FIELDS["activation"].spec.choices if word not in _ARTICLE_ACTIVATIONS]
         st.selectbox(
             _("Another activation"), ["", *others], key=_key("activation_more"), on_change=_other_activation_picked,
-            format_func=lambda word: word or _("sigmoid or relu"),
+            format_func=lambda word: word or _("sigmoid or relu"), disabled=_locked(),
         )
         return dict(
             init=_choice("init", st.selectbox, disabled=values["init_range"] is not None),
@@ -218,6 +229,7 @@ def _optimiser() -> dict:
     st.select_slider(
         _(FIELDS["lr"].spec.label), _QUICK_RATES, key=_key("lr_quick"), format_func=lambda rate: f"{rate:g}",
         on_change=_copy, args=("lr_quick", "lr"), help=_(FIELDS["lr"].spec.help),
+        disabled=_locked(),
     )
     return dict(optimizer=word, lr=_number(
         "lr", _("Learning rate, exactly"), format="%g", step=1e-4,

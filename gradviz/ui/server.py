@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from gradviz.classroom import Classroom
 from gradviz.data import Shelf
 from gradviz.manager import RunManager
 from gradviz.settings import Settings
@@ -20,6 +21,7 @@ class Server:
     store: RunStore
     manager: RunManager
     sweeps: SweepRunner
+    classroom: Classroom
 
 
 @st.cache_resource(show_spinner=False)
@@ -31,7 +33,8 @@ def server() -> Server:
     manager = RunManager(store, shelf, workers=settings.workers, threads=settings.threads)
     # One worker stays free of sweeps, for whoever presses Start.
     sweeps = SweepRunner(manager, settings.store / "sweeps", at_once=max(1, settings.workers - 1))
-    return Server(settings, shelf, store, manager, sweeps)
+    classroom = Classroom(settings.store / "classroom.json", settings.pin)
+    return Server(settings, shelf, store, manager, sweeps, classroom)
 
 
 def close_server() -> None:

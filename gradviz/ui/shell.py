@@ -4,6 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from gradviz.ui import classroom
 from gradviz.words import gettext as _
 
 _PAGES = Path(__file__).parents[2] / "pages"
@@ -12,14 +13,19 @@ _PAGES = Path(__file__).parents[2] / "pages"
 st.set_page_config(page_title="gradviz", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
 # Streamlit leaves a hand's breadth free above the page; a class at the back of the room needs it for the picture.
 st.html("<style>.stMainBlockContainer{padding:3.5rem 2rem 2rem} .stMain h1{font-size:1.7rem;padding:0} "
-        "@media(max-width:640px){.stMainBlockContainer{padding:3.5rem 0.8rem 1rem}}</style>")
-st.navigation(
+        "@media(max-width:640px){.stMainBlockContainer{padding:3.5rem 0.8rem 1rem}} "
+        ".st-key-class_frame{position:absolute}</style>")
+lessons = st.Page(_PAGES / "lessons.py", title=_("Lessons"), icon=":material/school:")
+page = st.navigation(
     [
         st.Page(_PAGES / "lab.py", title=_("Lab"), icon=":material/science:", default=True),
         st.Page(_PAGES / "anatomy.py", title=_("Anatomy"), icon=":material/layers:"),
-        st.Page(_PAGES / "lessons.py", title=_("Lessons"), icon=":material/school:"),
+        lessons,
         st.Page(_PAGES / "compare.py", title=_("Compare"), icon=":material/compare:"),
         st.Page(_PAGES / "sweep.py", title=_("Depth sweep"), icon=":material/grid_on:"),
+        st.Page(_PAGES / "classroom.py", title=_("Classroom"), icon=":material/groups:"),
     ],
     position="top",
-).run()
+)
+classroom.frame(lessons)
+page.run()

@@ -1,0 +1,297 @@
+"""What a class shares beside its runs: names, the wall, the lock, a lesson to go to, and who may decide about them.
+
+There are no accounts. A student is a name that he gives himself; the teacher is whoever knows the PIN.
+"""
+
+from __future__ import annotations
+
+import hmac
+import io
+import json
+import logging
+import math
+import os
+import threading
+import time
+import unicodedata
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from gradviz import export
+from gradviz.config import RunConfig
+from gradviz.diagnosis import diagnose
+from gradviz.lessons import LESSONS
+from gradviz.runs import Run
+from gradviz.sweep import Sweep, remedy_name, setting_text
+from gradviz.words import gettext as _
+
+log = logging.getLogger("gradviz")
+
+LONGEST_NAME = 24
+PIN_MINUTE = 60.0  # seconds over which wrong PINs are counted
+PIN_TRIES = 5  # wrong ones of one browser session in that time
+PIN_TRIES_ALL = 20  # of all together: a new session costs a guesser nothing. 4 digits then hold out for 8 hours
+ARCHIVE_BYTES = 200e6  # of one archive, since the browser's copy is held in memory until it is fetched
+_MOST_RUNS = 3000  # whose names are kept, the newest
+_MOST_NAMES = 100  # of one run
+
+
+def clean_name(text: str) -> str:
+    """`text` as a name of at most LONGEST_NAME characters; empty if nothing of it can be shown.
+
+    Control, format and unassigned characters go (bidirectional overrides turn the text around it about), white space
+    becomes single spaces, and what a spreadsheet would take for a formula may not begin it.
+    """
+    # Cut first: normalising is slow on long rubbish.
+    text = unicodedata.normalize("NFKC", text[: 20 * LONGEST_NAME])
+    kept = "".join(" " if c.isspace() else c for c in text if c.isspace() or not unicodedata.category(c).startswith("C"))
+    return " ".join(kept.split()).lstrip("=+-@ ")[:LONGEST_NAME].strip()
+
+
+class PinCheck:
+    """Compares PINs in constant time and refuses to after too many wrong ones."""
+
+    def __init__(self, pin: str | None, clock: Callable[[], float] = time.monotonic):
+        self._pin = pin
+        self._clock = clock
+        self._wrong: deque[tuple[float, str]] = deque()  # (when, client), oldest first
+        self._lock = threading.Lock()
+
+    @property
+    def on(self) -> bool:
+        """Whether there is a PIN at all: without one nobody is the teacher."""
+        return bool(self._pin)
+
+    def refuses(self, pin: str, client: str) -> str:
+        """Empty if the PIN is right, else one sentence that says why not. A try that comes too early does not count."""
+        if not self._pin:
+            return _("Teacher mode is off on this server.")
+        with self._lock:
+            now = self._clock()
+            while self._wrong and now - self._wrong[0][0] >= PIN_MINUTE:
+                self._wrong.popleft()
+            mine = [when for when, who in self._wrong if who == client]
+            begin = None
+            if len(mine) >= PIN_TRIES:
+                begin = mine[-PIN_TRIES]
+            elif len(self._wrong) >= PIN_TRIES_ALL:
+                begin = self._wrong[-PIN_TRIES_ALL][0]
+            if begin is not None:
+                seconds = max(1, int(begin + PIN_MINUTE - now + 0.999))
+                return _("Too many wrong PINs. Try again in {n} seconds.").format(n=seconds)
+            if hmac.compare_digest(_digest(pin), _digest(self._pin)):
+                return ""
+            self._wrong.append((now, client))
+        log.warning("event=wrong-pin")
+        return _("This is not the PIN.")
+
+    def __repr__(self) -> str:
+        return f"PinCheck(on={self.on})"
+
+
+def _digest(pin: str) -> bytes:
+    # Of equal length whatever was typed: compare_digest hides contents, not lengths.
+    return hmac.digest(b"gradviz", pin.encode("utf-8", "replace"), "sha256")
+
+
+class Classroom:
+    """What one server's class shares, kept in one small file. Every method may be called from any thread.
+
+    `wall` is the run that the teacher shows to all, `lesson` the one that all are sent to, `locked` whether only the
+    teacher may start and change runs. All three are off while there is no PIN, for nobody could end them.
+    """
+
+    def __init__(self, path: Path, pin: str | None = None, clock: Callable[[], float] = time.monotonic):
+        """`path`: the file, made when first needed. A damaged one is put aside, and the class begins anew."""
+        self.pin = PinCheck(pin, clock)
+        self.warning = ""  # one sentence while the file cannot be written, else empty
+        self._path = Path(path)
+        self._lock = threading.RLock()
+        self._names: dict[str, dict[str, str]] = {}  # run id -> client -> name, also an empty one; oldest run first
+        self._wall, self._lesson, self._locked = "", "", False
+        self._read()
+
+    # Names
+
+    def join(self, client: str, name: str, *run_ids: str) -> None:
+        """Says that these runs are also `client`'s, who is called `name` (see clean_name) or nothing yet."""
+        with self._lock:
+            for run_id in run_ids:
+                people = self._names.setdefault(run_id, {})
+                if client in people or len(people) < _MOST_NAMES:
+                    people[client] = clean_name(name)
+            while len(self._names) > _MOST_RUNS:
+                del self._names[next(iter(self._names))]
+            self._keep()
+
+    def rename(self, client: str, name: str) -> None:
+        """The client's new name, on his earlier runs too."""
+        name = clean_name(name)
+        with self._lock:
+            mine = [people for people in self._names.values() if people.get(client, name) != name]
+            for people in mine:
+                people[client] = name
+            if mine:
+                self._keep()
+
+    def names(self, run_id: str) -> tuple[str, ...]:
+        """Of all who started or joined the run, in that order, each once."""
+        with self._lock:
+            return tuple(dict.fromkeys(name for name in self._names.get(run_id, {}).values() if name))
+
+    def forget(self, run_id: str) -> None:
+        """The run was deleted."""
+        with self._lock:
+            self._names.pop(run_id, None)
+            if self._wall == run_id:
+                self._wall = ""
+            self._keep()
+
+    # The teacher's choices
+
+    @property
+    def wall(self) -> str:
+        return self._wall if self.pin.on else ""
+
+    @wall.setter
+    def wall(self, run_id: str) -> None:
+        self._set(wall=run_id)
+
+    @property
+    def lesson(self) -> str:
+        """A word of LESSONS, or empty."""
+        return self._lesson if self.pin.on else ""
+
+    @lesson.setter
+    def lesson(self, lesson: str) -> None:
+        """Raises ValueError for what is no lesson: nobody is sent to another address."""
+        if lesson and lesson not in LESSONS:
+            raise ValueError(f"There is no lesson {lesson!r}.")
+        self._set(lesson=lesson)
+
+    @property
+    def locked(self) -> bool:
+        return self._locked and self.pin.on
+
+    @locked.setter
+    def locked(self, locked: bool) -> None:
+        self._set(locked=bool(locked))
+
+    def notice(self) -> dict[str, str | bool]:
+        """What every page follows: lesson, lock and wall."""
+        return {"lesson": self.lesson, "locked": self.locked, "wall": self.wall}
+
+    # The file
+
+    def _set(self, **values: str | bool) -> None:
+        with self._lock:
+            for name, value in values.items():
+                setattr(self, f"_{name}", value)
+            self._keep()
+        log.info(" ".join(["event=classroom", *(f"{name}={json.dumps(value)}" for name, value in values.items())]))
+
+    def _keep(self) -> None:
+        text = json.dumps({"names": self._names, "wall": self._wall, "lesson": self._lesson, "locked": self._locked})
+        part = self._path.with_suffix(".part")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, self._path)  # whole or not at all
+            self.warning = ""
+        except OSError as error:
+            self.warning = _("Names and the teacher's choices would not survive a restart: {reason}.").format(
+                reason=error.strerror)
+
+    def _read(self) -> None:
+        try:
+            values = json.loads(self._path.read_text(encoding="utf-8"))
+            names = {
+                str(run_id): {str(client): clean_name(name) for client, name in people.items()}
+                for run_id, people in values["names"].items()
+            }
+            wall, lesson, locked = values["wall"], values["lesson"], values["locked"]
+            if not (isinstance(wall, str) and isinstance(lesson, str) and isinstance(locked, bool)):
+                raise ValueError("wall, lesson or locked")
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("event=classroom-unreadable reason=%s", json.dumps(str(error)))
+            try:
+                self._path.replace(self._path.with_suffix(".damaged.json"))
+            except OSError:
+                pass  # it is written over then
+            return
+        self._names, self._wall, self._locked = names, wall, locked
+        self._lesson = lesson if lesson in LESSONS else ""
+
+
+class ClassSweep(Sweep):
+    """The runs of a class as one picture over depth: a line per remedy, whatever else differs between its runs."""
+
+    @classmethod
+    def of(cls, configs: Iterable[RunConfig]) -> ClassSweep:
+        return cls("class", tuple(dict.fromkeys(configs)))
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return ("blocks",)
+
+    def remedy(self, config: RunConfig) -> RunConfig:
+        named = ("activation", "batch_norm", "other_norm", "shortcut", "branch_scale", "init", "init_range", "treatment")
+        return RunConfig(**{name: getattr(config, name) for name in named})
+
+    def remedies(self) -> dict[RunConfig, str]:
+        keys = sorted({self.remedy(config) for config in self.configs}, key=_remedy_name)
+        return {key: _remedy_name(key) for key in keys}
+
+
+def _remedy_name(config: RunConfig) -> str:
+    range_ = "" if config.init_range is None else " + " + setting_text("init_range", config.init_range)
+    return remedy_name(config) + range_
+
+
+# The archive
+
+
+def archive(runs: Iterable[Run], names: Callable[[str], Iterable[str]], most_bytes: float = ARCHIVE_BYTES) -> bytes:
+    """The runs as one zip file: runs.csv with a row for each, and a folder for each: config.json, steps.csv, layers.parquet.
+
+    `names(run_id)`: who runs it. Once the file has `most_bytes`, further runs get their row only; its column `files`
+    says so. The layers are Parquet: as CSV text they are ten times as large and as slow to write.
+    """
+    buffer, rows = io.BytesIO(), []
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        for run in runs:
+            room = buffer.tell() < most_bytes
+            if room:
+                file.writestr(f"{run.id}/config.json", json.dumps(run.config.to_dict(), indent=1))
+                file.writestr(f"{run.id}/steps.csv", export.csv(export.step_table(run)))
+                file.writestr(f"{run.id}/layers.parquet", export.parquet(export.layer_table(run)))
+            rows.append(_row(run, names(run.id)) | {"files": "yes" if room else "no: the archive was full"})
+        file.writestr("runs.csv", export.csv(pd.DataFrame(rows)))
+    return buffer.getvalue()
+
+
+def _row(run: Run, names: Iterable[str]) -> dict[str, object]:
+    history = run.history.snapshot()
+    return {
+        "run": run.id,
+        "names": ", ".join(names),
+        "status": str(run.status),
+        "verdict": str(diagnose(run).verdict),
+        "steps_done": history.steps,
+        "last_loss": float(history.loss[-1]) if history.steps else math.nan,
+        "test_accuracy": math.nan if run.test_accuracy is None else run.test_accuracy,
+        "created": datetime.fromtimestamp(run.created, UTC).isoformat(timespec="seconds"),
+        "device": run.device,
+        "message": run.message,
+        **run.config.to_dict(),
+    }

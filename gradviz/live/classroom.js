@@ -1,0 +1,299 @@
+// The class's cards, the title of the wall, and the invisible watch over what the teacher has decided.
+// render() is called at every script run and theme switch with the same host element. Names and all other words go into
+// the page as text, never as markup.
+
+export function render(state, component, live) {
+  const kind = { cards: Cards, title: Title, notice: Notice }[component.data.mode];
+  state.part ??= new kind(component.parentElement, live);
+  state.part.update(component);
+}
+
+const ABOVE = 252, INFINITE = 254, FIRST_LEVEL = 2, LEVELS = 250; // as in wire.py
+const SVG = "http://www.w3.org/2000/svg";
+const HEIGHT = 60; // of a sparkline's own units; a bin is 10 wide
+
+const CSS = `
+.gvc { font-family: var(--st-font, sans-serif); color: var(--st-text-color, inherit); }
+.gvc * { box-sizing: border-box; }
+.gvc-cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 255px), 1fr)); gap: 14px; }
+.gvc-card { border: 1px solid color-mix(in srgb, var(--st-text-color, #888) 22%, transparent); border-radius: 8px; padding: 10px 12px;
+  display: flex; flex-direction: column; gap: 5px; min-width: 0; }
+.gvc-card[data-status=running] { border-color: var(--st-primary-color, #1f6feb); }
+.gvc-who { font-size: 17px; font-weight: 600; line-height: 1.3; overflow: hidden; overflow-wrap: anywhere; }
+.gvc-card[data-named=no] .gvc-who { font-weight: 400; opacity: .65; }
+.gvc-what { font-size: 13px; line-height: 1.35; min-height: 2.7em; overflow-wrap: anywhere; }
+.gvc-state { font-size: 13px; opacity: .8; display: flex; flex-wrap: wrap; gap: 0 8px; font-variant-numeric: tabular-nums; }
+.gvc-spark, .gvc-heat { width: 100%; display: block; border-radius: 3px; }
+.gvc-spark { height: 44px; }
+.gvc-heat { height: 84px; image-rendering: pixelated; }
+.gvc-verdict { font-size: 15px; font-weight: 600; min-height: 1.4em; display: flex; justify-content: space-between; gap: 8px; flex-wrap: wrap; }
+.gvc-verdict small { font-size: 13px; font-weight: 400; opacity: .8; font-variant-numeric: tabular-nums; }
+.gvc-buttons { display: flex; flex-wrap: wrap; gap: 5px; margin-top: auto; }
+.gvc-buttons button { font: inherit; font-size: 12.5px; color: inherit; background: transparent; padding: 2px 9px; border-radius: 6px; cursor: pointer;
+  border: 1px solid color-mix(in srgb, var(--st-text-color, #888) 30%, transparent); }
+.gvc-buttons button:hover { border-color: var(--st-primary-color, #1f6feb); }
+.gvc-notice { font-size: 13px; opacity: .8; margin: 8px 0 0; }
+.gvc-notice:empty { display: none; }
+.gvc-title { font-size: clamp(26px, 3.6vw, 60px); font-weight: 700; line-height: 1.15; overflow: hidden; overflow-wrap: anywhere; }
+.gvc-subtitle { font-size: clamp(16px, 1.8vw, 30px); margin-top: 4px; overflow-wrap: anywhere; }
+`;
+
+class Part {
+  constructor(host, live) {
+    Object.assign(this, { host, live });
+    this.root = live.make("div", "gvc", host);
+    live.make("style", "", this.root, CSS);
+    this.wake = () => document.hidden || this.poll?.();
+    document.addEventListener("visibilitychange", this.wake);
+  }
+  update(component) {
+    this.component = component;
+    this.data = component.data;
+    this.words = component.data.words;
+  }
+  again(milliseconds) {
+    clearTimeout(this.timer);
+    if (!this.destroyed && !document.hidden) this.timer = setTimeout(() => this.poll(), milliseconds);
+  }
+  get(path) {
+    return fetch(new URL(path, document.baseURI), { cache: "no-store" });
+  }
+  destroy() {
+    this.destroyed = true;
+    clearTimeout(this.timer);
+    document.removeEventListener("visibilitychange", this.wake);
+    this.root.remove();
+  }
+}
+
+class Title extends Part {
+  constructor(host, live) {
+    super(host, live);
+    this.title = live.make("div", "gvc-title", this.root);
+    this.subtitle = live.make("div", "gvc-subtitle", this.root);
+  }
+  update(component) {
+    super.update(component);
+    this.title.textContent = this.data.names;
+    this.subtitle.textContent = this.data.summary;
+  }
+}
+
+// ---- Cards ----------------------------------------------------------------------------------------------------------
+
+class Cards extends Part {
+  constructor(host, live) {
+    super(host, live);
+    this.grid = live.make("div", "gvc-cards", this.root);
+    this.notice = live.make("p", "gvc-notice", this.root);
+    this.cards = new Map(); // run id -> Card
+    this.seen = "";
+    this.root.dataset.mode = "cards";
+  }
+  update(component) {
+    super.update(component);
+    this.look = this.live.theme(this.host);
+    for (const card of this.cards.values()) card.draw();
+    this.poll();
+  }
+  async poll() {
+    clearTimeout(this.timer);
+    if (this.destroyed || this.asking || document.hidden) return;
+    this.asking = true;
+    let wait = 3000;
+    try {
+      const reply = await this.get(`api/classroom?${new URLSearchParams({ seen: this.seen })}`);
+      if (!reply.ok) throw new TypeError(String(reply.status));
+      wait = this.take(new this.live.Message(await reply.arrayBuffer()));
+    } catch (error) {
+      if (!(error instanceof TypeError)) console.error(error);
+      this.notice.textContent = this.words.offline;
+    } finally {
+      this.asking = false;
+    }
+    this.again(wait);
+  }
+  take(message) {
+    const { header } = message;
+    this.seen = header.seen;
+    for (const [id, card] of Object.entries(header.cards)) {
+      const loss = message.take(Uint8Array, card.filled), codes = message.take(Uint8Array, card.filled * card.rows);
+      if (!this.cards.has(id)) this.cards.set(id, new Card(this, id));
+      this.cards.get(id).take(card, loss, codes);
+    }
+    const shown = new Set(header.order);
+    for (const [id, card] of this.cards) {
+      if (shown.has(id)) continue;
+      card.box.remove();
+      this.cards.delete(id);
+    }
+    // Moved only where the order has changed: a button under the mouse stays where it is.
+    header.order.forEach((id, place) => {
+      const { box } = this.cards.get(id);
+      if (this.grid.children[place] !== box) this.grid.insertBefore(box, this.grid.children[place] ?? null);
+    });
+    this.notice.textContent = header.more ? this.live.fill(this.words.more, { n: header.more }) : "";
+    Object.assign(this.root.dataset, { cards: header.order.length, ended: header.ended, polls: Number(this.root.dataset.polls ?? 0) + 1 });
+    this.tellEnded(header.ended);
+    return [...this.cards.values()].some((card) => ["running", "queued"].includes(card.card.status)) ? 1000 : 2000;
+  }
+  // The picture of all ended runs is the page's own. It is asked for seldom, and not by all browsers at once.
+  tellEnded(ended) {
+    if (ended === this.data.ended || this.telling) return;
+    this.telling = setTimeout(() => {
+      this.telling = null;
+      if (!this.destroyed && Number(this.root.dataset.ended) !== this.data.ended) this.component.setTriggerValue("ended", Number(this.root.dataset.ended));
+    }, 4000 + 6000 * Math.random());
+  }
+  destroy() {
+    clearTimeout(this.telling);
+    super.destroy();
+  }
+}
+
+class Card {
+  constructor(cards, id) {
+    const { make } = cards.live;
+    Object.assign(this, { cards, id });
+    this.box = make("article", "gvc-card");
+    this.box.dataset.id = id;
+    this.who = make("div", "gvc-who", this.box);
+    this.what = make("div", "gvc-what", this.box);
+    this.state = make("div", "gvc-state", this.box);
+    this.spark = document.createElementNS(SVG, "svg");
+    this.spark.setAttribute("class", "gvc-spark");
+    this.spark.setAttribute("preserveAspectRatio", "none");
+    this.spark.setAttribute("role", "img");
+    this.box.append(this.spark);
+    this.heat = make("canvas", "gvc-heat", this.box);
+    this.heat.setAttribute("role", "img");
+    const line = make("div", "gvc-verdict", this.box);
+    this.verdict = make("span", "", line);
+    this.loss = make("small", "", line);
+    this.buttons = make("div", "gvc-buttons", this.box);
+  }
+  take(card, loss, codes) {
+    Object.assign(this, { card, losses: loss, codes });
+    this.draw();
+  }
+  draw() {
+    const { card, cards, box } = this;
+    const { words, live } = cards;
+    const names = card.names.join(", ");
+    Object.assign(box.dataset, { status: card.status, named: names ? "yes" : "no", steps: card.steps, filled: card.filled, verdict: card.verdict });
+    this.who.textContent = !names ? words.nobody : card.others ? live.fill(words.others, { names, n: card.others }) : names;
+    this.what.textContent = card.summary;
+    const where = card.place ? live.fill(words.in_queue, { n: card.place }) : live.fill(words.step_of_short, { step: card.steps, total: card.total });
+    this.state.replaceChildren(...[words.status[card.status], where].map((text) => live.make("span", "", null, text)));
+    this.verdict.textContent = card.filled ? (words.verdicts[card.verdict] ?? card.verdict) : words.waits;
+    this.loss.textContent = card.loss === null ? "" : live.fill(words.loss_now, { loss: live.decimal(card.loss, words) });
+    this.drawSpark();
+    this.drawHeat();
+    this.drawButtons();
+  }
+  drawSpark() {
+    const { card, spark, cards: { look, words, data } } = this;
+    const width = Math.max(1, card.bins) * 10;
+    spark.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
+    spark.setAttribute("aria-label", words.spark);
+    spark.replaceChildren();
+    const add = (tag, attributes) => {
+      const element = document.createElementNS(SVG, tag);
+      for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+      spark.append(element);
+    };
+    const line = { fill: "none", "vector-effect": "non-scaling-stroke" };
+    add("rect", { x: 0, y: 0, width, height: HEIGHT, fill: look.empty, "fill-opacity": 0.45 });
+    const chance = HEIGHT * (1 - data.chance / data.loss_top);
+    add("line", { x1: 0, x2: width, y1: chance, y2: chance, stroke: look.faint, "stroke-dasharray": "4 4", "stroke-width": 1, ...line });
+    let points = [];
+    const flush = () => {
+      if (points.length === 1) points.push([points[0][0] + 4, points[0][1]]);
+      if (points.length) add("polyline", { points: points.map((point) => point.join(",")).join(" "), stroke: look.first, "stroke-width": 2, ...line });
+      points = [];
+    };
+    this.losses.forEach((code, bin) => {
+      const x = bin * 10 + 5;
+      if (code >= INFINITE || code === ABOVE) {
+        flush(); // above the edge, or not a number at all: a mark at the upper edge
+        add("rect", { x: x - 4, y: 1, width: 8, height: 9, fill: code === ABOVE ? "#ff8c1a" : "#e3001b" });
+      } else points.push([x, HEIGHT * (1 - (code - FIRST_LEVEL + 0.5) / LEVELS)]);
+    });
+    flush();
+  }
+  drawHeat() {
+    const { card, heat, codes, cards: { look, live, words } } = this;
+    heat.setAttribute("aria-label", words.heat);
+    heat.style.background = look.empty;
+    heat.width = Math.max(1, card.bins);
+    heat.height = Math.max(1, card.rows);
+    if (!card.filled) return;
+    const pixels = new Uint32Array(card.filled * card.rows);
+    for (let bin = 0; bin < card.filled; bin++) {
+      for (let row = 0; row < card.rows; row++) {
+        pixels[(card.rows - 1 - row) * card.filled + bin] = live.PALETTE[codes[bin * card.rows + row]];
+      }
+    }
+    heat.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), card.filled, card.rows), 0, 0);
+  }
+  drawButtons() {
+    const { card, cards, buttons, id } = this;
+    const { status } = card;
+    const running = status === "running" || status === "queued";
+    const fits = { pause: running, resume: status === "paused", stop: running || status === "paused" };
+    const wanted = cards.data.actions.filter((word) => fits[word] ?? true);
+    if (buttons.dataset.wanted === wanted.join()) return; // a click needs the same button under mouse down and up
+    buttons.dataset.wanted = wanted.join();
+    buttons.replaceChildren(...wanted.map((word) => {
+      const button = cards.live.make("button", "", null, cards.words.actions[word]);
+      button.type = "button";
+      button.dataset.action = word;
+      button.addEventListener("click", () => cards.component.setTriggerValue("action", `${word} ${id}`));
+      return button;
+    }));
+  }
+}
+
+// ---- What the teacher has decided, and this browser's name -----------------------------------------------------------
+
+const NAME = "gradviz-name";
+
+class Notice extends Part {
+  update(component) {
+    super.update(component);
+    this.keepName();
+    if (this.data.poll) this.again(this.told ? 3000 : 500);
+  }
+  keepName() {
+    const { name } = this.data;
+    try {
+      if (name) localStorage.setItem(NAME, name);
+      else if (name === "") localStorage.removeItem(NAME);
+      else if (!this.asked && localStorage.getItem(NAME)) {
+        this.asked = true;
+        this.component.setTriggerValue("name", localStorage.getItem(NAME));
+      }
+    } catch { /* a browser that remembers nothing */ }
+  }
+  async poll() {
+    clearTimeout(this.timer);
+    if (this.destroyed || this.asking || document.hidden || !this.data.poll) return;
+    this.asking = true;
+    try {
+      const reply = await this.get("api/classroom/notice");
+      if (reply.ok) await this.compare(await reply.json());
+    } catch (error) {
+      if (!(error instanceof TypeError)) console.error(error); // no connection: the next one may come through
+    } finally {
+      this.asking = false;
+    }
+    this.told = true;
+    this.again(2500);
+  }
+  async compare(notice) {
+    const differs = () => Object.entries(this.data.drawn).some(([word, value]) => notice[word] !== value);
+    if (!differs()) return;
+    await new Promise((done) => setTimeout(done, 1500 * Math.random())); // not all pages of the class at once
+    if (!this.destroyed && differs()) this.component.setTriggerValue("changed", JSON.stringify(notice));
+  }
+}

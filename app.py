@@ -12,8 +12,8 @@ import streamlit as st
 from starlette.middleware import Middleware
 
 from gradviz.diagnosis import diagnose
-from gradviz.live.classroom import Board, classroom_routes
 from gradviz.live.guard import Guard
+from gradviz.live.metrics import Metrics
 from gradviz.live.routes import build_routes
 from gradviz.store import StoreError
 from gradviz.ui.server import close_server, server
@@ -34,8 +34,8 @@ def _problem() -> str:
 
 
 @cache
-def _board() -> Board:
-    return Board(server().manager, server().classroom, _describe)
+def _metrics() -> Metrics:
+    return Metrics(server().manager.statistics)
 
 
 @asynccontextmanager
@@ -78,12 +78,13 @@ def _warm_up() -> None:
 
 app = st.App(
     "gradviz/ui/shell.py",
-    routes=[*build_routes(
+    routes=build_routes(
         get_run=lambda run_id: server().manager.get(run_id),
         get_preview=lambda preview_id: server().manager.get_preview(preview_id),
         describe=_describe,
         get_problem=_problem,
-    ), *classroom_routes(_board, lambda: server().classroom.notice())],
+        get_metrics=lambda: _metrics()(),
+    ),
     middleware=[Middleware(Guard)],
     lifespan=_lifespan,
 )

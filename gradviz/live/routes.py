@@ -23,6 +23,7 @@ from starlette.routing import Route
 
 from gradviz.config import RunConfig
 from gradviz.live import wire
+from gradviz.live.metrics import CONTENT_TYPE
 from gradviz.manager import Preview
 from gradviz.runs import Run
 from gradviz.theory import predict
@@ -50,9 +51,10 @@ def build_routes(
     get_preview: Callable[[str], Preview | None],
     describe: Callable[[Run], tuple[str, str]],
     get_problem: Callable[[], str] = lambda: "",
+    get_metrics: Callable[[], str] = lambda: "",
 ) -> list[Route]:
     """Routes for `st.App`; `describe(run)` gives the verdict and the sentence that the element shows, `get_problem()` the
-    sentence of `/ready` while the server cannot keep runs."""
+    sentence of `/ready` while the server cannot keep runs, `get_metrics()` the text of `/metrics`."""
     described = _Described(describe)
 
     async def answer(request: Request, make: Callable[[Run], bytes]) -> Response:
@@ -117,6 +119,9 @@ def build_routes(
         problem = await anyio.to_thread.run_sync(get_problem)
         return _refuse(503, problem) if problem else PlainTextResponse("ready", headers=_NEVER)
 
+    async def metrics(_: Request) -> Response:
+        return Response(await anyio.to_thread.run_sync(get_metrics), media_type=CONTENT_TYPE, headers=_NEVER)
+
     async def script(_: Request) -> Response:
         return Response(_SCRIPT.read_bytes(), media_type="text/javascript", headers=_FOREVER)
 
@@ -132,6 +137,7 @@ def build_routes(
         Route("/api/runs/{id}/profile", run_profile),
         Route("/api/previews/{id}", preview_profile),
         Route("/ready", ready),
+        Route("/metrics", metrics),
         Route("/live/live.js", script),
         Route("/live/plotly.js", plotly_script),
     ]

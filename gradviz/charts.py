@@ -51,7 +51,7 @@ def quantity_name(quantity: str) -> str:
 
 def loss_figure(runs: Mapping[str, Run]) -> go.Figure:
     """Training loss over steps. Logarithmic when one of them passes ten times chance, for 10^12 must not flatten the rest."""
-    figure = _figure(_("step"), _("training loss (nats)"))
+    figure = _Draft(_("step"), _("training loss (nats)"))
     worst, longest = 0.0, 1
     for (name, run), style in zip(runs.items(), _line_styles(), strict=False):
         history = run.history.snapshot()
@@ -61,37 +61,37 @@ def loss_figure(runs: Mapping[str, Run]) -> go.Figure:
         longest = max(longest, history.steps)
         _line(figure, steps, np.where(finite, loss, np.nan), name, style)
         if len(loss) and not finite.all():
-            figure.add_scatter(
+            figure.scatter(
                 x=steps[~finite], y=np.full((~finite).sum(), loss[finite][-1] if finite.any() else CHANCE), mode="markers",
                 marker={"symbol": "x", "color": BROKEN_COLOUR, "size": 10}, showlegend=False,
                 hovertemplate=_("loss not finite at step %{x}") + f"<extra>{name}</extra>",
             )  # fmt: skip
     _level(figure, CHANCE, longest, _("chance"))
     if worst > 10 * CHANCE:
-        figure.update_yaxes(type="log", exponentformat="power", dtick=max(1, math.ceil(math.log10(worst) / 6)))
+        figure.layout["yaxis"].update(type="log", exponentformat="power", dtick=max(1, math.ceil(math.log10(worst) / 6)))
     else:
-        figure.update_yaxes(rangemode="tozero")
-    return figure
+        figure.layout["yaxis"].update(rangemode="tozero")
+    return figure.done()
 
 
 def accuracy_figure(runs: Mapping[str, Run]) -> go.Figure:
     """Accuracy on the test subset, in per cent."""
-    figure = _figure(_("step"), _("test accuracy (%)"))
+    figure = _Draft(_("step"), _("test accuracy (%)"))
     longest = 1
     for (name, run), style in zip(runs.items(), _line_styles(), strict=False):
         tests = np.array(run.history.snapshot().tests, float).reshape(-1, 2)
         longest = max(longest, int(np.max(tests[:, 0], initial=0)))
         _line(figure, tests[:, 0], 100 * tests[:, 1], name, style, mode="lines+markers")
     _level(figure, 10, longest, _("chance"))
-    figure.update_yaxes(range=[0, 101])
-    return figure
+    figure.layout["yaxis"].update(range=[0, 101])
+    return figure.done()
 
 
 def profile_figure(
     profiles: Mapping[str, np.ndarray], quantity: str, theory: Mapping[str, np.ndarray] | None = None
 ) -> go.Figure:
     """One line per run over depth, first layer at the left. `profiles`: name -> (layers,); `theory`: the same in log10."""
-    figure = _figure(_("layer, from input to output"), _("{quantity}, log10").format(quantity=quantity_name(quantity)))
+    figure = _Draft(_("layer, from input to output"), _("{quantity}, log10").format(quantity=quantity_name(quantity)))
     linear = quantity == "zero_share"
     for place, ((name, values), style) in enumerate(zip(profiles.items(), _line_styles(), strict=False)):
         values = np.asarray(values, float)
@@ -105,25 +105,25 @@ def profile_figure(
             (~np.isfinite(values), LARGEST + 0.6 * place, "x", _("not finite")),
         ):
             if mask.any():
-                figure.add_scatter(
+                figure.scatter(
                     x=at[mask], y=np.full(mask.sum(), height), mode="markers", showlegend=False,
                     marker={"symbol": symbol, "color": style["color"], "size": 8},
                     hovertemplate=f"{words} · %{{x}}<extra>{name}</extra>",
                 )  # fmt: skip
         if theory and name in theory:
-            figure.add_scatter(
+            figure.scatter(
                 x=at, y=theory[name], mode="lines", name=_("theory"), legendgroup="theory", showlegend=not place,
                 line={"color": style["color"], "width": 1.5, "dash": "dot"}, hoverinfo="skip",
             )  # fmt: skip
     if linear:
-        figure.update_yaxes(title=quantity_name(quantity), range=[-0.02, 1.02])
-    return figure
+        figure.layout["yaxis"].update(title={"text": quantity_name(quantity)}, range=[-0.02, 1.02])
+    return figure.done()
 
 
 def wake_figure(runs: Mapping[str, Run], quantity: str = "weight_grad_rms") -> go.Figure:
     """The first block convolution over steps: does it recover?"""
     title = _("{quantity} of the first block, log10").format(quantity=quantity_name(quantity))
-    figure = _figure(_("step"), title)
+    figure = _Draft(_("step"), title)
     for (name, run), style in zip(runs.items(), _line_styles(), strict=False):
         history = run.history.snapshot()
         values = history.quantity(quantity)[:, 2 if run.config.blocks else 0].astype(float)
@@ -131,7 +131,7 @@ def wake_figure(runs: Mapping[str, Run], quantity: str = "weight_grad_rms") -> g
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.where(values == 0, SMALLEST, np.log10(values))
         _line(figure, steps, np.where(np.isfinite(logs), logs, np.nan), name, style)
-    return figure
+    return figure.done()
 
 
 def ratio_to_start_figure(run: Run, quantity: str) -> go.Figure:
@@ -140,14 +140,14 @@ def ratio_to_start_figure(run: Run, quantity: str) -> go.Figure:
     values = history.quantity(quantity).astype(float)
     with np.errstate(all="ignore"):
         ratio = values[-1] / values[0]
-    figure = _figure(
+    figure = _Draft(
         _("layer, from input to output"), _("{quantity}, at the end over the start").format(quantity=quantity_name(quantity))
     )
     style = {"color": COLOURS[0], "dash": "solid"}
     _line(figure, np.arange(1, len(ratio) + 1), ratio, run.config.summary, style, "lines+markers")
     _level(figure, 1.0, len(ratio), _("unchanged"))
-    figure.update_yaxes(rangemode="tozero")
-    return figure
+    figure.layout["yaxis"].update(rangemode="tozero")
+    return figure.done()
 
 
 # Heatmaps
@@ -157,33 +157,38 @@ def heatmaps_figure(runs: Mapping[str, Run], quantity: str, limits: tuple[float,
     """Layers × steps of every run, one colour range and one step axis for all. `limits`: log10 (zero_share: as it is)."""
     columns = 1 if len(runs) == 1 else 2
     rows = math.ceil(len(runs) / columns)
-    figure = make_subplots(
-        rows, columns, subplot_titles=list(runs), shared_xaxes="all",
-        vertical_spacing=min(0.12, 0.3 / rows), horizontal_spacing=0.09,
-    )  # fmt: skip
     longest = max((run.history.steps for run in runs.values()), default=1)
+    wide, high = (1 - 0.09 * (columns - 1)) / columns, (1 - (rows - 1) * (gap := min(0.12, 0.3 / max(1, rows)))) / max(1, rows)
+    figure = _Draft("", "")
     # One scale for all: plotly checks each of its 512 entries, and would do so again for every map.
-    figure.update_layout(
-        coloraxis={"cmin": 0, "cmax": 255, "colorscale": _SCALE, "colorbar": _colour_bar(quantity, limits, rows)}
-    )
-    for place, run in enumerate(runs.values()):
+    figure.layout |= {
+        "coloraxis": {"cmin": 0, "cmax": 255, "colorscale": _SCALE, "colorbar": _colour_bar(quantity, limits, rows)},
+        "height": 90 + 210 * rows, "margin": {"l": 60, "r": 10, "t": 40, "b": 50}, "annotations": [],
+    }  # fmt: skip
+    for place, (name, run) in enumerate(runs.items()):
         history = run.history.snapshot()
         steps, values = _columns(history, quantity, MOST_POINTS if rows < 3 else MOST_POINTS // 3)
-        figure.add_trace(
-            go.Heatmap(
-                x=steps, y=_row_layers(run.config.layers), z=_codes(values, quantity, limits).T, customdata=values.T,
-                coloraxis="coloraxis", zsmooth=False,
-                hovertemplate=_("step %{x}, layer %{y}") + ": %{customdata:.3g}<extra></extra>",
-            ),
-            place // columns + 1, place % columns + 1,
-        )  # fmt: skip
-        figure.update_yaxes(range=[run.config.layers + 0.5, 0.5], row=place // columns + 1, col=place % columns + 1)
-    figure.update_xaxes(range=[-0.5, longest - 0.5])
-    figure.update_xaxes(title_text=_("step"), row=rows)
-    figure.update_yaxes(title_text=_("layer"), col=1)
-    figure.update_layout(height=90 + 210 * rows, margin={"l": 60, "r": 10, "t": 40, "b": 50})
-    figure.update_annotations(font_size=13)
-    return figure
+        axis = str(place + 1) if place else ""
+        left, top = (wide + 0.09) * (place % columns), 1 - (high + gap) * (place // columns)
+        figure.traces.append({
+            "type": "heatmap", "x": steps, "y": _row_layers(run.config.layers), "z": _codes(values, quantity, limits).T,
+            "customdata": values.T, "coloraxis": "coloraxis", "zsmooth": False, "xaxis": f"x{axis}", "yaxis": f"y{axis}",
+            "hovertemplate": _("step %{x}, layer %{y}") + ": %{customdata:.3g}<extra></extra>",
+        })  # fmt: skip
+        lowest = place + columns >= len(runs)
+        figure.layout[f"xaxis{axis}"] = {
+            "anchor": f"y{axis}", "domain": [left, left + wide], "range": [-0.5, longest - 0.5], "showticklabels": lowest,
+            "title": {"text": _("step") if lowest else ""}, **({"matches": "x"} if place else {}),
+        }  # fmt: skip
+        figure.layout[f"yaxis{axis}"] = {
+            "anchor": f"x{axis}", "domain": [top - high, top], "range": [run.config.layers + 0.5, 0.5],
+            "title": {"text": "" if place % columns else _("layer")},
+        }  # fmt: skip
+        figure.layout["annotations"].append({
+            "text": name, "x": left + wide / 2, "y": top, "xref": "paper", "yref": "paper", "xanchor": "center",
+            "yanchor": "bottom", "showarrow": False, "font": {"size": 13},
+        })  # fmt: skip
+    return figure.done()
 
 
 def difference_figure(first: Run, second: Run, quantity: str) -> go.Figure:
@@ -204,18 +209,19 @@ def difference_figure(first: Run, second: Run, quantity: str) -> go.Figure:
         difference[(parts[0] == 0) & (parts[1] == 0)] = 0
     span = 1.0 if quantity == "zero_share" else DIFFERENCE
     unit = _("share") if quantity == "zero_share" else _("decades")
-    figure = _figure(_("step"), _("layer"))
+    figure = _Draft(_("step"), _("layer"))
     labels = [f"{place + 1} · {name}" for place, name in enumerate(names)]
-    figure.add_heatmap(
-        x=steps, y=np.arange(1, len(names) + 1), z=np.clip(difference, -1e3, 1e3).astype(np.float32).T,
-        zmin=-span, zmax=span, colorscale="RdBu_r", hoverongaps=False,
-        colorbar={"title": {"text": unit, "side": "right"}, "thickness": 14},
-        hovertemplate="%{y}, %{x}: %{z:.2f}<extra></extra>",
-    )  # fmt: skip
+    figure.traces.append({
+        "type": "heatmap", "x": steps, "y": np.arange(1, len(names) + 1),
+        "z": np.clip(difference, -1e3, 1e3).astype(np.float32).T, "zmin": -span, "zmax": span,
+        "colorscale": "RdBu_r", "hoverongaps": False,
+        "colorbar": {"title": {"text": unit, "side": "right"}, "thickness": 14},
+        "hovertemplate": "%{y}, %{x}: %{z:.2f}<extra></extra>",
+    })  # fmt: skip
     shown = np.unique(np.linspace(0, len(names) - 1, min(len(names), 12)).astype(int)) if names else []
-    figure.update_yaxes(autorange="reversed", tickvals=[int(i) + 1 for i in shown], ticktext=[labels[i] for i in shown])
-    figure.update_layout(height=380, margin={"l": 130})
-    return figure
+    figure.layout["yaxis"].update(autorange="reversed", tickvals=[int(i) + 1 for i in shown], ticktext=[labels[i] for i in shown])
+    figure.layout["margin"]["l"], figure.layout["height"] = 130, 380
+    return figure.done()
 
 
 def _columns(history: History, quantity: str, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -292,7 +298,7 @@ def border_figure(sweep: Sweep, results: Mapping[RunConfig, Result], claims: Map
     """
     axis = sweep.axes[0]
     remedies = sweep.remedies()
-    figure = _figure(_axis_title(axis), "")
+    figure = _Draft(_axis_title(axis), "")
     values = sorted({_axis_value(config, axis) for config in sweep.configs})
     logarithmic = axis != "blocks" or (min(values) > 0 and max(values) / min(values) > 20)
     for row, remedy in enumerate(remedies):
@@ -306,7 +312,7 @@ def border_figure(sweep: Sweep, results: Mapping[RunConfig, Result], claims: Map
             words = [word for _config, word, _found in points[value] if word in _OUTCOME_STYLE]
             most = max(dict.fromkeys(words), key=lambda word: (words.count(word), word != TRAINED))
             left, right = _region(here, value, logarithmic)
-            figure.add_scatter(
+            figure.scatter(
                 x=[left, right], y=[row, row], mode="lines", line={"width": 30, "color": _OUTCOME_STYLE[most][0]}, opacity=0.3,
                 hoverinfo="skip", showlegend=False,
             )  # fmt: skip
@@ -315,7 +321,7 @@ def border_figure(sweep: Sweep, results: Mapping[RunConfig, Result], claims: Map
                 if found and word in _OUTCOME_STYLE:
                     colour, symbol = _OUTCOME_STYLE[word]
                     y = row + (place - (len(points[value]) - 1) / 2) * 0.18
-                    figure.add_scatter(
+                    figure.scatter(
                         x=[value], y=[y], mode="markers", showlegend=False,
                         marker={"color": colour, "symbol": symbol, "size": 9, "line": {"width": 1, "color": "rgba(60,60,60,.6)"}},
                         hovertemplate=_("{summary}, seed {seed}: {outcome}, loss {loss:.3g} after {steps} steps").format(
@@ -325,25 +331,25 @@ def border_figure(sweep: Sweep, results: Mapping[RunConfig, Result], claims: Map
                     )  # fmt: skip
         claim = (claims or {}).get(remedies[remedy])
         if claim:
-            figure.add_scatter(
+            figure.scatter(
                 x=[claim, claim], y=[row - 0.42, row + 0.42], mode="lines", line={"color": "#777777", "width": 2, "dash": "dash"},
                 showlegend=False, hovertemplate=_("the article: up to here") + "<extra></extra>",
             )  # fmt: skip
     for word, (colour, symbol) in _OUTCOME_STYLE.items():
         marker = {"color": colour, "symbol": symbol, "size": 10}
-        figure.add_scatter(x=[None], y=[None], mode="markers", name=_(word), marker=marker)
+        figure.scatter(x=[None], y=[None], mode="markers", name=_(word), marker=marker)
     if claims:
         line = {"color": "#777777", "width": 2, "dash": "dash"}
-        figure.add_scatter(x=[None], y=[None], mode="lines", name=_("the article's border"), line=line)
+        figure.scatter(x=[None], y=[None], mode="lines", name=_("the article's border"), line=line)
     names = list(remedies.values())
-    figure.update_yaxes(
+    figure.layout["yaxis"].update(
         tickvals=list(range(len(names))), ticktext=[_(name).replace(" + ", "<br>+ ") for name in names],
-        range=[len(names) - 0.4, -0.6], title="",
+        range=[len(names) - 0.4, -0.6],
     )  # fmt: skip
     drawn = {value for name, value in (claims or {}).items() if name in names}
     _axis_scale(figure, sorted({*values, *drawn}), logarithmic)
-    figure.update_layout(height=130 + 70 * len(names), margin={"l": 110})
-    return figure
+    figure.layout["margin"]["l"], figure.layout["height"] = 110, 130 + 70 * len(names)
+    return figure.done()
 
 
 def ratio_figure(
@@ -354,17 +360,17 @@ def ratio_figure(
     `theory`: remedy -> (places, log10 ratio).
     """
     axis = sweep.axes[0]
-    figure = _figure(_axis_title(axis), _("weight gradient, first / last block, log10"))
+    figure = _Draft(_axis_title(axis), _("weight gradient, first / last block, log10"))
     for (remedy, name), style in zip(sweep.remedies().items(), _line_styles(), strict=False):
         found = [(config, results[config]) for config in sweep.configs if config in results and sweep.remedy(config) == remedy]
         found = [(config, result) for config, result in found if not math.isnan(result.ratio)]
         if theory and name in theory:
-            figure.add_scatter(
+            figure.scatter(
                 x=theory[name][0], y=theory[name][1], mode="lines", name=_("{name}, theory").format(name=_(name)),
                 line={"color": style["color"], "width": 1.5, "dash": "dot"}, legendgroup=name,
             )  # fmt: skip
         zero = [result.ratio == 0 for _config, result in found]
-        figure.add_scatter(
+        figure.scatter(
             x=[_axis_value(config, axis) for config, _result in found],
             y=[math.log10(result.ratio) if 0 < result.ratio < math.inf else SMALLEST for _config, result in found],
             mode="markers", name=_(name), legendgroup=name,
@@ -376,8 +382,8 @@ def ratio_figure(
     values = sorted({_axis_value(config, axis) for config in sweep.configs})
     _level(figure, 0, values[-1] if values else 1, _("level"), first=values[0] if values else 0)
     _axis_scale(figure, values, axis != "blocks" or (min(values) > 0 and max(values) / min(values) > 20))
-    figure.update_layout(height=420)
-    return figure
+    figure.layout["height"] = 420
+    return figure.done()
 
 
 def theory_ratios(sweep: Sweep) -> dict[str, tuple[list[float], list[float]]]:
@@ -438,11 +444,11 @@ def _axis_value(config: RunConfig, axis: str) -> float:
     return 0.05 if value is None else value  # PyTorch's own init is ±0.05 in the blocks
 
 
-def _axis_scale(figure: go.Figure, values: Sequence[float], logarithmic: bool) -> None:
+def _axis_scale(figure: _Draft, values: Sequence[float], logarithmic: bool) -> None:
     if values and (logarithmic or len(values) <= 20):
-        figure.update_xaxes(tickvals=list(values), ticktext=[f"{value:g}" for value in values])
+        figure.layout["xaxis"].update(tickvals=list(values), ticktext=[f"{value:g}" for value in values])
     if logarithmic:
-        figure.update_xaxes(type="log")
+        figure.layout["xaxis"].update(type="log")
 
 
 def _region(values: Sequence[float], value: float, logarithmic: bool) -> tuple[float, float]:
@@ -461,13 +467,23 @@ def _region(values: Sequence[float], value: float, logarithmic: bool) -> tuple[f
 # Small parts
 
 
-def _figure(x: str, y: str) -> go.Figure:
-    figure = go.Figure()
-    figure.update_layout(
-        xaxis_title=x, yaxis_title=y, height=340, margin={"l": 60, "r": 10, "t": 20, "b": 50}, hovermode="closest",
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
-    )  # fmt: skip
-    return figure
+class _Draft:
+    """A figure while it is being made: plain data, given to plotly whole. plotly checks every single change of a Figure at
+    length, which took half of the time to open a page with many runs."""
+
+    def __init__(self, x: str, y: str):
+        self.traces: list[dict] = []
+        self.layout = {
+            "xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}, "height": 340,
+            "margin": {"l": 60, "r": 10, "t": 20, "b": 50}, "hovermode": "closest",
+            "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
+        }  # fmt: skip
+
+    def scatter(self, **trace: object) -> None:
+        self.traces.append({"type": "scatter", **trace})
+
+    def done(self) -> go.Figure:
+        return go.Figure({"data": self.traces, "layout": self.layout})
 
 
 def _line_styles() -> list[dict[str, str]]:
@@ -475,16 +491,16 @@ def _line_styles() -> list[dict[str, str]]:
 
 
 def _line(
-    figure: go.Figure, x: np.ndarray, y: np.ndarray, name: str, style: Mapping[str, str], mode: str = "lines"
+    figure: _Draft, x: np.ndarray, y: np.ndarray, name: str, style: Mapping[str, str], mode: str = "lines"
 ) -> None:
-    figure.add_scatter(
+    figure.scatter(
         x=x, y=y, mode=mode, name=name, line={**style, "width": 2}, marker={"size": 5}, connectgaps=False,
         hovertemplate="%{x}: %{y:.4g}<extra>" + name + "</extra>",
     )  # fmt: skip
 
 
-def _level(figure: go.Figure, height: float, last: float, name: str, first: float = 0) -> None:
-    figure.add_scatter(
+def _level(figure: _Draft, height: float, last: float, name: str, first: float = 0) -> None:
+    figure.scatter(
         x=[first, last], y=[height, height], mode="lines", name=name, hoverinfo="skip",
         line={"color": "#888888", "width": 1.2, "dash": "dash"},
     )  # fmt: skip

@@ -38,4 +38,4 @@ def number(value: float, digits: int = 2) -> str:
         return str(value)
     if 0.001 <= abs(value) < 10_000:
         return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
-    return "−" * (value < 0) + scientific(math.log10(abs(value)), digits)
+    return ("−" if value < 0 else "") + scientific(math.log10(abs(value)), digits)

@@ -133,7 +133,8 @@ def test_the_factor_per_convolution_is_the_slope_of_the_logarithm():
 
 
 @pytest.mark.parametrize(
-    "value, text", [(0, "exactly 0"), (math.inf, "inf"), (0.349, "0.35"), (2.2e-25, "2.2·10⁻²⁵"), (np.float32(-9.99e20), "−1.0·10²¹")]
+    "value, text",
+    [(0, "exactly 0"), (math.inf, "inf"), (0.349, "0.35"), (2.2e-25, "2.2·10⁻²⁵"), (np.float32(-1e21), "−1.0·10²¹")],
 )
 def test_numbers_read_well(value, text):
     assert number(value) == text

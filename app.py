@@ -12,6 +12,7 @@ import streamlit as st
 from starlette.middleware import Middleware
 
 from gradviz.diagnosis import diagnose
+from gradviz.live.classroom import Board, classroom_routes
 from gradviz.live.guard import Guard
 from gradviz.live.metrics import Metrics
 from gradviz.live.routes import build_routes
@@ -31,6 +32,11 @@ def _problem() -> str:
     except StoreError as error:
         return str(error)
     return server().manager.warning
+
+
+@cache
+def _board() -> Board:
+    return Board(server().manager, server().classroom, _describe)
 
 
 @cache
@@ -78,13 +84,13 @@ def _warm_up() -> None:
 
 app = st.App(
     "gradviz/ui/shell.py",
-    routes=build_routes(
+    routes=[*build_routes(
         get_run=lambda run_id: server().manager.get(run_id),
         get_preview=lambda preview_id: server().manager.get_preview(preview_id),
         describe=_describe,
         get_problem=_problem,
         get_metrics=lambda: _metrics()(),
-    ),
+    ), *classroom_routes(_board, lambda: server().classroom.notice())],
     middleware=[Middleware(Guard)],
     lifespan=_lifespan,
 )

@@ -79,7 +79,6 @@ class _Job:
     """A run that is live, or ended and not yet in the store. Its fields change under the manager's lock."""
 
     run: Run
-    clients: set[str] = field(default_factory=set)  # the people who asked for it; empty: work that nobody sits before
     number: int = 0  # counts the starts
     turn: int = 0  # counts the waitings: among equals the lower goes first
     urgent: bool = False  # somebody pressed Resume or Step
@@ -92,6 +91,7 @@ class _Job:
     training: Training | None = None
     records: Iterator[StepRecord] | None = None
     saved: tuple[Status, int] | None = None  # status and steps that are in the store
+    counted: int = 0  # steps that are in the statistics
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,10 @@ class RunManager:
         self._changed = threading.Condition(threading.RLock())
         self._saving = threading.Lock()  # taken before _changed, never after
         self._closing = False
+        waiting = self._waiting()
+        with self._changed:
+            for run in waiting:
+                self._begin(run)
         self._workers_ended = threading.Event()
         self._workers = [_daemon(self._work, f"worker-{number}") for number in range(workers)]
         self._writer = _daemon(self._write, "store-writer")
@@ -169,11 +173,12 @@ class RunManager:
             with self._changed:
                 if (joined := self._join(config, again, client)) is not None:  # started meanwhile
                     return joined
-                if sum(job.run.status is Status.QUEUED for job in self._queue) >= self._limits.queue:
+                waiting = sum(job.run.status is Status.QUEUED and bool(job.run.clients) for job in self._queue)
+                if client and waiting >= self._limits.queue:
                     raise Refused("queue", _("Too many runs wait already ({most}): wait until some have ended.").format(
                         most=self._limits.queue))  # fmt: skip
-                run = Run(config, History(config.layers, max_columns(config.layers)))
-                self._begin(run, {client} - {""})
+                run = Run(config, History(config.layers, max_columns(config.layers)), clients=(client,) if client else ())
+                self._begin(run)
         except Refused as refusal:
             with self._changed:
                 self._refused[refusal.reason] += 1
@@ -259,9 +264,14 @@ class RunManager:
             )
 
     def wait(self, id: str, timeout: float | None = None) -> bool:
-        """Waits until the run is no longer live. False if it still is after `timeout` seconds."""
+        """Waits until the run is no longer live. False if it still is after `timeout` seconds, or at the end of the server."""
+
+        def ended() -> bool:
+            return id not in self._jobs or not self._jobs[id].run.status.live
+
         with self._changed:
-            return self._changed.wait_for(lambda: id not in self._jobs or not self._jobs[id].run.status.live, timeout)
+            self._changed.wait_for(lambda: ended() or (self._closing and self._stays(self._jobs[id])), timeout)
+            return ended()
 
     # Wishes
 
@@ -326,18 +336,21 @@ class RunManager:
         log.info("event=deleted run=%s", json.dumps(id))
 
     def close(self, timeout: float = 2.0) -> None:
-        """Ends all live runs as interrupted and writes everything that is not yet in the store. The store stays open."""
+        """Ends all live runs as interrupted and writes everything that is not yet in the store. The store stays open.
+
+        Runs that somebody asked for and that have not begun stay in the queue, for the next manager on this store.
+        """
         deadline = time.monotonic() + timeout
         self._previews.close()
         with self._changed:
             self._closing = True
             for job in list(self._jobs.values()):
-                if job.run.status.live:
+                if job.run.status.live and not self._stays(job):
                     self._stop(job)
             self._changed.notify_all()
         for worker in self._workers:
             worker.join(max(0.0, deadline - time.monotonic() - 0.5))  # half a second is the writer's
-        for job in list(self._jobs.values()):
+        for job in [job for job in self._jobs.values() if not self._stays(job)]:
             self._end(job, Outcome(Status.STOPPED))  # of a worker that is stuck in an operation
         self._workers_ended.set()
         self._writer.join(max(0.1, deadline - time.monotonic()))
@@ -366,11 +379,20 @@ class RunManager:
             job = self._jobs.get(config.run_id)
             kept = job.run if job else kept
             if kept and not (again and kept.status in _AFRESH):
+                if job and client and client not in job.run.clients:
+                    job.run.clients += (client,)
+                    job.saved = None
                 if job and client:
-                    job.clients.add(client)
                     job.seen = self._clock()
                 return kept
             return None
+
+    def _waiting(self) -> list[Run]:
+        try:
+            return self._store.waiting()
+        except StoreError as error:
+            self._warn(str(error))
+            return []
 
     def _admit(self, config: RunConfig) -> None:
         """Raises Refused for what is over a limit. Not under the lock: it looks at the disk."""
@@ -404,10 +426,14 @@ class RunManager:
         self._changed.notify_all()
         _log(status, job.run, steps=job.run.history.steps)
 
-    def _begin(self, run: Run, clients: set[str]) -> None:
+    def _stays(self, job: _Job) -> bool:
+        """Whether it outlives the server: it has not begun, and somebody asked for it. Sweeps start theirs again themselves."""
+        return job in self._queue and job.run.status is Status.QUEUED and not job.run.history.steps and bool(job.run.clients)
+
+    def _begin(self, run: Run) -> None:
         self._count += 1
-        job = _Job(run, clients, number=self._count)
-        if clients:
+        job = _Job(run, number=self._count)
+        if run.clients:
             job.seen = self._clock()  # who has just asked for it looks at it
         self._jobs[run.id] = job
         self._kept.pop(run.id, None)
@@ -442,12 +468,12 @@ class RunManager:
             return now - job.seen > _WATCHED
 
         first: dict[str, _Job] = {}
-        live = [job for job in self._jobs.values() if job.clients and not job.held and job.run.status.live]
+        live = [job for job in self._jobs.values() if not job.held and job.run.status.live]
         for job in sorted(live, key=lambda job: (unseen(job), -job.number)):
-            for client in job.clients:
+            for client in job.run.clients:
                 first.setdefault(client, job)
-        firsts = set(map(id, first.values()))
-        return lambda job: (bool(job.clients) and id(job) not in firsts, unseen(job))
+        firsts = {job.number for job in first.values()}
+        return lambda job: (bool(job.run.clients) and job.number not in firsts, unseen(job))
 
     def _order(self) -> list[_Job]:
         """The queue, next first."""
@@ -509,14 +535,14 @@ class RunManager:
             for record in records:
                 run.nonfinite_layer = run.nonfinite_layer or record.nonfinite_layer
                 run.history.append(record)
-                self._steps += 1
                 if not self._goes_on(job):
                     return
             outcome = training.outcome
         except Interrupted:  # before the first step
             outcome = Outcome(Status.STOPPED)
         except Exception as error:  # whatever it is, it is the end of this run and not of the worker
-            self._crashes += isinstance(error, WorkerDied)
+            with self._changed:
+                self._crashes += isinstance(error, WorkerDied)
             log.exception("event=error run=%s steps=%d", run.id, run.history.steps)
             outcome = Outcome(Status.FAILED, message=_sentence(error))
         self._end(job, outcome)
@@ -524,6 +550,8 @@ class RunManager:
     def _goes_on(self, job: _Job) -> bool:
         """Whether the worker may ask for another step. If not, the job is no longer the worker's."""
         with self._changed:
+            self._steps += job.run.history.steps - job.counted
+            job.counted = job.run.history.steps
             if job.stop.is_set():
                 return True
             if job.held:

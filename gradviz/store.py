@@ -29,7 +29,7 @@ log = logging.getLogger("gradviz")
 
 INTERRUPTED = "The server ended while this run was live; its records up to then are kept."
 
-_VERSION = 2  # PRAGMA user_version
+_VERSION = 3  # PRAGMA user_version
 _SCHEMA = """
 CREATE TABLE runs (
     id TEXT PRIMARY KEY, config TEXT, status TEXT, device TEXT, message TEXT, nonfinite_layer TEXT,
@@ -53,6 +53,7 @@ CREATE TABLE samples ( -- numbers, images: .npz, as in anatomy.PackedSample
     PRIMARY KEY (run, step)
 );
 """
+_SINCE_3 = "ALTER TABLE runs ADD COLUMN clients TEXT;"  # as JSON
 _REASONS = {
     "SQLITE_BUSY": "another program holds it locked",
     "SQLITE_READONLY": "it may not be written",
@@ -104,9 +105,9 @@ class Summary:
 class RunStore:
     """The runs of one server, in `folder`. Every method may be called from any thread.
 
-    Opening marks runs that were live as interrupted. A damaged file is put aside under another name and a new one
-    begun; `notice` then says so in one sentence. Raises StoreError, here and in every method, if the disk refuses or
-    if another server uses the folder.
+    Opening marks runs that were live as interrupted, but for those of `waiting`. A damaged file is put aside under
+    another name and a new one begun; `notice` then says so in one sentence. Raises StoreError, here and in every
+    method, if the disk refuses or if another server uses the folder.
     """
 
     def __init__(self, folder: Path, patience: float = 3.0):
@@ -177,6 +178,7 @@ class RunStore:
             row["test_accuracy"],
             row["created"],
             _deletion(row["deletion"]),
+            _clients(row["clients"]),
         )
 
     def list(self) -> list[Summary]:
@@ -198,6 +200,17 @@ class RunStore:
             )
             for row in rows
             if (config := _config(row)) is not None
+        ]
+
+    def waiting(self) -> list[Run]:
+        """The runs that somebody asked for and that had not begun when the last server ended, oldest first."""
+        query = "SELECT * FROM runs WHERE status = ? ORDER BY created, rowid"
+        with self._plainly(), closing(self._reader()) as db:
+            rows = db.execute(query, (str(Status.QUEUED),)).fetchall()
+        known = [(row, config) for row in rows if (config := _config(row)) is not None]
+        return [
+            Run(config, History(config.layers, row["max_columns"]), created=row["created"], clients=_clients(row["clients"]))
+            for row, config in known
         ]
 
     def count(self) -> int:
@@ -247,6 +260,7 @@ class RunStore:
             "max_columns": history.max_columns,
             "stride": stride,
             "deletion": json.dumps(dataclasses.asdict(run.deletion)) if run.deletion else None,
+            "clients": json.dumps(run.clients),
         }
         # An upsert, not INSERT OR REPLACE: that would delete the row first and, with it, all its records.
         self._db.execute(
@@ -338,12 +352,14 @@ class RunStore:
                 )
             if version < _VERSION:
                 db.executescript(
-                    f"BEGIN; {_SCHEMA if version == 0 else ''} {_SINCE_2} PRAGMA user_version = {_VERSION}; COMMIT;"
+                    f"BEGIN; {_SCHEMA if version == 0 else ''} {_SINCE_2 if version < 2 else ''} {_SINCE_3} "
+                    f"PRAGMA user_version = {_VERSION}; COMMIT;"
                 )
             live = [str(status) for status in Status if status.live]
             db.execute(
-                f"UPDATE runs SET status = ?, message = ? WHERE status IN ({', '.join('?' * len(live))})",
-                (str(Status.INTERRUPTED), INTERRUPTED, *live),
+                f"UPDATE runs SET status = ?, message = ? WHERE status IN ({', '.join('?' * len(live))}) "
+                "AND NOT (status = ? AND steps = 0 AND coalesce(clients, '[]') != '[]')",
+                (str(Status.INTERRUPTED), INTERRUPTED, *live, str(Status.QUEUED)),
             )
             # A setting added since changes the id of the same content.
             for row in db.execute("SELECT id, config FROM runs").fetchall():
@@ -389,6 +405,10 @@ def _config(row: sqlite3.Row) -> RunConfig | None:
     except (ConfigError, TypeError, ValueError):
         log.warning("event=config-unknown run=%s", row["id"])
         return None
+
+
+def _clients(text: str | None) -> tuple[str, ...]:
+    return tuple(json.loads(text)) if text else ()
 
 
 def _deletion(text: str | None) -> BlockDeletion | None:

@@ -23,6 +23,7 @@ import numpy as np
 
 from gradviz.config import FIELDS, ConfigError, RunConfig
 from gradviz.diagnosis import CHANCE, LEFT_CHANCE, LOUD
+from gradviz.limits import Refused
 from gradviz.manager import RunManager
 from gradviz.runs import Run, Status
 from gradviz.store import Summary
@@ -268,7 +269,8 @@ class SweepRunner:
     def __init__(self, manager: RunManager, folder: Path, at_once: int = 1, tick: float = 0.3):
         """`at_once`: live runs of all sweeps together. `tick`: seconds between two looks."""
         self.at_once = at_once
-        self.warning = ""  # one sentence while definitions cannot be kept, else empty
+        self.warning = ""  # one sentence while definitions cannot be kept or after a run was refused, else empty
+        self._refusal = ""
         self._manager, self._folder = manager, folder
         self._sweeps: dict[str, Sweep] = {}
         self._active: list[str] = []  # ids, first come first served
@@ -286,6 +288,7 @@ class SweepRunner:
         with self._lock:
             self._sweeps[sweep.id] = sweep
             self._tried -= {config.run_id for config in sweep.configs}
+            self._refusal = ""
             if sweep.id not in self._active:
                 self._active.append(sweep.id)
             self._keep(sweep)
@@ -398,6 +401,10 @@ class SweepRunner:
             self._results.pop(config.run_id, None)
             try:
                 run = self._manager.start(config, again=run is not None)
+            except Refused as refusal:  # the others may still fit
+                self._ours.discard(config.run_id)
+                self._refusal = self.warning = str(refusal)
+                return
             except RuntimeError:  # the manager is closing
                 self._ended.set()
                 return
@@ -419,7 +426,7 @@ class SweepRunner:
             part = path.with_suffix(".part")
             part.write_text(text, encoding="utf-8")
             os.replace(part, path)  # whole or not at all
-            self.warning = ""
+            self.warning = self._refusal
         except OSError as error:
             self.warning = f"The sweep goes on, but would not survive a restart: {error.strerror}."
 

@@ -87,15 +87,16 @@ class Nursery:
         for last_try in (False, True):
             ours, theirs = socket.socketpair()
             try:
-                with self._lock:
-                    self._send(request, theirs)
+                with theirs, self._lock:  # closed here at once: else its end would not be the end of the line
+                    process = self._send(request, theirs)
                 return RemoteTraining(ours, config, interrupt)
-            except OSError:  # the nursery is gone: the next message finds another
+            except OSError:  # the nursery is gone
                 ours.close()
                 if last_try:
                     raise WorkerDied(_("No worker process could be started; the server's log has the details.")) from None
-            finally:
-                theirs.close()
+            except WorkerDied:
+                if last_try or not _ended(process):
+                    raise
         raise AssertionError
 
     def load(self, name: str) -> None:
@@ -118,17 +119,15 @@ class Nursery:
         if state.status != "ready":
             raise DataError(state.message)
 
-    def _send(self, request: dict[str, Any], *sockets: socket.socket) -> None:
-        """Raises OSError, after which another nursery is there, if the present one has ended."""
-        data = json.dumps(request).encode()
-        try:
-            # A short message is never split: it fits into the socket's buffer, which the nursery empties at once.
-            socket.send_fds(self._control, [struct.pack("<I", len(data)) + data], [each.fileno() for each in sockets])
-        except OSError:
+    def _send(self, request: dict[str, Any], *sockets: socket.socket) -> subprocess.Popen[bytes]:
+        """The nursery that has it, another one if the last has ended. Raises OSError if it ends just now."""
+        if self._process.poll() is not None and not self._closed:
             self._end()
-            if not self._closed:
-                self._start()
-            raise
+            self._start()
+        data = json.dumps(request).encode()
+        # A short message is never split: it fits into the socket's buffer, which the nursery empties at once.
+        socket.send_fds(self._control, [struct.pack("<I", len(data)) + data], [each.fileno() for each in sockets])
+        return self._process
 
     def _start(self) -> None:
         self._control, theirs = socket.socketpair()
@@ -145,6 +144,12 @@ class Nursery:
         except subprocess.TimeoutExpired:  # busy with a data set, perhaps
             self._process.kill()
             self._process.wait()
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(1.0)
+    return process.returncode is not None
 
 
 class RemoteTraining:
@@ -325,8 +330,8 @@ def _warm_up() -> None:
 
 def _birth(control: socket.socket, connection: socket.socket, shelf: Shelf, request: dict[str, Any]) -> None:
     with connection:
-        config = RunConfig.from_dict(request["config"])
         try:
+            config = RunConfig.from_dict(request["config"])
             data = shelf.load(config.dataset)
             child = os.fork()
         except Exception as error:  # a damaged data set, or no room for another process

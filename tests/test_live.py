@@ -434,3 +434,12 @@ def test_every_quantity_and_status_has_its_words_and_ranges():
     assert set(words["quantities"]) == set(words["units"]) == set(wire.RANGES) == set(QUANTITIES)
     assert all(text["label"] and text["meaning"] for text in words["quantities"].values())
     assert set(words["status"]) == set(Status)
+
+
+def test_a_queued_run_says_its_place_and_how_long_it_may_wait() -> None:
+    run = Run(RunConfig(blocks=1), History(7))
+    header = read(wire.delta(run, 0, 0, "weight_rms", -4, 2, place=3, wait=4.5))[0]
+    assert (header["status"], header["place"], header["wait"]) == ("queued", 3, 4.5)
+    run.status = Status.RUNNING
+    header = read(wire.delta(run, 0, 0, "weight_rms", -4, 2, place=3, wait=4.5))[0]
+    assert header["place"] is None and header["wait"] is None

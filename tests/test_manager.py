@@ -19,9 +19,11 @@ import torch
 
 from gradviz.config import RunConfig
 from gradviz.data import DataError, Shelf
+from gradviz.limits import Refused, memory_needed
 from gradviz.manager import RunManager
 from gradviz.probe import Interrupted
 from gradviz.runs import QUANTITIES, Outcome, Run, Status, StepRecord
+from gradviz.settings import Limits
 from gradviz.store import RunStore
 from gradviz.trainer import Trainer
 
@@ -232,6 +234,304 @@ def test_the_list_holds_live_and_kept_runs_newest_first(managed: Callable, stage
     assert [(line.id, line.status, line.steps) for line in manager.list()] == expected
     until(lambda: runs[0].id not in manager._jobs)  # now it comes from the store
     assert [(line.id, line.status, line.steps) for line in manager.list()] == expected
+
+
+# Fairness
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def fair(managed: Callable, stage: Stage, clock: Clock) -> RunManager:
+    """One worker, slices of 2 s."""
+    return managed(train=stage, slice=2.0, clock=clock)
+
+
+def do(manager: RunManager, stage: Stage, run: Run, count: int = 1) -> None:
+    """So many steps of a run that has the worker, and what the manager makes of them."""
+    due = steps(run) + count
+    stage[run.config.seed].allow(count)
+
+    def settled() -> bool:
+        with manager._changed:  # counted and decided upon under one lock; then a free worker takes the next
+            busy = sum(job.driven for job in manager._jobs.values())
+            return manager._jobs[run.id].counted == due and (busy == len(manager._workers) or manager._ready() is None)
+
+    until(settled)
+
+
+def test_a_run_that_has_had_its_slice_gives_its_worker_away_and_goes_on_where_it_was(
+    fair: RunManager, stage: Stage, clock: Clock
+) -> None:
+    first = fair.start(seeded(1), client="ann")
+    do(fair, stage, first)
+    clock.now = 100
+    do(fair, stage, first)  # nobody waits: it goes on
+    fair.watched(first.id)
+    clock.now = 101
+    second = fair.start(seeded(2), client="bob")
+    do(fair, stage, first)
+    until(lambda: fair._jobs[second.id].driven)
+    assert first.status == Status.RUNNING and fair.position(first.id) == 1  # it has begun, and takes its turns
+    do(fair, stage, second)
+    clock.now = 102.9
+    do(fair, stage, second)
+    assert fair.position(first.id) == 1
+    clock.now = 103.1
+    do(fair, stage, second)
+    until(lambda: fair._jobs[first.id].driven)
+    assert fair.position(second.id) == 1
+    clock.now = 105.2
+    do(fair, stage, first)
+    until(lambda: fair._jobs[second.id].driven)
+    stage[2].allow(2)
+    stage[1].allow(1)
+    for run in (first, second):
+        assert fair.wait(run.id, 60) and run.status == Status.FINISHED
+        assert run.history.quantity("weight_rms")[:, 0].tolist() == [1000 * run.config.seed + step for step in range(5)]
+    assert stage.made == [1, 2]
+
+
+def test_a_first_picture_waits_only_for_the_begin_of_a_slice(fair: RunManager, stage: Stage, clock: Clock) -> None:
+    first = fair.start(seeded(1), client="ann")
+    do(fair, stage, first)
+    others = [fair.start(seeded(seed), client=f"person {seed}") for seed in (2, 3)]
+    clock.now = 0.4
+    do(fair, stage, first)
+    assert fair._jobs[first.id].driven
+    for run, seconds in zip([first, *others], (0.6, 1.2, 1.8), strict=True):
+        clock.now = seconds
+        do(fair, stage, run)  # half a second is enough while somebody has no picture
+    assert stage.made == [1, 2, 3] and [steps(run) for run in (first, *others)] == [3, 1, 1]
+    assert fair._jobs[others[1].id].driven  # now that everybody has one, slices are whole
+
+
+def test_a_person_with_ten_runs_does_not_hold_up_a_person_with_one(fair: RunManager, stage: Stage, clock: Clock) -> None:
+    many = [fair.start(seeded(1), client="ann")]
+    until(lambda: fair._jobs[many[0].id].driven)
+    many += [fair.start(seeded(seed), client="ann") for seed in range(2, 11)]
+    one = fair.start(seeded(11), client="bob")
+    assert [fair.position(run.id) for run in (many[9], one, many[1])] == [1, 2, 3]  # her newest is her first
+    clock.now = 0.6
+    do(fair, stage, many[0])
+    until(lambda: fair._jobs[many[9].id].driven)
+    clock.now = 1.2
+    do(fair, stage, many[9])
+    until(lambda: fair._jobs[one.id].driven)
+    stage[11].allow(5)
+    assert fair.wait(one.id, 60)
+    assert stage.made == [1, 10, 11]
+    assert all(run.status.live for run in many)
+
+
+def test_a_second_run_gets_a_worker_that_nobody_else_waits_for(managed: Callable, stage: Stage, clock: Clock) -> None:
+    manager = managed(train=stage, workers=2, slice=2.0, clock=clock)
+    older, newer = (manager.start(seeded(seed), client="ann") for seed in (1, 2))
+    do(manager, stage, older)
+    do(manager, stage, newer)
+    other = manager.start(seeded(3), client="bob")
+    clock.now = 0.6
+    do(manager, stage, newer)
+    do(manager, stage, older)
+    until(lambda: manager._jobs[other.id].driven)
+    assert manager._jobs[newer.id].driven and manager.position(older.id) == 1
+    clock.now = 5
+    do(manager, stage, other)
+    do(manager, stage, newer)
+    assert manager._jobs[newer.id].driven and manager._jobs[other.id].driven  # also beyond their slices
+    stage[3].allow(4)
+    until(lambda: manager._jobs[older.id].driven)
+
+
+def test_what_nobody_looks_at_makes_room_and_goes_on_when_there_is_room(fair: RunManager, stage: Stage, clock: Clock) -> None:
+    sweep = fair.start(seeded(1, steps=50))
+    do(fair, stage, sweep)
+    watched = fair.start(seeded(2, steps=50), client="ann")
+    clock.now = 0.6
+    do(fair, stage, sweep)
+    until(lambda: fair._jobs[watched.id].driven)
+    for clock.now in (9.0, 18.0, 27.0):
+        fair.watched(watched.id)
+        do(fair, stage, watched)
+        assert fair._jobs[watched.id].driven and fair.position(sweep.id) == 1
+    clock.now = 38  # the page is closed
+    do(fair, stage, watched)
+    until(lambda: fair._jobs[sweep.id].driven)
+    fair.watched(watched.id)
+    clock.now = 38.6
+    do(fair, stage, sweep)
+    until(lambda: fair._jobs[watched.id].driven)
+    fair.stop(watched.id)
+    until(lambda: fair._jobs[sweep.id].driven)
+
+
+def test_a_run_that_several_people_want_is_the_first_run_of_each(fair: RunManager, stage: Stage) -> None:
+    busy = fair.start(seeded(9), client="zoe")
+    stage[9]
+    shared = fair.start(seeded(1), client="ann")
+    anns = fair.start(seeded(2), client="ann")
+    assert [fair.position(run.id) for run in (anns, shared)] == [1, 2]
+    assert fair.start(seeded(1), client="bob") is shared and shared.clients == ("ann", "bob")
+    assert [fair.position(run.id) for run in (shared, anns)] == [1, 2]
+    assert busy.status == Status.RUNNING
+
+
+def test_the_expected_wait_follows_from_the_turns_and_from_what_goes_before(
+    fair: RunManager, stage: Stage, clock: Clock
+) -> None:
+    first = fair.start(seeded(1, steps=101), client="ann")
+    second, third = (fair.start(seeded(seed), client=f"person {seed}") for seed in (2, 3))
+    background = fair.start(seeded(4))
+    assert [fair.expected_wait(run.id) for run in (first, second, third)] == [None, 2.0, 4.0]
+    assert fair.expected_wait(background.id) is None  # nobody knows yet how long the others take
+    clock.now = 1.0
+    do(fair, stage, first)
+    until(lambda: fair._jobs[second.id].driven)
+    assert fair.expected_wait(third.id) == pytest.approx(0.8 * 2.0 + 0.2 * 1.0)  # a running mean of the turns
+    for id in (second.id, third.id):
+        fair.stop(id)
+    until(lambda: fair._jobs[first.id].driven)
+    do(fair, stage, first)  # 2 steps in 0.01 s, and 99 more to go
+    turn = fair._turn
+    assert fair.expected_wait(background.id) == pytest.approx(99 * 0.01 / 2 + turn)
+    assert fair.expected_wait("0" * 12) is None
+
+
+def test_the_queue_can_be_cleared(managed: Callable, stage: Stage) -> None:
+    manager = managed(train=stage)
+    running = manager.start(seeded(1), client="ann")
+    until(lambda: running.status == Status.RUNNING)
+    waiting = [manager.start(seeded(seed), client="ann") for seed in (2, 3)]
+    assert manager.clear_queue() == 2 and manager.clear_queue() == 0
+    assert running.status == Status.RUNNING and all(run.status == Status.STOPPED for run in waiting)
+
+
+# Limits
+
+
+def refused(manager: RunManager, config: RunConfig) -> Refused:
+    with pytest.raises(Refused) as caught:
+        manager.start(config, client="ann")
+    sentence = str(caught.value)
+    assert sentence.endswith(".") and "\n" not in sentence and len(sentence) < 200
+    assert manager.get(config.run_id) is None
+    return caught.value
+
+
+def test_what_is_over_a_limit_is_refused_in_one_sentence(managed: Callable, stage: Stage) -> None:
+    manager = managed(train=stage, limits=Limits(blocks=20, steps=500, batch=128, queue=1))
+    cases = [
+        (dict(blocks=21), "blocks", "at most 20 blocks, not 21"),
+        (dict(steps=1000), "steps", "at most 500 steps, not 1,000"),
+        (dict(batch_size=129), "batch_size", "at most 128 images per step, not 129"),
+    ]
+    for changes, reason, words in cases:
+        refusal = refused(manager, seeded(1, **changes))
+        assert refusal.reason == reason and words in str(refusal)
+    running = manager.start(seeded(1, blocks=20, steps=500, batch_size=128), client="ann")
+    until(lambda: running.status == Status.RUNNING)
+    queued = manager.start(seeded(2), client="ann")
+    refusal = refused(manager, seeded(3))
+    assert refusal.reason == "queue" and "Too many runs wait already (1)" in str(refusal)
+    assert manager.start(seeded(2), client="bob") is queued  # who joins takes no place
+    assert manager.start(seeded(4)).status == Status.QUEUED  # a sweep sees to its own number
+    assert manager.statistics().refused == {"blocks": 1, "steps": 1, "batch_size": 1, "queue": 1}
+
+
+def test_a_run_that_cannot_fit_into_the_memory_is_refused_before_it_begins(managed: Callable, stage: Stage) -> None:
+    large = seeded(1, blocks=1000, batch_size=1024)
+    assert memory_needed(large) > 20e9 and memory_needed(SMALL) < 200e6
+    manager = managed(train=stage, memory_left=lambda: 2e9)
+    refusal = refused(manager, large)
+    assert refusal.reason == "memory" and "2,000 MB left: choose fewer blocks or a smaller batch" in str(refusal)
+    assert manager.start(SMALL).status.live
+    assert managed(train=stage, memory_left=lambda: None).start(large).status.live  # nobody knows: let it try
+
+
+def test_a_run_waits_for_the_memory_that_another_gives_back(managed: Callable, stage: Stage) -> None:
+    left = [1e9]
+    manager = managed(train=stage, workers=2, memory_left=lambda: left[0])
+    config = seeded(1, blocks=200, batch_size=64)
+    first = manager.start(config)
+    do(manager, stage, first)
+    left[0] -= memory_needed(config)
+    second = manager.start(seeded(2, blocks=200, batch_size=64))  # not refused: the first will end
+    small = manager.start(seeded(3))
+    do(manager, stage, small)  # overtakes it
+    assert second.status == Status.QUEUED and 2 not in stage.puppets
+    stage[1].allow(4)
+    assert manager.wait(first.id, 60)
+    left[0] = 1e9
+    until(lambda: second.status == Status.RUNNING)
+
+
+def test_a_full_disk_and_a_full_folder_are_refused(
+    managed: Callable, stage: Stage, store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = managed(train=stage, limits=Limits(disk=1))
+    with (store.folder / "runs-damaged-1.sqlite").open("wb") as file:
+        file.truncate(2 * 10**9)  # a file of holes, which takes no place
+    refusal = refused(manager, SMALL)
+    assert refusal.reason == "disk" and "The 1 GB for runs are used up" in str(refusal)
+    (store.folder / "runs-damaged-1.sqlite").unlink()
+    monkeypatch.setattr("gradviz.limits._FREE_DISK", math.inf)
+    assert "disk is full" in str(refused(manager, SMALL))
+
+
+def test_beyond_the_runs_kept_the_oldest_ended_ones_give_way_but_none_of_today(
+    managed: Callable, stage: Stage, store: RunStore
+) -> None:
+    stage.free = True
+    manager = managed(train=stage, limits=Limits(runs=3))
+    for seed, days in ((1, 3), (2, 5), (3, 0)):
+        run = manager.start(seeded(seed))
+        assert manager.wait(run.id, 60)
+        until(lambda: not manager._jobs)
+        run.created -= days * 24 * 3600
+        store.save(run)
+    for seed in (4, 5):
+        run = manager.start(seeded(seed))
+        assert manager.wait(run.id, 60)
+        until(lambda: not manager._jobs)
+    assert {summary.config.seed for summary in store.list()} == {3, 4, 5}
+    refusal = refused(manager, seeded(6))
+    assert refusal.reason == "runs" and "keeps 3 runs" in str(refusal)
+
+
+# Figures
+
+
+def test_the_statistics_count_what_happened(managed: Callable, stage: Stage) -> None:
+    before = time.time()
+    manager = managed(train=stage, workers=2)
+    finished, failed, paused, queued = (manager.start(seeded(seed)) for seed in (1, 2, 3, 4))
+    stage[1].allow(5)
+    assert manager.wait(finished.id, 60)
+    stage[2].error = ZeroDivisionError()
+    stage[2].allow()
+    assert manager.wait(failed.id, 60)
+    do(manager, stage, paused, 2)
+    manager.pause(queued.id)
+    stage[4].allow()
+    until(lambda: queued.status == Status.PAUSED)
+    figures = manager.statistics()
+    assert before <= figures.started <= time.time() and figures.workers == 2
+    assert figures.live == {Status.QUEUED: 0, Status.RUNNING: 1, Status.PAUSED: 1} and figures.queue == 0
+    until(lambda: manager.statistics().steps == 5 + 2 + 1)
+    assert figures.ended[Status.FINISHED] == figures.ended[Status.FAILED] == 1 and figures.ended[Status.STOPPED] == 0
+    assert figures.refused == {} and figures.crashes == 0
 
 
 # Pause, step, stop
@@ -462,6 +762,24 @@ def test_closing_ends_everything_in_time_and_loses_no_record(managed: Callable, 
         manager.start(seeded(9))
 
 
+def test_after_a_restart_what_waited_goes_on_in_its_order(managed: Callable, stage: Stage, store: RunStore) -> None:
+    first = managed(train=stage)
+    running, *waiting = (first.start(seeded(seed), client=f"person {seed}") for seed in (1, 3, 2))
+    sweeps = first.start(seeded(4))
+    do(first, stage, running, 2)
+    first.close()
+    assert [run.status for run in (running, *waiting, sweeps)] == ["interrupted", "queued", "queued", "interrupted"]
+    assert not first.wait(waiting[0].id, 60)  # at once: this manager will not see its end
+    stage.free = True
+    second = managed(train=stage)
+    for run in waiting:
+        assert second.get(run.id) is not run and second.get(run.id).clients == run.clients
+        assert second.wait(run.id, 60) and second.get(run.id).status == Status.FINISHED
+        until(lambda run=run: store.load(run.id).status == Status.FINISHED)
+        assert store.load(run.id).created == run.created and store.load(run.id).clients == run.clients
+    assert stage.made == [1, 3, 2] and steps(second.get(running.id)) == 2
+
+
 CHILD = r"""
 import itertools, sys, time
 from pathlib import Path
@@ -483,14 +801,14 @@ class Training:
             sys.stdout.write(f"{self.config.seed} {step} {time.monotonic()}\n")
             sys.stdout.flush()
 
-manager = RunManager(RunStore(Path(sys.argv[1])), None, workers=2, train=Training)
-for seed in (1, 2):
-    manager.start(RunConfig(blocks=12, dataset="digits", steps=100_000, seed=seed))
+manager = RunManager(RunStore(Path(sys.argv[1])), None, workers=2, train=Training, slice=1e9)
+for seed in (1, 2, 4, 3):  # two that train, two that wait
+    manager.start(RunConfig(blocks=12, dataset="digits", steps=100_000, seed=seed), client=f"person {seed}")
 manager.wait(manager.list()[0].id)
 """
 
 
-def test_a_kill_costs_at_most_the_last_second_and_the_run_is_interrupted(tmp_path: Path, shelf: Shelf) -> None:
+def test_a_kill_costs_at_most_the_last_second_and_what_waited_goes_on(tmp_path: Path, shelf: Shelf, stage: Stage) -> None:
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     lines: list[list[str]] = []
     while not lines or float(lines[-1][2]) - float(lines[0][2]) < 2.2:
@@ -501,10 +819,17 @@ def test_a_kill_costs_at_most_the_last_second_and_the_run_is_interrupted(tmp_pat
     lines += [line.split() for line in child.stdout.read().splitlines()]
     child.wait()
     store = RunStore(tmp_path)
-    manager = RunManager(store, shelf)
-    assert store.notice == "" and len(manager.list()) == 2
+    manager = RunManager(store, shelf, train=stage)
+    assert store.notice == "" and len(manager.list()) == 4
+    assert stage[4] and stage.made == [4]
+    waiting = [manager.get(summary.id) for summary in manager.list() if summary.status.live]
+    assert {(run.config.seed, run.status, run.clients) for run in waiting} == {
+        (4, "running", ("person 4",)), (3, "queued", ("person 3",)),
+    }  # fmt: skip
     for summary in manager.list():
         run = manager.get(summary.id)
+        if run in waiting:
+            continue
         assert run.status == Status.INTERRUPTED and run.message
         recorded = [line for line in lines if len(line) == 3 and line[0] == str(run.config.seed)]
         older = sum(float(line[2]) < killed - 1 for line in recorded)

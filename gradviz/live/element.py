@@ -123,6 +123,8 @@ _TEXTS = {
     "test_accuracy": "Test accuracy",
     "milliseconds": "{n} ms",
     "seconds_left": "about {time} left",
+    "place": "place {place} in the queue",
+    "wait": "about {time} to wait",
     "seconds": "{n} s",
     "minutes": "{n} min",
     "hours": "{n} h",

@@ -593,7 +593,9 @@ class Panel {
     this.showFigures(figures);
     this.bar.style.width = `${(100 * run.steps) / run.total}%`;
     const left = run.seconds_left === null || !run.steps ? "" : ` · ${fill(words.seconds_left, { time: duration(run.seconds_left, words) })}`;
-    this.progressText.textContent = words.status[run.status] + left;
+    const place = run.place === null ? "" : ` · ${fill(words.place, { place: run.place })}`;
+    const wait = run.wait === null ? "" : ` · ${fill(words.wait, { time: duration(run.wait, words) })}`;
+    this.progressText.textContent = words.status[run.status] + left + place + wait;
     this.state.textContent = [run.sentence, run.sentence && run.status === "diverged" ? "" : run.message].filter(Boolean).join(" ");
     if (!run.steps) return;
     // The frame of steps grows by doubling, so that it rarely jumps and is never mostly empty.

@@ -84,10 +84,20 @@ def column_means(series: np.ndarray, first: int, stride: int) -> np.ndarray:
 
 
 def delta(
-    run: Run, since: int, stride: int, quantity: str, low: float, high: float, verdict: str = "", sentence: str = ""
+    run: Run,
+    since: int,
+    stride: int,
+    quantity: str,
+    low: float,
+    high: float,
+    verdict: str = "",
+    sentence: str = "",
+    place: int | None = None,
+    wait: float | None = None,
 ) -> bytes:
     """The columns that a client lacks which holds `since` steps in columns of `stride` steps (0, 0: it holds nothing).
 
+    `place` in the queue and expected `wait` in seconds are said of a queued run.
     Header: `first` is the first column sent and `columns` the number that exist, so columns − first are sent, each with
     mean loss, mean training accuracy and `rows` codes. A column that was incomplete is sent again. Everything is sent
     (first = 0, and the layers' names) if the stride has changed or the client is ahead of the run.
@@ -126,6 +136,8 @@ def delta(
         "low": low,
         "high": high,
         **_figures(history),
+        "place": place if status is Status.QUEUED else None,
+        "wait": wait if status is Status.QUEUED else None,
         "seconds_left": _seconds_left(run, history) if status is Status.RUNNING else None,
     }
     if first == 0:

@@ -34,6 +34,12 @@ def _problem() -> str:
     return server().manager.warning
 
 
+def _look(run_id):
+    manager = server().manager
+    manager.watched(run_id)
+    return manager.position(run_id), manager.expected_wait(run_id)
+
+
 @cache
 def _board() -> Board:
     return Board(server().manager, server().classroom, _describe)
@@ -74,10 +80,10 @@ def _leave() -> None:
 
 def _warm_up() -> None:
     """Reads the default data set, so that the first reader does not wait for it."""
-    shelf = server().shelf
+    shelf, nursery = server().shelf, server().nursery
     if shelf.wait("mnist").status == "ready":
         try:
-            shelf.load("mnist")
+            (nursery or shelf).load("mnist")  # where the trainings are
         except RuntimeError:
             pass  # the page says so, from the shelf's state
 
@@ -90,6 +96,7 @@ app = st.App(
         describe=_describe,
         get_problem=_problem,
         get_metrics=lambda: _metrics()(),
+        look=_look,
     ), *classroom_routes(_board, lambda: server().classroom.notice())],
     middleware=[Middleware(Guard)],
     lifespan=_lifespan,

@@ -12,6 +12,7 @@ from gradviz.manager import RunManager
 from gradviz.settings import Settings
 from gradviz.store import RunStore
 from gradviz.sweep import SweepRunner
+from gradviz.workers import Nursery
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Server:
     manager: RunManager
     sweeps: SweepRunner
     classroom: Classroom
+    nursery: Nursery | None  # None: trainings are threads of this process
 
 
 @st.cache_resource(show_spinner=False)
@@ -30,14 +32,17 @@ def server() -> Server:
     settings = Settings.from_environment()
     shelf = Shelf(settings.data, settings.download)
     store = RunStore(settings.store)
-    manager = RunManager(store, shelf, workers=settings.workers, threads=settings.threads)
+    nursery = Nursery(shelf, settings.threads) if settings.train_in == "process" else None
+    manager = RunManager(store, shelf, settings.workers, settings.threads, nursery, settings.limits)
     # One worker stays free of sweeps, for whoever presses Start.
     sweeps = SweepRunner(manager, settings.store / "sweeps", at_once=max(1, settings.workers - 1))
     classroom = Classroom(settings.store / "classroom.json", settings.pin)
-    return Server(settings, shelf, store, manager, sweeps, classroom)
+    return Server(settings, shelf, store, manager, sweeps, classroom, nursery)
 
 
 def close_server() -> None:
     server().sweeps.close()
     server().manager.close(timeout=1.5)
+    if server().nursery:
+        server().nursery.close()
     server().store.close()

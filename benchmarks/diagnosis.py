@@ -99,6 +99,11 @@ judged at its last step. The verdict is the first of the findings. Each finding 
 a named constant; the constants and their reasons stand at the top of `gradviz/diagnosis.py`. Numbers of layers are
 medians of the last five columns of the record, the loss is a mean of the last twenty steps.
 
+Saturated sigmoids are a finding of their own, yet they come first only where the gradient profile is otherwise level. In
+every run below they stand second: a saturated layer has a slope near 0 (or, with huge weights, a large weight behind it),
+so the gradient that has to pass half of the convolutions saturated has by then vanished or exploded a thousandfold. The
+verdict names that, because it is what the picture shows; saturation follows as its mechanism, with its own evidence.
+
 | Run | Findings | Sentence |
 |---|---|---|
 """

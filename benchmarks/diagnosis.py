@@ -100,9 +100,9 @@ a named constant; the constants and their reasons stand at the top of `gradviz/d
 medians of the last five columns of the record, the loss is a mean of the last twenty steps.
 
 Saturated sigmoids are a finding of their own, yet they come first only where the gradient profile is otherwise level. In
-every run below they stand second: a saturated layer has a slope near 0 (or, with huge weights, a large weight behind it),
-so the gradient that has to pass half of the convolutions saturated has by then vanished or exploded a thousandfold. The
-verdict names that, because it is what the picture shows; saturation follows as its mechanism, with its own evidence.
+the runs below they stand second: a saturated layer has a slope near 0, or huge weights that make up for it, so that where
+half of the convolutions are saturated the gradient has vanished or exploded a thousandfold already. The verdict names
+that, because it is what the picture shows; saturation follows as its mechanism, with its own evidence.
 
 | Run | Findings | Sentence |
 |---|---|---|

@@ -93,7 +93,7 @@ def theory_words(config: RunConfig) -> None:
         ).format(factor=prediction.factor, signal=prediction.signal_factor))  # fmt: skip
     with st.expander(_("What theory says about this net"), key="theory", on_change="rerun") as panel:
         if not panel.open:
-            return  # the depth marks take up to a second
+            return  # what nobody looks at is not computed
         a = critical_range(activation)
         if not math.isnan(a):
             st.markdown("- " + _(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,9 @@ class Settings:
                 raise SettingsError(f"{name} must be {' or '.join(words)}, not {text[:40]!r}.")
             return text
 
+        train_in = word("GRADVIZ_TRAIN_IN", "thread", "process")
+        if train_in == "process" and sys.platform != "linux":
+            raise SettingsError("GRADVIZ_TRAIN_IN must be thread here: trainings in processes of their own need Linux.")
         pin = environment.get("GRADVIZ_PIN", "")
         if pin and not 4 <= len(pin) <= 64:
             raise SettingsError("GRADVIZ_PIN must have 4 to 64 characters.")  # and is not repeated here: logs are read
@@ -68,7 +72,7 @@ class Settings:
             workers=workers,
             threads=whole("GRADVIZ_THREADS", max(1, min(int(cores) // workers, 64))),
             download=word("GRADVIZ_DOWNLOAD", "on", "off") == "on",
-            train_in=word("GRADVIZ_TRAIN_IN", "thread", "process"),
+            train_in=train_in,
             limits=Limits(
                 blocks=whole("GRADVIZ_MAX_BLOCKS", highest.blocks, 0, highest.blocks),
                 steps=whole("GRADVIZ_MAX_STEPS", highest.steps, 1, highest.steps),

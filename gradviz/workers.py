@@ -347,7 +347,6 @@ def _live(connection: socket.socket, config: RunConfig, data: Any, threads: int)
     status = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.nice(_NICE)
         _volunteer()
         torch.set_num_threads(threads)
         line = _Line(connection)
@@ -359,6 +358,8 @@ def _live(connection: socket.socket, config: RunConfig, data: Any, threads: int)
             else:
                 for record in trainer:
                     line.send(_pack_record(record))
+                    if record.step == 0:  # somebody waits for the first picture
+                        os.nice(_NICE)
                     line.wait(record.step + 1)
                 line.send(_pack_outcome(trainer.outcome))
             status = 0

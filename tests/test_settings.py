@@ -95,7 +95,14 @@ def test_without_variables_everything_the_controls_allow_is_allowed() -> None:
     assert settings.train_in == "thread" and settings.pin == ""
 
 
-def test_every_variable_is_read() -> None:
+def test_processes_are_for_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    with pytest.raises(SettingsError, match="GRADVIZ_TRAIN_IN must be thread here"):
+        Settings.from_environment({"GRADVIZ_TRAIN_IN": "process"}, 2)
+
+
+def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
     names = dict(BLOCKS="40", STEPS="500", BATCH="64", QUEUE="30", RUNS="100", DISK="2")
     variables = {f"GRADVIZ_MAX_{name}": value for name, value in names.items()}
     variables |= dict(GRADVIZ_TRAIN_IN="process", GRADVIZ_WORKERS="3", GRADVIZ_THREADS="2", GRADVIZ_DOWNLOAD="off")

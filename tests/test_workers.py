@@ -26,7 +26,10 @@ from gradviz.store import RunStore
 from gradviz.trainer import Trainer
 from gradviz.workers import Nursery, RemoteTraining, WorkerDied, WorkerError, _pack_error
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="worker processes are for Linux")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="worker processes are for Linux"),
+    pytest.mark.timeout(300),  # some start a second and a third Python with PyTorch
+]
 
 CPU = torch.device("cpu")
 SMALL = RunConfig(blocks=2, activation="relu", shortcut=True, dataset="digits", steps=12, batch_size=16, device="cpu")

@@ -1,0 +1,605 @@
+"""Plays a class against a real server, over real websockets and HTTP, and prints what the class would feel.
+
+    python benchmarks/classroom.py                          # 30 viewers, 10 settings, 3 minutes, after a minute without viewers
+    python benchmarks/classroom.py --viewers 100 --chaos    # and the server is killed in the middle
+    python benchmarks/classroom.py --url http://127.0.0.1:8501   # a server that runs already: no baseline, no kill
+
+Every viewer does what a browser does: loads the page and its scripts, opens Streamlit's websocket, presses Start, and asks
+the live route as live.js does; now and then it reloads, wanders to another page, or (--chaos) is closed. The server gets
+whatever GRADVIZ_* settings this command has, such as GRADVIZ_TRAIN_IN and GRADVIZ_DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gzip
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlencode, urlsplit
+
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("lessons", "compare", "sweep", "anatomy")
+START = ("Start", "Start afresh", "Show the run of these settings")  # whichever the page shows, a student presses it
+RUBBISH = (
+    "/api/runs/%00", "/api/runs/../../etc/passwd", "/api/runs/x?since=-1", "/api/runs/x?low=nan", "/api/previews/'--",
+    "/api/runs/" + "a" * 3000, "/?blocks=-1&activation=%3Cscript%3E", "/lessons?lesson=none", "/nowhere", "/live/../app.py",
+)  # fmt: skip
+BROKEN = (OSError, EOFError, WebSocketException, asyncio.IncompleteReadError, TimeoutError)
+
+
+def settings(count: int, dataset: str, blocks: int) -> list[dict[str, str]]:
+    """Distinct configs as their links; steps that outlast the class, so that the work is the same from beginning to end."""
+    kinds = [{"activation": activation, **more} for activation in ("relu", "sigmoid")
+             for more in ({}, {"shortcut": "on"}, {"batch_norm": "on"}, {"batch_norm": "on", "shortcut": "on"})]  # fmt: skip
+    common = {"blocks": str(blocks), "steps": "100000", "dataset": dataset}
+    return [{**kinds[i % len(kinds)], **common, "seed": str(1 + i // len(kinds))} for i in range(count)]
+
+
+@dataclass
+class Tally:
+    """What the class has seen."""
+
+    page: list[float] = field(default_factory=list)  # seconds from opening to the end of the page's script
+    live: list[tuple[float, float]] = field(default_factory=list)  # (when, seconds) of each answer of the live route
+    first: list[float] = field(default_factory=list)  # seconds from Start to the first point
+    errors: Counter[str] = field(default_factory=Counter)
+    seen: dict[str, tuple[float, int, float]] = field(default_factory=dict)  # run -> (when, steps, steps per second)
+    bytes: int = 0
+    down: bool = False  # the server is being killed: what breaks now is not an error
+
+
+# ---- HTTP and websocket, as a browser speaks them -------------------------------------------------------------------
+
+
+class Http:
+    """One connection that is kept open; opened again when the server closed it."""
+
+    def __init__(self, host: str, port: int):
+        self._place, self._streams = (host, port), None
+
+    async def get(self, path: str) -> tuple[int, bytes, int]:
+        """Status, content, and bytes on the wire."""
+        for attempt in (0, 1):
+            fresh = self._streams is None
+            try:
+                return await asyncio.wait_for(self._get(path), 30)
+            except BROKEN:
+                self.close()
+                if fresh or attempt:
+                    raise
+        raise AssertionError
+
+    async def _get(self, path: str) -> tuple[int, bytes, int]:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(*self._place)
+        reader, writer = self._streams
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: {self._place[0]}:{self._place[1]}\r\nAccept-Encoding: gzip\r\n\r\n".encode())
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        lines = head.split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
+        if headers.get("transfer-encoding") == "chunked":
+            body = b""
+            while size := int(await reader.readline(), 16):
+                body += await reader.readexactly(size)
+                await reader.readexactly(2)
+            await reader.readline()
+        else:
+            body = await reader.readexactly(int(headers.get("content-length", 0)))
+        if headers.get("connection", "").lower() == "close":
+            self.close()
+        plain = gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body
+        return int(lines[0].split()[1]), plain, len(head) + len(body)
+
+    def close(self) -> None:
+        if self._streams:
+            self._streams[1].close()
+        self._streams = None
+
+
+class Tab:
+    """One open page: what its script has drawn, and its buttons."""
+
+    def __init__(self, url: str, tally: Tally):
+        self._url, self._tally = url, tally
+        self._socket: ClientConnection | None = None
+        self._tasks: set[asyncio.Task] = set()
+        self._ended = asyncio.Event()
+        self.buttons: dict[str, str] = {}
+        self.query = ""
+
+    async def open(self, page: str = "", query: str = "") -> None:
+        """Returns when the page's script has ended."""
+        self.query = query
+        address = self._url.replace("http", "ws", 1) + "/_stcore/stream"
+        self._socket = await connect(address, subprotocols=["streamlit"], origin=self._url, max_size=None, compression=None)
+        self._keep(self._listen(self._socket))
+        await self.rerun(page=page)
+
+    async def rerun(self, press: str = "", page: str = "", fragment: str = "") -> None:
+        message = BackMsg()
+        state = message.rerun_script
+        state.query_string, state.page_name, state.fragment_id = self.query, page, fragment
+        state.is_auto_rerun = bool(fragment)
+        if press:
+            widget = state.widget_states.widgets.add()
+            widget.id, widget.trigger_value = self.buttons[press], True
+        if not fragment:
+            self.buttons.clear()
+        self._ended.clear()
+        await self._socket.send(message.SerializeToString())
+        if not fragment:
+            await asyncio.wait_for(self._ended.wait(), 60)
+            if self._socket.close_code is not None:
+                raise EOFError("the websocket closed")
+
+    async def _listen(self, stream: ClientConnection) -> None:
+        try:
+            async for raw in stream:
+                self._tally.bytes += len(raw)
+                self._take(ForwardMsg.FromString(raw))
+        finally:
+            self._ended.set()
+
+    def _take(self, message: ForwardMsg) -> None:
+        kind = message.WhichOneof("type")
+        if kind == "script_finished":
+            if message.script_finished in (ForwardMsg.FINISHED_SUCCESSFULLY, ForwardMsg.FINISHED_WITH_COMPILE_ERROR):
+                self._ended.set()
+        elif kind == "page_info_changed":
+            self.query = message.page_info_changed.query_string
+        elif kind == "auto_rerun":
+            self._keep(self._every(message.auto_rerun.interval, message.auto_rerun.fragment_id))
+        elif kind == "delta" and message.delta.WhichOneof("type") == "new_element":
+            element = message.delta.new_element
+            what = element.WhichOneof("type")
+            if what == "button":
+                self.buttons[element.button.label] = element.button.id
+            elif what == "exception":
+                self._tally.errors[f"exception shown: {element.exception.type}"] += 1
+            elif what == "alert" and element.alert.format == element.alert.ERROR:
+                self._tally.errors[f"error shown: {element.alert.body[:90]}"] += 1
+
+    async def _every(self, seconds: float, fragment: str) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            await self.rerun(fragment=fragment)
+
+    def _keep(self, work) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: (self._tasks.discard(done), done.cancelled() or done.exception()))
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        if self._socket:
+            with contextlib.suppress(*BROKEN):
+                await asyncio.wait_for(self._socket.close(), 2)
+
+
+# ---- A student ------------------------------------------------------------------------------------------------------
+
+
+class Viewer:
+    """One student with one browser. `until` is when the class ends, on time.monotonic()."""
+
+    def __init__(self, url: str, config: dict[str, str], tally: Tally, chance: random.Random, until: float, chaos: bool):
+        self._url, self._config, self._tally, self._chance = url, config, tally, chance
+        self._until, self._chaos = until, chaos
+        place = urlsplit(url)
+        self._http = Http(place.hostname, place.port)
+        self._scripts: set[str] = set()  # in the browser's cache
+        self._run: str | None = None
+
+    async def play(self, delay: float) -> None:
+        await asyncio.sleep(delay)
+        while time.monotonic() < self._until:
+            tab = Tab(self._url, self._tally)
+            try:
+                await self._visit(tab)
+            except BROKEN as error:
+                if not self._tally.down:
+                    self._tally.errors[f"connection: {type(error).__name__}"] += 1
+                await asyncio.sleep(1)
+            finally:
+                await tab.close()
+        self._http.close()
+
+    async def _visit(self, tab: Tab) -> None:
+        """Opens the page, presses Start, and looks on for a while. Then the tab is closed."""
+        if self._run and self._chance.random() < 0.2:  # wanders
+            await self._open(tab, self._chance.choice(PAGES), "")
+            await asyncio.sleep(min(5, max(0, self._until - time.monotonic())))
+            return
+        await self._open(tab, "", urlencode(self._config))
+        began = None
+        if wanted := next((label for label in START if label in tab.buttons), None):
+            began = time.monotonic()
+            await tab.rerun(press=wanted)
+        found = re.search(r"run=([0-9a-f]{12})", tab.query)
+        if not found:
+            self._tally.errors["no run after Start"] += 1
+            await asyncio.sleep(2)
+            return
+        self._run = found[1]
+        patience = self._chance.uniform(5, 15) if self._chaos else self._chance.uniform(40, 80)
+        await self._watch(tab, self._run, began if wanted != START[2] else None, time.monotonic() + patience)
+
+    async def _open(self, tab: Tab, page: str, query: str) -> None:
+        began = time.monotonic()
+        index = await self._get(f"/{page}?{query}")
+        for script in re.findall(r'(?:src|href)="\./(static/[^"]+)"', index.decode()) + ["live/live.js", "live/plotly.js"]:
+            if script not in self._scripts:
+                await self._get(f"/{script}")
+                self._scripts.add(script)
+        await tab.open(page, query)
+        self._tally.page.append(time.monotonic() - began)
+
+    async def _watch(self, tab: Tab, run: str, began: float | None, until: float) -> None:
+        """As live.js does: often at first, then once a second, only what is new."""
+        opened, since, stride, status = time.monotonic(), 0, 0, None
+        while time.monotonic() < min(until, self._until):
+            asked = time.monotonic()
+            query = urlencode({"since": since, "stride": stride, "quantity": "weight_grad_rms", "low": -30, "high": 15})
+            body = await self._get(f"/api/runs/{run}?{query}", wanted=(200, 404, 429))
+            now = time.monotonic()
+            if body is None:  # 404: the page is run again, as the element asks for
+                await tab.rerun()
+                return
+            self._tally.live.append((now, now - asked))
+            header = json.loads(body[4 : 4 + struct.unpack_from("<I", body)[0]])
+            since, stride = header["steps"], header["stride"]
+            pace = 1000 / header["ms_per_step"] if header["ms_per_step"] else 0.0
+            self._tally.seen[run] = (now, since, pace)
+            if began is not None and since:
+                self._tally.first.append(now - began)
+                began = None
+            if status not in (None, header["status"]):
+                await tab.rerun()  # the element's trigger "done"
+            status = header["status"]
+            if not header["live"]:
+                await asyncio.sleep(min(5, max(0, self._until - now)))
+                return
+            fresh = now - opened < 10
+            await asyncio.sleep(0.1 if fresh and status == "running" and not since else 0.3 if fresh else 1.0)
+
+    async def _get(self, path: str, wanted: tuple[int, ...] = (200,)) -> bytes | None:
+        status, body, size = await self._http.get(path)
+        self._tally.bytes += size
+        if status not in wanted or status == 429:
+            self._tally.errors[f"HTTP {status}: {path.partition('?')[0][:40]}"] += 1
+        return None if status == 404 else body
+
+
+# ---- The server -----------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """`streamlit run app.py` on the loopback, a free port and a store of its own."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        options = [f"--server.port={port}", "--server.address=127.0.0.1"]
+        self._command = [sys.executable, "-m", "streamlit", "run", "app.py", *options]
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> float:
+        """Seconds until it is ready. Raises RuntimeError with the end of its log if it is not within two minutes."""
+        began = time.monotonic()
+        environment = {"GRADVIZ_DOWNLOAD": "off", **os.environ, "GRADVIZ_STORE": str(self._folder / "runs")}
+        with (self._folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        while time.monotonic() < began + 120 and self.process.poll() is None:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/ready", timeout=5):
+                return time.monotonic() - began
+            time.sleep(0.05)
+        self.kill()
+        raise RuntimeError(f"the server did not start:\n{(self._folder / 'log').read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        """kill -9 of the server and of its workers."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def tracebacks(self) -> int:
+        return (self._folder / "log").read_text(errors="replace").count("Traceback (most recent call last)")
+
+
+def usage(pid: int) -> tuple[float, float, int]:
+    """CPU seconds of the server and of its workers since they began, and the resident bytes of all."""
+    tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+    own = workers = 0.0
+    memory = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            words = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(folder.name) == pid or int(words[1]) == pid:
+                seconds = (int(words[11]) + int(words[12])) / tick
+                memory += int((folder / "statm").read_text().split()[1]) * page
+                own, workers = (own + seconds, workers) if int(folder.name) == pid else (own, workers + seconds)
+    return own, workers, memory
+
+
+async def figures(url: str) -> dict[str, float]:
+    place = urlsplit(url)
+    http = Http(place.hostname, place.port)
+    text = (await http.get("/metrics"))[1].decode()
+    http.close()
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if not line.startswith("#")}
+
+
+async def work(url: str, runs: dict[str, str]) -> dict[str, tuple[int, float]]:
+    """Steps and milliseconds per step of each run now."""
+    place, found = urlsplit(url), {}
+    http = Http(place.hostname, place.port)
+    for config, run in runs.items():
+        status, body, _ = await http.get(f"/api/runs/{run}?since=999999999&stride=1")
+        if status == 200:
+            header = json.loads(body[4 : 4 + struct.unpack_from("<I", body)[0]])
+            found[config] = (header["steps"], header["ms_per_step"] or 0.0)
+    http.close()
+    return found
+
+
+async def start_all(url: str, configs: list[dict[str, str]], tally: Tally) -> dict[str, str]:
+    """Somebody starts every config and closes the page: config's link -> run."""
+    runs = {}
+    for config in configs:
+        tab = Tab(url, tally)
+        await tab.open("", urlencode(config))
+        if wanted := next((label for label in START if label in tab.buttons), None):
+            await tab.rerun(press=wanted)
+        if found := re.search(r"run=([0-9a-f]{12})", tab.query):
+            runs[urlencode(config)] = found[1]
+        await tab.close()
+    return runs
+
+
+async def pace(url: str, runs: dict[str, str], seconds: float) -> dict[str, float]:
+    """Steps per second of each config over that time."""
+    before, began = await work(url, runs), time.monotonic()
+    await asyncio.sleep(seconds)
+    after, took = await work(url, runs), time.monotonic() - began
+    return {config: (after[config][0] - before[config][0]) / took for config in after if config in before}
+
+
+# ---- The class ------------------------------------------------------------------------------------------------------
+
+
+async def play(options: argparse.Namespace, url: str, server: Server | None, baseline: dict[str, tuple[float, float]]) -> dict:
+    tally, configs = Tally(), settings(options.configs, options.dataset, options.blocks)
+    seconds = 60 * options.minutes
+    began = time.monotonic()
+    until = began + seconds
+    opening = min(60.0, seconds / 4)  # thirty browsers open within a minute
+    chance = random.Random(1)
+    viewers = [
+        Viewer(url, configs[number % len(configs)], tally, random.Random(number), until, options.chaos)
+        for number in range(options.viewers)
+    ]
+    tasks = [asyncio.create_task(viewer.play(chance.uniform(0, opening))) for viewer in viewers]
+    samples: list[tuple[float, float, float, int]] = []  # (when, server CPU s, workers' CPU s, bytes)
+    outcome: dict = {}
+
+    async def sample() -> None:
+        while time.monotonic() < until:
+            if server and not tally.down and Path("/proc").exists():
+                samples.append((time.monotonic() - began, *usage(server.process.pid)))
+            await asyncio.sleep(1)
+
+    async def rubbish() -> None:
+        place = urlsplit(url)
+        http = Http(place.hostname, place.port)
+        for number in range(200):
+            await asyncio.sleep(seconds / 220)
+            with contextlib.suppress(*BROKEN):
+                status, _, _ = await http.get(RUBBISH[number % len(RUBBISH)])
+                if status >= 500:
+                    tally.errors[f"HTTP {status} to rubbish"] += 1
+
+    async def kill() -> None:
+        await asyncio.sleep(seconds / 2)
+        before, tally.down = dict(tally.seen), True
+        known = (await figures(url)) if before else {}
+        now = time.monotonic()
+        before_kill = await work(url, {run: run for run in before})
+        server.kill()
+        outcome["restart_seconds"] = await asyncio.to_thread(server.start)
+        after = await work(url, {run: run for run in before})
+        outcome["runs_before_kill"], outcome["runs_lost"] = len(before_kill), len(set(before_kill) - set(after))
+        lost = [(before_kill[run][0] - after[run][0]) * before_kill[run][1] / 1000 for run in before_kill if run in after]
+        outcome["most_seconds_of_records_lost"] = max([0.0, *lost])
+        outcome["queued_before_kill"] = known.get('gradviz_runs{status="queued"}')
+        outcome["live_after_restart"] = sum(v for k, v in (await figures(url)).items() if k.startswith("gradviz_runs{"))
+        outcome["killed_at"] = now - began
+        samples.clear()  # of another process
+        await asyncio.sleep(2)  # browsers notice
+        tally.down = False
+
+    extra = [asyncio.create_task(sample())]
+    if options.chaos:
+        extra.append(asyncio.create_task(rubbish()))
+        if server:
+            extra.append(asyncio.create_task(kill()))
+    settled = opening if not (options.chaos and server) else seconds * 0.75
+    await asyncio.sleep(settled)
+    runs = {urlencode(config): run for config in configs if (run := _run_of(config, viewers))}
+    steps = await pace(url, runs, max(1.0, until - time.monotonic() - 1))
+    await asyncio.gather(*tasks, *extra)
+    live = [latency for when, latency in tally.live if when - began > settled]
+    late = [s for s in samples if s[0] >= max(settled, seconds - 120)]
+    memory = [s[3] for s in late]
+    tenth = max(1, len(memory) // 10)
+    shared = [config for config in steps if config in baseline]
+    return {
+        "viewers": options.viewers, "configs": options.configs, "minutes": options.minutes, "chaos": options.chaos,
+        "cores": len(os.sched_getaffinity(0)), "dataset": options.dataset, "blocks": options.blocks,
+        "train_in": os.environ.get("GRADVIZ_TRAIN_IN", "thread"),
+        "page_s": quantiles(tally.page), "live_ms": quantiles([1000 * x for x in live]), "first_point_s": quantiles(tally.first),
+        "live_answers": len(live), "bytes_per_second": tally.bytes / seconds,
+        "server_cpu_percent": rate(late, 1), "workers_cpu_percent": rate(late, 2),
+        "memory_mb": memory[-1] / 1e6 if memory else None,
+        "memory_growth_percent": (
+            100 * (statistics.median(memory[-tenth:]) / statistics.median(memory[:tenth]) - 1) if memory else None
+        ),
+        "memory_window_s": late[-1][0] - late[0][0] if late else 0.0,
+        "steps_per_second": sum(steps.values()),
+        # Each step weighs what it cost without viewers, so that another mix of runs is not another speed.
+        "throughput_against_no_viewers": (
+            sum(steps[c] * baseline[c][1] for c in shared) / sum(baseline[c][0] * baseline[c][1] for c in shared)
+            if shared and sum(baseline[c][0] for c in shared) else None
+        ),
+        "errors": dict(tally.errors), "tracebacks_in_log": server.tracebacks() if server else None, **outcome,
+    }  # fmt: skip
+
+
+def _run_of(config: dict[str, str], viewers: list[Viewer]) -> str | None:
+    return next((viewer._run for viewer in viewers if viewer._config == config and viewer._run), None)
+
+
+def quantiles(values: list[float]) -> dict[str, float | None]:
+    if not values:
+        return {"median": None, "p95": None, "max": None, "count": 0}
+    ordered = sorted(values)
+    return {"median": statistics.median(ordered), "p95": ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
+            "max": ordered[-1], "count": len(ordered)}  # fmt: skip
+
+
+def rate(samples: list[tuple], column: int) -> float | None:
+    """Percent of one core."""
+    if len(samples) < 2:
+        return None
+    return 100 * (samples[-1][column] - samples[0][column]) / (samples[-1][0] - samples[0][0])
+
+
+async def without_viewers(options: argparse.Namespace, url: str) -> dict[str, tuple[float, float]]:
+    """Steps per second and seconds per step of each config while nobody looks."""
+    configs, tally = settings(options.configs, options.dataset, options.blocks), Tally()
+    runs = await start_all(url, configs, tally)
+    if tally.errors:
+        print("while starting the runs:", dict(tally.errors), file=sys.stderr)
+    await asyncio.sleep(min(10, 6 * options.minutes))
+    speed = await pace(url, runs, 60 * options.minutes / 3)
+    cost = await work(url, runs)
+    return {config: (speed[config], cost[config][1] / 1000) for config in speed}
+
+
+def run(options: argparse.Namespace) -> dict:
+    if options.url:
+        if urlsplit(options.url).hostname not in ("127.0.0.1", "localhost", "::1"):
+            raise SystemExit("Only a server on this machine: 127.0.0.1 or localhost.")
+        return asyncio.run(play(options, options.url.rstrip("/"), None, {}))
+    folder = Path(tempfile.mkdtemp(prefix="classroom-"))
+    server = None
+    try:
+        baseline = {}
+        if not options.no_baseline:
+            (folder / "baseline").mkdir()
+            server = Server(folder / "baseline")
+            server.start()
+            baseline = asyncio.run(without_viewers(options, server.url))
+            server.kill()
+        (folder / "class").mkdir()
+        server = Server(folder / "class")
+        seconds = server.start()
+        return {**asyncio.run(play(options, server.url, server, baseline)), "start_seconds": seconds}
+    finally:
+        if server:
+            server.kill()
+        if options.keep:
+            print(f"the server's store and log are in {folder}", file=sys.stderr)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def table(result: dict) -> str:
+    def figure(value: float | None, unit: str = "") -> str:
+        return "–" if value is None else f"{value:.3g}{unit}" if abs(value) < 1000 else f"{value:,.0f}{unit}"
+
+    def spread(name: str, unit: str) -> str:
+        values = result[name]
+        return f"{figure(values['median'], unit)} median, {figure(values['p95'], unit)} 95th percentile ({values['count']:,})"
+
+    share = result["throughput_against_no_viewers"]
+    lines = [
+        ("class", f"{result['viewers']} viewers, {result['configs']} settings, {result['minutes']:g} min, "
+                  f"{'with' if result['chaos'] else 'without'} chaos; {result['cores']} cores, "
+                  f"training in a {result['train_in']}"),
+        ("live update", spread("live_ms", " ms")),
+        ("Start to first point", spread("first_point_s", " s")),
+        ("page", spread("page_s", " s")),
+        ("server's CPU", f"{figure(result['server_cpu_percent'], ' %')} of a core; "
+                         f"workers {figure(result['workers_cpu_percent'], ' %')}"),
+        ("memory", f"{figure(result['memory_mb'], ' MB')}, growth {figure(result['memory_growth_percent'], ' %')} "
+                   f"in the last {result['memory_window_s']:.0f} s"),
+        ("training", f"{figure(result['steps_per_second'])} steps/s, {figure(share)} of the same runs' without viewers"),
+        ("network", f"{figure(result['bytes_per_second'] / 1000, ' kB/s')}"),
+        ("errors shown", json.dumps(result["errors"]) if result["errors"] else "0"),
+        ("tracebacks in the log", figure(result["tracebacks_in_log"])),
+    ]  # fmt: skip
+    if "runs_lost" in result:
+        lines += [
+            ("kill -9", f"{result['runs_lost']} of {result['runs_before_kill']} runs lost, at most "
+                        f"{result['most_seconds_of_records_lost']:.2f} s of records; ready again after "
+                        f"{result['restart_seconds']:.1f} s with {figure(result['live_after_restart'])} live runs"),
+        ]  # fmt: skip
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:{width}}  {text}" for name, text in lines)
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--viewers", type=int, default=30, choices=range(1, 201), metavar="1..200")
+    parser.add_argument("--configs", type=int, default=10, choices=range(1, 41), metavar="1..40")
+    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--blocks", type=int, default=12)
+    parser.add_argument("--dataset", default="digits", choices=("digits", "mnist"))
+    parser.add_argument("--chaos", action="store_true", help="tabs close, rubbish arrives, and the server is killed half-way")
+    parser.add_argument("--short", action="store_true", help="some twenty seconds with few viewers and small nets")
+    parser.add_argument("--url", help="a server that runs already, on this machine")
+    parser.add_argument("--no-baseline", action="store_true", help="leave out the measurement without viewers")
+    parser.add_argument("--json", type=Path, help="write the result here as well")
+    parser.add_argument("--keep", action="store_true", help="keep the server's store and log")
+    options = parser.parse_args(arguments)
+    if options.short:
+        options.viewers, options.configs, options.minutes, options.blocks = min(options.viewers, 6), 3, 0.4, 2
+    if not 0 < options.minutes <= 30:
+        parser.error("--minutes must be above 0 and at most 30")
+    result = run(options)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(table(result))
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,50 +1,34 @@
 """What does recording every layer at every step cost? Paired: the Trainer against the same loop that records nothing.
 
-    python benchmarks/recording.py [--blocks 12 60] [--rounds 15] [--steps 8]
+    python -m benchmarks.recording [--blocks 12 60] [--rounds 15] [--steps 8]
 
 Both run in this process on one thread and take turns of a few steps; each turn of the Trainer is divided by the mean of
 the bare turns before and after it. Two bare loops: one with the Trainer's own memory format and fused optimiser ("same
-loop"), one as PyTorch does it by default ("default loop"). Processor time of the thread, so that other work on the machine
-disturbs less.
+loop"), one as PyTorch does it by default ("default loop"). "Distributions" are what the sampled steps add, over a run of
+300 steps: the Trainer with them against the Trainer without. Processor time of the thread, so that other work on the
+machine disturbs less.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 
 os.environ["OMP_NUM_THREADS"] = "1"
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
 
+from benchmarks.common import load_data, middle, table  # noqa: E402
+from benchmarks.loops import in_memory  # noqa: E402
+from gradviz.anatomy import sampled_steps  # noqa: E402
 from gradviz.config import RunConfig  # noqa: E402
-from gradviz.data import Dataset, Shelf  # noqa: E402
-from gradviz.model import DeepLeNet, initialise  # noqa: E402
 from gradviz.trainer import Trainer  # noqa: E402
 
-
-def bare(config: RunConfig, data: Dataset, plain: bool) -> Iterator[None]:
-    model = DeepLeNet(config)
-    generator = torch.Generator().manual_seed(config.seed)
-    initialise(model, config.init_range, generator)
-    if not plain:
-        model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=None if plain else True)
-    while True:
-        order = torch.randperm(len(data.train_labels), generator=generator)
-        for batch in order.split(config.batch_size):
-            optimizer.zero_grad()
-            F.cross_entropy(model(data.train_images[batch]), data.train_labels[batch]).backward()
-            optimizer.step()
-            yield
+RUN = 300  # steps of a usual run, over which the sampled steps are spread
 
 
 def turn(loop: Iterator, steps: int) -> float:
@@ -55,13 +39,45 @@ def turn(loop: Iterator, steps: int) -> float:
 
 
 def compare(one: Iterator, other: Iterator, rounds: int, steps: int) -> list[float]:
-    """Time of one / other for each round, sorted; `other` taken as the mean of its turns before and after."""
+    """Time of one / other for each round; `other` taken as the mean of its turns before and after."""
     ratios, before = [], turn(other, steps)
     for _ in range(rounds):
         mine, after = turn(one, steps), turn(other, steps)
         ratios.append(2 * mine / (before + after))
         before = after
-    return sorted(ratios)
+    return ratios
+
+
+def sampled(config: RunConfig, rounds: int) -> list[float]:
+    """Time of a run with its distributions over the same run without, from steps that are sampled and steps that are not."""
+    long = Trainer(replace(config, steps=100_000), load_data(), torch.device("cpu"))
+    plain = iter(long)
+    next(plain)  # step 0 is sampled
+    always = Trainer(replace(config, steps=100_000), load_data(), torch.device("cpu"))
+    always._sampled = range(100_000)
+    each = iter(always)
+    share = len(sampled_steps(RUN)) / RUN
+    turn(each, 2), turn(plain, 2)
+    return [1 + (ratio - 1) * share for ratio in compare(each, plain, rounds, 2)]
+
+
+def measure(quick: bool, blocks=(12, 60), rounds: int = 15, steps: int = 8) -> str:
+    if quick:
+        rounds, steps = 5, 4
+    torch.set_num_threads(1)
+    data = load_data()
+    rows = []
+    for depth in blocks:
+        config = RunConfig(blocks=depth, activation="relu", shortcut=True, dataset=data.name, steps=100_000)
+        trained = iter(Trainer(config, data, torch.device("cpu")))
+        cells = []
+        for tuned in (True, False):
+            loop = in_memory(config, data, tuned)
+            turn(loop, 3), turn(trained, 3)
+            cells.append(middle(compare(trained, loop, rounds, steps), 3))
+        rows.append([depth, *cells, middle(sampled(config, rounds), 4)])
+        print(*rows[-1], file=sys.stderr, flush=True)
+    return table(["blocks", "time over the same loop's", "time over the default loop's", "distributions on top"], rows)
 
 
 def main() -> None:
@@ -70,20 +86,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=8)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    shelf = Shelf(Path(os.environ.get("GRADVIZ_DATA", ROOT / "data")), download=False)
-    data = shelf.load(shelf.effective("mnist")[0])
-    print(f"data: {data.name}; batch 64; Adam; shortcut; median of {options.rounds} turns of {options.steps} steps (quartiles)")
-    for blocks in options.blocks:
-        config = RunConfig(blocks=blocks, activation="relu", shortcut=True, dataset=data.name, steps=100_000)
-        trained = iter(Trainer(config, data, torch.device("cpu")))
-        for name, plain in (("same loop", False), ("default loop", True)):
-            loop = bare(config, data, plain)
-            turn(loop, 3), turn(trained, 3)
-            ratios = compare(trained, loop, options.rounds, options.steps)
-            low, high = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
-            middle = statistics.median(ratios)
-            print(f"{blocks:4} blocks: Trainer ×{middle:.3f} of the {name}'s time ({low:.3f} … {high:.3f})", flush=True)
+    print(measure(False, options.blocks, options.rounds, options.steps))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ def data_folder() -> Path:
 class Server:
     """The real `streamlit run app.py` on a port and a store of its own."""
 
+    program = "streamlit"  # the module that runs it
+
     def __init__(self, folder: Path, environment: dict[str, str]):
         self.store = folder / "runs"
         self.log = folder / "server.log"
@@ -49,7 +51,7 @@ class Server:
         options = ["--server.port", str(self.port), "--server.address", "127.0.0.1", "--server.headless", "true"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "streamlit", "run", "app.py", *options],
+                [sys.executable, "-m", self.program, "run", "app.py", *options],
                 cwd=ROOT, env=self._environment, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + seconds

@@ -1,0 +1,64 @@
+"""`python -m benchmarks [--quick] [--write] [--only PART ...]` measures everything and prints docs/performance.md's tables.
+
+With --write the tables go into docs/performance.md, each between its own two marks; the text around them is written by hand.
+About 40 minutes on two cores, --quick three; nothing else may run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import sys
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch  # noqa: E402
+
+from benchmarks import eye, machine, recording, training  # noqa: E402
+from benchmarks.common import ROOT  # noqa: E402
+
+PARTS = {
+    "training": training.measure,
+    "recording": recording.measure,
+    "share": machine.share,
+    "depth": machine.depth,
+    "wire": eye.wires,
+    "browser": eye.browsers,
+    "waits": eye.waits,
+    "store": eye.stores,
+}
+PAGE = ROOT / "docs" / "performance.md"
+
+
+def machine_text() -> str:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{platform.machine()}, {cores} cores, Python {platform.python_version()}, torch {torch.__version__}\n"
+
+
+def put(text: str, part: str, body: str) -> str:
+    """`text` with `body` between the two marks of `part`. Raises ValueError if they are not there."""
+    begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"{PAGE} has no place for {part}: {begin} … {end}")
+    return pattern.sub(lambda _: f"{begin}\n{body.strip()}\n{end}", text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few turns: whether it works, not how fast it is")
+    parser.add_argument("--write", action="store_true", help="into docs/performance.md")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    options = parser.parse_args()
+    for part in ["machine", *options.only]:
+        body = machine_text() if part == "machine" else PARTS[part](options.quick)
+        print(f"\n## {part}\n\n{body}", flush=True)
+        if options.write:
+            PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), part, body), encoding="utf-8")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""What the benchmarks share: the data, the real server and browser, and tables."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from gradviz.data import Dataset, Shelf
+
+ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+def data_folder() -> Path:
+    return Path(os.environ.get("GRADVIZ_DATA", ROOT / "data")).resolve()
+
+
+@cache
+def load_data() -> Dataset:
+    """MNIST where it is, else the built-in digits."""
+    shelf = Shelf(data_folder(), download=False)
+    return shelf.load(shelf.effective("mnist")[0])
+
+
+@contextmanager
+def running_app(**environment: str) -> Iterator:
+    """The real server on an empty store, with one worker of one thread: tests/conftest.py's Server."""
+    sys.path.append(str(ROOT / "tests"))
+    from conftest import Server
+
+    with TemporaryDirectory() as scratch:
+        settings = dict(GRADVIZ_WORKERS="1", GRADVIZ_THREADS="1", GRADVIZ_DATA=str(data_folder()), GRADVIZ_DOWNLOAD="off")
+        server = Server(Path(scratch), settings | environment)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.kill()
+
+
+@contextmanager
+def chromium() -> Iterator:
+    sys.path.append(str(ROOT / "tests"))
+    from chromium import find
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find(), args=CHROMIUM)
+        yield browser
+        browser.close()
+
+
+def middle(values: Sequence[float], digits: int = 2) -> str:
+    """Median and, in brackets, the quartiles; the ends if there are fewer than five."""
+    ordered = sorted(values)
+    place = len(ordered) // 4 if len(ordered) > 4 else 0
+    return f"{statistics.median(ordered):.{digits}f} ({ordered[place]:.{digits}f} … {ordered[-1 - place]:.{digits}f})"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"

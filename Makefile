@@ -1,5 +1,6 @@
 # make run    installs the app into .venv and starts it; a second start installs nothing
 # make test   installs what the tests need as well, checks the style and runs every test
+# make audit  asks a public database whether a dependency has a known weakness
 # Plain sh and make 3.81 (macOS). Another Python: make run PYTHON=python3.12
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -7,7 +8,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run test install clean
+.PHONY: help run test audit install clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -20,6 +21,9 @@ test: $(VENV)/app.stamp $(VENV)/tests.stamp
 	@$(BIN)/ruff check
 	@$(BIN)/python -m pytest -m "not browser" -n 2 --dist loadfile
 	@$(BIN)/python -m pytest -m browser
+
+audit: $(VENV)/app.stamp
+	@$(BIN)/python tests/audit.py
 
 install: $(VENV)/app.stamp
 

@@ -140,8 +140,7 @@ def teacher() -> None:
 
 
 def class_archive() -> bytes:
-    if not classroom.is_teacher():
-        return b""
+    # Called outside of any session, under a random address that only a teacher's page has been told.
     runs = (run for summary in manager.list() if (run := manager.get(summary.id)))
     return archive(runs, room.names)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import re
 import threading
@@ -156,7 +157,8 @@ class Board:
     def _take_a_look(self) -> None:
         summaries = self._manager.list()
         names = {summary.id: self._classroom.names(summary.id) for summary in summaries}
-        places = {s.id: self._manager.position(s.id) for s in summaries if s.status.live}
+        waiting = sorted((s for s in summaries if s.status is Status.QUEUED), key=lambda s: s.created)
+        places = {s.id: self._manager.position(s.id) for s in waiting[:MOST_CARDS]}  # each asks for the whole order
         summaries.sort(key=lambda s: _rank(s, places.get(s.id), bool(names[s.id])))
         shown = summaries[:MOST_CARDS]
         deadline = self._clock() + _BUDGET
@@ -185,7 +187,7 @@ class Board:
             self._head = {
                 "more": len(summaries) - len(shown),
                 "ended": sum(not summary.status.live for summary in summaries),
-                "waiting": sum(summary.status is Status.QUEUED for summary in summaries),
+                "waiting": len(waiting),
             }
             self._answers.clear()
         self._states = {id: self._states[id] for id in cards}
@@ -202,7 +204,7 @@ def _rank(summary: Summary, place: int | None, named: bool) -> tuple:
     """What trains, then what waits in its order, then ended runs with a name before those of sweeps; the newest first."""
     live = (Status.RUNNING, Status.PAUSED, Status.QUEUED)
     if summary.status.live:
-        return (live.index(summary.status), place or 0, summary.created)
+        return (live.index(summary.status), place or math.inf, summary.created)
     return (len(live) + (not named), 0, -summary.created)
 
 

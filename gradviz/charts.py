@@ -545,7 +545,7 @@ HOW_TO_READ: dict[str, str] = {
     "last depth at which the article still trains.",
     "profile": "Each line is one net at step 0, input at the left. Going left is going back: a line that falls to the left "
     "vanishes, one that rises to the left explodes. Dotted lines are theory, points are measured; triangles at the bottom are "
-    "exact zeros.",
+    "exact zeros, crosses at the top are not finite.",
     "wake": "The gradient of the first block over training. A line that rises is a layer that wakes up.",
     "weights": "Each point is one layer: the size of its weights at the end, over that at the start.",
     "loss": "The dashed line is chance: a net that has learnt nothing stays on it.",

@@ -18,7 +18,7 @@ from gradviz.diagnosis import ADAM_EPS, GAP, SMALLEST_NORMAL
 from gradviz.runs import QUANTITIES, Run, Status
 from gradviz.sweep import DIVERGED, TRAINED, Result, Sweep, border, looked, remedy_name, result
 from gradviz.words import gettext as _
-from gradviz.words import number, scientific
+from gradviz.words import ngettext, number, scientific
 
 REPRODUCED, PARTLY, NOT, OPEN = "reproduced", "partly", "not", "open"
 RESULTS: dict[str, str] = {
@@ -179,7 +179,9 @@ def decades(first: float, last: float) -> float:
 def _told(e: Evidence, *configs: RunConfig) -> str:
     """'2 blocks trained (loss 1.79 after 276 steps); 4 blocks stuck (loss 2.30 after 300 steps)'"""
     return "; ".join(
-        _("{name} {outcome} (loss {loss} after {steps} steps)").format(
+        ngettext(
+            "{name} {outcome} (loss {loss} after {steps} step)", "{name} {outcome} (loss {loss} after {steps} steps)", found.steps
+        ).format(
             name=net_name(run.config), outcome=_(found.outcome), loss=number(found.loss, 3), steps=found.steps
         )
         for config in configs
@@ -189,7 +191,7 @@ def _told(e: Evidence, *configs: RunConfig) -> str:
 
 def net_name(config: RunConfig) -> str:
     """'7 blocks sigmoid', '10 blocks relu + batch norm momentum', ..."""
-    parts = [_("{n} blocks").format(n=config.blocks) if config.blocks != 1 else _("1 block"), remedy_name(config)]
+    parts = [ngettext("{n} block", "{n} blocks", config.blocks).format(n=config.blocks), remedy_name(config)]
     parts += [config.optimizer] if config.optimizer != "adam" else []
     parts += [f"±{config.init_range:g}"] if config.init_range is not None else []
     parts += [_("seed {seed}").format(seed=config.seed)] if config.seed else []
@@ -308,7 +310,10 @@ def _check_dynamics(e: Evidence) -> Finding:
                 _("At the start gradients shrink from the last to the first layer, the more the deeper the net."),
                 all(a > b for a, b in zip(gaps.values(), list(gaps.values())[1:], strict=False)) and max(gaps.values()) < 0,
                 _("First over last block at step 0: {gaps}.").format(
-                    gaps=", ".join(_("{n} blocks {gap}").format(n=n, gap=scientific(gap)) for n, gap in gaps.items())
+                    gaps=", ".join(
+                        ngettext("{n} block {gap}", "{n} blocks {gap}", n).format(n=n, gap=scientific(gap))
+                        for n, gap in gaps.items()
+                    )
                 ),
             ),
             Part(
@@ -827,8 +832,8 @@ LESSONS: dict[str, Lesson] = {
              "infinite": "It is not finite at step 0"},
             "Each convolution enlarges the backward signal 3.5-fold, and the activations on the way forward just as much. "
             "The weight gradient is a product of the two and therefore huge but level: the picture of weight gradients alone "
-            "hides the explosion. Switch the quantity to the backward signal. At 36 blocks float32 ends and the loss is not "
-            "finite.",
+            "hides the explosion. In the Lab, switch the quantity to the backward signal. At 36 blocks float32 ends and the "
+            "loss is not finite.",
             _wide, _check_wide, quantity="signal_rms",
             ),
         Lesson(

@@ -9,7 +9,8 @@ import gettext as _gettext
 import math
 from pathlib import Path
 
-gettext = _gettext.translation("gradviz", Path(__file__).parent / "locale", fallback=True).gettext
+_catalogue = _gettext.translation("gradviz", Path(__file__).parent / "locale", fallback=True)
+gettext, ngettext = _catalogue.gettext, _catalogue.ngettext
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 

@@ -115,12 +115,13 @@ class Cards extends Part {
   }
   take(message) {
     const { header } = message;
-    this.seen = header.seen;
     for (const [id, card] of Object.entries(header.cards)) {
       const loss = message.take(Uint8Array, card.filled), codes = message.take(Uint8Array, card.filled * card.rows);
       if (!this.cards.has(id)) this.cards.set(id, new Card(this, id));
       this.cards.get(id).take(card, loss, codes);
     }
+    this.seen = header.order.every((id) => this.cards.has(id)) ? header.seen : ""; // a card is missing: ask for all
+    if (!this.seen) return 1000;
     const shown = new Set(header.order);
     for (const [id, card] of this.cards) {
       if (shown.has(id)) continue;

@@ -207,7 +207,8 @@ def everybody() -> None:
         st.caption(_(
             "A card is one run. Curve: its loss, from 0 to 3 nats; dashed: guessing among ten classes. Coloured field: its "
             "weight gradient, training steps to the right, layers upwards from the input; dark is small, bright is large, and "
-            "the colours mean the same in all cards and in the Lab. White: exactly zero; red: not finite."
+            "the colours mean the same in all cards and in the Lab. White: exactly zero; pink: all but zero; orange: above the "
+            "scale; red: not finite."
         ))  # fmt: skip
     teacher()
     summaries = manager.list()

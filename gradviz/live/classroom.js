@@ -25,7 +25,7 @@ const CSS = `
 .gvc-state { font-size: 13px; opacity: .8; display: flex; flex-wrap: wrap; gap: 0 8px; font-variant-numeric: tabular-nums; }
 .gvc-spark, .gvc-heat { width: 100%; display: block; border-radius: 3px; }
 .gvc-spark { height: 44px; }
-.gvc-heat { height: 84px; image-rendering: pixelated; }
+.gvc-heat { height: 84px; image-rendering: pixelated; outline: 1px solid color-mix(in srgb, var(--st-text-color, #888) 22%, transparent); }
 .gvc-verdict { font-size: 15px; font-weight: 600; min-height: 1.4em; display: flex; justify-content: space-between; gap: 8px; flex-wrap: wrap; }
 .gvc-verdict small { font-size: 13px; font-weight: 400; opacity: .8; font-variant-numeric: tabular-nums; }
 .gvc-buttons { display: flex; flex-wrap: wrap; gap: 5px; margin-top: auto; }

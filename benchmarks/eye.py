@@ -160,7 +160,7 @@ def preview_wait(page, address, config: RunConfig, seed: int) -> tuple[float, fl
     page.goto(address(replace(config, seed=seed * 100)))
     page.wait_for_function("document.querySelector('[data-mode=preview]')?.dataset.measured")
     old = page.evaluate("document.querySelector('[data-mode=preview]').dataset.measured")
-    field = page.get_by_label("Seed", exact=False).first
+    field = page.get_by_role("spinbutton", name="Seed")
     if not field.is_visible():
         page.get_by_text("Advanced").first.click()
     field.fill(str(seed * 100 + 1))

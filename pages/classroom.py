@@ -5,7 +5,7 @@ import streamlit as st
 from gradviz import charts
 from gradviz.classroom import ClassSweep, archive
 from gradviz.lessons import LESSONS
-from gradviz.live.classroom import ACTIONS, FOR_ALL, cards_panel, title_panel
+from gradviz.live.classroom import ACTIONS, cards_panel, title_panel
 from gradviz.live.element import live_panel
 from gradviz.sweep import JUDGED, OUTCOMES
 from gradviz.ui import classroom, controls
@@ -25,8 +25,10 @@ def pressed() -> None:
     run = manager.get(run_id) if word in ACTIONS else None
     if run is None:
         classroom.say(_("This run is no longer here."))
-    elif word in FOR_ALL:
-        st.session_state[OPEN] = (word, run.id)
+    elif word == "large":
+        st.query_params[classroom.WALL] = run.id
+    elif word == "open":
+        st.session_state[OPEN] = run.id
     elif word == "delete":
         ask_to_delete(run.id)
     else:
@@ -219,14 +221,10 @@ def everybody() -> None:
     border(summaries)
 
 
-if opened := st.session_state.pop(OPEN, None):
-    word, run_id = opened
-    if word == "large":
-        st.query_params[classroom.WALL] = run_id
-    elif run := manager.get(run_id):
-        st.session_state[controls.RUN] = run.id
-        controls.set_config(run.config)
-        st.switch_page("../../pages/lab.py")
+if run := manager.get(st.session_state.pop(OPEN, "")):
+    st.session_state[controls.RUN] = run.id
+    controls.set_config(run.config)
+    st.switch_page("../../pages/lab.py")
 if classroom.WALL in st.query_params:
     wall(st.query_params[classroom.WALL] or room.wall)
 else:

@@ -1,0 +1,222 @@
+"""The classroom page without a browser: who may do what, and that the server says so, not only the button."""
+
+import io
+import json
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from gradviz.classroom import archive
+from gradviz.config import RunConfig
+from gradviz.lessons import LESSONS
+from gradviz.runs import Status
+from gradviz.ui.server import server
+
+ROOT = Path(__file__).parents[1]
+SHELL = ROOT / "gradviz" / "ui" / "shell.py"
+SMALL = RunConfig(activation="relu", blocks=1, batch_size=8, steps=6, dataset="digits")
+LONG = RunConfig(activation="relu", blocks=1, batch_size=8, steps=100000, dataset="digits")
+PIN = "secret-4711"
+
+
+@pytest.fixture
+def pin(monkeypatch):
+    monkeypatch.setenv("GRADVIZ_PIN", PIN)
+
+
+def opened(page: str = "classroom", **query: str) -> AppTest:
+    """A browser of its own at this page."""
+    test = AppTest.from_file(str(SHELL), default_timeout=60)
+    test.query_params.update(query)
+    test.run()
+    if page != "lab":  # where the shell begins
+        test.query_params.update(query)
+        test.switch_page(str(ROOT / "pages" / f"{page}.py"))
+        test.run()
+    assert not test.exception
+    return test
+
+
+def as_teacher(page: str = "classroom", **query: str) -> AppTest:
+    test = opened(page, **query)
+    test.session_state["class_teacher"] = True
+    test.run()
+    assert not test.exception
+    return test
+
+
+def text(test: AppTest) -> str:
+    return " ".join(element.value for kind in (test.markdown, test.caption, test.info, test.warning) for element in kind)
+
+
+def keys(test: AppTest) -> set[str]:
+    return {button.key for button in test.button if button.key}
+
+
+def title(test: AppTest) -> dict:
+    """What the wall's title got."""
+    mounted = [json.loads(element.proto.json) for element in test.get("bidi_component")]
+    return next(data for data in mounted if data.get("mode") == "title")
+
+
+def enter(test: AppTest, pin: str) -> None:
+    test.text_input(key="class_pin").set_value(pin)
+    test.button(key="class_pin_enter").click().run()
+    assert not test.exception
+
+
+def test_an_empty_class_is_told_where_to_begin_and_how_to_read_the_cards(page_server):
+    test = opened()
+    assert "Nobody has started a run yet" in text(test) and "layers upwards from the input" in text(test)
+
+
+def test_without_a_pin_teacher_mode_is_off_and_the_page_says_how_to_turn_it_on(page_server):
+    test = as_teacher()  # a session that claims to be the teacher's
+    assert "GRADVIZ_PIN" in text(test) and not {"class_lock", "class_pin_enter"} & keys(test)
+
+
+def test_the_right_pin_opens_teacher_mode_a_wrong_one_does_not_and_neither_is_kept(pin, page_server):
+    test = opened()
+    assert "class_lock" not in keys(test)
+    enter(test, "secret-0000")
+    assert "This is not the PIN" in text(test) and "class_lock" not in keys(test)
+    enter(test, PIN)
+    assert "class_lock" in keys(test)
+    assert "secret" not in str(test.query_params) + repr(test.session_state) + repr(server())
+    test.button(key="class_leave").click().run()
+    assert "class_lock" not in keys(test)
+
+
+def test_the_lock_stops_a_student_on_every_page_but_not_the_teacher(pin, page_server):
+    server().manager.start(SMALL)
+    assert server().manager.wait(SMALL.run_id, 60)
+    first = next(lesson for lesson in LESSONS.values() if lesson.choices)
+    pages = {  # drawn before the lock comes, each with the button that starts something
+        "start": opened("lab", **{**SMALL.to_query(), "seed": "7"}),
+        "change the next seed": opened("compare", runs=SMALL.run_id),
+        "run": opened("lessons", lesson=first.id, prediction=next(iter(first.choices)), dataset="digits"),
+        "start ": opened("sweep"),
+    }
+    teacher = as_teacher()
+    teacher.button(key="class_lock").click().run()
+    assert server().classroom.locked
+    for key, student in pages.items():
+        assert not student.button(key=key.strip()).disabled
+        student.button(key=key.strip()).click().run()
+        assert "locked the controls" in text(student) and student.button(key=key.strip()).disabled
+    assert len(server().manager.list()) == 1 and not server().sweeps.list()
+    assert pages["start"].number_input(key="control_blocks").disabled and pages["start "].number_input(key="sweep_seeds").disabled
+
+    boss = as_teacher("lab", **{**SMALL.to_query(), "seed": "7"})
+    boss.button(key="start").click().run()
+    assert len(server().manager.list()) == 2
+    teacher.button(key="class_lock").click().run()
+    student = pages["start"].run()
+    assert not student.number_input(key="control_blocks").disabled and "locked" not in text(student)
+
+
+def test_a_live_run_cannot_be_paused_or_stopped_by_a_student_while_it_is_locked(pin, page_server):
+    student = opened("lab", **LONG.to_query())
+    student.button(key="start").click().run()
+    server().classroom.locked = True
+    student.button(key="stop").click().run()
+    assert server().manager.get(LONG.run_id).status.live and student.button(key="pause").disabled
+    server().manager.stop(LONG.run_id)
+
+
+def test_the_teachers_buttons_do_nothing_for_a_session_that_is_no_longer_the_teachers(pin, page_server):
+    test = as_teacher()
+    run = server().manager.start(LONG)
+    for button in ("class_lock", "class_pause", "class_clear", "class_announce"):
+        test.session_state["class_teacher"] = False  # the buttons are still on his screen
+        test.button(key=button).click().run()
+        assert "Only the teacher" in text(test)
+        test.session_state["class_teacher"] = True
+        test.run()
+    assert run.status in (Status.RUNNING, Status.QUEUED)
+    assert server().classroom.notice() == {"lesson": "", "locked": False, "wall": ""}
+    server().manager.stop(run.id)
+
+
+def test_the_teacher_pauses_resumes_and_clears_all_that_waits(pin, page_server):
+    test = as_teacher()
+    runs = [server().manager.start(RunConfig(**{**LONG.to_dict(), "seed": seed})) for seed in range(4)]
+    test.button(key="class_pause").click().run()
+    _until(lambda: all(run.status is Status.PAUSED for run in runs))
+    test.button(key="class_resume").click().run()
+    assert all(run.status in (Status.RUNNING, Status.QUEUED) for run in runs)
+    _until(lambda: any(run.status is Status.RUNNING for run in runs))
+    test.button(key="class_clear").click().run()
+    assert all(run.status in (Status.RUNNING, Status.STOPPED) for run in runs)
+    for run in runs:
+        server().manager.stop(run.id)
+
+
+def _until(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+def test_an_announced_lesson_stands_on_every_page_until_it_is_taken_back(pin, page_server):
+    teacher = as_teacher()
+    lesson = list(LESSONS)[3]
+    teacher.selectbox(key="class_lesson").set_value(lesson).run()
+    teacher.button(key="class_announce").click().run()
+    assert server().classroom.lesson == lesson
+    for page in ("lab", "compare", "sweep", "anatomy", "lessons"):
+        test = opened(page)
+        link = test.get("page_link")[0].proto
+        assert "points to a lesson" in text(test) and link.label == LESSONS[lesson].title
+        assert f"lesson={lesson}" in link.query_string
+    teacher.button(key="class_quiet").click().run()
+    assert "points to a lesson" not in text(opened("lab"))
+
+
+def test_the_name_of_the_session_goes_with_the_runs_it_starts_and_joins(page_server):
+    first, second = opened("lab", **SMALL.to_query()), opened("lab", **SMALL.to_query())
+    first.text_input(key="class_name_field").set_value("  Ann\u202e ").run()
+    first.button(key="start").click().run()
+    assert server().manager.wait(SMALL.run_id, 60)
+    second.run()
+    second.button(key="join").click().run()
+    assert server().classroom.names(SMALL.run_id) == ("Ann",)
+    second.text_input(key="class_name_field").set_value("<b>Bo</b> [x](https://example.com)").run()
+    assert server().classroom.names(SMALL.run_id) == ("Ann", "<b>Bo</b> [x](https://ex")
+    test = opened("classroom", wall=SMALL.run_id)
+    assert "Bo" not in text(test)  # it goes to the page as text only, through the element
+    assert title(test)["names"] == "Ann, <b>Bo</b> [x](https://ex"
+
+
+def test_the_wall_shows_the_run_of_its_link_else_the_teachers_choice(pin, page_server):
+    server().manager.start(SMALL)
+    assert server().manager.wait(SMALL.run_id, 60)
+    assert title(opened(wall=SMALL.run_id))["summary"] == SMALL.summary
+    assert "Nothing is on the wall yet" in text(opened(wall=""))
+    for rubbish in ("x", "../..", "0123456789ab"):
+        assert "not on this server" in text(opened(wall=rubbish))
+    server().classroom.wall = SMALL.run_id
+    assert title(opened(wall=""))["summary"] == SMALL.summary
+
+
+def test_the_border_of_the_class_appears_with_its_first_judged_run(page_server):
+    assert "becomes a point here" in text(opened())
+    config = RunConfig(activation="relu", blocks=1, batch_size=8, steps=30, dataset="digits")
+    server().manager.start(config)
+    assert server().manager.wait(config.run_id, 100)
+    test = opened()
+    assert not test.exception and len(test.get("plotly_chart")) == 1
+
+
+def test_the_archive_is_for_the_teacher_and_holds_the_class(pin, page_server):
+    server().manager.start(SMALL)
+    assert server().manager.wait(SMALL.run_id, 60)
+    assert not opened().get("download_button")
+    button = as_teacher().get("download_button")[0]
+    assert button.proto.label == "All runs as one archive"
+    body = archive([server().manager.get(SMALL.run_id)], server().classroom.names)
+    assert f"{SMALL.run_id}/layers.parquet" in zipfile.ZipFile(io.BytesIO(body)).namelist()

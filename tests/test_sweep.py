@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from gradviz.config import ConfigError, RunConfig
 from gradviz.manager import RunManager
 from gradviz.runs import QUANTITIES, History, Outcome, Run, Status, StepRecord
+from gradviz.settings import Limits
 from gradviz.store import RunStore, Summary
 from gradviz.sweep import (
     DIVERGED,
@@ -212,12 +213,12 @@ class Room:
     """A store, a manager and a sweep runner that can be torn down and built again, as by a restart."""
 
     def __init__(self, folder):
-        self.folder, self.counted = folder, Counted()
+        self.folder, self.counted, self.limits = folder, Counted(), Limits()
         self.open()
 
     def open(self):
         self.store = RunStore(self.folder)
-        self.manager = RunManager(self.store, None, workers=2, train=self.counted)
+        self.manager = RunManager(self.store, None, workers=2, train=self.counted, limits=self.limits)
         self.sweeps = SweepRunner(self.manager, self.folder / "sweeps", at_once=2, tick=0.01)
 
     def close(self):
@@ -249,6 +250,20 @@ def test_forty_runs_survive_a_restart_in_the_middle_and_none_is_done_twice(room)
     until(lambda: len(room.sweeps.results(FORTY)) == 40)
     assert sorted(room.counted.ended) == sorted(config.run_id for config in FORTY.configs)  # each exactly once
     until(lambda: not room.sweeps.active(FORTY.id))
+
+
+def test_a_run_that_the_server_refuses_is_said_and_does_not_hold_up_the_others(room):
+    room.close()
+    room.limits = Limits(blocks=17)
+    room.open()
+    room.sweeps.start(FORTY)
+    until(lambda: not room.sweeps.active(FORTY.id))
+    assert len(room.sweeps.results(FORTY)) == 36 and max(config.blocks for config in room.sweeps.results(FORTY)) == 17
+    assert "at most 17 blocks" in room.sweeps.warning
+    room.manager._limits = Limits()
+    room.sweeps.start(FORTY)
+    until(lambda: len(room.sweeps.results(FORTY)) == 40)
+    until(lambda: not room.sweeps.warning)
 
 
 def test_runs_that_somebody_has_made_already_are_not_made_again(room):

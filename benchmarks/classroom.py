@@ -207,7 +207,7 @@ class Viewer:
 
     def __init__(self, url: str, config: dict[str, str], tally: Tally, chance: random.Random, until: float, chaos: bool):
         self._url, self._config, self._tally, self._chance = url, config, tally, chance
-        self._until, self._chaos = until, chaos
+        self.until, self._chaos = until, chaos
         place = urlsplit(url)
         self._http = Http(place.hostname, place.port)
         self._scripts: set[str] = set()  # in the browser's cache
@@ -215,7 +215,7 @@ class Viewer:
 
     async def play(self, delay: float) -> None:
         await asyncio.sleep(delay)
-        while time.monotonic() < self._until:
+        while time.monotonic() < self.until:
             tab = Tab(self._url, self._tally)
             try:
                 await self._visit(tab)
@@ -231,7 +231,7 @@ class Viewer:
         """Opens the page, presses Start, and looks on for a while. Then the tab is closed."""
         if self._run and self._chance.random() < 0.2:  # wanders
             await self._open(tab, self._chance.choice(PAGES), "")
-            await asyncio.sleep(min(5, max(0, self._until - time.monotonic())))
+            await asyncio.sleep(min(5, max(0, self.until - time.monotonic())))
             return
         await self._open(tab, "", urlencode(self._config))
         began = None
@@ -260,7 +260,7 @@ class Viewer:
     async def _watch(self, tab: Tab, run: str, began: float | None, until: float) -> None:
         """As live.js does: often at first, then once a second, only what is new."""
         opened, since, stride, status = time.monotonic(), 0, 0, None
-        while time.monotonic() < min(until, self._until):
+        while time.monotonic() < min(until, self.until):
             asked = time.monotonic()
             query = urlencode({"since": since, "stride": stride, "quantity": "weight_grad_rms", "low": -30, "high": 15})
             body = await self._get(f"/api/runs/{run}?{query}", wanted=(200, 404, 429))
@@ -280,7 +280,7 @@ class Viewer:
                 await tab.rerun()  # the element's trigger "done"
             status = header["status"]
             if not header["live"]:
-                await asyncio.sleep(min(5, max(0, self._until - now)))
+                await asyncio.sleep(min(5, max(0, self.until - now)))
                 return
             fresh = now - opened < 10
             await asyncio.sleep(0.1 if fresh and status == "running" and not since else 0.3 if fresh else 1.0)
@@ -427,9 +427,14 @@ async def play(options: argparse.Namespace, url: str, server: Server | None, bas
                     tally.errors[f"HTTP {status} to rubbish"] += 1
 
     async def kill() -> None:
+        nonlocal until
         await asyncio.sleep(seconds / 2)
+        for _ in range(120):  # on a machine too busy to have shown anything yet
+            if tally.seen:
+                break
+            await asyncio.sleep(0.5)
         before, tally.down = dict(tally.seen), True
-        known = (await figures(url)) if before else {}
+        known = await figures(url)
         now = time.monotonic()
         before_kill = await work(url, {run: run for run in before})
         server.kill()
@@ -444,19 +449,25 @@ async def play(options: argparse.Namespace, url: str, server: Server | None, bas
         samples.clear()  # of another process
         await asyncio.sleep(2)  # browsers notice
         tally.down = False
+        late = time.monotonic() - (began + seconds / 2)  # the second half is as long as the first
+        until += late
+        for viewer in viewers:
+            viewer.until += late
 
     extra = [asyncio.create_task(sample())]
     if options.chaos:
         extra.append(asyncio.create_task(rubbish()))
-        if server:
-            extra.append(asyncio.create_task(kill()))
-    settled = opening if not (options.chaos and server) else seconds * 0.75
-    await asyncio.sleep(settled)
+    if options.chaos and server:
+        await kill()
+        await asyncio.sleep(seconds / 8)
+    else:
+        await asyncio.sleep(opening)
+    settled = time.monotonic() - began
     runs = {urlencode(config): run for config in configs if (run := _run_of(config, viewers))}
     steps = await pace(url, runs, max(1.0, until - time.monotonic() - 1))
     await asyncio.gather(*tasks, *extra)
     live = [latency for when, latency in tally.live if when - began > settled]
-    late = [s for s in samples if s[0] >= max(settled, seconds - 120)]
+    late = [s for s in samples if s[0] >= max(settled, until - began - 120)]
     memory = [s[3] for s in late]
     tenth = max(1, len(memory) // 10)
     shared = [config for config in steps if config in baseline]
@@ -552,7 +563,7 @@ def table(result: dict) -> str:
     share = result["throughput_against_no_viewers"]
     lines = [
         ("class", f"{result['viewers']} viewers, {result['configs']} settings, {result['minutes']:g} min, "
-                  f"{'with' if result['chaos'] else 'without'} chaos; {result['cores']} cores, "
+                  f"{'with' if result['chaos'] else 'without'} chaos; {result['cores']} core(s), "
                   f"training in a {result['train_in']}"),
         ("live update", spread("live_ms", " ms")),
         ("Start to first point", spread("first_point_s", " s")),
@@ -584,14 +595,14 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--blocks", type=int, default=12)
     parser.add_argument("--dataset", default="digits", choices=("digits", "mnist"))
     parser.add_argument("--chaos", action="store_true", help="tabs close, rubbish arrives, and the server is killed half-way")
-    parser.add_argument("--short", action="store_true", help="some twenty seconds with few viewers and small nets")
+    parser.add_argument("--short", action="store_true", help="half a minute with few viewers and small nets")
     parser.add_argument("--url", help="a server that runs already, on this machine")
     parser.add_argument("--no-baseline", action="store_true", help="leave out the measurement without viewers")
     parser.add_argument("--json", type=Path, help="write the result here as well")
     parser.add_argument("--keep", action="store_true", help="keep the server's store and log")
     options = parser.parse_args(arguments)
     if options.short:
-        options.viewers, options.configs, options.minutes, options.blocks = min(options.viewers, 6), 3, 0.4, 2
+        options.viewers, options.configs, options.minutes, options.blocks = min(options.viewers, 4), 2, 0.5, 2
     if not 0 < options.minutes <= 30:
         parser.error("--minutes must be above 0 and at most 30")
     result = run(options)

@@ -1,0 +1,48 @@
+"""A class in small: the load test of benchmarks/classroom.py, short, against a real server."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import classroom
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="the server's processor time and memory are read from /proc")
+@pytest.mark.timeout(300)
+def test_a_small_class_sees_its_runs_and_no_error_and_loses_nothing_when_the_server_is_killed(tmp_path):
+    out = tmp_path / "result.json"
+    # Loose bounds: the machine that runs the tests may be busy. The strict ones stand in docs/classroom.md, from a quiet one.
+    result = classroom.main(["--short", "--chaos", "--no-baseline", "--json", str(out)])
+    assert json.loads(out.read_text()) == json.loads(json.dumps(result))
+    assert result["errors"] == {} and result["tracebacks_in_log"] == 0
+    assert result["runs_before_kill"] >= 1 and result["runs_lost"] == 0
+    assert result["most_seconds_of_records_lost"] <= 1.5
+    assert result["page_s"]["count"] >= result["viewers"] / 2
+    assert result["live_ms"]["count"] > 0 and result["live_ms"]["median"] < 1000
+
+
+def test_a_tab_of_the_load_test_sees_what_a_browser_sees(server):
+    async def look() -> tuple[set[str], set[str], str]:
+        lab, lessons = classroom.Tab(server.url, classroom.Tally()), classroom.Tab(server.url, classroom.Tally())
+        await lab.open("", "activation=relu&blocks=1&batch_size=8&dataset=digits&steps=20")
+        await lessons.open("lessons", "")
+        first, second = set(lab.buttons), set(lessons.buttons)
+        await lab.rerun(press="Start")
+        await lab.close()
+        await lessons.close()
+        return first, second, lab.query
+
+    lab, lessons, query = asyncio.run(look())
+    assert "Start" in lab and "Start" not in lessons and "Open" in lessons
+    assert "run=" in query and "blocks=1" in query
+
+
+def test_the_load_test_asks_nobody_but_this_machine():
+    with pytest.raises(SystemExit, match="Only a server on this machine"):
+        classroom.main(["--url", "http://192.0.2.1:8501"])
+    with pytest.raises(SystemExit):
+        classroom.main(["--viewers", "201"])
+    with pytest.raises(SystemExit):
+        classroom.main(["--minutes", "31"])

@@ -111,7 +111,7 @@ def theory_words(config: RunConfig) -> None:
         for name, blocks in found.items():
             st.markdown("- " + texts[name].format(blocks=blocks))
         if not found:
-            st.markdown("- " + _("Up to 1000 blocks the first block's gradient stays within what Adam and float32 can use."))
+            st.markdown("- " + _("Up to 1000 blocks the first block's gradient is not too small for Adam and within float32."))
         st.caption(_("Where the prediction may be off:"))
         for limit in prediction.limits:
             st.markdown(f"- {limit}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
 from gradviz import anatomy, charts_anatomy
@@ -21,6 +24,7 @@ from gradviz.runs import History, Run, Status
 from gradviz.store import RunStore
 from gradviz.trainer import Trainer
 from gradviz.ui.server import server
+from gradviz.words import number
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
@@ -400,7 +404,7 @@ def test_slow_motion_tells_the_measured_numbers(digits):
     film = motion(run, run.history, 1, run.history.samples[1].sample())
     assert f"{run.history.loss[1]:.4g} nats" in film["stages"][1]["text"]
     signal = film["rows"][1]
-    assert signal["texts"] == [f"{value:.3g}" for value in run.history.quantity("signal_rms")[1]]
+    assert signal["texts"] == [number(value, 3) for value in run.history.quantity("signal_rms")[1]]
     assert max(signal["heights"]) <= 1 and min(signal["heights"]) >= 0
     assert len(film["names"]) == SMALL.layers and film["rows"][2]["low"] == film["rows"][3]["low"]
 
@@ -422,3 +426,93 @@ def test_pictures_of_2005_layers_stay_small(digits):
     for figure in figures:
         assert len(figure.to_json()) < 150_000
         assert max(len(trace.x) for trace in figure.data) <= 300
+
+
+# --- the page in a browser
+
+SECONDS = 1000  # Playwright counts in milliseconds
+SHORTCUT = replace(SMALL, shortcut=True, blocks=3, steps=6)
+
+
+@pytest.fixture(scope="module")
+def anatomy_page(start_server: Callable, browser, digits) -> Iterator[tuple[Page, str, list[str]]]:
+    """A page at a finished run with shortcut, the address of the page, and what the browser's console complained of."""
+    server = start_server(GRADVIZ_DATA="/nonexistent")
+    server.kill()
+    run = Run(SHORTCUT, History(SHORTCUT.layers), Status.RUNNING, "cpu, 1 thread")
+    trainer = Trainer(SHORTCUT, digits, CPU)
+    for record in trainer:
+        run.history.append(record)
+    run.end(trainer.outcome)
+    store = RunStore(server.store)
+    store.save(run)
+    store.close()
+    server.start()
+    page, complaints = browser.new_page(viewport={"width": 1280, "height": 1500}), []
+    page.set_default_timeout(90 * SECONDS)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    # Streamlit looks for its own health under the page's path first, and asks the root when that is not found.
+    page.on("console", lambda said: complaints.append(f"{said.text} {said.location['url']}")
+            if said.type == "error" and "/_stcore/" not in said.location["url"] else None)  # fmt: skip
+    url = f"{server.url}/anatomy?run={run.id}"
+    page.goto(url)
+    yield page, url, complaints
+    page.close()
+
+
+def figures(page: Page, *labels: str) -> None:
+    """Waits until the figures with these labels are drawn."""
+    for label in labels:
+        page.locator(f".gv-figure[aria-label='{label}'] .main-svg").first.wait_for(timeout=90 * SECONDS)
+
+
+def view(page: Page, name: str) -> None:
+    page.locator(".st-key-anatomy_view").get_by_text(name, exact=True).click()
+
+
+@pytest.mark.timeout(400)
+def test_a_reader_opens_a_run_plays_its_steps_and_looks_into_a_layer(anatomy_page):
+    page, _url, complaints = anatomy_page
+    figures(page, "Gradient sizes over depth", *(anatomy.KINDS[kind] for kind in ("weight", "weight_grad")))
+    expect(page.get_by_text("Step 5.", exact=True)).to_be_visible()
+
+    page.get_by_role("button", name="Play").click()  # at the last step: from the start, and to the last again
+    expect(page.get_by_text(re.compile(r"^Step [0-4]\.$"))).to_be_visible(timeout=90 * SECONDS)
+    expect(page.get_by_text("Step 5.", exact=True)).to_be_visible(timeout=90 * SECONDS)
+    expect(page.get_by_role("button", name="Play")).to_be_visible(timeout=90 * SECONDS)
+
+    view(page, "One layer")
+    figures(page, "Course of the layer", "Histogram of magnitudes", "Filters and their gradients")
+    view(page, "Shortcut")
+    figures(page, "Backward signal by path, over blocks", "Accuracy without each block")
+    deletion = page.locator(".gv-figure[aria-label='Accuracy without each block']").first
+    assert deletion.evaluate("plot => plot._fullData.find(trace => trace.mode === 'markers').x.length") == SHORTCUT.blocks
+    assert complaints == []
+
+
+@pytest.mark.timeout(400)
+def test_a_link_to_a_layer_opens_that_layer(anatomy_page):
+    page, url, complaints = anatomy_page
+    page.goto(f"{url}&layer=block1.conv2&view=layer&step=0")
+    figures(page, "Course of the layer")
+    expect(page.get_by_text("Step 0.", exact=True)).to_be_visible()
+    expect(page.get_by_text(re.compile("block1.conv2 at step 0: 16 filters"))).to_be_visible(timeout=90 * SECONDS)
+    assert complaints == []
+
+
+@pytest.mark.timeout(400)
+def test_the_slow_motion_lights_every_stage_in_turn(anatomy_page):
+    page, url, complaints = anatomy_page
+    page.goto(f"{url}&view=motion&step=0")
+    stages = page.locator(".gvm-stages button")
+    stages.first.wait_for(timeout=90 * SECONDS)
+    lit = page.locator(".gvm-bars i.lit")
+    stages.first.click()
+    before = lit.count()
+    page.locator(".gvm-play").click()
+    page.wait_for_function("before => document.querySelectorAll('.gvm-bars i.lit').length > before", arg=before)
+    stages.last.click()
+    expect(stages.last).to_have_attribute("aria-current", "true")
+    assert lit.count() == page.locator(".gvm-bars i").count() == 5 * SHORTCUT.layers
+    expect(page.locator(".gvm-text")).to_contain_text("adam moves the weights")
+    assert complaints == []

@@ -142,6 +142,34 @@ def test_a_click_keeps_the_step_and_a_second_click_lets_it_go(live):
     expect(live.locator(".gv-profile .gv-meaning")).to_contain_text("newest")
 
 
+def test_a_kept_row_leads_to_the_anatomy_of_its_layer(live, run_id):
+    names = live.locator("select[name=layer] option").all_inner_texts()[1:]
+    link = live.get_by_role("link", name="in Anatomy")
+    assert not link.is_visible() and not live.locator(".gv-row").is_visible()
+    live.mouse.click(*place(live, 9, 20))
+    expect(live.locator(".gv-row")).to_be_visible()
+    expect(link).to_have_text(f"Open layer {names[20]} in Anatomy")
+    expect(live.locator("select[name=layer]")).to_have_value("20")
+    assert link.evaluate("a => a.href") == live.evaluate(
+        f"new URL('anatomy?run={run_id}&layer={names[20]}&view=layer&step=9', document.baseURI).href"
+    )
+    live.mouse.click(*place(live, 9, 20))
+    assert not link.is_visible()
+
+
+def test_the_keyboard_reaches_a_row_and_its_link(live, run_id):
+    live.locator("select[name=layer]").focus()
+    live.locator("select[name=layer]").select_option("block3.conv1")
+    live.keyboard.press("Tab")
+    link = live.get_by_role("link", name="Open layer block3.conv1 in Anatomy")
+    expect(link).to_be_focused()
+    page = live.context.browser.new_page()
+    page.goto(link.evaluate("a => a.href"))
+    expect(page.get_by_role("combobox", name="Layer, from input to output")).to_have_value("block3.conv1", timeout=90 * SECONDS)
+    page.close()
+    live.locator("select[name=layer]").select_option("")
+
+
 def test_key_figures_are_the_measured_ones(live, server, run_id):
     header, _ = fetch(f"{server.url}/api/runs/{run_id}")
 

@@ -1024,10 +1024,14 @@ class Panel {
   placeLine() {
     const { line, row, run } = this;
     const { xaxis, yaxis } = this.charts.heatmap.plot._fullLayout ?? {};
-    const top = yaxis && run && this.layer !== null ? yaxis.d2p(this.layer + 0.5) : -9;
-    const tall = yaxis && yaxis.d2p(this.layer - 0.5) - top;
-    row.style.display = top >= -tall && top <= yaxis?._length ? "block" : "none";
-    Object.assign(row.style, { left: `${xaxis?._offset}px`, top: `${yaxis?._offset + top}px`, width: `${xaxis?._length}px`, height: `${tall}px` });
+    row.style.display = "none";
+    if (yaxis && run && this.layer !== null) {
+      const [top, bottom] = [0.5, -0.5].map((half) => Math.max(0, Math.min(yaxis._length, yaxis.d2p(this.layer + half))));
+      Object.assign(row.style, {
+        left: `${xaxis._offset}px`, top: `${yaxis._offset + top}px`, width: `${xaxis._length}px`, height: `${bottom - top}px`,
+        display: bottom > top ? "block" : "none",
+      });
+    }
     const step = this.hovered ?? this.pinned;
     const x = yaxis && run && step !== null ? xaxis.d2p(step + (run.stride - 1) / 2) : -1;
     line.style.display = x >= 0 && x <= xaxis?._length ? "block" : "none";

@@ -60,7 +60,7 @@ class Film {
       const line = make("div", "gvm-row", this.root);
       const label = make("div", "", line);
       label.textContent = row.label;
-      make("small", "", label).textContent = data.words.scale.replace("{low}", power(row.low)).replace("{high}", power(row.high));
+      make("small", "", label).textContent = data.words.scale.replace("{low}", row.low).replace("{high}", row.high);
       const bars = make("div", "gvm-bars", line);
       return row.heights.map((height, layer) => {
         const one = make("i", "", bars);
@@ -130,9 +130,6 @@ class Film {
     this.slider.value = t;
   }
 }
-
-const SUPERSCRIPT = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
-const power = (text) => text.replace(/\^(-?\d+)/, (all, exponent) => [...exponent].map((c) => SUPERSCRIPT[c]).join(""));
 
 export default function (component) {
   const { data, parentElement: host } = component;

@@ -88,9 +88,9 @@ def _treatment_words(run: Run, sample: AnatomySample | None, step: int) -> str:
     words = f"{config.treatment} {config.threshold:g}."
     if sample is not None and sample.step == step and np.isfinite(sample.overall[0]):
         altered, cosine, before, after = sample.overall
-        words += " " + _("It altered {share:.3g} % of all entries; the length of the whole gradient went from {before:.3g} to "
-                         "{after:.3g}, the cosine between the two is {cosine:.3g}.").format(
-                             share=100 * altered, before=before, after=after, cosine=cosine)
+        words += " " + _("It altered {share:.3g} % of all entries; the length of the whole gradient went from {before} to "
+                         "{after}, the cosine between the two is {cosine:.3g}.").format(
+                             share=100 * altered, before=number(before, 3), after=number(after, 3), cosine=cosine)
     return words
 
 
@@ -99,5 +99,5 @@ def _update_words(run: Run, history: History, column: int) -> str:
     if not np.isfinite(ratio).any():
         return _("There was no update: the loss is not finite.")
     first, last = run.config.layer_names[0], run.config.layer_names[-1]
-    return _("{optimizer} moves the weights: {first} by {a:.2g} of its length, {last} by {b:.2g}. The next batch comes.").format(
-        optimizer=run.config.optimizer, first=first, last=last, a=ratio[0], b=ratio[-1])
+    return _("{optimizer} moves the weights: {first} by {a} of its length, {last} by {b}. The next batch comes.").format(
+        optimizer=run.config.optimizer, first=first, last=last, a=number(ratio[0]), b=number(ratio[-1]))

@@ -14,8 +14,8 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
+from asgi import ask
 from starlette.applications import Starlette
-from starlette.testclient import TestClient
 
 from gradviz import charts, sweep
 from gradviz.classroom import LONGEST_NAME, PIN_TRIES, PIN_TRIES_ALL, Classroom, ClassSweep, PinCheck, archive, clean_name
@@ -378,16 +378,16 @@ def test_a_verdict_that_cannot_be_found_costs_nobody_the_card(tmp_path):
 
 def test_the_routes_answer_and_refuse_rubbish_with_a_sentence(tmp_path):
     board, _manager, room, _clock = board_of(tmp_path, recorded(SMALL, 5))
-    client = TestClient(Starlette(routes=classroom_routes(lambda: board, room.notice)))
-    answer = client.get("/api/classroom")
-    seen = unpacked(answer.content)[0]["seen"]
+    app = Starlette(routes=classroom_routes(lambda: board, room.notice))
+    answer = ask(app, "/api/classroom")
+    seen = unpacked(answer.body)[0]["seen"]
     assert answer.headers["cache-control"] == "no-store"
-    assert unpacked(client.get("/api/classroom", params={"seen": seen}).content)[0]["cards"] == {}
+    assert unpacked(ask(app, "/api/classroom", f"seen={seen}").body)[0]["cards"] == {}
     for rubbish in ("x", "1", f"{seen}0000000000000", "-1", "zzzzzzzz-1", "00000000-²"):
-        refused = client.get("/api/classroom", params={"seen": rubbish})
-        assert refused.status_code == 400 and "must be" in refused.text
-    assert client.get("/api/classroom/notice").json() == {"lesson": "", "locked": False, "wall": ""}
-    assert "javascript" in client.get("/live/classroom.js").headers["content-type"]
+        refused = ask(app, "/api/classroom", f"seen={rubbish}")
+        assert refused.status == 400 and "must be" in refused.text
+    assert json.loads(ask(app, "/api/classroom/notice").body) == {"lesson": "", "locked": False, "wall": ""}
+    assert "javascript" in ask(app, "/live/classroom.js").headers["content-type"]
 
 
 # The picture of the class

@@ -518,6 +518,9 @@ async def without_viewers(options: argparse.Namespace, url: str) -> dict[str, tu
     runs = await start_all(url, configs, tally)
     if tally.errors:
         print("while starting the runs:", dict(tally.errors), file=sys.stderr)
+    patience = time.monotonic() + 120
+    while any(steps == 0 for steps, _ in (await work(url, runs)).values()) and time.monotonic() < patience:
+        await asyncio.sleep(0.5)
     await asyncio.sleep(min(10, 6 * options.minutes))
     speed = await pace(url, runs, 60 * options.minutes / 3)
     cost = await work(url, runs)

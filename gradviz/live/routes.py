@@ -55,8 +55,8 @@ def build_routes(
     look: Callable[[str], tuple[int | None, float | None]] = lambda _: (None, None),
 ) -> list[Route]:
     """Routes for `st.App`; `describe(run)` gives the verdict and the sentence that the element shows, `get_problem()` the
-    sentence of `/ready` while the server cannot keep runs, `get_metrics()` the text of `/metrics`. `look(id)` is called whenever somebody's page asks for the run,
-    and gives its place in the queue and the seconds it is expected to wait."""
+    sentence of `/ready` while the server cannot keep runs, `get_metrics()` the text of `/metrics`. `look(id)` is called
+    whenever somebody's page asks for the run, and gives its place in the queue and the seconds it is expected to wait."""
     described = _Described(describe)
 
     async def answer(request: Request, make: Callable[[Run], bytes]) -> Response:

@@ -56,7 +56,7 @@ def check_memory(config: RunConfig, left: float | None, passing: Iterable[RunCon
     needed = memory_needed(config)
     if left is not None and needed > left + sum(map(memory_needed, passing)):
         text = _("This run needs some {needed:,.0f} MB of memory, and the server has {left:,.0f} MB left: "
-                 "choose fewer blocks or a smaller batch.")  # fmt: skip
+                 "choose fewer blocks or a smaller batch, or stop paused runs.")  # fmt: skip
         raise Refused("memory", text.format(needed=needed / 1e6, left=left / 1e6))
 
 

@@ -31,7 +31,7 @@ from gradviz.probe import Interrupted
 from gradviz.runs import History, Outcome, Run, Status, StepRecord, max_columns
 from gradviz.settings import Limits
 from gradviz.store import INTERRUPTED, RunStore, StoreError, Summary
-from gradviz.trainer import Trainer, device_text, resolve_device
+from gradviz.trainer import Trainer, device_text, preview_images, resolve_device
 from gradviz.words import gettext as _
 from gradviz.workers import WorkerDied, WorkerError
 
@@ -84,6 +84,7 @@ class _Job:
     urgent: bool = False  # somebody pressed Resume or Step
     seen: float = -math.inf  # when somebody last looked, by the manager's clock
     since: float = 0.0  # when a worker took it
+    begun: int = 0  # steps that it had then
     stop: threading.Event = field(default_factory=threading.Event)
     held: bool = False  # a pause was asked for
     steps: int = 0  # single steps asked for while held
@@ -140,6 +141,7 @@ class RunManager:
         self._queue: list[_Job] = []  # whoever waits for a worker; see _order
         self._count = 0  # of starts and of waitings
         self._turn = slice if math.isfinite(slice) else 0.0  # seconds that a worker is taken at a time, a running mean
+        self._deletions = 0
         self._started = time.time()
         self._steps = self._crashes = 0
         self._refused: Counter[str] = Counter()
@@ -155,7 +157,7 @@ class RunManager:
         self._workers_ended = threading.Event()
         self._workers = [_daemon(self._work, f"worker-{number}") for number in range(workers)]
         self._writer = _daemon(self._write, "store-writer")
-        self._previews = _Previews(self._train, threads)
+        self._previews = _Previews(self._train_preview, threads)
 
     # Runs
 
@@ -169,11 +171,11 @@ class RunManager:
         if (joined := self._join(config, again, client)) is not None:
             return joined
         try:
-            self._admit(config)
+            self._admit(config, again)
             with self._changed:
                 if (joined := self._join(config, again, client)) is not None:  # started meanwhile
                     return joined
-                waiting = sum(job.run.status is Status.QUEUED and bool(job.run.clients) for job in self._queue)
+                waiting = sum(bool(job.run.clients) for job in self._queue)  # to begin, or for another slice
                 if client and waiting >= self._limits.queue:
                     raise Refused("queue", _("Too many runs wait already ({most}): wait until some have ended.").format(
                         most=self._limits.queue))  # fmt: skip
@@ -195,6 +197,7 @@ class RunManager:
             if run := self._kept.get(id):
                 self._kept.move_to_end(id)
                 return run
+            deletions = self._deletions
         try:
             run = self._store.load(id)
         except StoreError as error:
@@ -203,9 +206,10 @@ class RunManager:
         with self._changed:
             if job := self._jobs.get(id):  # started meanwhile
                 return job.run
-            if run:
+            if run and deletions == self._deletions:
                 self._keep(run)
-        return run
+                return run
+        return self.get(id) if run else None  # something was deleted meanwhile, perhaps this
 
     def list(self) -> list[Summary]:
         """All runs without their records, newest first."""
@@ -333,6 +337,9 @@ class RunManager:
                 self._store.delete(id)
             except StoreError as error:
                 self._warn(str(error))
+            with self._changed:
+                self._kept.pop(id, None)  # somebody may have read it while it was being deleted
+                self._deletions += 1
         log.info("event=deleted run=%s", json.dumps(id))
 
     def close(self, timeout: float = 2.0) -> None:
@@ -350,7 +357,9 @@ class RunManager:
             self._changed.notify_all()
         for worker in self._workers:
             worker.join(max(0.0, deadline - time.monotonic() - 0.5))  # half a second is the writer's
-        for job in [job for job in self._jobs.values() if not self._stays(job)]:
+        with self._changed:
+            rest = [job for job in self._jobs.values() if not self._stays(job)]
+        for job in rest:
             self._end(job, Outcome(Status.STOPPED))  # of a worker that is stuck in an operation
         self._workers_ended.set()
         self._writer.join(max(0.1, deadline - time.monotonic()))
@@ -363,6 +372,11 @@ class RunManager:
         The newest wish of a `client` counts: it drops an older one of the same client that is not ready.
         """
         return self._previews.ask(config, client)
+
+    def _train_preview(self, config: RunConfig, interrupt: Callable[[], bool]) -> Training:
+        limits.check(replace(config, steps=1), self._limits)
+        limits.check_memory(replace(config, batch_size=preview_images(config)), self._memory_left())
+        return self._train(config, interrupt)
 
     def get_preview(self, id: str) -> Preview | None:
         """The preview with this `Preview.id`, if it was asked for and is not forgotten."""
@@ -394,16 +408,15 @@ class RunManager:
             self._warn(str(error))
             return []
 
-    def _admit(self, config: RunConfig) -> None:
+    def _admit(self, config: RunConfig, again: bool) -> None:
         """Raises Refused for what is over a limit. Not under the lock: it looks at the disk."""
         limits.check(config, self._limits)
         limits.check_disk(self._store.folder, self._limits)
         with self._changed:
-            # What is being trained ends and gives its memory back; what somebody has paused does not.
-            passing = [job.run.config for job in self._jobs.values() if job.training is not None and not job.held]
+            passing = self._passing()
         limits.check_memory(config, self._memory_left(), passing)
         try:
-            surplus = self._store.count() + 1 - self._limits.runs
+            surplus = self._store.count() + (not again) - self._limits.runs  # `again` replaces one
             old = self._store.oldest_ended(surplus, time.time() - _PRESENT) if surplus > 0 else []
         except StoreError as error:
             self._warn(str(error))
@@ -468,7 +481,7 @@ class RunManager:
             return now - job.seen > _WATCHED
 
         first: dict[str, _Job] = {}
-        live = [job for job in self._jobs.values() if not job.held and job.run.status.live]
+        live = [job for job in self._jobs.values() if (job.steps or not job.held) and job.run.status.live]
         for job in sorted(live, key=lambda job: (unseen(job), -job.number)):
             for client in job.run.clients:
                 first.setdefault(client, job)
@@ -482,18 +495,31 @@ class RunManager:
 
     def _ready(self) -> _Job | None:
         """The first in the queue whose memory is there. A smaller net may thus overtake a large one."""
-        order = self._order() if self._queue else []
-        return next((job for job in order if self._fits(job)), None)
+        room = None
+        for job in self._order() if self._queue else []:
+            if job.training is not None:
+                return job
+            room = self._room() if room is None else room
+            if limits.memory_needed(job.run.config) <= room:
+                return job
+        return None
 
-    def _fits(self, job: _Job) -> bool:
-        if job.training is not None or not any(other.training for other in self._jobs.values()):
-            return True  # what is alone has been looked at when it was started
-        left = self._memory_left()
+    def _room(self) -> float:
+        """Bytes for one more training. What is alone need not wait: `_drive` looks whether it fits at all."""
+        others = [job for job in self._jobs.values() if job.driven or job.training is not None]
+        left = self._memory_left() if others else None
         if left is None:
-            return True
+            return math.inf
         # Those that have just begun have not taken their memory yet.
-        young = [other for other in self._jobs.values() if other.driven and not other.run.history.steps]
-        return sum(limits.memory_needed(one.run.config) for one in (job, *young)) <= left
+        return left - sum(limits.memory_needed(job.run.config) for job in others if not job.run.history.steps)
+
+    def _passing(self) -> list[RunConfig]:
+        """Trainings that have taken their memory and give it back when they end; what somebody has paused does not."""
+        return [
+            job.run.config
+            for job in self._jobs.values()
+            if job.training is not None and not job.held and job.run.history.steps
+        ]
 
     def _keep(self, run: Run) -> None:
         self._kept[run.id] = run
@@ -515,7 +541,7 @@ class RunManager:
             if self._closing:
                 return None
             self._leave(job)
-            job.driven, job.since, job.urgent = True, self._clock(), False
+            job.driven, job.since, job.begun, job.urgent = True, self._clock(), job.run.history.steps, False
             if not job.held and job.run.status is not Status.RUNNING:
                 self._set(job, Status.RUNNING)
             return job
@@ -525,6 +551,9 @@ class RunManager:
         run = job.run
         try:
             if job.training is None:
+                with self._changed:
+                    passing = self._passing()
+                limits.check_memory(run.config, self._memory_left(), passing)  # it may have waited long, or since a restart
                 job.training = self._train(run.config, job.stop.is_set)
                 device = job.training.device
                 run.device = device if isinstance(device, str) else device_text(device)
@@ -570,6 +599,8 @@ class RunManager:
     def _yields(self, job: _Job) -> bool:
         """Whether another should have the worker now."""
         had = self._clock() - job.since
+        if job.run.history.steps == job.begun:
+            return False  # a net that is long in the building has its first picture all the same
         if not self._queue or had < _FIRST * self._slice or (other := self._ready()) is None:
             return False
         rank = self._ranks()
@@ -592,8 +623,8 @@ class RunManager:
             if self._closing and outcome.status is Status.STOPPED:
                 outcome = Outcome(Status.INTERRUPTED, message=INTERRUPTED)
             self._ended[outcome.status] += 1
-            run.test_accuracy, run.message, run.deletion = outcome.test_accuracy, outcome.message, outcome.deletion
-            self._set(job, outcome.status)  # last: who reads an ended run finds it complete
+            run.end(outcome)
+            self._set(job, outcome.status)
 
     # Store
 
@@ -748,7 +779,7 @@ def _limit_threads(threads: int) -> None:
 
 def _sentence(error: Exception) -> str:
     """What went wrong, for a student; the log has the rest."""
-    if isinstance(error, (ConfigError, DataError, StoreError, WorkerDied)):
+    if isinstance(error, (ConfigError, DataError, StoreError, WorkerDied, Refused)):
         return str(error)
     text = str(error).lower()
     if (

@@ -302,7 +302,8 @@ class SweepRunner:
             self._active.remove(id)
             wanted = {config.run_id for other in self._active for config in self._sweeps[other].configs}
             for run_id in [config.run_id for config in self._sweeps[id].configs if config.run_id not in wanted]:
-                if self._flying.pop(run_id, None) and run_id in self._ours:
+                run = self._manager.get(run_id)
+                if self._flying.pop(run_id, None) and run_id in self._ours and not (run and run.clients):
                     self._manager.stop(run_id)
             self._keep(self._sweeps[id])
 
@@ -363,8 +364,8 @@ class SweepRunner:
                 del self._flying[run_id]
                 self._ours.discard(run_id)
                 self._judge(config)
-            elif run_id in self._ours and (looked(run) or (self._early(config) and trained_already(run))):
-                self._manager.stop(run_id)
+            elif run_id in self._ours and not run.clients and (looked(run) or (self._early(config) and trained_already(run))):
+                self._manager.stop(run_id)  # but who has joined it wants all of it
         for id in list(self._active):
             for config in self._sweeps[id].configs:
                 if len(self._flying) >= self.at_once:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import select
 import signal
 import socket
 import struct
@@ -160,6 +159,7 @@ class RemoteTraining:
         self.config = config
         self.outcome: Outcome | None = None
         self._connection, self._interrupt = connection, interrupt
+        connection.settimeout(_LOOK)  # by poll: select takes no descriptor of 1024 and more
         try:
             header, _body = self._receive()
         except BaseException:
@@ -215,13 +215,12 @@ class RemoteTraining:
         """Raises Interrupted if asked to stop meanwhile, WorkerDied if the child has ended."""
         data, have = memoryview(bytearray(count)), 0
         while have < count:
-            readable = select.select([self._connection], [], [], _LOOK)[0]
-            if not readable:
-                if self._interrupt():
-                    raise Interrupted
-                continue
             try:
                 got = self._connection.recv_into(data[have:])
+            except TimeoutError:
+                if self._interrupt():
+                    raise Interrupted from None
+                continue
             except OSError:
                 got = 0
             if not got:
@@ -335,7 +334,8 @@ def _birth(control: socket.socket, connection: socket.socket, shelf: Shelf, requ
             data = shelf.load(config.dataset)
             child = os.fork()
         except Exception as error:  # a damaged data set, or no room for another process
-            connection.sendall(_pack_error(error))
+            with suppress(OSError):  # nobody waits for it any more
+                connection.sendall(_pack_error(error))
             return
         if child == 0:
             control.close()
@@ -422,6 +422,8 @@ class _Line:
 
 
 if __name__ == "__main__":
-    with socket.socket(fileno=int(sys.argv[1])) as _control:
-        _nursery(_control, Path(sys.argv[2]))
+    try:
+        _nursery(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]))
+    except BaseException:
+        traceback.print_exc()
     os._exit(0)  # Python would spend seconds on taking torch apart

@@ -333,7 +333,10 @@ def test_a_store_of_an_earlier_version_gains_the_new_tables(digits, tmp_path):
         run.history.append(record)
     store = RunStore(tmp_path)
     store.save(run)
-    for statement in ("DROP TABLE samples", "ALTER TABLE runs DROP COLUMN deletion", "PRAGMA user_version = 1"):
+    for statement in (
+        "DROP TABLE samples", "ALTER TABLE runs DROP COLUMN deletion", "ALTER TABLE runs DROP COLUMN clients",
+        "PRAGMA user_version = 1",
+    ):  # fmt: skip
         store._db.execute(statement)
     store.close()
     store = RunStore(tmp_path)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_lab import opened, store  # noqa: F401
+from test_lab import opened
 
 from gradviz import theory
 from gradviz.__main__ import main
@@ -411,7 +411,7 @@ def test_the_command_line_has_them_by_the_same_words(capsys):
     assert "--init: " in (refusal := capsys.readouterr().err) and "xavier-normal" in refusal
 
 
-def test_the_page_offers_them_closed_and_opens_them_where_one_is_in_use(store):  # noqa: F811
+def test_the_page_offers_them_closed_and_opens_them_where_one_is_in_use(page_server):
     page = opened()
     assert not _expander(page).proto.expanded
     page.selectbox(key="control_init").select("lsuv").run()
@@ -424,7 +424,7 @@ def test_the_page_offers_them_closed_and_opens_them_where_one_is_in_use(store): 
     assert page.selectbox(key="control_init").disabled and page.session_state[controls.CONFIG].init == "default"
 
 
-def test_a_link_with_further_remedies_reproduces_the_page(store):  # noqa: F811
+def test_a_link_with_further_remedies_reproduces_the_page(page_server):
     page = opened(activation="silu", other_norm="layer", shortcut="on", branch_scale="skip-init", init="he-normal")
     config = page.session_state[controls.CONFIG]
     assert (config.activation, config.other_norm, config.branch_scale, config.init) == ("silu", "layer", "skip-init", "he-normal")

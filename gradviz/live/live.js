@@ -284,7 +284,7 @@ class Chart {
       const there = [...x.keys()].filter((k) => Number.isFinite(x[k]) && Number.isFinite(y[k])); // null is not
       const at = there.map((k) => [xaxis.d2p(x[k]).toFixed(2), yaxis.d2p(y[k]).toFixed(2)]);
       const points = group.querySelectorAll(".points path.point"), line = group.querySelector("path.js-line");
-      const [dots, lines] = ["markers", "lines"].map((word) => drawn[i].mode.includes(word));
+      const dots = drawn[i].mode.includes("markers"), lines = drawn[i].mode.includes("lines");
       if (points.length !== (dots ? there.length : 0) || (lines && !line)) return false;
       changes.push(() => {
         if (lines) line.setAttribute("d", at.map(([left, top], k) => `${k && there[k] === there[k - 1] + 1 ? "L" : "M"}${left},${top}`).join(""));

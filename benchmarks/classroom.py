@@ -40,7 +40,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("lessons", "compare", "sweep", "anatomy")
+PAGES = ("lessons", "compare", "sweep", "anatomy", "classroom")
 START = ("Start", "Start afresh", "Show the run of these settings")  # whichever the page shows, a student presses it
 RUBBISH = (
     "/api/runs/%00", "/api/runs/../../etc/passwd", "/api/runs/x?since=-1", "/api/runs/x?low=nan", "/api/previews/'--",
@@ -230,8 +230,7 @@ class Viewer:
     async def _visit(self, tab: Tab) -> None:
         """Opens the page, presses Start, and looks on for a while. Then the tab is closed."""
         if self._run and self._chance.random() < 0.2:  # wanders
-            await self._open(tab, self._chance.choice(PAGES), "")
-            await asyncio.sleep(min(5, max(0, self.until - time.monotonic())))
+            await self._wander(tab, self._chance.choice(PAGES))
             return
         await self._open(tab, "", urlencode(self._config))
         began = None
@@ -247,6 +246,16 @@ class Viewer:
         patience = self._chance.uniform(5, 15) if self._chaos else self._chance.uniform(40, 80)
         await self._watch(tab, self._run, began if wanted != START[2] else None, time.monotonic() + patience)
 
+    async def _wander(self, tab: Tab, page: str) -> None:
+        """Looks at another page for a while, as classroom.js does: the notice, and on the Classroom page all cards."""
+        await self._open(tab, page, "")
+        seen, leave = "", min(self.until, time.monotonic() + 5)
+        while time.monotonic() < leave:
+            await self._get("/api/classroom/notice")
+            if page == "classroom" and (body := await self._get(f"/api/classroom?{urlencode({'seen': seen})}")):
+                seen = json.loads(body[4 : 4 + struct.unpack_from("<I", body)[0]])["seen"]
+            await asyncio.sleep(1)
+
     async def _open(self, tab: Tab, page: str, query: str) -> None:
         began = time.monotonic()
         index = await self._get(f"/{page}?{query}")
@@ -259,15 +268,18 @@ class Viewer:
 
     async def _watch(self, tab: Tab, run: str, began: float | None, until: float) -> None:
         """As live.js does: often at first, then once a second, only what is new."""
-        opened, since, stride, status = time.monotonic(), 0, 0, None
+        opened, since, stride, status, noticed = time.monotonic(), 0, 0, None, 0.0
         while time.monotonic() < min(until, self.until):
             asked = time.monotonic()
             query = urlencode({"since": since, "stride": stride, "quantity": "weight_grad_rms", "low": -30, "high": 15})
-            body = await self._get(f"/api/runs/{run}?{query}", wanted=(200, 404, 429))
+            body = await self._get(f"/api/runs/{run}?{query}")
             now = time.monotonic()
-            if body is None:  # 404: the page is run again, as the element asks for
-                await tab.rerun()
-                return
+            if body is None:
+                if self._status == 404:  # the page is run again, as the element asks for
+                    await tab.rerun()
+                    return
+                await asyncio.sleep(3)
+                continue
             self._tally.live.append((now, now - asked))
             header = json.loads(body[4 : 4 + struct.unpack_from("<I", body)[0]])
             since, stride = header["steps"], header["stride"]
@@ -282,15 +294,23 @@ class Viewer:
             if not header["live"]:
                 await asyncio.sleep(min(5, max(0, self.until - now)))
                 return
+            if now > noticed + 2.5:
+                await self._get("/api/classroom/notice")
+                noticed = now
             fresh = now - opened < 10
             await asyncio.sleep(0.1 if fresh and status == "running" and not since else 0.3 if fresh else 1.0)
+        if began is not None and time.monotonic() < self.until:
+            self._tally.first.append(time.monotonic() - began)  # left without a point: it took at least that
 
-    async def _get(self, path: str, wanted: tuple[int, ...] = (200,)) -> bytes | None:
-        status, body, size = await self._http.get(path)
+    async def _get(self, path: str) -> bytes | None:
+        """The body; None if it was refused, which is counted, and why is in `_status`."""
+        self._status, body, size = await self._http.get(path)
         self._tally.bytes += size
-        if status not in wanted or status == 429:
-            self._tally.errors[f"HTTP {status}: {path.partition('?')[0][:40]}"] += 1
-        return None if status == 404 else body
+        if self._status == 200:
+            return body
+        if not self._tally.down:
+            self._tally.errors[f"HTTP {self._status}: {path.partition('?')[0][:20]}"] += 1
+        return None
 
 
 # ---- The server -----------------------------------------------------------------------------------------------------
@@ -312,7 +332,8 @@ class Server:
     def start(self) -> float:
         """Seconds until it is ready. Raises RuntimeError with the end of its log if it is not within two minutes."""
         began = time.monotonic()
-        environment = {"GRADVIZ_DOWNLOAD": "off", **os.environ, "GRADVIZ_STORE": str(self._folder / "runs")}
+        defaults = {"GRADVIZ_DOWNLOAD": "off", "GRADVIZ_PIN": "benchmark"}
+        environment = {**defaults, **os.environ, "GRADVIZ_STORE": str(self._folder / "runs")}
         with (self._folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self._command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -357,15 +378,15 @@ async def figures(url: str) -> dict[str, float]:
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if not line.startswith("#")}
 
 
-async def work(url: str, runs: dict[str, str]) -> dict[str, tuple[int, float]]:
-    """Steps and milliseconds per step of each run now."""
+async def work(url: str, runs: dict[str, str]) -> dict[str, tuple[int, float, str]]:
+    """Steps, milliseconds per step and status of each run now."""
     place, found = urlsplit(url), {}
     http = Http(place.hostname, place.port)
     for config, run in runs.items():
         status, body, _ = await http.get(f"/api/runs/{run}?since=999999999&stride=1")
         if status == 200:
             header = json.loads(body[4 : 4 + struct.unpack_from("<I", body)[0]])
-            found[config] = (header["steps"], header["ms_per_step"] or 0.0)
+            found[config] = (header["steps"], header["ms_per_step"] or 0.0, header["status"])
     http.close()
     return found
 
@@ -389,7 +410,8 @@ async def pace(url: str, runs: dict[str, str], seconds: float) -> dict[str, floa
     before, began = await work(url, runs), time.monotonic()
     await asyncio.sleep(seconds)
     after, took = await work(url, runs), time.monotonic() - began
-    return {config: (after[config][0] - before[config][0]) / took for config in after if config in before}
+    # Started afresh meanwhile, a run counts from 0 again.
+    return {config: max(0, after[config][0] - before[config][0]) / took for config in after if config in before}
 
 
 # ---- The class ------------------------------------------------------------------------------------------------------
@@ -443,6 +465,10 @@ async def play(options: argparse.Namespace, url: str, server: Server | None, bas
         outcome["runs_before_kill"], outcome["runs_lost"] = len(before_kill), len(set(before_kill) - set(after))
         lost = [(before_kill[run][0] - after[run][0]) * before_kill[run][1] / 1000 for run in before_kill if run in after]
         outcome["most_seconds_of_records_lost"] = max([0.0, *lost])
+        outcome["queued_runs_dropped"] = sum(
+            status == "queued" and not steps and after.get(run, (0, 0, "lost"))[2] not in ("queued", "running")
+            for run, (steps, _, status) in before_kill.items()
+        )
         outcome["queued_before_kill"] = known.get('gradviz_runs{status="queued"}')
         outcome["live_after_restart"] = sum(v for k, v in (await figures(url)).items() if k.startswith("gradviz_runs{"))
         outcome["killed_at"] = now - began
@@ -486,8 +512,8 @@ async def play(options: argparse.Namespace, url: str, server: Server | None, bas
         "steps_per_second": sum(steps.values()),
         # Each step weighs what it cost without viewers, so that another mix of runs is not another speed.
         "throughput_against_no_viewers": (
-            sum(steps[c] * baseline[c][1] for c in shared) / sum(baseline[c][0] * baseline[c][1] for c in shared)
-            if shared and sum(baseline[c][0] for c in shared) else None
+            sum(steps[c] * baseline[c][1] for c in shared) / sum(speed * cost for speed, cost in baseline.values())
+            if shared and sum(speed * cost for speed, cost in baseline.values()) else None
         ),
         "errors": dict(tally.errors), "tracebacks_in_log": server.tracebacks() if server else None, **outcome,
     }  # fmt: skip
@@ -519,7 +545,7 @@ async def without_viewers(options: argparse.Namespace, url: str) -> dict[str, tu
     if tally.errors:
         print("while starting the runs:", dict(tally.errors), file=sys.stderr)
     patience = time.monotonic() + 120
-    while any(steps == 0 for steps, _ in (await work(url, runs)).values()) and time.monotonic() < patience:
+    while any(steps == 0 for steps, *_ in (await work(url, runs)).values()) and time.monotonic() < patience:
         await asyncio.sleep(0.5)
     await asyncio.sleep(min(10, 6 * options.minutes))
     speed = await pace(url, runs, 60 * options.minutes / 3)
@@ -568,7 +594,7 @@ def table(result: dict) -> str:
         ("class", f"{result['viewers']} viewers, {result['configs']} settings, {result['minutes']:g} min, "
                   f"{'with' if result['chaos'] else 'without'} chaos; {result['cores']} core(s), "
                   f"training in a {result['train_in']}"),
-        ("live update", spread("live_ms", " ms")),
+        ("live update", spread("live_ms", " ms") + ", after the opening minute or the restart"),
         ("Start to first point", spread("first_point_s", " s")),
         ("page", spread("page_s", " s")),
         ("server's CPU", f"{figure(result['server_cpu_percent'], ' %')} of a core; "

@@ -36,8 +36,12 @@ def choose(ids) -> None:
 
 
 def start_changed(run_id: str, change: str) -> None:
+    base = manager.get(run_id)
+    if base is None:
+        classroom.say(_("This run is no longer here."))
+        return
     try:
-        if run := classroom.start(CHANGES[change](manager.get(run_id).config)):
+        if run := classroom.start(CHANGES[change](base.config)):
             choose([*st.session_state[CHOSEN], run.id])
     except ConfigError as error:
         st.session_state["compare_refusal"] = str(error)

@@ -16,8 +16,10 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from benchmarks.classroom import PAGES, Tab, Tally
+from gradviz.classroom import Classroom
 from gradviz.config import FIELDS, ConfigError, RunConfig
 from gradviz.data import Shelf
+from gradviz.live.classroom import Board, classroom_routes
 from gradviz.live.guard import Guard
 from gradviz.live.metrics import Metrics
 from gradviz.live.routes import build_routes
@@ -34,9 +36,10 @@ NASTY = [
     "weight_grad_rms", "digits", "1000", "12", "100000", "-30", "15", "0.5",
 ]  # fmt: skip
 NAMES = ["since", "stride", "quantity", "low", "high", "step", "run", "runs", "lesson", "prediction", "controls", "sweep",
-         "layer", "view", "wall", "embed", "embed_options", *FIELDS]  # fmt: skip
+         "layer", "view", "wall", "seen", "embed", "embed_options", *FIELDS]  # fmt: skip
 PATHS = ["/api/runs/{}", "/api/runs/{}/profile", "/api/previews/{}", "/api/{}", "/live/{}", "/{}", "/metrics", "/ready",
-         "/api/runs/", "//api//runs//{}", "/api/runs/{}/../x", "/live/live.js"]  # fmt: skip
+         "/api/runs/", "//api//runs//{}", "/api/runs/{}/../x", "/live/live.js", "/api/classroom",
+         "/api/classroom/notice"]  # fmt: skip
 
 
 def word(chance: random.Random) -> str:
@@ -88,6 +91,9 @@ def served(tmp_path) -> Iterator[tuple[Starlette, RunStore, list[str]]]:
     preview.ready.set()
     routes = build_routes(manager.get, {preview.id: preview}.get, lambda run: ("healthy", "All is well."),
                           get_problem=lambda: manager.warning, get_metrics=Metrics(manager.statistics))  # fmt: skip
+    room = Classroom(tmp_path / "classroom.json")
+    board = Board(manager, room, lambda run: ("healthy", "All is well."))
+    routes += classroom_routes(lambda: board, room.notice)
     guard = Middleware(Guard, rate=1e9, burst=10**9)  # the rate is tested elsewhere
     yield Starlette(routes=routes, middleware=[guard]), store, [run.id for run in runs]
     manager.close()

@@ -281,13 +281,15 @@ class Chart {
       const group = this.plot.querySelector(`.scatterlayer .trace${drawn[i].uid}`);
       if (!group || fill) return false;
       const xaxis = axes[(drawn[i].xaxis ?? "x").replace("x", "xaxis")], yaxis = axes[(drawn[i].yaxis ?? "y").replace("y", "yaxis")];
-      const there = [...x.keys()].filter((k) => Number.isFinite(x[k]) && Number.isFinite(y[k])); // null is not
+      const shown = (axis, value) => Number.isFinite(value) && Number.isFinite(axis.d2p(value)); // null is not, nor 0 on a log axis
+      const there = [...x.keys()].filter((k) => shown(xaxis, x[k]) && shown(yaxis, y[k]));
       const at = there.map((k) => [xaxis.d2p(x[k]).toFixed(2), yaxis.d2p(y[k]).toFixed(2)]);
-      const points = group.querySelectorAll(".points path.point"), line = group.querySelector("path.js-line");
+      const points = group.querySelectorAll(".points path.point"), pieces = group.querySelectorAll("path.js-line"), [line] = pieces;
       const dots = drawn[i].mode.includes("markers"), lines = drawn[i].mode.includes("lines");
-      if (points.length !== (dots ? there.length : 0) || (lines && !line)) return false;
+      if (points.length !== (dots ? there.length : 0)) return false;
+      if (lines && (pieces.length !== 1 || there.at(-1) - there[0] !== there.length - 1)) return false; // Plotly draws a piece between any two gaps
       changes.push(() => {
-        if (lines) line.setAttribute("d", at.map(([left, top], k) => `${k && there[k] === there[k - 1] + 1 ? "L" : "M"}${left},${top}`).join(""));
+        if (lines) line.setAttribute("d", at.map((point, k) => `${k ? "L" : "M"}${point}`).join(""));
         points.forEach((point, k) => point.setAttribute("transform", `translate(${at[k]})`));
         this.numbers[i] = numbers;
       });

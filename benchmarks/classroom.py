@@ -355,19 +355,21 @@ class Server:
         return (self._folder / "log").read_text(errors="replace").count("Traceback (most recent call last)")
 
 
-def usage(pid: int) -> tuple[float, float, int]:
-    """CPU seconds of the server and of its workers since they began, and the resident bytes of all."""
+def usage(pid: int) -> tuple[float, float, int, float]:
+    """CPU seconds of the server, of its workers, and of the viewers in this process since they began; bytes in memory of the
+    first two, of what processes share each its part."""
     tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
     own = workers = 0.0
     memory = 0
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError):
             words = (folder / "stat").read_text().rpartition(")")[2].split()
-            if int(folder.name) == pid or int(words[1]) == pid:
+            if int(words[3]) == pid:  # its session
                 seconds = (int(words[11]) + int(words[12])) / tick
-                memory += int((folder / "statm").read_text().split()[1]) * page
+                shares = re.search(r"^Pss:\s+(\d+) kB", (folder / "smaps_rollup").read_text(), re.MULTILINE)
+                memory += 1024 * int(shares[1]) if shares else int((folder / "statm").read_text().split()[1]) * page
                 own, workers = (own + seconds, workers) if int(folder.name) == pid else (own, workers + seconds)
-    return own, workers, memory
+    return own, workers, memory, time.process_time()
 
 
 async def figures(url: str) -> dict[str, float]:
@@ -504,6 +506,7 @@ async def play(options: argparse.Namespace, url: str, server: Server | None, bas
         "page_s": quantiles(tally.page), "live_ms": quantiles([1000 * x for x in live]), "first_point_s": quantiles(tally.first),
         "live_answers": len(live), "bytes_per_second": tally.bytes / seconds,
         "server_cpu_percent": rate(late, 1), "workers_cpu_percent": rate(late, 2),
+        "viewers_cpu_percent": rate(late, 4),
         "memory_mb": memory[-1] / 1e6 if memory else None,
         "memory_growth_percent": (
             100 * (statistics.median(memory[-tenth:]) / statistics.median(memory[:tenth]) - 1) if memory else None
@@ -598,7 +601,8 @@ def table(result: dict) -> str:
         ("Start to first point", spread("first_point_s", " s")),
         ("page", spread("page_s", " s")),
         ("server's CPU", f"{figure(result['server_cpu_percent'], ' %')} of a core; "
-                         f"workers {figure(result['workers_cpu_percent'], ' %')}"),
+                         f"workers {figure(result['workers_cpu_percent'], ' %')}, "
+                         f"these simulated browsers, on the same cores, {figure(result['viewers_cpu_percent'], ' %')}"),
         ("memory", f"{figure(result['memory_mb'], ' MB')}, growth {figure(result['memory_growth_percent'], ' %')} "
                    f"in the last {result['memory_window_s']:.0f} s"),
         ("training", f"{figure(result['steps_per_second'])} steps/s, {figure(share)} of the same runs' without viewers"),

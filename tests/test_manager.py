@@ -217,7 +217,11 @@ def test_no_more_runs_at_once_than_workers_and_first_come_first_served(managed: 
     stage[1].allow(5)
     until(lambda: runs[2].status == Status.RUNNING)
     assert [manager.position(run.id) for run in runs] == [None, None, None, 1, 2]
-    for seed in (0, 2, 3, 4):
+    assert stage[2]  # waits until it is made: a run is "running" a moment before
+    for ended, next_one in ((0, 3), (2, 4)):
+        stage[ended].allow(5)
+        assert stage[next_one]
+    for seed in (3, 4):
         stage[seed].allow(5)
     for run in runs:
         assert manager.wait(run.id, 60) and run.status == Status.FINISHED

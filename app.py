@@ -37,7 +37,8 @@ def _problem() -> str:
 def _look(run_id):
     manager = server().manager
     manager.watched(run_id)
-    return manager.position(run_id), manager.expected_wait(run_id)
+    place = manager.position(run_id)
+    return place, None if place is None else manager.expected_wait(run_id)  # asked at every poll, and few runs wait
 
 
 @cache

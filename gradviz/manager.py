@@ -412,9 +412,7 @@ class RunManager:
         """Raises Refused for what is over a limit. Not under the lock: it looks at the disk."""
         limits.check(config, self._limits)
         limits.check_disk(self._store.folder, self._limits)
-        with self._changed:
-            passing = self._passing()
-        limits.check_memory(config, self._memory_left(), passing)
+        self._check_memory(config)
         try:
             surplus = self._store.count() + (not again) - self._limits.runs  # `again` replaces one
             old = self._store.oldest_ended(surplus, time.time() - _PRESENT) if surplus > 0 else []
@@ -427,6 +425,16 @@ class RunManager:
         for id in old:
             if id not in self._jobs:
                 self.delete(id)
+
+    def _check_memory(self, config: RunConfig) -> None:
+        """Raises Refused if it does not fit even once the trainings that have taken their memory have given it back."""
+        with self._changed:  # what somebody has paused gives nothing back
+            passing = [
+                job.run.config
+                for job in self._jobs.values()
+                if job.training is not None and not job.held and job.run.history.steps
+            ]
+        limits.check_memory(config, self._memory_left(), passing)
 
     # Under the lock
 
@@ -513,14 +521,6 @@ class RunManager:
         # Those that have just begun have not taken their memory yet.
         return left - sum(limits.memory_needed(job.run.config) for job in others if not job.run.history.steps)
 
-    def _passing(self) -> list[RunConfig]:
-        """Trainings that have taken their memory and give it back when they end; what somebody has paused does not."""
-        return [
-            job.run.config
-            for job in self._jobs.values()
-            if job.training is not None and not job.held and job.run.history.steps
-        ]
-
     def _keep(self, run: Run) -> None:
         self._kept[run.id] = run
         self._kept.move_to_end(run.id)
@@ -551,9 +551,7 @@ class RunManager:
         run = job.run
         try:
             if job.training is None:
-                with self._changed:
-                    passing = self._passing()
-                limits.check_memory(run.config, self._memory_left(), passing)  # it may have waited long, or since a restart
+                self._check_memory(run.config)  # it may have waited long, or since a restart
                 job.training = self._train(run.config, job.stop.is_set)
                 device = job.training.device
                 run.device = device if isinstance(device, str) else device_text(device)

@@ -155,7 +155,6 @@ class LayerProbe:
         ])
         for (name, k), (largest, rest) in zip(places, pairs.cpu().tolist(), strict=True):
             # 0/0 is the all-zero layer, inf/inf the overflown one: the largest entry says which.
-            self._lengths[name] = list(self._lengths[name])
             self._lengths[name][k] = largest if largest == 0 or not math.isfinite(largest) else largest * rest
 
 

@@ -302,9 +302,10 @@ class SweepRunner:
             self._active.remove(id)
             wanted = {config.run_id for other in self._active for config in self._sweeps[other].configs}
             for run_id in [config.run_id for config in self._sweeps[id].configs if config.run_id not in wanted]:
-                run = self._manager.get(run_id)
-                if self._flying.pop(run_id, None) and run_id in self._ours and not (run and run.clients):
-                    self._manager.stop(run_id)
+                if self._flying.pop(run_id, None) and run_id in self._ours:
+                    run = self._manager.get(run_id)
+                    if run and not run.clients:
+                        self._manager.stop(run_id)
             self._keep(self._sweeps[id])
 
     def forget(self, id: str) -> None:

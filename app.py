@@ -15,14 +15,17 @@ from gradviz.diagnosis import diagnose
 from gradviz.live.classroom import Board, classroom_routes
 from gradviz.live.guard import Guard
 from gradviz.live.metrics import Metrics
-from gradviz.live.routes import build_routes
+from gradviz.live.routes import Described, build_routes
 from gradviz.store import StoreError
 from gradviz.ui.server import close_server, server
 
 
-def _describe(run):
+def _words(run):
     diagnosis = diagnose(run)
     return str(diagnosis.verdict), diagnosis.sentence
+
+
+_describe = Described(_words)  # one for live charts and cards: they ask about the same runs
 
 
 def _problem() -> str:

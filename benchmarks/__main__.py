@@ -23,6 +23,7 @@ PARTS = {
     "training": training.measure,
     "recording": recording.measure,
     "share": machine.share,
+    "profile": machine.profile,
     "depth": machine.depth,
     "wire": eye.wires,
     "browser": eye.browsers,

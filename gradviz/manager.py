@@ -226,7 +226,13 @@ class RunManager:
     def position(self, id: str) -> int | None:
         """1 for the next in the queue; None if the run does not wait for a worker."""
         with self._changed:
-            return next((place for place, job in enumerate(self._order(), 1) if job.run.id == id), None)
+            waits = any(job.run.id == id for job in self._queue)  # whoever trains need not know the order, which costs more
+            return self.positions()[id] if waits else None
+
+    def positions(self) -> dict[str, int]:
+        """Run id -> place, of all that wait for a worker; 1 is the next."""
+        with self._changed:
+            return {job.run.id: place for place, job in enumerate(self._order(), 1)}
 
     def expected_wait(self, id: str) -> float | None:
         """Seconds until a worker takes the run, from how long turns have taken and the pace of runs that go before.

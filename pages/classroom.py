@@ -7,6 +7,7 @@ from gradviz.classroom import ClassSweep, archive
 from gradviz.lessons import LESSONS
 from gradviz.live.classroom import ACTIONS, cards_panel, title_panel
 from gradviz.live.element import live_panel
+from gradviz.live.figure import figure_panel
 from gradviz.sweep import JUDGED, OUTCOMES
 from gradviz.ui import classroom, controls
 from gradviz.ui.server import server
@@ -190,7 +191,7 @@ def border(summaries: list) -> None:
     if not results:
         st.caption(_("Each of the class's runs becomes a point here once it has ended."))
         return
-    st.plotly_chart(charts.border_figure(ClassSweep.of(results), results), key="class_border")
+    figure_panel(charts.border_figure(ClassSweep.of(results), results), "class_border", _("The class's border of trainability"))
     st.caption(_(
         "A point is one ended run of the class, at its number of blocks and in the row of its remedy, whatever its optimiser, "
         "learning rate and data. The band behind the points has the colour of what most did there. Runs that were stopped "

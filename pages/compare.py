@@ -9,6 +9,7 @@ from gradviz import charts
 from gradviz.config import FIELDS, ConfigError
 from gradviz.diagnosis import diagnose
 from gradviz.lessons import quantity_at
+from gradviz.live.figure import figure_panel
 from gradviz.live.wire import RANGES
 from gradviz.runs import QUANTITIES
 from gradviz.sweep import setting_text
@@ -81,10 +82,12 @@ def settings_table(runs: dict) -> None:
 
 def pictures(runs: dict) -> None:
     left, right = st.columns(2)
-    left.plotly_chart(charts.loss_figure(runs), key="loss")
-    left.caption(_(charts.HOW_TO_READ["loss"]))
-    right.plotly_chart(charts.accuracy_figure(runs), key="accuracy")
-    right.caption(_(charts.HOW_TO_READ["accuracy"]))
+    with left:
+        figure_panel(charts.loss_figure(runs), "loss", _("Training loss over steps"))
+        st.caption(_(charts.HOW_TO_READ["loss"]))
+    with right:
+        figure_panel(charts.accuracy_figure(runs), "accuracy", _("Test accuracy over steps"))
+        st.caption(_(charts.HOW_TO_READ["accuracy"]))
 
     first, second, third = st.columns(3)
     quantity = first.selectbox(_("Quantity"), list(QUANTITIES), key="compare_quantity", format_func=charts.quantity_name)
@@ -97,17 +100,18 @@ def pictures(runs: dict) -> None:
     )
     recorded = {name: run for name, run in runs.items() if run.history.steps}
     profiles = {name: quantity_at(run, quantity, last=when == "end") for name, run in recorded.items()}
-    st.plotly_chart(charts.profile_figure(profiles, quantity), key="profile")
+    figure_panel(charts.profile_figure(profiles, quantity), "profile", _("Profiles over depth"), quantity)
     st.caption(_("Each line is one run, input at the left. A line that falls to the left vanishes on the way back; one that "
                  "rises to the left explodes."))
-    st.plotly_chart(charts.heatmaps_figure(recorded, quantity, limits), key="heatmaps")
+    figure_panel(charts.heatmaps_figure(recorded, quantity, limits), "heatmaps", _("Heatmaps of all runs"))
     st.caption(_(charts.HOW_TO_READ["heatmap"]))
 
     st.subheader(_("Difference of two"), anchor=False)
     one, other = st.columns(2)
     a = one.selectbox(_("This run"), list(recorded), key="compare_a")
     b = other.selectbox(_("over that run"), list(recorded), index=min(1, len(recorded) - 1), key="compare_b")
-    st.plotly_chart(charts.difference_figure(recorded[a], recorded[b], quantity), key="difference")
+    figure_panel(charts.difference_figure(recorded[a], recorded[b], quantity), "difference", _("Difference of two heatmaps"),
+                 f"{a} {b}")  # fmt: skip
     st.caption(_(charts.HOW_TO_READ["difference"]))
 
 

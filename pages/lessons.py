@@ -8,6 +8,7 @@ import streamlit as st
 from gradviz import charts
 from gradviz.lessons import DIGITS_DIFFER, LESSONS, OPEN, RESULTS, Finding, Lesson, ended, net_name, number
 from gradviz.live.element import live_panel
+from gradviz.live.figure import figure_panel
 from gradviz.sweep import Sweep, cost, estimate, measured_rate
 from gradviz.theory import predict
 from gradviz.ui import classroom
@@ -151,7 +152,7 @@ def measured_text(lesson: Lesson, finding: Finding) -> str:
 
 def pictures(lesson: Lesson, runs: list) -> None:
     for kind, figure in charts.lesson_figures(lesson, runs).items():
-        st.plotly_chart(figure, key=f"picture-{kind}")
+        figure_panel(figure, f"picture-{kind}", _(charts.HOW_TO_READ[kind]))
         st.caption(_(charts.HOW_TO_READ[kind]))
 
 

@@ -7,6 +7,7 @@ import streamlit as st
 
 from gradviz import charts
 from gradviz.config import DATASETS, FIELDS, OPTIMIZERS, ConfigError, RunConfig
+from gradviz.live.figure import figure_panel
 from gradviz.sweep import AXES, JUDGED, OUTCOMES, Sweep, border, cost, estimate, measured_rate, remedy_name
 from gradviz.ui import classroom
 from gradviz.ui.server import server
@@ -189,16 +190,17 @@ def picture(sweep: Sweep) -> None:
     if not results:
         return
     if len(sweep.axes) == 1:
-        st.plotly_chart(charts.border_figure(sweep, results), key="border")
+        figure_panel(charts.border_figure(sweep, results), "border", _("Border of trainability"), sweep.id)
         st.caption(_("A point is one run; the band behind the points has the colour of what most seeds did."))
         if sweep.axes == ("blocks",):
             lines = {name: border((c, r) for c, r in results.items() if sweep.remedy(c) == remedy).text
                      for remedy, name in sweep.remedies().items()}
             st.markdown("\n".join(f"- **{_(name)}**: {_(text)}" for name, text in lines.items()))
-        st.plotly_chart(charts.ratio_figure(sweep, results, charts.theory_ratios(sweep)), key="ratio")
+        figure_panel(charts.ratio_figure(sweep, results, charts.theory_ratios(sweep)), "ratio",
+                     _("First to last gradient over depth"), sweep.id)  # fmt: skip
         st.caption(_(charts.HOW_TO_READ["ratio"]))
     else:
-        st.plotly_chart(charts.grid_figure(sweep, results), key="grid")
+        figure_panel(charts.grid_figure(sweep, results), "grid", _("Outcomes over the grid"), sweep.id)
         st.caption(_(charts.HOW_TO_READ["grid"]))
     with st.expander(_("What the outcomes mean"), expanded=True):
         st.markdown("\n".join(f"- **{_(word)}**: {_(OUTCOMES[word])}" for word in JUDGED))

@@ -23,6 +23,7 @@ from gradviz.config import RunConfig
 from gradviz.lessons import LESSONS
 from gradviz.live import wire
 from gradviz.live.classroom import COLUMNS, LOSS_TOP, MOST_CARDS, ROWS, Board, classroom_routes, frame_of, loss_codes, picture
+from gradviz.live.routes import Described
 from gradviz.runs import QUANTITIES, History, Run, Status
 from gradviz.store import Summary
 
@@ -224,9 +225,8 @@ class Runs:
         self.loaded.append(id)
         return self.runs.get(id)
 
-    def position(self, id: str) -> int | None:
-        waiting = [run.id for run in self.runs.values() if run.status is Status.QUEUED]
-        return waiting.index(id) + 1 if id in waiting else None
+    def positions(self) -> dict[str, int]:
+        return {id: place for place, id in enumerate((id for id, run in self.runs.items() if run.status is Status.QUEUED), 1)}
 
 
 def board_of(tmp_path, *runs: Run) -> tuple[Board, Runs, Classroom, Clock]:
@@ -371,7 +371,7 @@ def test_a_verdict_that_cannot_be_found_costs_nobody_the_card(tmp_path):
     def broken(run):
         raise ZeroDivisionError
 
-    board = Board(Runs(recorded(SMALL, 5)), Classroom(tmp_path / "c.json"), broken)
+    board = Board(Runs(recorded(SMALL, 5)), Classroom(tmp_path / "c.json"), Described(broken))
     header, _ = unpacked(board.answer())
     assert header["cards"][SMALL.run_id]["filled"] == 5 and header["cards"][SMALL.run_id]["verdict"] == ""
 

@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 
 from gradviz.config import RunConfig
 from gradviz.live import element, wire
-from gradviz.live.routes import build_routes, plotly_url, script_url
+from gradviz.live.routes import Described, build_routes, plotly_url, script_url
 from gradviz.manager import Preview
 from gradviz.runs import QUANTITIES, History, Run, Status, StepRecord, max_columns
 
@@ -357,23 +357,38 @@ def test_a_step_beyond_the_run_is_refused_and_the_range_named():
     assert site.get(f"{site.add(a_run(2, 0))}/profile").status_code == 400
 
 
-def test_thirty_viewers_of_one_state_need_one_description():
-    asked = []
-    site = Site(lambda run: asked.append(run.history.steps) or ("healthy", ""))
-    run = a_run(1, 3)
-    url = site.add(run)
-    for _ in range(30):
-        site.get(url)
+def test_thirty_viewers_need_one_description_a_second_and_a_new_status_another():
+    said, now = [], 0.0
+
+    def describe(run: Run) -> tuple[str, str]:
+        said.append((run.history.steps, run.status))
+        return "healthy", f"After {run.history.steps}."
+
+    described, run = Described(describe, again=1.0, clock=lambda: now), a_run(1, 0)
+    assert described(run)[1] == "After 0."
     grow(run, 1)
-    site.get(url)
-    assert asked == [3, 4]
+    assert described(run)[1] == "After 1."  # the first step is news at once
+    for tenth in range(1, 10):
+        now = tenth / 10
+        grow(run, 3)
+        assert {described(run)[1] for _ in range(30)} == {"After 1."}
+    now = 1.0
+    assert described(run)[1] == f"After {run.history.steps}."
+    grow(run, 1)
+    run.status = Status.PAUSED
+    assert described(run)[1] == f"After {run.history.steps}."
+    grow(run, 1)  # one step more of a paused run: somebody pressed a button and waits for it
+    assert described(run)[1] == f"After {run.history.steps}."
+    run.status = Status.FINISHED
+    assert {described(run)[1] for _ in range(30)} == {f"After {run.history.steps}."}
+    assert len(said) == 6
 
 
 def test_numbers_come_even_if_the_description_fails(caplog):
-    site = Site(lambda run: 1 / 0)
-    reply = site.get(site.add(a_run(1, 3)))
-    assert reply.status_code == 200 and read(reply.content)[0]["sentence"] == ""
-    assert "ZeroDivisionError" in caplog.text
+    site = Site(describe=Described(lambda run: 1 / 0))
+    header, _ = read(site.get(site.add(a_run(1, 3))).content)
+    assert header["steps"] == 3 and header["verdict"] == ""
+    assert "describing run" in caplog.text
 
 
 def test_a_preview_is_waited_for_and_then_exact(monkeypatch):

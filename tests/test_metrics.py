@@ -64,9 +64,10 @@ def test_steps_per_second_are_those_of_the_last_half_minute_however_often_somebo
     assert read(metrics())["gradviz_steps_per_second"] == 0
 
 
-def test_the_memory_is_that_of_this_process_and_of_its_children():
-    child = subprocess.Popen([sys.executable, "-c", "x = bytearray(50_000_000); print(flush=True); input()"],
-                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+def test_the_memory_is_that_of_this_process_and_of_all_that_descend_from_it():
+    grandchild = "x = bytearray(50_000_000); print(flush=True); input()"
+    mother = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"
+    child = subprocess.Popen([sys.executable, "-c", mother], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     child.stdout.readline()
     with_child = resident_memory()
     child.communicate(b"\n")

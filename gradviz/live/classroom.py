@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import math
 import os
 import re
@@ -24,7 +22,7 @@ from gradviz.classroom import Classroom
 from gradviz.diagnosis import CHANCE, Verdict
 from gradviz.live import wire
 from gradviz.live.element import words as live_words
-from gradviz.live.routes import script_url as live_script_url
+from gradviz.live.routes import NEVER, script_route, script_url
 from gradviz.manager import RunManager
 from gradviz.runs import Run, Status
 from gradviz.store import Summary
@@ -37,8 +35,6 @@ _MOST_NAMES = 4  # on a card
 _EVERY = 1.0  # seconds between two looks at the runs, however many browsers ask
 _BUDGET = 0.25  # seconds of one look for reading old runs from the store; the rest comes with the next looks
 _SCRIPT = Path(__file__).with_name("classroom.js")
-_FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}  # the URL carries the version
-_NEVER = {"Cache-Control": "no-store"}
 
 
 # Cards
@@ -106,7 +102,7 @@ class Board:
         clock: Callable[[], float] = time.monotonic,
         every: float = _EVERY,
     ):
-        """`describe(run)` gives the verdict, and a sentence that cards have no room for."""
+        """`describe(run)` gives the verdict, and a sentence that cards have no room for; it never raises."""
         self._manager, self._classroom, self._describe = manager, classroom, describe
         self._clock, self._every = clock, every
         # A server that starts again counts from 1 again: what a browser has seen of the last one means nothing here.
@@ -158,7 +154,8 @@ class Board:
         summaries = self._manager.list()
         names = {summary.id: self._classroom.names(summary.id) for summary in summaries}
         waiting = sorted((s for s in summaries if s.status is Status.QUEUED), key=lambda s: s.created)
-        places = {s.id: self._manager.position(s.id) for s in waiting[:MOST_CARDS]}  # each asks for the whole order
+        order = self._manager.positions() if waiting else {}
+        places = {summary.id: order.get(summary.id) for summary in waiting}
         summaries.sort(key=lambda s: _rank(s, places.get(s.id), bool(names[s.id])))
         shown = summaries[:MOST_CARDS]
         deadline = self._clock() + _BUDGET
@@ -177,7 +174,7 @@ class Board:
             if run is not None:
                 bins, rows, loss, gradient = picture(run)
                 codes = loss.tobytes() + gradient.tobytes()
-                card |= {"bins": bins, "rows": rows, "filled": len(loss), "verdict": self._verdict(run)}
+                card |= {"bins": bins, "rows": rows, "filled": len(loss), "verdict": self._describe(run)[0]}
             if old and run is None and old[1] == card:
                 cards[summary.id] = old
             else:
@@ -191,13 +188,6 @@ class Board:
             }
             self._answers.clear()
         self._states = {id: self._states[id] for id in cards}
-
-    def _verdict(self, run: Run) -> str:
-        try:
-            return self._describe(run)[0]
-        except Exception:  # the picture is still right and still wanted
-            logging.getLogger(__name__).exception("describing run %s failed", run.id)
-            return ""
 
 
 def _rank(summary: Summary, place: int | None, named: bool) -> tuple:
@@ -235,19 +225,16 @@ def classroom_routes(get_board: Callable[[], Board], get_notice: Callable[[], di
         try:
             body = await anyio.to_thread.run_sync(get_board().answer, request.query_params.get("seen", ""))
         except wire.WireError as error:
-            return PlainTextResponse(str(error), 400, headers=_NEVER)
-        return Response(body, media_type="application/octet-stream", headers=_NEVER)
+            return PlainTextResponse(str(error), 400, headers=NEVER)
+        return Response(body, media_type="application/octet-stream", headers=NEVER)
 
     async def notice(_: Request) -> Response:
-        return JSONResponse(get_notice(), headers=_NEVER)
-
-    async def script(_: Request) -> Response:
-        return Response(_SCRIPT.read_bytes(), media_type="text/javascript", headers=_FOREVER)
+        return JSONResponse(get_notice(), headers=NEVER)
 
     return [
         Route("/api/classroom", cards),
         Route("/api/classroom/notice", notice),
-        Route("/live/classroom.js", script),
+        script_route(_SCRIPT),
     ]
 
 
@@ -308,8 +295,7 @@ def notice_panel(
 
 
 def _mount(data: dict[str, Any], key: str, **callbacks: Callable[[], None]) -> None:
-    version = hashlib.sha256(_SCRIPT.read_bytes()).hexdigest()[:12]
-    data |= {"script": f"live/classroom.js?v={version}", "live": live_script_url()}
+    data |= {"script": script_url(_SCRIPT), "live": script_url()}
     _component(key=key, data=data, **callbacks)
 
 

@@ -55,7 +55,10 @@ class Metrics:
 
 
 def resident_memory(proc: Path = Path("/proc")) -> dict[str, int]:
-    """Bytes of this process and of its children together, `{}` where there is no /proc (macOS)."""
+    """Bytes of this process and of all that descend from it together, `{}` where there is no /proc (macOS).
+
+    Pages that a fork shares count once for each process that has them.
+    """
     page = os.sysconf("SC_PAGE_SIZE")
 
     def of(id: str) -> int:
@@ -64,16 +67,18 @@ def resident_memory(proc: Path = Path("/proc")) -> dict[str, int]:
         except (OSError, IndexError):
             return 0  # it has ended meanwhile
 
-    children = []
+    children: dict[str, list[str]] = {}
     for stat in proc.glob("[0-9]*/stat"):
         try:
             # "pid (any name) state parent ..."
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == os.getpid():
-                children.append(stat.parent.name)
+            children.setdefault(stat.read_text().rpartition(")")[2].split()[1], []).append(stat.parent.name)
         except (OSError, IndexError):
             pass
+    descendants = [str(os.getpid())]
+    for id in descendants:  # grows while it is read: the nursery's children train
+        descendants += children.get(id, [])
     own = of(str(os.getpid()))
-    return {"server": own, "workers": sum(map(of, children))} if own else {}
+    return {"server": own, "workers": sum(map(of, descendants[1:]))} if own else {}
 
 
 def _family(name: str, kind: str, meaning: str, label: str | None, values: Mapping[str, float]) -> str:

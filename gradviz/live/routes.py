@@ -7,6 +7,7 @@ import hashlib
 import logging
 import math
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +26,7 @@ from gradviz.config import RunConfig
 from gradviz.live import wire
 from gradviz.live.metrics import CONTENT_TYPE
 from gradviz.manager import Preview
-from gradviz.runs import Run
+from gradviz.runs import Run, Status
 from gradviz.theory import predict
 from gradviz.trainer import preview_images
 
@@ -33,12 +34,27 @@ PREVIEW_SECONDS = 5.0  # how long a request waits for a preview before it answer
 _SCRIPT = Path(__file__).with_name("live.js")
 _PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 _FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}  # the URL carries the version
-_NEVER = {"Cache-Control": "no-store"}
+NEVER = {"Cache-Control": "no-store"}
+_SAID_AGAIN = 1.0  # seconds for which a training run's verdict is not worked out again
 
 
-def script_url() -> str:
-    """Address of live.js relative to the page's base, with the hash of its content."""
-    return f"live/live.js?v={hashlib.sha256(_SCRIPT.read_bytes()).hexdigest()[:12]}"
+def script_url(script: Path = _SCRIPT) -> str:
+    """Address of a script of this folder relative to the page's base, with the hash of its content."""
+    return f"live/{script.name}?v={_version(script, script.stat().st_mtime_ns)}"
+
+
+@cache
+def _version(script: Path, _changed: int) -> str:
+    return hashlib.sha256(script.read_bytes()).hexdigest()[:12]
+
+
+def script_route(script: Path) -> Route:
+    """Serves a script of this folder under the address that `script_url` gives."""
+
+    async def serve(_: Request) -> Response:
+        return Response(script.read_bytes(), media_type="text/javascript", headers=_FOREVER)
+
+    return Route(f"/live/{script.name}", serve)
 
 
 def plotly_url() -> str:
@@ -54,10 +70,13 @@ def build_routes(
     get_metrics: Callable[[], str] = lambda: "",
     look: Callable[[str], tuple[int | None, float | None]] = lambda _: (None, None),
 ) -> list[Route]:
-    """Routes for `st.App`; `describe(run)` gives the verdict and the sentence that the element shows, `get_problem()` the
-    sentence of `/ready` while the server cannot keep runs, `get_metrics()` the text of `/metrics`. `look(id)` is called
-    whenever somebody's page asks for the run, and gives its place in the queue and the seconds it is expected to wait."""
-    described = _Described(describe)
+    """Routes for `st.App`.
+
+    `describe(run)` gives the verdict and the sentence that the element shows; it is asked at every poll, so it had better
+    be a Described. `get_problem()` gives the sentence of `/ready` while the server cannot keep runs, `get_metrics()` the
+    text of `/metrics`. `look(id)` is called whenever somebody's page asks for the run, and gives its place in the queue
+    and the seconds it is expected to wait.
+    """
 
     async def answer(request: Request, make: Callable[[Run], bytes]) -> Response:
         """In a thread, since reading an old run from the store or packing a long one would hold up everybody's pages."""
@@ -86,7 +105,7 @@ def build_routes(
                 quantity,
                 _number(query.get("low", low), "low"),
                 _number(query.get("high", high), "high"),
-                *described(run),
+                *describe(run),
                 *look(run.id),
             )
 
@@ -120,13 +139,10 @@ def build_routes(
 
     async def ready(_: Request) -> Response:
         problem = await anyio.to_thread.run_sync(get_problem)
-        return _refuse(503, problem) if problem else PlainTextResponse("ready", headers=_NEVER)
+        return _refuse(503, problem) if problem else PlainTextResponse("ready", headers=NEVER)
 
     async def metrics(_: Request) -> Response:
-        return Response(await anyio.to_thread.run_sync(get_metrics), media_type=CONTENT_TYPE, headers=_NEVER)
-
-    async def script(_: Request) -> Response:
-        return Response(_SCRIPT.read_bytes(), media_type="text/javascript", headers=_FOREVER)
+        return Response(await anyio.to_thread.run_sync(get_metrics), media_type=CONTENT_TYPE, headers=NEVER)
 
     async def plotly_script(request: Request) -> Response:
         if "gzip" not in request.headers.get("Accept-Encoding", ""):
@@ -141,32 +157,44 @@ def build_routes(
         Route("/api/previews/{id}", preview_profile),
         Route("/ready", ready),
         Route("/metrics", metrics),
-        Route("/live/live.js", script),
+        script_route(_SCRIPT),
         Route("/live/plotly.js", plotly_script),
     ]
 
 
-class _Described:
-    """Remembers what was last said of each of the latest runs: thirty viewers of one run ask the same thing every second."""
+class Described:
+    """Remembers what was last said of each of the latest runs: thirty viewers of one run ask the same thing every second.
 
-    def __init__(self, describe: Callable[[Run], tuple[str, str]], keep: int = 64):
-        self._describe, self._keep = describe, keep
-        self._said: OrderedDict[str, tuple[tuple, tuple[str, str]]] = OrderedDict()
+    Of a training run, whose every step is news, the same is said again for `again` seconds. What cannot be described
+    has the words ("", ""), for its numbers are still right and still wanted; the log has the error.
+    """
+
+    def __init__(
+        self,
+        describe: Callable[[Run], tuple[str, str]],
+        keep: int = 64,
+        again: float = _SAID_AGAIN,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._describe, self._keep, self._again, self._clock = describe, keep, again, clock
+        self._said: OrderedDict[str, tuple[tuple, int, float, tuple[str, str]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __call__(self, run: Run) -> tuple[str, str]:
-        state = (run.created, run.history.steps, run.status)
+        state, steps = (run.created, run.status), run.history.steps
         with self._lock:
             known = self._said.get(run.id)
-        if known is not None and known[0] == state:
-            return known[1]
+            if known is not None and known[0] == state:
+                _, then, when, words = known
+                if then == steps or run.status is Status.RUNNING and then and self._clock() < when + self._again:
+                    return words
         try:
             words = self._describe(run)
-        except Exception:  # the numbers are still right and still wanted
+        except Exception:
             logging.getLogger(__name__).exception("describing run %s failed", run.id)
             words = ("", "")
         with self._lock:
-            self._said[run.id] = (state, words)
+            self._said[run.id] = (state, steps, self._clock(), words)
             self._said.move_to_end(run.id)
             while len(self._said) > self._keep:
                 self._said.popitem(last=False)
@@ -183,11 +211,11 @@ def _theory(config: RunConfig) -> dict[str, list[float | None]] | None:
 
 
 def _binary(body: bytes) -> Response:
-    return Response(body, media_type="application/octet-stream", headers=_NEVER)
+    return Response(body, media_type="application/octet-stream", headers=NEVER)
 
 
 def _refuse(status: int, sentence: str) -> Response:
-    return PlainTextResponse(sentence, status, headers=_NEVER)
+    return PlainTextResponse(sentence, status, headers=NEVER)
 
 
 def _whole(text: str, name: str) -> int:

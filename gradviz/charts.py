@@ -7,12 +7,15 @@ and nan have marks of their own; colours follow Okabe and Ito, and no meaning ha
 from __future__ import annotations
 
 import math
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
+from PIL import Image
 from plotly.subplots import make_subplots
 
 from gradviz.config import RunConfig
@@ -27,6 +30,9 @@ from gradviz.words import scientific
 COLOURS = ("#2b83c6", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
 DASHES = ("solid", "dash", "dashdot", "longdash") * 2  # dotted lines are theory
 VIRIDIS = ("#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725")
+BLUE_TO_RED = ("#053061", "#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#f7f7f7", "#fddbc7", "#f4a582", "#d6604d", "#b2182b",
+               "#67001f")  # fmt: skip
+NOTHING_COLOUR = "#9a9a9a"  # of a difference that is no number
 ZERO_COLOUR, BELOW_COLOUR, ABOVE_COLOUR, BROKEN_COLOUR = "#ffffff", "#a34a7d", "#ff8c1a", "#e3001b"
 MOST_POINTS = 400  # of a line, and columns of a heatmap: more than a screen tells apart
 MOST_ROWS = 300  # of a heatmap
@@ -99,7 +105,8 @@ def profile_figure(
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = values if linear else np.log10(values)
         drawn = np.where(np.isfinite(logs), logs, np.nan)
-        _line(figure, at, drawn, name, style, mode="lines+markers" if len(values) < 130 else "lines")
+        few = len(values) * len(profiles) < 300  # a marker costs the browser as much as a line
+        _line(figure, at, drawn, name, style, mode="lines+markers" if few else "lines")
         for mask, height, symbol, words in (
             ((values == 0) & (not linear), SMALLEST - 0.6 * place, "triangle-down-open", _("exactly 0")),
             (~np.isfinite(values), LARGEST + 0.6 * place, "x", _("not finite")),
@@ -160,34 +167,36 @@ def heatmaps_figure(runs: Mapping[str, Run], quantity: str, limits: tuple[float,
     longest = max((run.history.steps for run in runs.values()), default=1)
     wide, high = (1 - 0.09 * (columns - 1)) / columns, (1 - (rows - 1) * (gap := min(0.12, 0.3 / max(1, rows)))) / max(1, rows)
     figure = _Draft("", "")
-    # One scale for all: plotly checks each of its 512 entries, and would do so again for every map.
     figure.layout |= {
-        "coloraxis": {"cmin": 0, "cmax": 255, "colorscale": _SCALE, "colorbar": _colour_bar(quantity, limits, rows)},
-        "height": 90 + 210 * rows, "margin": {"l": 60, "r": 10, "t": 40, "b": 50}, "annotations": [],
+        "height": 90 + 210 * rows, "margin": {"l": 60, "r": 10, "t": 40, "b": 50}, "annotations": [], "showlegend": False,
     }  # fmt: skip
     for place, (name, run) in enumerate(runs.items()):
-        history = run.history.snapshot()
-        steps, values = _columns(history, quantity, MOST_POINTS if rows < 3 else MOST_POINTS // 3)
+        stride, values = _columns(run.history.snapshot(), quantity, MOST_POINTS if rows < 3 else MOST_POINTS // 3)
         axis = str(place + 1) if place else ""
         left, top = (wide + 0.09) * (place % columns), 1 - (high + gap) * (place // columns)
-        figure.traces.append({
-            "type": "heatmap", "x": steps, "y": _row_layers(run.config.layers), "z": _codes(values, quantity, limits).T,
-            "customdata": values.T, "coloraxis": "coloraxis", "zsmooth": False, "xaxis": f"x{axis}", "yaxis": f"y{axis}",
-            "hovertemplate": _("step %{x}, layer %{y}") + ": %{customdata:.3g}<extra></extra>",
-        })  # fmt: skip
+        figure.raster(
+            _codes(values, quantity, limits).T, _PALETTE, dx=stride, dy=run.config.layers / max(1, values.shape[1]),
+            customdata=values.T, xaxis=f"x{axis}", yaxis=f"y{axis}",
+            hovertemplate=_("step %{x:.0f}, layer %{y:.0f}") + ": %{customdata:.3g}<extra></extra>",
+        )  # fmt: skip
         lowest = place + columns >= len(runs)
         figure.layout[f"xaxis{axis}"] = {
             "anchor": f"y{axis}", "domain": [left, left + wide], "range": [-0.5, longest - 0.5], "showticklabels": lowest,
-            "title": {"text": _("step") if lowest else ""}, **({"matches": "x"} if place else {}),
+            "title": {"text": _("step") if lowest else ""}, "showgrid": False, "constrain": "range",
+            **({"matches": "x"} if place else {}),
         }  # fmt: skip
         figure.layout[f"yaxis{axis}"] = {
-            "anchor": f"x{axis}", "domain": [top - high, top], "range": [run.config.layers + 0.5, 0.5],
-            "title": {"text": "" if place % columns else _("layer")},
+            "anchor": f"x{axis}", "domain": [top - high, top], "range": [run.config.layers + 0.5, 0.5], "showgrid": False,
+            "title": {"text": "" if place % columns else _("layer")}, **_STRETCHED,
         }  # fmt: skip
         figure.layout["annotations"].append({
             "text": name, "x": left + wide / 2, "y": top, "xref": "paper", "yref": "paper", "xanchor": "center",
             "yanchor": "bottom", "showarrow": False, "font": {"size": 13},
         })  # fmt: skip
+    low, high = limits
+    ticks = np.linspace(low, high, 5 if (high - low) % 4 == 0 else 4)
+    words = [f"{tick:g}" if quantity == "zero_share" else f"10<sup>{tick:g}</sup>" for tick in ticks]
+    figure.colour_bar(quantity_name(quantity), limits, VIRIDIS, 1.0 if rows < 3 else 0.5, tickvals=ticks, ticktext=words)
     return figure.done()
 
 
@@ -195,9 +204,9 @@ def difference_figure(first: Run, second: Run, quantity: str) -> go.Figure:
     """log10 of the first over the second, where both have a layer of that name and a step. White is no difference."""
     one, two = first.history.snapshot(), second.history.snapshot()
     names = [name for name in first.config.layer_names if name in set(second.config.layer_names)]
-    steps = np.unique(np.linspace(0, max(0, min(one.steps, two.steps) - 1), MOST_POINTS // 2).astype(int))
-    if not one.steps or not two.steps:
-        steps = steps[:0]
+    common = min(one.steps, two.steps)
+    stride = max(1, math.ceil(common / (MOST_POINTS // 2)))
+    steps = np.arange(0, common, stride)
     parts = [
         run.history.quantity(quantity)[np.minimum(steps // history.stride, max(0, len(history.columns) - 1))][
             :, [run.config.layer_names.index(name) for name in names]
@@ -207,25 +216,27 @@ def difference_figure(first: Run, second: Run, quantity: str) -> go.Figure:
     with np.errstate(all="ignore"):
         difference = parts[0] - parts[1] if quantity == "zero_share" else np.log10(parts[0]) - np.log10(parts[1])
         difference[(parts[0] == 0) & (parts[1] == 0)] = 0
-    span = 1.0 if quantity == "zero_share" else DIFFERENCE
-    unit = _("share") if quantity == "zero_share" else _("decades")
+        span = 1.0 if quantity == "zero_share" else DIFFERENCE
+        codes = np.nan_to_num(np.clip(np.round(127 + 127 * difference / span), 0, 254), nan=255).astype(np.uint8)
     figure = _Draft(_("step"), _("layer"))
+    figure.raster(
+        codes.T, _DIFFERENCES, dx=stride, dy=1, customdata=np.clip(difference, -1e3, 1e3).astype(np.float32).T,
+        hovertemplate="%{y:.0f}, %{x:.0f}: %{customdata:.2f}<extra></extra>",
+    )  # fmt: skip
+    figure.colour_bar(_("share") if quantity == "zero_share" else _("decades"), (-span, span), BLUE_TO_RED)
     labels = [f"{place + 1} · {name}" for place, name in enumerate(names)]
-    figure.traces.append({
-        "type": "heatmap", "x": steps, "y": np.arange(1, len(names) + 1),
-        "z": np.clip(difference, -1e3, 1e3).astype(np.float32).T, "zmin": -span, "zmax": span,
-        "colorscale": "RdBu_r", "hoverongaps": False,
-        "colorbar": {"title": {"text": unit, "side": "right"}, "thickness": 14},
-        "hovertemplate": "%{y}, %{x}: %{z:.2f}<extra></extra>",
-    })  # fmt: skip
     shown = np.unique(np.linspace(0, len(names) - 1, min(len(names), 12)).astype(int)) if names else []
-    figure.layout["yaxis"].update(autorange="reversed", tickvals=[int(i) + 1 for i in shown], ticktext=[labels[i] for i in shown])
-    figure.layout["margin"]["l"], figure.layout["height"] = 130, 380
+    figure.layout["xaxis"] |= {"showgrid": False, "constrain": "range", "range": [-0.5, max(1, common) - 0.5]}
+    figure.layout["yaxis"] |= {
+        "range": [len(names) + 0.5, 0.5], "tickvals": [int(i) + 1 for i in shown], "ticktext": [labels[i] for i in shown],
+        "showgrid": False, **_STRETCHED,
+    }  # fmt: skip
+    figure.layout["margin"]["l"], figure.layout["height"], figure.layout["showlegend"] = 130, 380, False
     return figure.done()
 
 
-def _columns(history: History, quantity: str, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """(first steps, float32 (columns, rows)), pooled by maximum to what a screen shows; nan beats inf beats any number."""
+def _columns(history: History, quantity: str, most: int) -> tuple[int, np.ndarray]:
+    """(steps of a column, float32 (columns, rows)), pooled by maximum to what a screen shows; nan beats inf beats any number."""
     values = history.quantity(quantity)
     stride = max(1, math.ceil(len(values) / most))
     if len(values):
@@ -233,19 +244,14 @@ def _columns(history: History, quantity: str, most: int) -> tuple[np.ndarray, np
         layers = values.shape[1]
         if layers > MOST_ROWS:
             values = np.maximum.reduceat(values, np.arange(MOST_ROWS) * layers // MOST_ROWS, axis=1)
-    return np.arange(len(values)) * stride * history.stride, values
-
-
-def _row_layers(layers: int) -> np.ndarray:
-    rows = min(layers, MOST_ROWS)
-    return np.arange(rows) * layers // rows + 1
+    return stride * history.stride, values
 
 
 _LEVELS = 250  # codes 2 … 251; 0 exact zero, 1 below the range, 252 above it, 255 not finite
 
 
 def _codes(values: np.ndarray, quantity: str, limits: tuple[float, float]) -> np.ndarray:
-    """uint8 places in _SCALE: a quarter of the bytes of float32, and zero, inf and nan keep colours of their own."""
+    """uint8 places in _PALETTE; zero, inf and nan keep colours of their own."""
     low, high = limits
     with np.errstate(divide="ignore", invalid="ignore"):
         position = (values.astype(float) if quantity == "zero_share" else np.log10(values.astype(float))) - low
@@ -257,35 +263,23 @@ def _codes(values: np.ndarray, quantity: str, limits: tuple[float, float]) -> np
     return np.nan_to_num(codes, nan=255).astype(np.uint8)
 
 
-def _scale() -> list[tuple[float, str]]:
-    """A plotly colour scale over the codes 0 … 255, in steps, so that no colour bleeds into a mark."""
-
-    def mixed(place: float) -> str:
-        i = min(int(place), len(VIRIDIS) - 2)
-        a, b = (np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)]) for colour in VIRIDIS[i : i + 2])
-        red, green, blue = (a + (b - a) * (place - i)).round().astype(int)
-        return f"rgb({red},{green},{blue})"
-
-    colours = [ZERO_COLOUR, BELOW_COLOUR]
-    colours += [mixed((level + 0.5) / _LEVELS * (len(VIRIDIS) - 1)) for level in range(_LEVELS)]
-    colours += [ABOVE_COLOUR, ABOVE_COLOUR, BROKEN_COLOUR, BROKEN_COLOUR]
-    # plotly spreads the codes over 0 … 1 as code / 255: each colour holds from half a code below to half above.
-    edges = [0.0, *((code + 0.5) / 255 for code in range(255)), 1.0]
-    return [(edge, colour) for k, colour in enumerate(colours) for edge in edges[k : k + 2]]
+def _between(colours: Sequence[str], levels: int) -> list[tuple[int, ...]]:
+    """`levels` colours (r, g, b) from the first of `colours` to the last, each in the middle of its share."""
+    stops = np.array([[int(colour[k : k + 2], 16) for k in (1, 3, 5)] for colour in colours], float)
+    places = (np.arange(levels) + 0.5) / levels * (len(stops) - 1)
+    return [tuple(np.interp(place, range(len(stops)), channel).round().astype(int) for channel in stops.T) for place in places]
 
 
-_SCALE = _scale()
+def _marks(*colours: str) -> list[tuple[int, ...]]:
+    return [_between([colour, colour], 1)[0] for colour in colours]
 
 
-def _colour_bar(quantity: str, limits: tuple[float, float], rows: int) -> dict:
-    low, high = limits
-    ticks = np.linspace(low, high, 5 if (high - low) % 4 == 0 else 4)
-    words = [f"{tick:g}" if quantity == "zero_share" else f"10<sup>{tick:g}</sup>" for tick in ticks]
-    places = [2 + (tick - low) / (high - low) * (_LEVELS - 1) for tick in ticks]
-    return {
-        "title": {"text": quantity_name(quantity), "side": "right"}, "tickvals": places, "ticktext": words,
-        "thickness": 14, "len": 1.0 if rows < 3 else 0.5, "y": 1, "yanchor": "top",
-    }  # fmt: skip
+_PALETTE = [
+    *_marks(ZERO_COLOUR, BELOW_COLOUR), *_between(VIRIDIS, _LEVELS),
+    *_marks(ABOVE_COLOUR, ABOVE_COLOUR, BROKEN_COLOUR, BROKEN_COLOUR),
+]  # fmt: skip
+_DIFFERENCES = [*_between(BLUE_TO_RED, 255), *_marks(NOTHING_COLOUR)]
+_STRETCHED = {"scaleanchor": False, "constrain": "range"}  # else plotly gives an image square pixels
 
 
 # Sweeps
@@ -481,6 +475,26 @@ class _Draft:
 
     def scatter(self, **trace: object) -> None:
         self.traces.append({"type": "scatter", **trace})
+
+    def raster(self, codes: np.ndarray, palette: Sequence[tuple[int, ...]], **trace: object) -> None:
+        """Codes (rows, columns) as one picture with a pixel each: drawn in a fraction of the time of a heatmap trace."""
+        if not codes.size:
+            return
+        picture, file = Image.fromarray(np.ascontiguousarray(codes)), BytesIO()
+        picture.putpalette(bytes(np.array(palette, np.uint8)))
+        picture.save(file, "PNG")
+        source = "data:image/png;base64," + b64encode(file.getvalue()).decode()
+        self.traces.append({"type": "image", "source": source, "x0": 0, "y0": 0.5 + trace["dy"] / 2, "zsmooth": False, **trace})
+
+    def colour_bar(
+        self, title: str, limits: tuple[float, float], colours: Sequence[str], length: float = 1, **ticks: object
+    ) -> None:
+        """Pictures have none of their own, so an empty trace carries it."""
+        bar = {"title": {"text": title, "side": "right"}, "thickness": 14, "len": length, "y": 1, "yanchor": "top", **ticks}
+        self.scatter(x=[None], y=[None], mode="markers", hoverinfo="skip", marker={
+            "color": [limits[0]], "cmin": limits[0], "cmax": limits[1], "showscale": True, "colorbar": bar,
+            "colorscale": list(zip(np.linspace(0, 1, len(colours)).tolist(), colours, strict=True)),
+        })  # fmt: skip
 
     def done(self) -> go.Figure:
         return go.Figure({"data": self.traces, "layout": self.layout})

@@ -18,6 +18,7 @@ from gradviz.ui.server import server
 from gradviz.words import gettext as _
 
 MOST, CHOSEN = 8, "compare_runs"
+KEPT = "compare_kept"  # what was chosen: Streamlit forgets a widget that a page change took off the screen
 ALWAYS_SAID = ("activation", "blocks", "optimizer", "lr", "dataset", "batch_size", "steps")
 CHANGES = {  # one click each: what is different in the new run
     "batch norm on or off": lambda config: replace(config, batch_norm=not config.batch_norm),
@@ -76,7 +77,7 @@ def settings_table(runs: dict) -> None:
         setting_text(name, getattr(config, name)) for name, field in FIELDS.items()
         if name not in varied and (name in ALWAYS_SAID or getattr(config, name) != field.default)
     ]  # fmt: skip
-    st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
+    st.table(pd.DataFrame(rows).set_index(_("run")))
     st.caption(_("In common: {settings}.").format(settings=" · ".join(same)))
 
 
@@ -117,7 +118,8 @@ def pictures(runs: dict) -> None:
 
 summaries = {summary.id: summary for summary in manager.list()}
 if CHOSEN not in st.session_state:
-    choose(run_id for run_id in st.query_params.get("runs", "").split(",") if manager.get(run_id))
+    asked = st.query_params["runs"].split(",") if "runs" in st.query_params else st.session_state.get(KEPT, [])
+    choose(run_id for run_id in asked if manager.get(run_id))
 st.session_state[CHOSEN] = [run_id for run_id in st.session_state[CHOSEN] if manager.get(run_id)]
 
 st.title(_("Compare runs"), anchor=False)
@@ -127,6 +129,7 @@ st.multiselect(
     f"{_('seed')} {(manager.get(run_id) if run_id not in summaries else summaries[run_id]).config.seed} · {run_id[:4]}",
 )
 chosen = [run for run_id in st.session_state[CHOSEN] if (run := manager.get(run_id))]
+st.session_state[KEPT] = [run.id for run in chosen]
 if chosen:
     st.query_params.from_dict({"runs": ",".join(run.id for run in chosen)})
 else:

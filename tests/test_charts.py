@@ -1,9 +1,12 @@
 """Charts against the numbers they were made from."""
 
 import math
+from base64 import b64decode
+from io import BytesIO
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from gradviz import charts
 from gradviz.config import RunConfig
@@ -35,7 +38,7 @@ def test_the_heatmap_gives_each_kind_of_number_a_colour_of_its_own():
     assert codes[0] == 0 and codes[1] == 1 and codes[5] == 252 and codes[6] == codes[7] == 255
     assert codes[2] in (1, 2) and codes[4] in (251, 252)  # float32 rounds the ends of the range either way
     assert codes[3] in (126, 127)  # the middle of −24 … 12
-    colours = {charts._SCALE[2 * code][1] for code in (0, 1, 2, 127, 252, 255)}
+    colours = {charts._PALETTE[code] for code in (0, 1, 2, 127, 252, 255)}
     assert len(colours) == 6
 
 
@@ -46,21 +49,31 @@ def test_comparison_and_live_heatmap_put_a_number_at_the_same_place_of_the_scale
     assert inside.any() and (ours[inside] == live[inside]).all()
 
 
-def test_the_scale_colours_a_code_with_its_own_colour_and_not_its_neighbours():
-    places = np.array([place for place, _colour in charts._SCALE])
-    assert (np.diff(places) >= 0).all() and places[0] == 0 and places[-1] == 1
-    for code in (1, 2, 100, 251, 252):
-        below, above = charts._SCALE[2 * code : 2 * code + 2]
-        assert below[1] == above[1] and below[0] < code / 255 < above[0]
+def pixels(trace) -> np.ndarray:
+    """What an image trace shows, (rows, columns, rgb)."""
+    return np.asarray(Image.open(BytesIO(b64decode(trace.source.removeprefix("data:image/png;base64,")))).convert("RGB"))
 
 
 def test_all_heatmaps_share_one_scale_and_one_step_axis():
-    runs = {"a": run_of([1] * 7, [2.3] * 10), "b": run_of([1e-9] * 9, [2.3] * 30)}
+    runs = {"a": run_of([1, 1e-9, 0, math.inf, 1, 1, 1], [2.3] * 10), "b": run_of([1e-9] * 9, [2.3] * 30)}
     figure = charts.heatmaps_figure(runs, "weight_grad_rms", RANGE)
-    assert {trace.coloraxis for trace in figure.data} == {"coloraxis"}
-    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 255)
+    first, second, bar = figure.data
+    one, two = pixels(first), pixels(second)
+    assert one.shape == (7, 10, 3) and two.shape == (9, 30, 3)
+    assert (one[1] == two[0, 0]).all() and (one[0] != two[0, 0]).any()  # the same number has the same colour in both
+    assert (one[2] == 255).all() and tuple(one[3, 0]) == (0xE3, 0, 0x1B)  # exactly zero, not finite
+    assert (bar.marker.cmin, bar.marker.cmax) == RANGE and len(bar.marker.colorscale) == len(charts.VIRIDIS)
     assert figure.layout.xaxis.range == figure.layout.xaxis2.range == (-0.5, 29.5)
-    assert figure.data[0].customdata[0][0] == 1  # hover tells the number itself
+    assert (first.x0, first.dx, first.y0, first.dy) == (0, 1, 1, 1)  # the middle of the first pixel: step 0, layer 1
+    assert first.customdata[0][0] == 1  # hover tells the number itself
+
+
+def test_a_picture_has_the_colours_that_the_scale_beside_it_shows():
+    for colours, levels in ((charts.VIRIDIS, 250), (charts.BLUE_TO_RED, 255)):
+        made = np.array(charts._between(colours, levels))
+        for k, colour in enumerate(colours):  # plotly draws straight lines between these
+            at = min(levels - 1, int(k / (len(colours) - 1) * levels))
+            assert np.abs(made[at] - [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).max() <= 3
 
 
 def test_a_long_run_of_a_deep_net_is_pooled_by_maximum_so_that_a_spike_survives():
@@ -69,20 +82,29 @@ def test_a_long_run_of_a_deep_net_is_pooled_by_maximum_so_that_a_spike_survives(
     history = History.restored(
         np.repeat(profile[:, None], len(QUANTITIES), axis=1), np.ones((2000, 3)), [], 1, 2000
     )
-    steps, values = charts._columns(history, "weight_grad_rms", charts.MOST_POINTS)
+    stride, values = charts._columns(history, "weight_grad_rms", charts.MOST_POINTS)
     assert values.shape == (400, 300) and np.nanmax(values) == 1e3
-    assert steps[int(np.argmax(values.max(axis=1)))] == 1230
+    assert stride * int(np.argmax(values.max(axis=1))) == 1230
 
 
-def test_the_difference_of_equal_runs_is_0_and_of_a_tenfold_one_is_a_decade():
+def test_the_difference_of_equal_runs_is_0_and_white_and_of_a_tenfold_one_a_decade():
     one, ten = run_of([1e-3] * 7), run_of([1e-2] * 7, seed=1)
-    assert (np.asarray(charts.difference_figure(one, one, "weight_grad_rms").data[0].z) == 0).all()
-    np.testing.assert_allclose(charts.difference_figure(ten, one, "weight_grad_rms").data[0].z, 1, rtol=1e-6)
+    same, more = (charts.difference_figure(run, one, "weight_grad_rms").data[0] for run in (one, ten))
+    assert (np.asarray(same.customdata) == 0).all() and (pixels(same) == 0xF7).all()
+    np.testing.assert_allclose(more.customdata, 1, rtol=1e-6)
+    assert (pixels(more)[..., 0] > pixels(more)[..., 2]).all()  # the first is larger: red
+
+
+def test_a_difference_to_exact_zero_is_at_the_end_of_the_scale_and_one_to_nan_is_grey():
+    left, right = run_of([0, math.nan, 1, 0, 1, 1, 1]), run_of([1, 1, 1, 0, 1, 1, 1], seed=1)
+    shown = pixels(charts.difference_figure(left, right, "weight_grad_rms").data[0])[:, 0]
+    assert tuple(shown[0]) == charts._DIFFERENCES[0] and tuple(shown[1]) == (0x9A,) * 3
+    assert (shown[2] == 0xF7).all() and (shown[3] == 0xF7).all()
 
 
 def test_the_difference_compares_layers_of_the_same_name_in_nets_of_different_depth():
     shallow, deep = run_of([1, 2, 3, 4, 5, 6, 7]), run_of([1, 2, 3, 4, 90, 91, 5, 6, 7])
-    assert (np.asarray(charts.difference_figure(shallow, deep, "weight_grad_rms").data[0].z) == 0).all()
+    assert (np.asarray(charts.difference_figure(shallow, deep, "weight_grad_rms").data[0].customdata) == 0).all()
 
 
 def test_a_huge_loss_makes_the_axis_logarithmic_and_an_ordinary_one_does_not():

@@ -46,7 +46,7 @@ def test_the_table_shows_what_differs_and_the_line_below_it_what_is_shared(page_
     runs = [kept(BASE), kept(replace(BASE, lr=0.01))]
     page_server.store.save(*runs)
     page = opened(*runs)
-    table = page.dataframe[0].value
+    table = page.table[0].value
     assert list(table["Learning rate"]) == ["0.001", "0.01"] and "Blocks" not in table.columns and "Seed" not in table.columns
     assert "relu" in text(page) and "shortcut" in text(page) and "1 blocks" in text(page)
 
@@ -102,5 +102,5 @@ def test_a_reader_sees_eight_heatmaps_and_a_difference(page: Page, start_server,
     server.start()
     page.goto(f"{server.url}/compare?runs={','.join(config.run_id for config in EIGHT)}")
     expect(page.get_by_text("Difference of two")).to_be_visible(timeout=100_000)
-    page.wait_for_function("document.querySelectorAll('.heatmaplayer image').length >= 9", timeout=60_000)
+    page.wait_for_function("document.querySelectorAll('.imagelayer image').length >= 9", timeout=60_000)
     expect(page.get_by_text(re.compile("In common: relu"))).to_be_visible()

@@ -8,7 +8,6 @@ export function render(state, component, live) {
   state.part.update(component);
 }
 
-const ABOVE = 252, INFINITE = 254, FIRST_LEVEL = 2, LEVELS = 250; // as in wire.py
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 60; // of a sparkline's own units; a bin is 10 wide
 
@@ -39,7 +38,7 @@ const CSS = `
 `;
 
 class Part {
-  constructor(host, live) {
+  constructor(host, live) { // `live`: live.js, whose codes and colours these are
     Object.assign(this, { host, live });
     this.root = live.make("div", "gvc", host);
     live.make("style", "", this.root, CSS);
@@ -193,7 +192,7 @@ class Card {
     this.drawButtons();
   }
   drawSpark() {
-    const { card, spark, cards: { look, words, data } } = this;
+    const { card, spark, cards: { look, live, words, data } } = this;
     const width = Math.max(1, card.bins) * 10;
     spark.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     spark.setAttribute("aria-label", words.spark);
@@ -215,10 +214,10 @@ class Card {
     };
     this.losses.forEach((code, bin) => {
       const x = bin * 10 + 5;
-      if (code >= INFINITE || code === ABOVE) {
+      if (code >= live.INFINITE || code === live.ABOVE) {
         flush(); // above the edge, or not a number at all: a mark at the upper edge
-        add("rect", { x: x - 4, y: 1, width: 8, height: 9, fill: code === ABOVE ? "#ff8c1a" : "#e3001b" });
-      } else points.push([x, HEIGHT * (1 - (code - FIRST_LEVEL + 0.5) / LEVELS)]);
+        add("rect", { x: x - 4, y: 1, width: 8, height: 9, fill: code === live.ABOVE ? live.MARKS.above : live.MARKS.not_finite });
+      } else points.push([x, HEIGHT * (1 - (code - live.FIRST_LEVEL + 0.5) / live.LEVELS)]);
     });
     flush();
   }

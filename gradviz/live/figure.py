@@ -36,7 +36,9 @@ export default function (component) {
     const read = (name, fallback) => style.getPropertyValue(name).trim() || fallback;
     const text = read("--st-text-color", "#31333f"), back = read("--st-background-color", "#ffffff");
     const width = Math.floor(host.clientWidth);
-    if (width < 50) return;
+    const shown = [width, text, back, data.id, data.figure].join();
+    if (width < 50 || shown === plot.shown) return; // asked by each script run, and by the observer as soon as it begins
+    plot.shown = shown;
     const faint = `color-mix(in srgb, ${text} 22%, ${back})`;
     const probe = document.createElement("span");
     probe.style.color = faint;

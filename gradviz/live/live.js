@@ -11,7 +11,7 @@ export function render(state, component) {
 const ZERO = 0, BELOW = 1, FIRST_LEVEL = 2, LEVELS = 250, ABOVE = 252, DENORMAL = 253, INFINITE = 254, NOT_A_NUMBER = 255;
 const SMALLEST_NORMAL = 2 ** -126;
 
-export { Message, PALETTE, decimal, fill, make, theme }; // for classroom.js
+export { ABOVE, FIRST_LEVEL, INFINITE, LEVELS, MARKS, Message, PALETTE, decimal, fill, make, theme }; // for classroom.js
 
 class Message {
   constructor(buffer) {

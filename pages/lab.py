@@ -53,7 +53,8 @@ def _progress(wanted: str) -> None:
     st.progress(state.progress)
 
 
-def buttons(config, run: Run | None) -> None:
+def buttons(config, run: Run | None, status: Status | None) -> None:
+    """`status`: the run's, read once for this and the live view; it may change any moment."""
     known, locked, change = manager.get(config.run_id), classroom.locked(), classroom.unless_locked
     with st.container(horizontal=True, key="buttons"):
         on_screen = run is not None and run.id == config.run_id
@@ -67,8 +68,8 @@ def buttons(config, run: Run | None) -> None:
         if known is not None and not on_screen:
             st.button(_("Show the run of these settings"), key="join", type="primary", on_click=join, args=(known.id,),
                       help=_("The same settings are the same run: somebody has started it already."))
-        if run is not None and run.status.live:
-            if run.status is Status.PAUSED:
+        if run is not None and status.live:
+            if status is Status.PAUSED:
                 st.button(_("Resume"), key="resume", icon=":material/play_arrow:", on_click=change, args=(manager.resume, run.id),
                           disabled=locked)  # fmt: skip
                 st.button(_("One step"), key="step", icon=":material/skip_next:", on_click=change, args=(manager.step, run.id),
@@ -194,13 +195,14 @@ if run is None and st.session_state.get(controls.RUN):
 
 st.markdown(_("**{layers} weight layers · {parameters} parameters** · {summary}").format(
     layers=config.layers, parameters=f"{parameter_count(config):,}", summary=config.summary))
-buttons(config, run)
+status = run.status if run else None
+buttons(config, run, status)
 
 if run is not None:
     if run.id != config.run_id:
         st.caption(_("On screen: {summary}. The controls on the left set up the next run and do not touch this one.").format(
             summary=run.config.summary))
-    live_panel(run)
+    live_panel(run, status=status)
     diagnosis_words(run)
 if run is None or run.id != config.run_id:
     if run is not None:

@@ -72,6 +72,17 @@ def test_a_reader_sets_the_toggles_starts_watches_pauses_reloads_and_stops(page:
     page.wait_for_function(f"document.querySelector('{LIVE}').dataset.status === 'stopped'")
 
 
+def test_buttons_follow_the_run_however_fast_it_is_paused_and_resumed(page: Page, server):
+    page.goto(f"{server.url}/?activation=relu&blocks=1&batch_size=4&dataset=digits&steps=100000&seed=77")
+    page.get_by_role("button", name="Start").click(timeout=60 * SECONDS)
+    for delay in (0, 0.1, 0.3, 0, 0.7, 0.1, 0, 1.5):  # between and within polls, which come every 0.3 to 1 s
+        for button, other in (("Pause", "Resume"), ("Resume", "Pause")):
+            page.get_by_role("button", name=button).click(timeout=20 * SECONDS)
+            expect(page.get_by_role("button", name=other)).to_be_visible(timeout=20 * SECONDS)
+            page.wait_for_timeout(1000 * delay)
+    page.get_by_role("button", name="Stop").click()
+
+
 def test_a_second_browser_finds_the_same_run_by_its_link(page: Page, browser, server):
     start(page, f"{server.url}/?{QUICK}&seed=2")
     expect(page).to_have_url(re.compile("run="))

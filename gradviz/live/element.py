@@ -35,16 +35,18 @@ def live_panel(
     run: Run,
     key: str = "live",
     quantity: str = "weight_grad_rms",
+    status: Status | None = None,
     on_done_change: Callable[[], None] | None = None,
     on_lost_change: Callable[[], None] | None = None,
 ) -> Any:
     """The live view of a run, figures to heatmap; it updates itself until the run has ended.
 
-    The page is rerun when the run's status changes, also by another reader (trigger `done`), and when the server does not
-    know the run (trigger `lost`, every 3 s). A click on the heatmap keeps its step and layer in the browser and shows a
-    link to that layer on the Anatomy page.
+    The page is rerun when the run's status is no longer `status`, for which the page has drawn its buttons (trigger `done`;
+    None: what it is now), and when the server does not know the run (trigger `lost`, every 3 s). A click on the heatmap
+    keeps its step and layer in the browser and shows a link to that layer on the Anatomy page.
     """
-    data = {"live": run.status.live, "status": run.status, "quantity": quantity}
+    status = status or run.status
+    data = {"live": status.live, "status": status, "quantity": quantity}
     return _mount("live", run.id, key, data, done=on_done_change, lost=on_lost_change)
 
 

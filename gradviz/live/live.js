@@ -464,10 +464,13 @@ class Panel {
     const { live, steps } = this.run;
     this.seenLive ||= live;
     // The page's buttons belong to the status it was drawn with; a pause takes effect steps later, or another reader asked for it.
-    if (live && this.run.status !== this.component.data.status && this.run.status !== this.toldStatus) {
+    // It is told again if the page has not followed: of a pause, a resumption and a pause the polls may have seen two pauses only.
+    const { status } = this.run, { told } = this;
+    if (!live || status === this.component.data.status) this.told = null;
+    else if (told?.status !== status || performance.now() - told.at > 2000) {
+      this.told = { status, at: performance.now() };
       this.component.setTriggerValue("done", id);
     }
-    this.toldStatus = this.run.status;
     this.tell(steps ? "" : live ? this.words.no_point : "");
     if (grown || !live) this.redraw();
     else this.redraw("figures"); // a run that waits or pauses: the charts stand

@@ -1,6 +1,7 @@
 """Plays a class against a real server, over real websockets and HTTP, and prints what the class would feel.
 
     python benchmarks/classroom.py                          # 30 viewers, 10 settings, 3 minutes, after a minute without viewers
+    python benchmarks/classroom.py --configs 2 --stay       # two runs train, everybody looks on and nobody reloads
     python benchmarks/classroom.py --viewers 100 --chaos    # and the server is killed in the middle
     python benchmarks/classroom.py --url http://127.0.0.1:8501   # a server that runs already: no baseline, no kill
 
@@ -203,11 +204,15 @@ class Tab:
 
 
 class Viewer:
-    """One student with one browser. `until` is when the class ends, on time.monotonic()."""
+    """One student with one browser, who closes the page after some seconds between the two of `patience` and comes back.
 
-    def __init__(self, url: str, config: dict[str, str], tally: Tally, chance: random.Random, until: float, chaos: bool):
+    `until` is when the class ends, on time.monotonic().
+    """
+
+    def __init__(self, url: str, config: dict[str, str], tally: Tally, chance: random.Random, until: float,
+                 patience: tuple[float, float]):  # fmt: skip
         self._url, self._config, self._tally, self._chance = url, config, tally, chance
-        self.until, self._chaos = until, chaos
+        self.until, self._patience = until, patience
         place = urlsplit(url)
         self._http = Http(place.hostname, place.port)
         self._scripts: set[str] = set()  # in the browser's cache
@@ -243,8 +248,8 @@ class Viewer:
             await asyncio.sleep(2)
             return
         self._run = found[1]
-        patience = self._chance.uniform(5, 15) if self._chaos else self._chance.uniform(40, 80)
-        await self._watch(tab, self._run, began if wanted != START[2] else None, time.monotonic() + patience)
+        until = time.monotonic() + self._chance.uniform(*self._patience)
+        await self._watch(tab, self._run, began if wanted != START[2] else None, until)
 
     async def _wander(self, tab: Tab, page: str) -> None:
         """Looks at another page for a while, as classroom.js does: the notice, and on the Classroom page all cards."""
@@ -426,8 +431,9 @@ async def play(options: argparse.Namespace, url: str, server: Server | None, bas
     until = began + seconds
     opening = min(60.0, seconds / 4)  # thirty browsers open within a minute
     chance = random.Random(1)
+    patience = (5.0, 15.0) if options.chaos else (1e9, 1e9) if options.stay else (40.0, 80.0)
     viewers = [
-        Viewer(url, configs[number % len(configs)], tally, random.Random(number), until, options.chaos)
+        Viewer(url, configs[number % len(configs)], tally, random.Random(number), until, patience)
         for number in range(options.viewers)
     ]
     tasks = [asyncio.create_task(viewer.play(chance.uniform(0, opening))) for viewer in viewers]
@@ -499,6 +505,10 @@ async def play(options: argparse.Namespace, url: str, server: Server | None, bas
     memory = [s[3] for s in late]
     tenth = max(1, len(memory) // 10)
     shared = [config for config in steps if config in baseline]
+    alone = sum(speed * cost for speed, cost in baseline.values())
+    # Each step weighs what it cost without viewers, so that another mix of runs is not another speed.
+    share = sum(steps[c] * baseline[c][1] for c in shared) / alone if shared and alone else None
+    workers, browsers, cores = rate(late, 2) or 0.0, rate(late, 4) or 0.0, 100.0 * len(os.sched_getaffinity(0))
     return {
         "viewers": options.viewers, "configs": options.configs, "minutes": options.minutes, "chaos": options.chaos,
         "cores": len(os.sched_getaffinity(0)), "dataset": options.dataset, "blocks": options.blocks,
@@ -513,11 +523,8 @@ async def play(options: argparse.Namespace, url: str, server: Server | None, bas
         ),
         "memory_window_s": late[-1][0] - late[0][0] if late else 0.0,
         "steps_per_second": sum(steps.values()),
-        # Each step weighs what it cost without viewers, so that another mix of runs is not another speed.
-        "throughput_against_no_viewers": (
-            sum(steps[c] * baseline[c][1] for c in shared) / sum(speed * cost for speed, cost in baseline.values())
-            if shared and sum(speed * cost for speed, cost in baseline.values()) else None
-        ),
+        "throughput_against_no_viewers": share,
+        "throughput_with_browsers_elsewhere": share * min(cores, (workers + browsers)) / workers if share and workers else None,
         "errors": dict(tally.errors), "tracebacks_in_log": server.tracebacks() if server else None, **outcome,
     }  # fmt: skip
 
@@ -592,7 +599,7 @@ def table(result: dict) -> str:
         values = result[name]
         return f"{figure(values['median'], unit)} median, {figure(values['p95'], unit)} 95th percentile ({values['count']:,})"
 
-    share = result["throughput_against_no_viewers"]
+    share, elsewhere = result["throughput_against_no_viewers"], result["throughput_with_browsers_elsewhere"]
     lines = [
         ("class", f"{result['viewers']} viewers, {result['configs']} settings, {result['minutes']:g} min, "
                   f"{'with' if result['chaos'] else 'without'} chaos; {result['cores']} core(s), "
@@ -605,7 +612,8 @@ def table(result: dict) -> str:
                          f"these simulated browsers, on the same cores, {figure(result['viewers_cpu_percent'], ' %')}"),
         ("memory", f"{figure(result['memory_mb'], ' MB')}, growth {figure(result['memory_growth_percent'], ' %')} "
                    f"in the last {result['memory_window_s']:.0f} s"),
-        ("training", f"{figure(result['steps_per_second'])} steps/s, {figure(share)} of the same runs' without viewers"),
+        ("training", f"{figure(result['steps_per_second'])} steps/s, {figure(share)} of the same runs' without viewers; "
+                     f"computed, had the trainings the browsers' time too: {figure(elsewhere)}"),
         ("network", f"{figure(result['bytes_per_second'] / 1000, ' kB/s')}"),
         ("errors shown", json.dumps(result["errors"]) if result["errors"] else "0"),
         ("tracebacks in the log", figure(result["tracebacks_in_log"])),
@@ -628,6 +636,7 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--blocks", type=int, default=12)
     parser.add_argument("--dataset", default="digits", choices=("digits", "mnist"))
     parser.add_argument("--chaos", action="store_true", help="tabs close, rubbish arrives, and the server is killed half-way")
+    parser.add_argument("--stay", action="store_true", help="nobody reloads or looks at another page")
     parser.add_argument("--short", action="store_true", help="half a minute with few viewers and small nets")
     parser.add_argument("--url", help="a server that runs already, on this machine")
     parser.add_argument("--no-baseline", action="store_true", help="leave out the measurement without viewers")

@@ -101,6 +101,7 @@ app = st.App(
         get_problem=_problem,
         get_metrics=lambda: _metrics()(),
         look=_look,
+        get_at_hand=lambda run_id: server().manager.at_hand(run_id),
     ), *classroom_routes(_board, lambda: server().classroom.notice())],
     middleware=[Middleware(Guard)],
     lifespan=_lifespan,

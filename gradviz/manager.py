@@ -192,10 +192,7 @@ class RunManager:
     def get(self, id: str) -> Run | None:
         """The live run, or the kept one with its records."""
         with self._changed:
-            if job := self._jobs.get(id):
-                return job.run
-            if run := self._kept.get(id):
-                self._kept.move_to_end(id)
+            if run := self.at_hand(id):
                 return run
             deletions = self._deletions
         try:
@@ -210,6 +207,15 @@ class RunManager:
                 self._keep(run)
                 return run
         return self.get(id) if run else None  # something was deleted meanwhile, perhaps this
+
+    def at_hand(self, id: str) -> Run | None:
+        """The run if it is live or was looked at lately: nothing is read from the store."""
+        with self._changed:
+            if job := self._jobs.get(id):
+                return job.run
+            if run := self._kept.get(id):
+                self._kept.move_to_end(id)
+            return run
 
     def list(self) -> list[Summary]:
         """All runs without their records, newest first."""

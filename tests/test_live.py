@@ -384,6 +384,20 @@ def test_thirty_viewers_need_one_description_a_second_and_a_new_status_another()
     assert len(said) == 6
 
 
+def test_only_what_is_new_of_a_run_at_hand_is_answered_without_a_thread():
+    run, asked = a_run(1, 5), []
+
+    def of(where):
+        return lambda id: asked.append((where, threading.current_thread().name)) or run
+
+    app = Starlette(routes=build_routes(of("store"), lambda id: None, lambda run: ("", ""), get_at_hand=of("hand")))
+    site = Site()
+    site.app = app
+    for query, where in (("since=3&stride=1", "hand"), ("since=0", "store"), ("", "store")):
+        assert read(site.get(f"/api/runs/{run.id}?{query}").content)[0]["first"] == (3 if where == "hand" else 0)
+        assert asked[-1][0] == where and ("AnyIO" in asked[-1][1]) == (where == "store")
+
+
 def test_numbers_come_even_if_the_description_fails(caplog):
     site = Site(describe=Described(lambda run: 1 / 0))
     header, _ = read(site.get(site.add(a_run(1, 3))).content)

@@ -208,6 +208,20 @@ def test_an_unknown_or_rubbish_id_does_nothing(managed: Callable, stage: Stage) 
 # The queue
 
 
+def test_a_run_is_at_hand_while_it_is_live_or_was_looked_at_and_not_from_the_store_alone(store: RunStore, shelf: Shelf) -> None:
+    manager = RunManager(store, shelf)
+    run = manager.start(SMALL)
+    assert manager.at_hand(run.id) is run
+    assert manager.wait(run.id, 60)
+    until(lambda: run.id in manager._kept)
+    assert manager.at_hand(run.id) is run
+    manager.close()
+    later = RunManager(store, shelf)
+    assert later.at_hand(run.id) is None
+    assert later.get(run.id) is not None and later.at_hand(run.id) is later.get(run.id)
+    later.close()
+
+
 def test_no_more_runs_at_once_than_workers_and_first_come_first_served(managed: Callable, stage: Stage) -> None:
     manager = managed(train=stage, workers=2)
     runs = [manager.start(seeded(seed)) for seed in range(5)]

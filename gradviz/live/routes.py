@@ -69,20 +69,24 @@ def build_routes(
     get_problem: Callable[[], str] = lambda: "",
     get_metrics: Callable[[], str] = lambda: "",
     look: Callable[[str], tuple[int | None, float | None]] = lambda _: (None, None),
+    get_at_hand: Callable[[str], Run | None] = lambda _: None,
 ) -> list[Route]:
     """Routes for `st.App`.
 
     `describe(run)` gives the verdict and the sentence that the element shows; it is asked at every poll, so it had better
     be a Described. `get_problem()` gives the sentence of `/ready` while the server cannot keep runs, `get_metrics()` the
     text of `/metrics`. `look(id)` is called whenever somebody's page asks for the run, and gives its place in the queue
-    and the seconds it is expected to wait.
+    and the seconds it is expected to wait. `get_at_hand(id)` gives the run if nothing need be read for that.
     """
 
     async def answer(request: Request, make: Callable[[Run], bytes]) -> Response:
-        """In a thread, since reading an old run from the store or packing a long one would hold up everybody's pages."""
+        """In a thread, since reading an old run from the store or packing a long one would hold up everybody's pages.
 
-        def work() -> Response:
-            run = get_run(request.path_params["id"])
+        But not for what is new of a run at hand, which takes less time than to wake a thread.
+        """
+
+        def work(run: Run | None = None) -> Response:
+            run = run or get_run(request.path_params["id"])
             if run is None:
                 return _refuse(404, "There is no such run on this server.")
             try:
@@ -90,6 +94,8 @@ def build_routes(
             except wire.WireError as error:
                 return _refuse(400, str(error))
 
+        if request.query_params.get("since", "0") != "0" and (run := get_at_hand(request.path_params["id"])):
+            return work(run)
         return await anyio.to_thread.run_sync(work)
 
     async def run_delta(request: Request) -> Response:

@@ -505,9 +505,18 @@ async def play(options: argparse.Namespace, url: str, server: Server | None, bas
     memory = [s[3] for s in late]
     tenth = max(1, len(memory) // 10)
     shared = [config for config in steps if config in baseline]
-    alone = sum(speed * cost for speed, cost in baseline.values())
-    # Each step weighs what it cost without viewers, so that another mix of runs is not another speed.
-    share = sum(steps[c] * baseline[c][1] for c in shared) / alone if shared and alone else None
+    share, alone = None, {}
+    if shared:  # without viewers again: the machine may have become faster or slower meanwhile
+        await asyncio.sleep(min(12, 6 * options.minutes))
+        alone = await pace(url, {config: runs[config] for config in shared}, seconds / 3)
+
+        # Each step weighs what it cost without viewers, so that another mix of runs is not another speed.
+        def worth(speeds: dict[str, float]) -> float:
+            return sum(speeds.get(config, 0.0) * baseline[config][1] for config in shared)
+
+        before, after = worth({config: speed for config, (speed, _cost) in baseline.items()}), worth(alone)
+        share = 2 * worth(steps) / (before + after) if before + after else None
+        outcome["throughput_after_over_before"] = after / before if before else None
     workers, browsers, cores = rate(late, 2) or 0.0, rate(late, 4) or 0.0, 100.0 * len(os.sched_getaffinity(0))
     return {
         "viewers": options.viewers, "configs": options.configs, "minutes": options.minutes, "chaos": options.chaos,
@@ -548,8 +557,9 @@ def rate(samples: list[tuple], column: int) -> float | None:
     return 100 * (samples[-1][column] - samples[0][column]) / (samples[-1][0] - samples[0][0])
 
 
-async def without_viewers(options: argparse.Namespace, url: str) -> dict[str, tuple[float, float]]:
-    """Steps per second and seconds per step of each config while nobody looks."""
+async def without_viewers(options: argparse.Namespace, server: Server) -> tuple[dict[str, tuple[float, float]], float]:
+    """Steps per second and seconds per step of each config while nobody looks, and the trainings' percent of a core."""
+    url = server.url
     configs, tally = settings(options.configs, options.dataset, options.blocks), Tally()
     runs = await start_all(url, configs, tally)
     if tally.errors:
@@ -558,9 +568,11 @@ async def without_viewers(options: argparse.Namespace, url: str) -> dict[str, tu
     while any(steps == 0 for steps, *_ in (await work(url, runs)).values()) and time.monotonic() < patience:
         await asyncio.sleep(0.5)
     await asyncio.sleep(min(10, 6 * options.minutes))
+    before, began = usage(server.process.pid), time.monotonic()
     speed = await pace(url, runs, 60 * options.minutes / 3)
+    after, took = usage(server.process.pid), time.monotonic() - began
     cost = await work(url, runs)
-    return {config: (speed[config], cost[config][1] / 1000) for config in speed}
+    return {config: (speed[config], cost[config][1] / 1000) for config in speed}, 100 * (after[1] - before[1]) / took
 
 
 def run(options: argparse.Namespace) -> dict:
@@ -571,17 +583,18 @@ def run(options: argparse.Namespace) -> dict:
     folder = Path(tempfile.mkdtemp(prefix="classroom-"))
     server = None
     try:
-        baseline = {}
+        baseline, alone = {}, None
         if not options.no_baseline:
             (folder / "baseline").mkdir()
             server = Server(folder / "baseline")
             server.start()
-            baseline = asyncio.run(without_viewers(options, server.url))
+            baseline, alone = asyncio.run(without_viewers(options, server))
             server.kill()
         (folder / "class").mkdir()
         server = Server(folder / "class")
         seconds = server.start()
-        return {**asyncio.run(play(options, server.url, server, baseline)), "start_seconds": seconds}
+        result = asyncio.run(play(options, server.url, server, baseline))
+        return {**result, "workers_cpu_percent_without_viewers": alone, "start_seconds": seconds}
     finally:
         if server:
             server.kill()
@@ -608,12 +621,13 @@ def table(result: dict) -> str:
         ("Start to first point", spread("first_point_s", " s")),
         ("page", spread("page_s", " s")),
         ("server's CPU", f"{figure(result['server_cpu_percent'], ' %')} of a core; "
-                         f"workers {figure(result['workers_cpu_percent'], ' %')}, "
                          f"these simulated browsers, on the same cores, {figure(result['viewers_cpu_percent'], ' %')}"),
         ("memory", f"{figure(result['memory_mb'], ' MB')}, growth {figure(result['memory_growth_percent'], ' %')} "
                    f"in the last {result['memory_window_s']:.0f} s"),
-        ("training", f"{figure(result['steps_per_second'])} steps/s, {figure(share)} of the same runs' without viewers; "
-                     f"computed, had the trainings the browsers' time too: {figure(elsewhere)}"),
+        ("training", f"{figure(result['steps_per_second'])} steps/s, {figure(share)} of the same runs' without viewers before "
+                     f"and after; computed, had the trainings the browsers' time too: {figure(elsewhere)}"),
+        ("trainings' CPU", f"{figure(result['workers_cpu_percent'], ' %')} of a core, without viewers "
+                           f"{figure(result.get('workers_cpu_percent_without_viewers'), ' %')}"),
         ("network", f"{figure(result['bytes_per_second'] / 1000, ' kB/s')}"),
         ("errors shown", json.dumps(result["errors"]) if result["errors"] else "0"),
         ("tracebacks in the log", figure(result["tracebacks_in_log"])),

@@ -104,3 +104,9 @@ def test_a_reader_sees_eight_heatmaps_and_a_difference(page: Page, start_server,
     expect(page.get_by_text("Difference of two")).to_be_visible(timeout=100_000)
     page.wait_for_function("document.querySelectorAll('.imagelayer image').length >= 9", timeout=60_000)
     expect(page.get_by_text(re.compile("In common: relu"))).to_be_visible()
+    # The page's own colours, not plotly's: a grid of text colour on the background.
+    assert re.fullmatch(r"rgb\(\d+,\d+,\d+\)", page.evaluate("document.querySelector('.gv-figure')._fullLayout.xaxis.gridcolor"))
+    page.get_by_role("link", name="Lab").first.click()
+    page.locator("[data-mode=preview]").wait_for(timeout=60_000)
+    page.get_by_role("link", name="Compare").first.click()  # what was chosen is chosen still
+    page.wait_for_function("document.querySelectorAll('.imagelayer image').length >= 9", timeout=60_000)

@@ -43,7 +43,7 @@ export default function (component) {
     const probe = document.createElement("span");
     probe.style.color = faint;
     host.append(probe);
-    const grid = getComputedStyle(probe).color.replace(/^color\\(srgb (\\S+) (\\S+) (\\S+).*$/, (all, r, g, b) =>
+    const grid = getComputedStyle(probe).color.replace(/^color\\(srgb ([\\d.e-]+) ([\\d.e-]+) ([\\d.e-]+).*$/, (all, r, g, b) =>
       `rgb(${[r, g, b].map((part) => Math.round(255 * part)).join(",")})`);
     probe.remove();
     const layout = { ...figure.layout, width, paper_bgcolor: back, plot_bgcolor: back, uirevision: data.id,

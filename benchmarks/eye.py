@@ -31,9 +31,9 @@ BLOCKS = (12, 60, 1000)  # 29, 125 and 2005 layers
 COLUMNS = 500
 
 
-def made_up(blocks: int, steps: int) -> Run:
-    config = RunConfig(blocks=blocks, activation="relu", shortcut=True, dataset=load_data().name, steps=1000)
-    run = Run(config, History(config.layers, max_columns(config.layers)), Status.RUNNING, "cpu")
+def made_up(blocks: int, steps: int, status: Status = Status.RUNNING, seed: int = 0) -> Run:
+    config = RunConfig(blocks=blocks, activation="relu", shortcut=True, dataset=load_data().name, steps=1000, seed=seed)
+    run = Run(config, History(config.layers, max_columns(config.layers)), status, "cpu")
     random = np.random.default_rng(0)
     for step in range(steps):
         run.history.append(replay.record(step, config.layers, random))
@@ -136,7 +136,8 @@ def waits(quick: bool) -> str:
         rows.append(["first page until its preview is drawn", 12, f"{time.perf_counter() - begin:.2f}"])
         again = 2 if quick else 7
         for blocks in (12,) if quick else (12, 100, 1000):
-            taken = [preview_wait(page, address, replace(base, blocks=blocks), seed) for seed in range(1, 1 + again)]
+            times = range(1, 1 + (again if blocks < 1000 else 2))
+            taken = [preview_wait(page, address, replace(base, blocks=blocks), seed) for seed in times]
             rows.append(["preview asked for until measured and answered, server", blocks, middle([one[0] for one in taken])])
             rows.append(["a change of the seed until its preview is drawn", blocks, middle([one[1] for one in taken])])
         firsts = []
@@ -152,7 +153,43 @@ def waits(quick: bool) -> str:
             page.get_by_role("button", name="Stop").click()
             page.get_by_role("button", name="Start").or_(page.get_by_role("button", name="afresh")).first.wait_for()
         rows.append(["click on Start until the first point is drawn", 12, middle(firsts)])
+        page.close()
+        cold, warm = compare_waits(server, browser, again)
+        rows.append(["Compare with 8 runs of 85 layers, from a click in the app until all is drawn", 40, middle(warm)])
+        rows.append(["the same from a link in a new tab, Streamlit's own start included", 40, middle(cold)])
     return table(["wait", "blocks", "s"], rows)
+
+
+def compare_waits(server, browser, again: int) -> tuple[list[float], list[float]]:
+    """Seconds until the Compare page has drawn eight runs: from a link, and after a look at the Lab by a click."""
+    runs = [made_up(40, 300, Status.FINISHED, seed) for seed in range(8)]
+    server.kill()
+    store = RunStore(server.store)
+    store.save(*runs)
+    store.close()
+    server.start()
+    drawn = (
+        "document.querySelectorAll('.imagelayer image').length === 9 && "
+        "[...document.querySelectorAll('.gv-figure')].every(figure => figure.querySelector('.main-svg'))"
+    )
+    context, cold, warm = browser.new_context(viewport={"width": 1280, "height": 900}), [], []
+    for _ in range(3):
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        begin = time.perf_counter()
+        page.goto(f"{server.url}/compare?runs={','.join(run.id for run in runs)}")
+        page.wait_for_function(drawn)
+        cold.append(time.perf_counter() - begin)
+    for _ in range(again):
+        page.get_by_role("link", name="Lab").first.click()
+        page.wait_for_function("document.querySelector('[data-mode=preview]')?.dataset.plots === 'drawn'")
+        page.wait_for_timeout(1000)
+        begin = time.perf_counter()
+        page.get_by_role("link", name="Compare").first.click()
+        page.wait_for_function(drawn)
+        warm.append(time.perf_counter() - begin)
+    context.close()
+    return cold, warm
 
 
 def preview_wait(page, address, config: RunConfig, seed: int) -> tuple[float, float]:

@@ -27,6 +27,7 @@ import torch  # noqa: E402
 
 from benchmarks.common import ROOT, load_data, middle, table  # noqa: E402
 from benchmarks.loops import in_memory  # noqa: E402
+from gradviz.anatomy import sampled_steps  # noqa: E402
 from gradviz.config import RunConfig  # noqa: E402
 from gradviz.trainer import Trainer  # noqa: E402
 
@@ -138,11 +139,13 @@ def one_depth(blocks: int, steps: int) -> dict[str, float]:
     built = time.perf_counter() - begin
     next(records)
     first = time.perf_counter() - begin
-    times = []
-    for _ in range(steps):
+    sampled, times, step = sampled_steps(config.steps), [], 1
+    while len(times) < steps:
         begin = time.thread_time()
         next(records)
-        times.append(time.thread_time() - begin)
+        if step not in sampled:  # the Anatomy page's samples lie close at the beginning: of a whole run they are 0.8 %
+            times.append(time.thread_time() - begin)
+        step += 1
     return dict(blocks=blocks, built=built, first=first, step=statistics.median(times), memory=peak_memory() - held)
 
 
@@ -158,7 +161,7 @@ def depth(quick: bool) -> str:
     found: dict[int, list[dict[str, float]]] = {blocks: [] for blocks in depths}
     for _ in range(turns):
         for blocks in depths:
-            steps = str(max(3, min(20, 2000 // max(1, blocks))))
+            steps = str(max(2, min(20, 2000 // max(1, blocks))))
             command = [sys.executable, "-m", "benchmarks.machine", "--one-depth", str(blocks), steps]
             done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
             found[blocks].append(json.loads(done.stdout))

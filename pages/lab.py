@@ -182,9 +182,6 @@ controls.open_session(lambda run_id: run.config if (run := manager.get(run_id)) 
 st.title(_("See gradients vanish, explode, and recover"), anchor=False)
 controls.show_problems()
 wanted = controls.sidebar(classroom.locked())
-earlier_runs()
-with st.sidebar:
-    classroom.name_field()
 data_notice(wanted.dataset)
 config = replace(wanted, dataset=shelf.effective(wanted.dataset)[0])
 
@@ -209,6 +206,9 @@ if run is None or run.id != config.run_id:
         st.subheader(_("The next run, at initialisation"), anchor=False)
     preview_panel(manager.preview(config, classroom.client()))
 theory_words(config)
+earlier_runs()  # in the sidebar, but nobody waits for them
+with st.sidebar:
+    classroom.name_field()
 
 with st.expander(_("The PyTorch code of these settings")):
     st.caption(_("Runs on its own and prints the numbers of this run."))

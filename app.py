@@ -25,7 +25,7 @@ def _words(run):
     return str(diagnosis.verdict), diagnosis.sentence
 
 
-_describe = Described(_words)  # one for live charts and cards: they ask about the same runs
+_describe = Described(_words)
 
 
 def _problem() -> str:
@@ -46,7 +46,7 @@ def _look(run_id):
 
 @cache
 def _board() -> Board:
-    return Board(server().manager, server().classroom, _describe)
+    return Board(server().manager, server().classroom, Described(_words, again=0))  # a card keeps what it was told
 
 
 @cache

@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce = commands.add_parser("reproduce", help="put every claim of the article to the test", allow_abbrev=False)
     reproduce.add_argument("--quick", action="store_true", help="one seed, at most 15 minutes; a rerun goes on where it was")
     reproduce.add_argument("--seeds", type=int, metavar="N", help="seeds near each border of trainability; 3, quick 1")
-    reproduce.add_argument("--minutes", type=float, metavar="X", help="begin no new run after so many minutes")
+    reproduce.add_argument("--minutes", type=float, metavar="X", help="begin no run that is expected to end later than that")
     reproduce.add_argument("--out", default="docs", metavar="FOLDER", help="gets reproduction.md and its pictures; here docs")
     reproduce.add_argument("--dataset", choices=list(DATASETS), default="mnist", help="here mnist")
     reproduce.set_defaults(command=_reproduce, prog=reproduce.prog)

@@ -99,14 +99,15 @@ def profile_figure(
     """One line per run over depth, first layer at the left. `profiles`: name -> (layers,); `theory`: the same in log10."""
     figure = _Draft(_("layer, from input to output"), _("{quantity}, log10").format(quantity=quantity_name(quantity)))
     linear = quantity == "zero_share"
+    few = sum(map(len, profiles.values())) < 300  # a marker costs the browser as much as a line
     for place, ((name, values), style) in enumerate(zip(profiles.items(), _line_styles(), strict=False)):
         values = np.asarray(values, float)
         at = np.arange(1, len(values) + 1)
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = values if linear else np.log10(values)
         drawn = np.where(np.isfinite(logs), logs, np.nan)
-        few = len(values) * len(profiles) < 300  # a marker costs the browser as much as a line
-        _line(figure, at, drawn, name, style, mode="lines+markers" if few else "lines")
+        alone = not np.isfinite(drawn).all()  # a number between two gaps is no line
+        _line(figure, at, drawn, name, style, mode="lines+markers" if few or alone else "lines")
         for mask, height, symbol, words in (
             ((values == 0) & (not linear), SMALLEST - 0.6 * place, "triangle-down-open", _("exactly 0")),
             (~np.isfinite(values), LARGEST + 0.6 * place, "x", _("not finite")),
@@ -164,7 +165,7 @@ def heatmaps_figure(runs: Mapping[str, Run], quantity: str, limits: tuple[float,
     """Layers × steps of every run, one colour range and one step axis for all. `limits`: log10 (zero_share: as it is)."""
     columns = 1 if len(runs) == 1 else 2
     rows = math.ceil(len(runs) / columns)
-    longest = max((run.history.steps for run in runs.values()), default=1)
+    longest = max(map(_frame, runs.values()), default=1)
     wide, high = (1 - 0.09 * (columns - 1)) / columns, (1 - (rows - 1) * (gap := min(0.12, 0.3 / max(1, rows)))) / max(1, rows)
     figure = _Draft("", "")
     figure.layout |= {
@@ -226,13 +227,19 @@ def difference_figure(first: Run, second: Run, quantity: str) -> go.Figure:
     figure.colour_bar(_("share") if quantity == "zero_share" else _("decades"), (-span, span), BLUE_TO_RED)
     labels = [f"{place + 1} · {name}" for place, name in enumerate(names)]
     shown = np.unique(np.linspace(0, len(names) - 1, min(len(names), 12)).astype(int)) if names else []
-    figure.layout["xaxis"] |= {"showgrid": False, "constrain": "range", "range": [-0.5, max(1, common) - 0.5]}
+    figure.layout["xaxis"] |= {"showgrid": False, "constrain": "range", "range": [-0.5, min(_frame(first), _frame(second)) - 0.5]}
     figure.layout["yaxis"] |= {
         "range": [len(names) + 0.5, 0.5], "tickvals": [int(i) + 1 for i in shown], "ticktext": [labels[i] for i in shown],
         "showgrid": False, **_STRETCHED,
     }  # fmt: skip
     figure.layout["margin"]["l"], figure.layout["height"], figure.layout["showlegend"] = 130, 380, False
     return figure.done()
+
+
+def _frame(run: Run) -> int:
+    """Steps that the axis shows: of a live run a doubling number, so that it rarely moves under the reader's zoom."""
+    steps = max(1, run.history.steps)
+    return min(run.config.steps, max(32, 2 ** math.ceil(math.log2(steps)))) if run.status.live else steps
 
 
 def _columns(history: History, quantity: str, most: int) -> tuple[int, np.ndarray]:
@@ -558,15 +565,16 @@ HOW_TO_READ: dict[str, str] = {
     "border": "A point is one run. The band behind the points has the colour of what most seeds did; the dashed line is the "
     "last depth at which the article still trains.",
     "profile": "Each line is one net at step 0, input at the left. Going left is going back: a line that falls to the left "
-    "vanishes, one that rises to the left explodes. Dotted lines are theory, points are measured; triangles at the bottom are "
-    "exact zeros, crosses at the top are not finite.",
+    "vanishes, one that rises to the left explodes. Dotted lines are theory, the others are measured; triangles at the bottom "
+    "are exact zeros, crosses at the top are not finite.",
     "wake": "The gradient of the first block over training. A line that rises is a layer that wakes up.",
     "weights": "Each point is one layer: the size of its weights at the end, over that at the start.",
     "loss": "The dashed line is chance: a net that has learnt nothing stays on it.",
     "accuracy": "Share of the test images that are classified right; 10 % is chance.",
     "heatmap": "A row is a layer, input at the top; a column is a step. White is exactly zero, purple below the scale, orange "
     "above it, red not finite.",
-    "difference": "Red: the first run is larger there, blue: the second. White: no difference.",
+    "difference": "Red: the first run is larger there, blue: the second. White: no difference. The darkest ends: six decades or "
+    "more, or exactly zero or infinite in one of them. Grey: not a number.",
     "ratio": "How much of the last block's gradient is left in the first, before any training. 0 is level, −6 is a millionth.",
     "grid": "Each cell is one point of the grid; its number is how many of its seeds trained.",
 }

@@ -21,6 +21,7 @@ from gradviz.trainer import Trainer, device_text, resolve_device
 
 EARLY = "Stopped as soon as it counted as trained."
 QUICK_MINUTES = 15
+_COST = 1e-4  # seconds per image and block on one processor core (docs/performance.md)
 
 _PLAIN = RunConfig(batch_size=BATCH, steps=STEPS)
 _CURED = replace(_PLAIN, steps=DEEP_STEPS)
@@ -30,7 +31,7 @@ BORDERS: tuple[tuple[RunConfig, tuple[int, ...]], ...] = (
     (replace(_PLAIN, activation="relu"), (4, 5, 6, 7, 8, 9, 10)),
     (replace(_CURED, activation="relu", batch_norm=True), (12, 20, 40, 60, 80)),
     (replace(_CURED, shortcut=True), (12, 40, 100, 200)),
-    (replace(_CURED, activation="relu", shortcut=True), (12, 40, 100, 200)),
+    (replace(_CURED, activation="relu", shortcut=True), (12, 40, 100, 200, 400, 1000)),
 )
 OPTIMISERS = (("adam", 1e-3), ("adam", 3e-4), ("adam", 1e-4), ("momentum", 1e-2), ("momentum", 1e-1))
 OPTIMISER_NETS = (("sigmoid", 2), ("sigmoid", 4), ("relu", 6), ("relu", 8))
@@ -50,7 +51,7 @@ class Bench:
     def __init__(
         self, data: Dataset, store: RunStore, say: Callable[[str], None], device: str = "auto", seconds: float | None = None
     ):
-        """`seconds` of wall time after which no new run begins; None for as long as it takes."""
+        """`seconds` of wall time that no run is expected to pass; None for as long as it takes."""
         self._data, self._store, self._say = data, store, say
         self._device = resolve_device(device)
         self.device = device_text(self._device)
@@ -65,7 +66,8 @@ class Bench:
             if early or kept.status is not Status.STOPPED:
                 self.used[kept.id] = kept
                 return kept
-        if self._end is not None and time.monotonic() > self._end:
+        expected = 0.0 if self._device.type == "cuda" else _COST * config.blocks * config.batch_size * config.steps
+        if self._end is not None and time.monotonic() + expected > self._end:
             raise TimeUp
         run = Run(config, History(config.layers, max_columns(config.layers)), Status.RUNNING, self.device)
         trainer = Trainer(config, self._data, self._device)
@@ -249,8 +251,8 @@ def reproduce(
 ) -> Path:
     """Runs what is not yet kept, and writes `out`/reproduction.md with its pictures. Returns the path of the text.
 
-    `seeds` near each border: 1 if quick, else 3. `minutes` after which no new run begins: QUICK_MINUTES if quick, else
-    as long as it takes. Raises DataError if the data set cannot be had, StoreError if the store is in use.
+    `seeds` near each border: 1 if quick, else 3. `minutes` that no new run is expected to pass: QUICK_MINUTES if quick,
+    else as long as it takes. Raises DataError if the data set cannot be had, StoreError if the store is in use.
     """
     shelf = Shelf(settings.data, settings.download)
     shelf.request(dataset)

@@ -82,12 +82,14 @@ def settings_table(runs: dict) -> None:
 
 
 def pictures(runs: dict) -> None:
+    ids = " ".join(run.id for run in runs.values())
     left, right = st.columns(2)
     with left:
-        figure_panel(charts.loss_figure(runs), "loss", _("Training loss over steps"))
+        loss = charts.loss_figure(runs)
+        figure_panel(loss, "loss", _("Training loss over steps"), f"{ids} {loss.layout.yaxis.type}")
         st.caption(_(charts.HOW_TO_READ["loss"]))
     with right:
-        figure_panel(charts.accuracy_figure(runs), "accuracy", _("Test accuracy over steps"))
+        figure_panel(charts.accuracy_figure(runs), "accuracy", _("Test accuracy over steps"), ids)
         st.caption(_(charts.HOW_TO_READ["accuracy"]))
 
     first, second, third = st.columns(3)
@@ -101,10 +103,10 @@ def pictures(runs: dict) -> None:
     )
     recorded = {name: run for name, run in runs.items() if run.history.steps}
     profiles = {name: quantity_at(run, quantity, last=when == "end") for name, run in recorded.items()}
-    figure_panel(charts.profile_figure(profiles, quantity), "profile", _("Profiles over depth"), quantity)
+    figure_panel(charts.profile_figure(profiles, quantity), "profile", _("Profiles over depth"), f"{ids} {quantity}")
     st.caption(_("Each line is one run, input at the left. A line that falls to the left vanishes on the way back; one that "
                  "rises to the left explodes."))
-    figure_panel(charts.heatmaps_figure(recorded, quantity, limits), "heatmaps", _("Heatmaps of all runs"))
+    figure_panel(charts.heatmaps_figure(recorded, quantity, limits), "heatmaps", _("Heatmaps of all runs"), ids)
     st.caption(_(charts.HOW_TO_READ["heatmap"]))
 
     st.subheader(_("Difference of two"), anchor=False)
@@ -112,7 +114,7 @@ def pictures(runs: dict) -> None:
     a = one.selectbox(_("This run"), list(recorded), key="compare_a")
     b = other.selectbox(_("over that run"), list(recorded), index=min(1, len(recorded) - 1), key="compare_b")
     figure_panel(charts.difference_figure(recorded[a], recorded[b], quantity), "difference", _("Difference of two heatmaps"),
-                 f"{a} {b}")  # fmt: skip
+                 f"{recorded[a].id} {recorded[b].id}")  # fmt: skip
     st.caption(_(charts.HOW_TO_READ["difference"]))
 
 

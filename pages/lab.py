@@ -61,7 +61,7 @@ def buttons(config, run: Run | None, status: Status | None) -> None:
         if known is None:
             st.button(_("Start"), key="start", type="primary", icon=":material/play_arrow:", on_click=start, args=(config,),
                       disabled=locked)  # fmt: skip
-        elif known.status in (Status.INTERRUPTED, Status.STOPPED, Status.FAILED):
+        elif (status if on_screen else known.status) in (Status.INTERRUPTED, Status.STOPPED, Status.FAILED):
             st.button(_("Start afresh"), key="start", type="primary", icon=":material/replay:", on_click=start,
                       args=(config, True), disabled=locked,
                       help=_("Trains the same settings from step 0 and replaces what was recorded."))

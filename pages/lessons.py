@@ -152,7 +152,7 @@ def measured_text(lesson: Lesson, finding: Finding) -> str:
 
 def pictures(lesson: Lesson, runs: list) -> None:
     for kind, figure in charts.lesson_figures(lesson, runs).items():
-        figure_panel(figure, f"picture-{kind}", _(charts.HOW_TO_READ[kind]))
+        figure_panel(figure, f"picture-{kind}", _(charts.HOW_TO_READ[kind]), lesson.id)
         st.caption(_(charts.HOW_TO_READ[kind]))
 
 

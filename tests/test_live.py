@@ -393,9 +393,11 @@ def test_only_what_is_new_of_a_run_at_hand_is_answered_without_a_thread():
     app = Starlette(routes=build_routes(of("store"), lambda id: None, lambda run: ("", ""), get_at_hand=of("hand")))
     site = Site()
     site.app = app
-    for query, where in (("since=3&stride=1", "hand"), ("since=0", "store"), ("", "store")):
+    others = ("since=0", "", "since=3&stride=2", "since=9&stride=1", "since=²&stride=1")
+    for query, where in (("since=3&stride=1", "hand"), *((query, "store") for query in others[:-1])):
         assert read(site.get(f"/api/runs/{run.id}?{query}").content)[0]["first"] == (3 if where == "hand" else 0)
         assert asked[-1][0] == where and ("AnyIO" in asked[-1][1]) == (where == "store")
+    assert site.get(f"/api/runs/{run.id}?{others[-1]}").status_code == 400
 
 
 def test_numbers_come_even_if_the_description_fails(caplog):

@@ -36,7 +36,7 @@ export default function (component) {
     const read = (name, fallback) => style.getPropertyValue(name).trim() || fallback;
     const text = read("--st-text-color", "#31333f"), back = read("--st-background-color", "#ffffff");
     const width = Math.floor(host.clientWidth);
-    const shown = [width, text, back, data.id, data.figure].join();
+    const shown = [width, text, back, style.getPropertyValue("--st-font"), data.id, data.figure].join();
     if (width < 50 || shown === plot.shown) return; // asked by each script run, and by the observer as soon as it begins
     plot.shown = shown;
     const faint = `color-mix(in srgb, ${text} 22%, ${back})`;
@@ -53,7 +53,10 @@ export default function (component) {
     }
     const ink = (part) => JSON.parse(JSON.stringify(part).replaceAll(JSON.stringify(data.ink), JSON.stringify(text)));
     const config = { displaylogo: false, responsive: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
-    Plotly.react(plot, ink(figure.data), ink(layout), config);
+    return Plotly.react(plot, ink(figure.data), ink(layout), config);
+  }).catch((error) => {
+    plot.shown = null; // the next call tries again
+    console.error(error);
   });
   plot.draw();
 }

@@ -467,8 +467,9 @@ class Panel {
     // It is told again if the page has not followed: of a pause, a resumption and a pause the polls may have seen two pauses only.
     const { status } = this.run, { told } = this;
     if (!live || status === this.component.data.status) this.told = null;
-    else if (told?.status !== status || performance.now() - told.at > 2000) {
-      this.told = { status, at: performance.now() };
+    else if (told?.status !== status || performance.now() > told.again) { // ever more seldom: a slow server must not be asked faster
+      const wait = told?.status === status ? Math.min(30000, 2 * told.wait) : 2000;
+      this.told = { status, wait, again: performance.now() + wait };
       this.component.setTriggerValue("done", id);
     }
     this.tell(steps ? "" : live ? this.words.no_point : "");

@@ -371,7 +371,7 @@ class Panel {
     }
     if (this.id !== data.id || this.root.dataset.status === "failed-preview") this.open(data); // a preview that failed is tried again
     else if (data.live && this.run && !this.run.live) this.open(data); // it was started anew
-    this.redraw();
+    if (this.root.dataset.status !== "measuring") this.redraw(); // to draw the last preview again would hold up the new one
     this.poll();
   }
 

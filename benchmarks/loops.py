@@ -4,6 +4,7 @@
     dataloader   the article's way: a DataLoader over PIL images with ToTensor and Normalize, nothing recorded
     tensorboard  bare, and a TensorBoard histogram of every layer's weight gradient at every step
     wandb        bare, and `wandb.watch` of every gradient at every step, offline
+    wandb-all    the same with log="all": every weight too
 
 `python -m benchmarks.loops ARM BLOCKS` reads a number of seconds from each line of its input, trains for so long, and
 prints steps per second: so that another process can take turns with it.
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +28,7 @@ from gradviz.config import RunConfig
 from gradviz.data import PIXELS, Dataset, _torchvision_datasets
 from gradviz.model import DeepLeNet, initialise
 
-ARMS = ("bare", "dataloader", "tensorboard", "wandb")
+ARMS = ("bare", "dataloader", "tensorboard", "wandb", "wandb-all")
 BATCH = 64
 
 
@@ -88,7 +90,7 @@ def tensorboard_record(folder: str) -> Callable:
     return record
 
 
-def wandb_record(folder: str) -> Callable:
+def wandb_record(what: str, folder: str) -> Callable:
     os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", WANDB_DIR=folder)
     import wandb
 
@@ -96,7 +98,7 @@ def wandb_record(folder: str) -> Callable:
 
     def record(model: DeepLeNet, step: int | None) -> None:
         if step is None:
-            wandb.watch(model, log="gradients", log_freq=1)
+            wandb.watch(model, log=what, log_freq=1)
         else:
             run.log({"step": step})
 
@@ -107,7 +109,12 @@ def arm(name: str, config: RunConfig, folder: str) -> Iterator[None]:
     """Raises ImportError if the arm's package is not installed."""
     if name == "dataloader":
         return dataloader(config)
-    record = {"tensorboard": tensorboard_record, "wandb": wandb_record}.get(name)
+    recorders = {
+        "tensorboard": tensorboard_record,
+        "wandb": partial(wandb_record, "gradients"),
+        "wandb-all": partial(wandb_record, "all"),
+    }
+    record = recorders.get(name)
     return in_memory(config, load_data(), record=record(folder) if record else None)
 
 

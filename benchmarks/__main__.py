@@ -16,7 +16,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch  # noqa: E402
 
-from benchmarks import eye, machine, recording, training  # noqa: E402
+from benchmarks import eye, gpu, machine, recording, training  # noqa: E402
 from benchmarks.common import ROOT  # noqa: E402
 
 PARTS = {
@@ -29,6 +29,7 @@ PARTS = {
     "browser": eye.browsers,
     "waits": eye.waits,
     "store": eye.stores,
+    "gpu": gpu.measure,
 }
 PAGE = ROOT / "docs" / "performance.md"
 

@@ -2,16 +2,17 @@
 
 The trap it avoids: a gradient entry of 1e-23 is a fine float32 number, its square is not. A float32 2-norm reads 0
 for a layer that is alive and inf for one that is only large. On a CPU a length that came out so is taken again in
-float64; on a GPU, where looking at a number stops the queue, every tensor is divided by its largest entry first.
+float64; on a GPU, where looking at a number stops the queue, every length is taken in float64.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -37,133 +38,131 @@ class LayerProbe:
     """Measures one training step: `watch` goes into the forward pass, the rest is called in the order of the methods.
 
     `interrupt` is asked once per layer and pass, so that a step of a thousand blocks can be left in its middle.
+    `numbers`, float32 (len(QUANTITIES), layers) on the model's device, is what was measured; `table` makes it readable.
     """
 
     def __init__(self, model: DeepLeNet, interrupt: Callable[[], bool], deferred: bool = False):
-        """`deferred` keeps all numbers on the device until `read`: for GPUs."""
+        """`deferred` looks at no number before `read`, and keeps each in one place, as a CUDA graph wants it: for GPUs."""
         self._weights = [layer.weight for layer in model.weight_layers]
         self._stacks = _stacked(self._weights)
         self._interrupt = interrupt
         self._deferred = deferred
-        self._lengths: dict[str, list] = {name: [math.nan] * len(self._weights) for name in QUANTITIES}
-        self._sizes: dict[str, list[int]] = {
-            name: [weight.numel() for weight in self._weights] for name in QUANTITIES
-        }
-        self._seen: list[tuple[int, torch.Tensor]] = []  # activations that are not measured yet
+        self.numbers = torch.full((len(QUANTITIES), len(self._weights)), math.nan, device=self._weights[0].device)
+        self._here = None if deferred else self.numbers.numpy()  # the same memory
+        self._seen: list[torch.Tensor] = []  # activations that are not measured yet, the last ones of `_watched`
+        self._watched = 0
 
     def watch(self, index: int, z: torch.Tensor, h: torch.Tensor) -> None:
         """Measures the activation and, when the backward pass comes by, the signal ∂loss/∂z."""
         if self._interrupt():
             raise Interrupted
-        self._sizes["activation_rms"][index] = h.numel()
-        self._sizes["signal_rms"][index] = z.numel()
-        self._seen.append((index, h.detach()))
+        self._seen.append(h.detach())
+        self._watched = index + 1
         if len(self._seen) == _AT_ONCE:
             self._look()
 
         def signal(gradients: tuple[torch.Tensor]) -> None:
             if self._interrupt():
                 raise Interrupted
-            self._lengths["signal_rms"][index] = self._length(gradients[0])
+            self._note("signal_rms", index, self._rms(gradients[0]))
 
         z.grad_fn.register_prehook(signal)  # half the cost of a hook on z itself
 
     def _look(self) -> None:
         if self._seen:
-            indices, activations = zip(*self._seen, strict=True)
+            self._note("activation_rms", slice(self._watched - len(self._seen), self._watched), self._all_rms(self._seen))
             self._seen = []
-            for index, length in zip(indices, self._all_lengths(activations), strict=True):
-                self._lengths["activation_rms"][index] = length
 
     @torch.no_grad()
     def after_backward(self) -> None:
         self._look()
         for stack in self._stacks:
-            gradients = stack.gather([self._weights[index].grad for index in stack.indices], stack.spare)
-            self._note("weight_grad_rms", stack, self._row_lengths(gradients))
-            self._note("zero_share", stack, gradients.count_nonzero(1) if self._deferred else _count_nonzero(gradients))
-            self._note("weight_rms", stack, self._row_lengths(stack.rows(stack.old)))
-        self._lengths["treated_grad_rms"] = list(self._lengths["weight_grad_rms"])
+            gradients = stack.gather([weight.grad for weight in self._weights[stack.layers]], stack.spare)
+            self._note("weight_grad_rms", stack.layers, self._row_rms(gradients))
+            self._note("zero_share", stack.layers, self._zero_share(gradients))
+            self._note("weight_rms", stack.layers, self._row_rms(stack.rows(stack.old)))
+        self.numbers[_ROW["treated_grad_rms"]] = self.numbers[_ROW["weight_grad_rms"]]
+        self.numbers[_ROW["update_ratio"]].fill_(math.nan)  # of the step before
 
     @torch.no_grad()
     def after_treatment(self) -> None:
         for stack in self._stacks:
-            gradients = stack.gather([self._weights[index].grad for index in stack.indices], stack.spare)
-            self._note("treated_grad_rms", stack, self._row_lengths(gradients))
+            gradients = stack.gather([weight.grad for weight in self._weights[stack.layers]], stack.spare)
+            self._note("treated_grad_rms", stack.layers, self._row_rms(gradients))
 
     @torch.no_grad()
     def after_step(self) -> None:
         """The change that really arrived in the float32 weights: an update too small to change a weight counts as 0."""
         for stack in self._stacks:
-            new = stack.gather(stack.tensors, stack.spare)
-            self._note("update_ratio", stack, self._row_lengths(stack.rows(stack.old).sub_(new)))
-            stack.old, stack.spare = stack.spare, stack.old  # what is new now is what the next step starts from
+            new = stack.gather(self._weights[stack.layers], stack.spare)
+            self._note("update_ratio", stack.layers, self._row_rms(stack.rows(stack.old).sub_(new)))
+            stack.swap(in_place=self._deferred)  # what is new now is what the next step starts from
 
     @property
     def undone(self) -> list[torch.Tensor]:
         """After `after_step`: old − new weights of each layer, in the order of their memory. Overwritten by the next step."""
-        rows = {index: row for stack in self._stacks for index, row in zip(stack.indices, stack.rows(stack.spare), strict=True)}
-        return [rows[index] for index in range(len(rows))]
+        return [row for stack in self._stacks for row in stack.rows(stack.spare)]
+
+    @property
+    def state(self) -> list[torch.Tensor]:
+        """What one step leaves for the next."""
+        return [stack.old for stack in self._stacks]
 
     def read(self) -> np.ndarray:
-        """float32 (len(QUANTITIES), layers), rows as in runs.QUANTITIES; nan where nothing was measured."""
+        """`table` of what was measured so far; a GPU has to finish it first."""
         self._look()
-        if self._deferred:
-            self._bring_over()
-        table = np.array([self._lengths[name] for name in QUANTITIES])
-        sizes = np.array([self._sizes[name] for name in QUANTITIES])
+        return self.table(self.numbers.cpu().numpy())
+
+    @staticmethod
+    def table(numbers: np.ndarray) -> np.ndarray:
+        """`numbers` of one step -> float32 (len(QUANTITIES), layers), rows as in runs.QUANTITIES; nan: not measured."""
+        table = numbers.copy()
         with np.errstate(all="ignore"):
             table[_ROW["update_ratio"]] /= table[_ROW["weight_rms"]]
-            for name, row in _ROW.items():
-                if name.endswith("_rms"):
-                    table[row] /= np.sqrt(sizes[row])
-            table[_ROW["zero_share"]] = 1 - table[_ROW["zero_share"]] / sizes[_ROW["zero_share"]]
-            return table.astype(np.float32)
+        return table
 
-    def _note(self, name: str, stack: _Stack, values: Iterable) -> None:
-        row = self._lengths[name]
-        for index, value in zip(stack.indices, values, strict=True):
-            row[index] = value
+    @staticmethod
+    def without_update(table: np.ndarray) -> np.ndarray:
+        """The table of a step that ends with its backward pass."""
+        table[_ROW["treated_grad_rms"]], table[_ROW["update_ratio"]] = table[_ROW["weight_grad_rms"]], math.nan
+        return table
 
-    def _length(self, tensor: torch.Tensor):
-        """2-norm as a Python float; deferred: a tensor (largest magnitude, 2-norm of the entries over it)."""
+    def _note(self, name: str, layers: slice | int, values: float | list[float] | np.ndarray | torch.Tensor) -> None:
+        (self.numbers if self._deferred else self._here)[_ROW[name], layers] = values
+
+    def _rms(self, tensor: torch.Tensor) -> float | torch.Tensor:
         if self._deferred:
-            largest = tensor.abs().amax()
-            return torch.stack((largest, torch.linalg.vector_norm(tensor / largest)))
-        return _safe_length(torch.linalg.vector_norm(tensor).item(), (tensor,), 0)
+            return _rms_there((tensor,))[0]
+        return _safe_length(torch.linalg.vector_norm(tensor).item(), (tensor,), 0) / math.sqrt(tensor.numel())
 
-    def _all_lengths(self, tensors: Sequence[torch.Tensor]) -> list:
+    def _all_rms(self, tensors: Sequence[torch.Tensor]) -> list[float] | torch.Tensor:
         if self._deferred:
-            return [self._length(tensor) for tensor in tensors]
-        quick = torch.stack(torch._foreach_norm(tensors)).tolist()
-        return [_safe_length(length, tensors, k) for k, length in enumerate(quick)]
+            return _rms_there(tensors)
+        lengths = torch.stack(torch._foreach_norm(tensors)).tolist()
+        return [_safe_length(length, tensors, k) / math.sqrt(tensors[k].numel()) for k, length in enumerate(lengths)]
 
-    def _row_lengths(self, rows: torch.Tensor) -> list[float] | torch.Tensor:
-        """Of (layers, entries), as `_length` would give for each row."""
+    def _row_rms(self, rows: torch.Tensor) -> list[float] | torch.Tensor:
+        """Of (layers, entries)."""
+        root = math.sqrt(rows.shape[1])
+        if self._deferred and _wide(rows) is torch.float64:
+            return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64) / root
         if self._deferred:
-            largest = rows.abs().amax(1)
-            return torch.stack((largest, torch.linalg.vector_norm(rows / largest[:, None], dim=1)), 1)
-        quick = torch.linalg.vector_norm(rows, dim=1).tolist()
-        return [_safe_length(length, rows, k) for k, length in enumerate(quick)]
+            return _rms_there(rows.unbind())
+        return [_safe_length(length, rows, k) / root for k, length in enumerate(torch.linalg.vector_norm(rows, dim=1).tolist())]
 
-    def _bring_over(self) -> None:
-        """One transfer for everything that is still on the device."""
-        places = [(name, k) for name in QUANTITIES for k, value in enumerate(self._lengths[name]) if torch.is_tensor(value)]
-        pairs = torch.stack([
-            value if (value := self._lengths[name][k]).ndim else torch.stack((value.float(), torch.ones_like(value).float()))
-            for name, k in places
-        ])
-        for (name, k), (largest, rest) in zip(places, pairs.cpu().tolist(), strict=True):
-            # 0/0 is the all-zero layer, inf/inf the overflown one: the largest entry says which.
-            self._lengths[name][k] = largest if largest == 0 or not math.isfinite(largest) else largest * rest
+    def _zero_share(self, rows: torch.Tensor) -> np.ndarray | torch.Tensor:
+        """Of (layers, entries)."""
+        if self._deferred:
+            return (rows == 0).float().mean(1)
+        # Row by row: numpy counts a row of booleans at the speed of memory, along an axis it adds them up as whole numbers.
+        return 1 - np.array([np.count_nonzero(row) for row in rows.numpy() != 0]) / rows.shape[1]
 
 
 @dataclass
 class _Stack:
-    """Weights of one shape and memory format, measured together: one call for all blocks in place of one for each layer."""
+    """Neighbours of one shape and memory format, measured together: one call for all blocks in place of one for each layer."""
 
-    indices: list[int]
-    tensors: list[torch.Tensor]
+    layers: slice
     old: torch.Tensor  # the weights before the step, (layers · out, …) in their own memory format
     spare: torch.Tensor  # for gradients, and after the step for its undoing
 
@@ -174,25 +173,26 @@ class _Stack:
 
     def rows(self, buffer: torch.Tensor) -> torch.Tensor:
         """(layers, entries) of a buffer, in the order of its memory."""
-        entries = self.tensors[0].numel()
-        return buffer.as_strided((len(self.indices), entries), (entries, 1))
+        count = self.layers.stop - self.layers.start
+        return buffer.as_strided((count, buffer.numel() // count), (buffer.numel() // count, 1))
+
+    def swap(self, in_place: bool) -> None:
+        """`in_place` the contents change places, not the buffers."""
+        if in_place:
+            undone = self.old.clone()
+            self.old.copy_(self.spare)
+            self.spare.copy_(undone)
+        else:
+            self.old, self.spare = self.spare, self.old
 
 
 def _stacked(weights: Sequence[torch.Tensor]) -> list[_Stack]:
-    alike: dict[tuple, list[int]] = {}
-    for index, weight in enumerate(weights):
-        alike.setdefault((weight.shape, weight.stride()), []).append(index)
-    stacks = []
-    for indices in alike.values():
-        tensors = [weights[index].detach() for index in indices]
-        old, spare = torch.cat(tensors), torch.cat(tensors)
-        stacks.append(_Stack(indices, tensors, old, spare))
+    stacks: list[_Stack] = []
+    for _like, group in groupby(weights, lambda weight: (weight.shape, weight.stride())):
+        tensors = [weight.detach() for weight in group]
+        first = stacks[-1].layers.stop if stacks else 0
+        stacks.append(_Stack(slice(first, first + len(tensors)), torch.cat(tensors), torch.cat(tensors)))
     return stacks
-
-
-def _count_nonzero(rows: torch.Tensor) -> list[int]:
-    # Row by row: numpy counts a row of booleans at the speed of memory, along an axis it adds them up as whole numbers.
-    return [np.count_nonzero(row) for row in rows.numpy() != 0]
 
 
 def _safe_length(length: float, tensors: Sequence[torch.Tensor], k: int) -> float:
@@ -200,6 +200,17 @@ def _safe_length(length: float, tensors: Sequence[torch.Tensor], k: int) -> floa
     if _SAFE[0] < length < _SAFE[1] or math.isnan(length):
         return length
     return torch.linalg.vector_norm(tensors[k], dtype=torch.float64).item()
+
+
+def _rms_there(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(tensors,) on their device, without looking at any of it."""
+    roots = [math.sqrt(tensor.numel()) for tensor in tensors]
+    if _wide(tensors[0]) is torch.float64:
+        return torch.stack(torch._foreach_div(torch._foreach_norm(list(tensors), 2, dtype=torch.float64), roots))
+    # Without float64 the squares are kept in range: 0/0 is the all-zero layer, inf/inf the overflown one.
+    largest = torch.stack([tensor.abs().amax() for tensor in tensors])
+    scaled = [torch.linalg.vector_norm(tensor / top) / root for tensor, top, root in zip(tensors, largest, roots, strict=True)]
+    return torch.where((largest > 0) & largest.isfinite(), largest * torch.stack(scaled), largest)
 
 
 class AnatomyProbe:

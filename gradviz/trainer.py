@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gradviz.anatomy import BlockDeletion, deleted_blocks, sampled_steps
+from gradviz.ahead import Capture, Lane, cuda_graph
+from gradviz.anatomy import AnatomySample, BlockDeletion, deleted_blocks, sampled_steps
 from gradviz.config import ConfigError, RunConfig
 from gradviz.data import Dataset
 from gradviz.model import DeepLeNet, initialise
 from gradviz.probe import AnatomyProbe, Interrupted, LayerProbe, first_nonfinite
-from gradviz.runs import Outcome, Status, StepRecord
+from gradviz.runs import QUANTITIES, Outcome, Status, StepRecord
 from gradviz.treatment import steer, treat
+
+_log = logging.getLogger(__name__)
 
 _TESTS = 20  # looks at the test subset over a run, the first at step 0
 _TEST_EVERY = 10  # steps between two looks, at least
 _TEST_BATCH = 250
 
 
-_UNREAD = np.empty((0, 0), np.float32)  # of a step whose numbers are not complete yet
+_CHUNK = 64  # steps of a GPU whose numbers come over together, at most, and
+_CHUNK_SECONDS = 0.05  # how long they may have taken
+_WARM = 3  # steps before one is captured
+_SAME = 0.01  # relative: a kernel may add up in another order each time
 
 
 def never() -> bool:
@@ -66,13 +73,21 @@ class Trainer:
     """
 
     def __init__(
-        self, config: RunConfig, data: Dataset, device: torch.device, interrupt: Callable[[], bool] = never
+        self,
+        config: RunConfig,
+        data: Dataset,
+        device: torch.device,
+        interrupt: Callable[[], bool] = never,
+        capture: Capture | None = None,
     ):
+        """`capture` is what makes a step into its own repetition, on CUDA by default a CUDA graph; see gradviz/ahead.py."""
         self.config = config
         self.data = data.to(device)
         self.device = device
         self.outcome: Outcome | None = None
         self._interrupt = interrupt
+        self._capture = cuda_graph if capture is None and device.type == "cuda" else capture
+        self._looks = device.type == "cpu" and capture is None  # at each step before the next is begun
         self._generator = torch.Generator().manual_seed(config.seed)
         self.model = DeepLeNet(config)
         initialise(self.model, config.init_range or config.init, self._generator, self.data.train_images)
@@ -81,26 +96,24 @@ class Trainer:
         self.model.to(device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format)
         self._parameters = list(self.model.parameters())
         self._optimizer = _optimizer(config, self._parameters)
-        self._probe = LayerProbe(self.model, interrupt, deferred=device.type != "cpu")
+        self._probe = LayerProbe(self.model, interrupt, deferred=not self._looks)
         self._anatomy = AnatomyProbe(self.model, config)
         self._sampled = frozenset(sampled_steps(config.steps))
         self._batches = self._batch_indices()
+        self._indices = torch.empty(config.batch_size, dtype=torch.long, device=device)  # of the step that is launched
+        self._scores = torch.empty(2, device=device)  # its loss and accuracy
+        self._replay: Callable[[], None] | None = None
 
     def __iter__(self) -> Iterator[StepRecord]:
         started = time.perf_counter()
-        seconds = 0.0  # a consumer that pauses between two records is not training time
+        seconds = 0.0
         try:
-            for step in range(self.config.steps):
-                begin = time.perf_counter()
-                tested = self._subset_accuracy() if step % self._test_interval == 0 else None
-                record = self._step(step)
-                seconds += time.perf_counter() - begin
-                yield replace(record, test_accuracy=tested, seconds=seconds)
+            for record in self._each() if self._looks else self._ahead():
+                seconds = record.seconds
+                yield record
                 if not math.isfinite(record.loss):
                     self.outcome = Outcome(Status.DIVERGED, None, seconds, _diverged(record))
                     return
-                if self._interrupt():
-                    raise Interrupted
             final = self._accuracy(self.data.test_images, self.data.test_labels)
             self.outcome = Outcome(Status.FINISHED, final, time.perf_counter() - started, deletion=self._deletion())
         except Interrupted:
@@ -113,16 +126,145 @@ class Trainer:
         """
         images = preview_images(self.config)
         begin = time.perf_counter()
-        record = self._measure(0, next(self._batches)[:images])
-        estimate = (time.perf_counter() - begin) * self.config.batch_size / images
-        return replace(record, layers=self._probe.read(), seconds=estimate)
+        scores = self._backward(next(self._batches)[:images])
+        record = self._record(0, scores.tolist(), self._probe.read())
+        return replace(record, seconds=(time.perf_counter() - begin) * self.config.batch_size / images)
 
-    def _step(self, step: int) -> StepRecord:
-        anatomy = self._anatomy if step in self._sampled else None
-        record = self._measure(step, next(self._batches), anatomy)
-        if not math.isfinite(record.loss):
-            # Nothing to learn from it: the weights stay as they were.
-            return replace(record, anatomy=anatomy.read()) if anatomy else record
+    def _each(self) -> Iterator[StepRecord]:
+        """One step after the other; `seconds` leaves out what a consumer does between two of them."""
+        seconds = 0.0
+        for step in range(self.config.steps):
+            begin = time.perf_counter()
+            tested = self._subset_accuracy() if step % self._test_interval == 0 else None
+            anatomy = self._anatomy_of(step)
+            scores = self._backward(next(self._batches), anatomy).tolist()
+            if math.isfinite(scores[0]):  # else there is nothing to learn from it: the weights stay as they were
+                self._learn(anatomy)
+            record = self._record(step, scores, self._probe.read(), tested, anatomy.read() if anatomy else None)
+            seconds += time.perf_counter() - begin
+            yield replace(record, seconds=seconds)
+            if self._interrupt():
+                raise Interrupted
+
+    def _ahead(self) -> Iterator[StepRecord]:
+        """The same for a GPU: always one more chunk of steps is launched before the numbers of the last one are looked at."""
+        lane = Lane(self.device, _CHUNK, len(self._scores) + self._probe.numbers.numel())
+        step, length, seconds = 0, 1, 0.0
+        waiting: _Chunk | None = None
+        stopped = False
+        while waiting or (step < self.config.steps and not stopped):
+            begin = time.perf_counter()
+            launched = None
+            if step < self.config.steps and not stopped:
+                launched = self._launch(lane, step, min(length, self.config.steps - step))
+                step, stopped = step + launched.steps, launched.stopped
+            records = self._arrived(waiting) if waiting else []
+            waiting = launched
+            spent = time.perf_counter() - begin
+            for place, record in enumerate(records, 1):
+                yield replace(record, seconds=seconds + spent * place / len(records))
+            seconds += spent
+            if records:
+                length = max(1, min(_CHUNK, int(_CHUNK_SECONDS / spent * len(records))))
+        if stopped:
+            raise Interrupted
+
+    def _launch(self, lane: Lane, first: int, length: int) -> _Chunk:
+        """So many steps at most: the chunk ends with a sampled one, and where somebody asks to stop."""
+        chunk = _Chunk(first)
+        with lane.open():
+            try:
+                while chunk.steps < length and not chunk.anatomy:
+                    self._stop_if_asked()
+                    step = first + chunk.steps
+                    if step % self._test_interval == 0:
+                        chunk.tested[step] = self._subset_accuracy()
+                    self._indices.copy_(next(self._batches))
+                    anatomy = self._anatomy_of(step)
+                    if anatomy or step < _WARM or self._capture is None:
+                        self._advance(anatomy)
+                    else:
+                        self._repeat()
+                    lane.keep(chunk.steps, self._scores, self._probe.numbers)
+                    chunk.steps += 1
+                    chunk.anatomy = anatomy.read() if anatomy else None
+            except Interrupted:
+                chunk.stopped = True
+            chunk.numbers = lane.send(chunk.steps)
+        return chunk
+
+    def _arrived(self, chunk: _Chunk) -> list[StepRecord]:
+        records = []
+        for step, row in enumerate(chunk.numbers(), chunk.first):
+            scores, layers = row[:2].tolist(), LayerProbe.table(row[2:].reshape(len(QUANTITIES), -1))
+            if not math.isfinite(scores[0]):  # such a step has learnt nothing, whatever the launched ones did to the weights
+                layers = LayerProbe.without_update(layers)
+            last = len(records) == chunk.steps - 1
+            records.append(self._record(step, scores, layers, chunk.tested.get(step), chunk.anatomy if last else None))
+        return records
+
+    def _advance(self, anatomy: AnatomyProbe | None = None) -> None:
+        """One whole step on the batch of `_indices`, without a look at its numbers."""
+        self._scores.copy_(self._backward(self._indices, anatomy))
+        self._learn(anatomy)
+
+    def _repeat(self) -> None:
+        if self._replay is None:
+            self._replay = self._captured()
+        else:
+            self._replay()
+
+    @torch.no_grad()
+    def _captured(self) -> Callable[[], None]:
+        """Takes a step twice, as it is and by its capture; what comes next is repeated the second way if both gave the same."""
+        state = [*self._parameters, *self.model.buffers(), *self._probe.state]
+        state += [value for values in self._optimizer.state.values() for value in values.values() if torch.is_tensor(value)]
+        before = [tensor.clone() for tensor in state]
+        with torch.enable_grad():
+            self._advance()
+        expected = torch.cat((self._scores, self._probe.numbers.flatten()))
+        for tensor, old in zip(state, before, strict=True):
+            tensor.copy_(old)
+        try:
+            with torch.enable_grad():
+                replay = self._capture(self._advance)
+            replay()
+            got = torch.cat((self._scores, self._probe.numbers.flatten()))
+            if torch.allclose(got, expected, rtol=_SAME, atol=0, equal_nan=True):
+                return replay
+            reason = "its replay gives other numbers"
+        except RuntimeError as error:
+            reason = str(error)
+        _log.warning("The training step is not captured (%s); every step is launched kernel by kernel.", reason)
+        for tensor, old in zip(state, before, strict=True):
+            tensor.copy_(old)
+        with torch.enable_grad():
+            self._advance()
+        return self._advance
+
+    def _anatomy_of(self, step: int) -> AnatomyProbe | None:
+        if step not in self._sampled:
+            return None
+        self._anatomy.begin(step)
+        return self._anatomy
+
+    def _backward(self, indices: torch.Tensor, anatomy: AnatomyProbe | None = None) -> torch.Tensor:
+        """Forward and backward pass, measured; (2,): loss and accuracy."""
+        if not self.model.training:  # after a look at the test images
+            self.model.train()
+        self._optimizer.zero_grad(set_to_none=True)
+        labels = self.data.train_labels[indices]
+        watch = anatomy.watching(self._probe.watch) if anatomy else self._probe.watch
+        with anatomy.on_the_paths() if anatomy else nullcontext():
+            logits = self.model(self.data.train_images[indices], watch)
+            loss = F.cross_entropy(logits, labels)
+            loss.backward()
+        self._probe.after_backward()
+        if anatomy:
+            anatomy.after_backward()
+        return torch.stack((loss.detach(), (logits.detach().argmax(1) == labels).float().mean()))
+
+    def _learn(self, anatomy: AnatomyProbe | None) -> None:
         if self.config.treatment != "none":
             treat(self.config.treatment, self.config.threshold, self._parameters)
             self._probe.after_treatment()
@@ -132,30 +274,19 @@ class Trainer:
         self._probe.after_step()
         if anatomy:
             anatomy.after_step(self._probe.undone)
-        return replace(record, layers=self._probe.read(), anatomy=anatomy.read() if anatomy else None)
 
-    def _measure(self, step: int, indices: torch.Tensor, anatomy: AnatomyProbe | None = None) -> StepRecord:
-        if not self.model.training:  # after a look at the test images
-            self.model.train()
-        self._optimizer.zero_grad(set_to_none=True)
-        labels = self.data.train_labels[indices]
-        watch = self._probe.watch
-        if anatomy:
-            anatomy.begin(step)
-            watch = anatomy.watching(watch)
-        with anatomy.on_the_paths() if anatomy else nullcontext():
-            logits = self.model(self.data.train_images[indices], watch)
-            loss = F.cross_entropy(logits, labels)
-            loss.backward()
-        self._probe.after_backward()
-        if anatomy:
-            anatomy.after_backward()
-        accuracy = (logits.detach().argmax(1) == labels).float().mean()
-        if math.isfinite(loss.item()):
-            return StepRecord(step, loss.item(), accuracy.item(), _UNREAD, 0.0)
-        layers = self._probe.read()
-        where = first_nonfinite(layers, self.config.layer_names)
-        return StepRecord(step, loss.item(), accuracy.item(), layers, 0.0, nonfinite_layer=where)
+    def _record(
+        self,
+        step: int,
+        scores: list[float],
+        layers: np.ndarray,
+        tested: float | None = None,
+        anatomy: AnatomySample | None = None,
+    ) -> StepRecord:
+        """Without its time."""
+        loss, accuracy = scores
+        where = None if math.isfinite(loss) else first_nonfinite(layers, self.config.layer_names)
+        return StepRecord(step, loss, accuracy, layers, 0.0, test_accuracy=tested, nonfinite_layer=where, anatomy=anatomy)
 
     def _batch_indices(self) -> Iterator[torch.Tensor]:
         """Shuffled epochs without end; what is left over at an epoch's end is dropped."""
@@ -216,9 +347,21 @@ class Trainer:
             right += int((logits.argmax(1) == labels[start : start + _TEST_BATCH]).sum())
         return right / len(labels)
 
-    def _stop_if_asked(self, index: int, z: torch.Tensor, h: torch.Tensor) -> None:
+    def _stop_if_asked(self, *_: object) -> None:
         if self._interrupt():
             raise Interrupted
+
+
+@dataclass
+class _Chunk:
+    """Steps of a GPU that are launched together."""
+
+    first: int
+    steps: int = 0
+    stopped: bool = False  # somebody asked for it
+    numbers: Callable[[], np.ndarray] | None = None  # waits for them: (steps, 2 + quantities · layers)
+    tested: dict[int, float] = field(default_factory=dict)  # step -> accuracy on the test subset
+    anatomy: AnatomySample | None = None  # of the last step
 
 
 class _Given(torch.nn.Module):
@@ -234,9 +377,10 @@ class _Given(torch.nn.Module):
 
 def _optimizer(config: RunConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """Adam (Kingma & Ba 2015) or SGD with PyTorch's defaults, in their fused form: one kernel for all parameters."""
-    fused = parameters[0].device.type in ("cpu", "cuda")
+    device = parameters[0].device.type
+    fused = device in ("cpu", "cuda")
     if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=config.lr, fused=fused)
+        return torch.optim.Adam(parameters, lr=config.lr, fused=fused, capturable=device == "cuda")
     return torch.optim.SGD(parameters, lr=config.lr, momentum=0.9 if config.optimizer == "momentum" else 0.0, fused=fused)
 
 

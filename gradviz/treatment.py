@@ -45,7 +45,11 @@ def steer(treatment: str, target: float, layers: Sequence[nn.Module]) -> None:
         return
     controller = _Feedback(target)
     for index, layer in enumerate(layers[: len(layers) - _STEERED_FROM_TOP]):
-        scaled = partial(controller.scaled, index) if treatment == "feedback" else partial(_normalised, target)
+        if treatment == "feedback":  # a buffer: it belongs to the net's state, and goes where the net goes
+            layer.register_buffer("feedback_gain", torch.zeros(()), persistent=False)
+            scaled = partial(controller.scaled, index, layer)
+        else:
+            scaled = partial(_normalised, target)
         layer.register_forward_hook(partial(_on_the_way_back, scaled))
 
 
@@ -80,20 +84,19 @@ class _Feedback:
 
     def __init__(self, target: float):
         self._log_target = math.log(target)
-        self._gains: dict[int, torch.Tensor] = {}  # natural logarithm, by layer
         self._error_above: torch.Tensor | None = None
         self._last = -1
 
-    def scaled(self, index: int, signal: torch.Tensor) -> torch.Tensor:
+    def scaled(self, index: int, layer: nn.Module, signal: torch.Tensor) -> torch.Tensor:
+        """`layer.feedback_gain` is the natural logarithm of what its signal is multiplied by."""
         if index >= self._last:  # the first layer of a new backward pass
             self._error_above = signal.new_zeros(())
         self._last = index
-        gain = self._gains.setdefault(index, signal.new_zeros(()))
-        scaled = signal * gain.exp()
+        scaled = signal * layer.feedback_gain.exp()
         _shape, rms, largest = _shape_and_rms(scaled)
         # An exact zero says nothing about how far off it is: the gain waits, and so does the layer below.
         known = rms != 0
         error = torch.where(known, self._log_target - rms.log() - largest.log(), self._error_above)
-        gain += FEEDBACK_GAIN * (error - self._error_above)  # in place, so that a captured CUDA graph turns it too
+        layer.feedback_gain += FEEDBACK_GAIN * (error - self._error_above)  # in place, so that a captured CUDA graph turns it too
         self._error_above = error
         return scaled

@@ -111,6 +111,28 @@ def test_exact_zeros_inf_and_nan_are_told_apart(deferred):
     assert gradient[2] == math.inf and math.isnan(gradient[3])
 
 
+@pytest.mark.parametrize("size", [1e-44, 1e-30, 1.0, 3e38])
+def test_a_device_without_float64_measures_the_same_range(monkeypatch, size):
+    monkeypatch.setattr("gradviz.probe._wide", lambda tensor: torch.float32)
+    test_a_layer_of_equal_entries_reads_that_entry(size, deferred=True)
+    test_exact_zeros_inf_and_nan_are_told_apart(deferred=True)
+
+
+def test_a_step_that_ends_with_its_backward_pass_has_no_update():
+    """The one before it had."""
+    model = DeepLeNet(RunConfig(blocks=0))
+    for layer in model.weight_layers:
+        layer.weight.data.fill_(1.0)
+        layer.weight.grad = torch.ones_like(layer.weight)
+    probe = LayerProbe(model, never)
+    probe.after_backward()
+    probe._weights[0].data.fill_(0.5)
+    probe.after_step()
+    assert probe.read()[ROW["update_ratio"]][0] == 0.5
+    probe.after_backward()
+    assert np.isnan(probe.read()[ROW["update_ratio"]]).all()
+
+
 def test_an_update_too_small_for_float32_counts_as_no_update(batch):
     model, table = step_by_probe(RunConfig(blocks=12), *batch, False)
     assert table[ROW["weight_grad_rms"]][2] > 0

@@ -32,6 +32,14 @@ def header(server, run_id: str) -> dict:
     return json.loads(raw[4 : 4 + struct.unpack("<I", raw[:4])[0]])
 
 
+def next_step(server, run_id: str) -> tuple[int, float]:
+    """Waits for the end of a step: (steps so far, when it was)."""
+    before = header(server, run_id)["steps"]
+    while (now := header(server, run_id)["steps"]) == before:
+        time.sleep(0.01)
+    return now, time.perf_counter()
+
+
 class Loop:
     """One of the loops, in a process that trains only when asked."""
 
@@ -68,9 +76,11 @@ def compare(server, browser, blocks: int, arms: tuple[str, ...], rounds: int, se
     ratios: dict[str, list[float]] = {arm: [] for arm in arms}
     speeds = []
     for _ in range(rounds):
-        steps, begin = header(server, config.run_id)["steps"], time.perf_counter()
+        # From the end of a step to the end of another: a step begun and not finished is training too.
+        steps, begin = next_step(server, config.run_id)
         page.wait_for_timeout(1000 * seconds)
-        live = (header(server, config.run_id)["steps"] - steps) / (time.perf_counter() - begin)
+        more, end = next_step(server, config.run_id)
+        live = (more - steps) / (end - begin)
         page.get_by_role("button", name="Pause").click()
         page.get_by_role("button", name="Resume").wait_for()
         page.wait_for_timeout(500)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.common import load_data, middle, table
-from gradviz.ahead import Capture, cuda_graph
+from gradviz.ahead import cuda_graph
 from gradviz.config import RunConfig
 from gradviz.trainer import Trainer
 
@@ -31,20 +31,26 @@ def launched(step):
     return step
 
 
-def trainings(blocks: int, device: torch.device, captures: dict[str, Capture]) -> dict[str, Iterator]:
-    config = RunConfig(
-        blocks=blocks, activation="relu", shortcut=True, dataset=load_data().name, steps=100_000, lr=1e-5, batch_size=64
-    )
-    return {name: iter(Trainer(config, load_data(), device, capture=capture)) for name, capture in captures.items()}
-
-
 def step_time(records: Iterator, seconds: float) -> float:
     """Seconds per step, the numbers' way to the processor and the records included."""
+    torch.cuda.synchronize()
     begin, steps = time.perf_counter(), 0
     while time.perf_counter() - begin < seconds:
         next(records)
         steps += 1
+    torch.cuda.synchronize()
     return (time.perf_counter() - begin) / steps
+
+
+def kernels(trainer: Trainer, steps: int = 5) -> tuple[float, float]:
+    """Of one replayed step: seconds that the card computes, and the number of kernels."""
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+        for _ in range(steps):
+            trainer._replay()
+        torch.cuda.synchronize()
+    events = [event for event in seen.key_averages() if not event.key.startswith(("Memcpy", "Memset", "cuda"))]
+    return sum(event.self_device_time_total for event in events) / steps / 1e6, sum(event.count for event in events) / steps
 
 
 def measure(quick: bool) -> str:
@@ -52,29 +58,20 @@ def measure(quick: bool) -> str:
         return "No CUDA card was at hand.\n"
     rows = []
     for blocks in BLOCKS:
-        both = trainings(blocks, torch.device("cuda"), {"launched": launched, "graph": cuda_graph})
-        for records in both.values():
+        config = RunConfig(
+            blocks=blocks, activation="relu", shortcut=True, dataset=load_data().name, steps=100_000, lr=1e-5, batch_size=64
+        )
+        trainers = [Trainer(config, load_data(), torch.device("cuda"), capture=capture) for capture in (launched, cuda_graph)]
+        both = [iter(trainer) for trainer in trainers]
+        for records in both:
             for _ in range(WARM):
                 next(records)
-        times: dict[str, list[float]] = {name: [] for name in both}
-        for _ in range(2 if quick else 7):
-            for name, records in both.items():
-                times[name].append(step_time(records, 1 if quick else 4))
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
-            steps = 0
-            begin = time.perf_counter()
-            while time.perf_counter() - begin < 1:
-                next(both["graph"])
-                steps += 1
-            torch.cuda.synchronize()
-        events = seen.key_averages()
-        kernels = sum(event.self_device_time_total for event in events) / steps / 1e6
-        count = sum(event.count for event in events if event.self_device_time_total) / steps
-        graph = statistics.median(times["graph"])
-        gained = [a / b for a, b in zip(times["launched"], times["graph"], strict=True)]
+        times = [[step_time(records, 1 if quick else 4) for records in both] for _ in range(2 if quick else 7)]
+        eager, graph = (statistics.median(column) for column in zip(*times, strict=True))
+        computing, count = kernels(trainers[1])
         rows.append([
-            blocks, f"{1000 * statistics.median(times['launched']):.2f}", f"{1000 * graph:.2f}", middle(gained, 1),
-            f"{1000 * kernels:.2f}", f"{count:.0f}", f"{100 * (1 - kernels / graph):.0f}",
+            blocks, f"{1000 * eager:.2f}", f"{1000 * graph:.2f}", middle([a / b for a, b in times], 1),
+            f"{1000 * computing:.2f}", f"{count:.0f}", f"{100 * (1 - computing / graph):.0f}",
         ])  # fmt: skip
         print(*rows[-1], file=sys.stderr, flush=True)
     return f"On {torch.cuda.get_device_name()}:\n\n" + table(HEAD, rows)

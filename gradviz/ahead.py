@@ -1,15 +1,16 @@
 """A GPU's steps run ahead of their numbers: nobody looks at a step before some steps after it have been launched.
 
 A look at one number of a GPU waits for all that was asked of it, and while the processor then thinks of the next step the
-GPU idles. So steps are launched in chunks, the numbers of one chunk come over while the next one runs, and a step that
-has become routine is replayed as a CUDA graph: one launch in place of one for each of its kernels.
+GPU idles. So routine steps are launched in chunks, the numbers of one chunk come over while the next one runs, and the step
+is replayed as a CUDA graph: one launch in place of one for each of its kernels. Sampled steps are waited for, as on a CPU.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ import torch
 Capture = Callable[[Callable[[], None]], Callable[[], None]]  # a step -> what repeats it; RuntimeError if that is not possible
 
 _CAPTURING = threading.Lock()  # PyTorch allows one capture at a time in a process
+# PyTorch has 32 streams and hands them out in turn, in use or not: two trainings on one would be captured together.
+_FREE: deque[torch.cuda.Stream] = deque()
 
 
 def cuda_graph(step: Callable[[], None]) -> Callable[[], None]:
@@ -35,18 +38,26 @@ def cuda_graph(step: Callable[[], None]) -> Callable[[], None]:
 class Lane:
     """Where the steps of one training are launched, and the way of their numbers to the processor.
 
-    On CUDA a stream of its own; elsewhere the same without streams.
+    On CUDA a stream that no other training has, until `close`; elsewhere the same without streams.
     """
 
     def __init__(self, device: torch.device, chunk: int, width: int):
         """`chunk` steps at most come over at once, each with `width` numbers."""
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        if self._stream:
-            self._stream.wait_stream(torch.cuda.current_stream(device))
+        self._device = device
         # Two of each: one chunk is being launched while the other is being read.
         self._there = [torch.empty(chunk, width, device=device) for _ in range(2)]
-        self._here = [torch.empty(chunk, width, pin_memory=True) for _ in range(2)] if self._stream else self._there
+        self._here = self._there
         self._turn = 0
+        self._stream = None
+        if device.type == "cuda":
+            self._here = [torch.empty(chunk, width, pin_memory=True) for _ in range(2)]
+            self._stream = _take_stream(device)
+            self._stream.wait_stream(torch.cuda.current_stream(device))
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether one chunk can be waited for while the next one runs. Apple's GPUs have one queue for all."""
+        return self._device.type != "mps"
 
     def open(self) -> AbstractContextManager:
         """What is asked of the device inside goes this way."""
@@ -54,7 +65,7 @@ class Lane:
 
     def keep(self, place: int, *numbers: torch.Tensor) -> None:
         """Writes one step's numbers down, on the device."""
-        torch.cat([part.flatten() for part in numbers], out=self._there[self._turn][place])
+        self._there[self._turn][place].copy_(torch.cat([part.flatten() for part in numbers]))
 
     def send(self, steps: int) -> Callable[[], np.ndarray]:
         """Starts the transfer of a chunk; what it returns waits for that, and gives float32 (steps, width)."""
@@ -70,3 +81,18 @@ class Lane:
             return here.numpy().copy()
 
         return wait
+
+    def close(self) -> None:
+        """Waits for what was launched: its memory may belong to others from now on."""
+        if self._stream:
+            stream, self._stream = self._stream, None
+            stream.synchronize()
+            _FREE.append(stream)
+
+
+def _take_stream(device: torch.device) -> torch.cuda.Stream:
+    with suppress(IndexError):
+        while (stream := _FREE.popleft()).device != device:
+            pass  # of a card that this process no longer trains on
+        return stream
+    return torch.cuda.Stream(device)

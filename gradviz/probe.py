@@ -56,6 +56,8 @@ class LayerProbe:
         """Measures the activation and, when the backward pass comes by, the signal ∂loss/∂z."""
         if self._interrupt():
             raise Interrupted
+        if index == 0:
+            self._seen = []  # of a pass that was left in its middle
         self._seen.append(h.detach())
         self._watched = index + 1
         if len(self._seen) == _AT_ONCE:
@@ -132,23 +134,27 @@ class LayerProbe:
 
     def _rms(self, tensor: torch.Tensor) -> float | torch.Tensor:
         if self._deferred:
-            return _rms_there((tensor,))[0]
+            return self._all_rms((tensor,))[0]
         return _safe_length(torch.linalg.vector_norm(tensor).item(), (tensor,), 0) / math.sqrt(tensor.numel())
 
     def _all_rms(self, tensors: Sequence[torch.Tensor]) -> list[float] | torch.Tensor:
-        if self._deferred:
-            return _rms_there(tensors)
-        lengths = torch.stack(torch._foreach_norm(tensors)).tolist()
-        return [_safe_length(length, tensors, k) / math.sqrt(tensors[k].numel()) for k, length in enumerate(lengths)]
+        roots = [math.sqrt(tensor.numel()) for tensor in tensors]
+        if not self._deferred:
+            lengths = torch.stack(torch._foreach_norm(tensors)).tolist()
+            return [_safe_length(length, tensors, k) / root for k, (length, root) in enumerate(zip(lengths, roots, strict=True))]
+        if _wide(tensors[0]) is torch.float64:
+            return torch.stack(torch._foreach_div(torch._foreach_norm(list(tensors), 2, dtype=torch.float64), roots))
+        return torch.cat([_narrow_rms(tensor.reshape(1, -1)) for tensor in tensors])
 
     def _row_rms(self, rows: torch.Tensor) -> list[float] | torch.Tensor:
         """Of (layers, entries)."""
         root = math.sqrt(rows.shape[1])
-        if self._deferred and _wide(rows) is torch.float64:
+        if not self._deferred:
+            lengths = torch.linalg.vector_norm(rows, dim=1).tolist()
+            return [_safe_length(length, rows, k) / root for k, length in enumerate(lengths)]
+        if _wide(rows) is torch.float64:
             return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64) / root
-        if self._deferred:
-            return _rms_there(rows.unbind())
-        return [_safe_length(length, rows, k) / root for k, length in enumerate(torch.linalg.vector_norm(rows, dim=1).tolist())]
+        return _narrow_rms(rows)
 
     def _zero_share(self, rows: torch.Tensor) -> np.ndarray | torch.Tensor:
         """Of (layers, entries)."""
@@ -202,15 +208,11 @@ def _safe_length(length: float, tensors: Sequence[torch.Tensor], k: int) -> floa
     return torch.linalg.vector_norm(tensors[k], dtype=torch.float64).item()
 
 
-def _rms_there(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """(tensors,) on their device, without looking at any of it."""
-    roots = [math.sqrt(tensor.numel()) for tensor in tensors]
-    if _wide(tensors[0]) is torch.float64:
-        return torch.stack(torch._foreach_div(torch._foreach_norm(list(tensors), 2, dtype=torch.float64), roots))
-    # Without float64 the squares are kept in range: 0/0 is the all-zero layer, inf/inf the overflown one.
-    largest = torch.stack([tensor.abs().amax() for tensor in tensors])
-    scaled = [torch.linalg.vector_norm(tensor / top) / root for tensor, top, root in zip(tensors, largest, roots, strict=True)]
-    return torch.where((largest > 0) & largest.isfinite(), largest * torch.stack(scaled), largest)
+def _narrow_rms(rows: torch.Tensor) -> torch.Tensor:
+    """(layers,) of (layers, entries) without float64: over the largest entry, no square leaves float32."""
+    largest = rows.abs().amax(1)
+    rest = torch.linalg.vector_norm(rows / largest[:, None], dim=1) / math.sqrt(rows.shape[1])
+    return torch.where((largest > 0) & largest.isfinite(), largest * rest, largest)  # 0/0 is all zero, inf/inf overflown
 
 
 class AnatomyProbe:

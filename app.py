@@ -57,6 +57,8 @@ def _metrics() -> Metrics:
 @asynccontextmanager
 async def _lifespan(_):
     _log_to_stderr()
+    # A training thread asks for Python's lock some ten times per layer; by default whoever has it may keep it for 5 ms.
+    sys.setswitchinterval(0.0005)
     server()  # before the first page: two pages that open at once must not build two
     threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
     yield

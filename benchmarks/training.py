@@ -5,7 +5,8 @@
 Starts the real server and a real Chromium on its page, starts a run there, and then takes turns: the run trains for
 some seconds with the page live and everything recorded, is paused, and each of the loops of benchmarks/loops.py (same net,
 same batch size, one thread) trains for as long in a process of its own. Prints how many times faster the app was: the
-median of the turns. 1.00 is the loop's own speed.
+median of the turns. 1.00 is the loop's own speed. The first 50 steps are left out: the Anatomy page's samples lie close
+together there, and what they add over a run is measured in benchmarks/recording.py.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def next_step(server, run_id: str) -> tuple[int, float]:
     """Waits for the end of a step: (steps so far, when it was)."""
     before = header(server, run_id)["steps"]
     while (now := header(server, run_id)["steps"]) == before:
-        time.sleep(0.01)
+        time.sleep(0.02)
     return now, time.perf_counter()
 
 
@@ -75,6 +76,8 @@ def compare(server, browser, blocks: int, arms: tuple[str, ...], rounds: int, se
     ready = {arm: loop for arm, loop in loops.items() if loop.said == "ready"}
     ratios: dict[str, list[float]] = {arm: [] for arm in arms}
     speeds = []
+    while header(server, config.run_id)["steps"] <= 50:
+        time.sleep(0.5)
     for _ in range(rounds):
         # From the end of a step to the end of another: a step begun and not finished is training too.
         steps, begin = next_step(server, config.run_id)

@@ -6,8 +6,8 @@
     wandb        bare, and `wandb.watch` of every gradient at every step, offline
     wandb-all    the same with log="all": every weight too
 
-`python -m benchmarks.loops ARM BLOCKS` reads a number of seconds from each line of its input, trains for so long, and
-prints steps per second: so that another process can take turns with it.
+`OMP_NUM_THREADS=1 python -m benchmarks.loops ARM BLOCKS` reads a number of seconds from each line of its input, trains for
+so long, and prints steps per second: so that another process can take turns with it.
 """
 
 from __future__ import annotations
@@ -119,8 +119,6 @@ def arm(name: str, config: RunConfig, folder: str) -> Iterator[None]:
 
 
 def main(name: str, blocks: str) -> None:
-    torch.get_num_threads()
-    torch.set_num_threads(1)
     config = RunConfig(blocks=int(blocks), activation="relu", shortcut=True, dataset=load_data().name, batch_size=BATCH)
     folder = tempfile.mkdtemp(prefix="gradviz-benchmark-")
     try:

@@ -4,9 +4,11 @@
 
 Starts the real server and a real Chromium on its page, starts a run there, and then takes turns: the run trains for
 some seconds with the page live and everything recorded, is paused, and each of the loops of benchmarks/loops.py (same net,
-same batch size, one thread) trains for as long in a process of its own. Prints how many times faster the app was: the
-median of the turns. 1.00 is the loop's own speed. The first 50 steps are left out: the Anatomy page's samples lie close
-together there, and what they add over a run is measured in benchmarks/recording.py.
+same batch size) trains for as long in a process of its own. Prints how many times faster the app was: the median of the
+turns. 1.00 is the loop's own speed. The first 50 steps are left out: the Anatomy page's samples lie close together there,
+and what they add over a run is measured in benchmarks/recording.py. First everybody trains with one thread; then
+everybody with one per core, as PyTorch does unasked, and the app with its training in a process of its own, where one
+that is alone has all cores.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ import urllib.request
 
 from benchmarks.common import ROOT, chromium, load_data, middle, running_app, table
 from benchmarks.loops import ARMS, BATCH
+from gradviz import machine
 from gradviz.config import RunConfig
+
+_ALL_CORES = (12, 60)  # blocks
 
 
 def header(server, run_id: str) -> dict:
@@ -44,8 +49,8 @@ def next_step(server, run_id: str) -> tuple[int, float]:
 class Loop:
     """One of the loops, in a process that trains only when asked."""
 
-    def __init__(self, arm: str, blocks: int):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    def __init__(self, arm: str, blocks: int, threads: int):
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.loops", arm, str(blocks)],
             cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -63,7 +68,7 @@ class Loop:
         self._process.wait()
 
 
-def compare(server, browser, blocks: int, arms: tuple[str, ...], rounds: int, seconds: float) -> list[str]:
+def compare(server, browser, threads: int, blocks: int, arms: tuple[str, ...], rounds: int, seconds: float) -> list[str]:
     config = RunConfig(
         blocks=blocks, activation="relu", shortcut=True, dataset=load_data().name, steps=100_000, batch_size=BATCH
     )
@@ -72,7 +77,7 @@ def compare(server, browser, blocks: int, arms: tuple[str, ...], rounds: int, se
     page.goto(f"{server.url}/?" + "&".join(f"{key}={value}" for key, value in config.to_query().items()))
     page.get_by_role("button", name="Start").click()
     page.get_by_role("button", name="Pause").wait_for()
-    loops = {arm: Loop(arm, blocks) for arm in arms}
+    loops = {arm: Loop(arm, blocks, threads) for arm in arms}
     ready = {arm: loop for arm, loop in loops.items() if loop.said == "ready"}
     ratios: dict[str, list[float]] = {arm: [] for arm in arms}
     speeds = []
@@ -105,12 +110,19 @@ def measure(quick: bool, blocks=(0, 12, 60, 200), rounds: int = 5, seconds: floa
         blocks, rounds, seconds = (12,), 2, 3.0
     if load_data().name != "mnist":
         arms = tuple(arm for arm in arms if arm != "dataloader")  # the article's way needs the article's files
-    rows = []
-    with running_app() as server, chromium() as browser:
-        for depth in blocks:
-            rows.append(compare(server, browser, depth, arms, rounds, seconds))
-            print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
-    return table(["blocks", "app, steps/s", *(f"against {arm}" for arm in arms)], rows)
+    cores = int(machine.cores())
+    alone = dict(GRADVIZ_TRAIN_IN="process", GRADVIZ_THREADS=str(cores))
+    tables = []
+    for threads, settings in ((1, {}), (cores, alone)):
+        some = blocks if threads == 1 else [depth for depth in blocks if depth in _ALL_CORES]
+        rows = []
+        with running_app(**settings) as server, chromium() as browser:
+            for depth in some:
+                rows.append(compare(server, browser, threads, depth, arms, rounds, seconds))
+                print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
+        head = "One thread each:" if threads == 1 else f"All {cores} cores each, as PyTorch's default is:"
+        tables += [head, "", table(["blocks", "app, steps/s", *(f"against {arm}" for arm in arms)], rows)]
+    return "\n".join(tables).strip()
 
 
 def main() -> None:

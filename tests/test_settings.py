@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,16 @@ def test_the_workers_follow_the_cores(cores: float, workers: int, threads: int) 
     assert (settings.workers, settings.threads) == (workers, threads)
 
 
+@pytest.mark.parametrize("cores, beside_the_pages, elsewhere", [(1.9, 0, 0), (2, 0, 2), (3, 2, 3), (8, 7, 8), (500, 63, 64)])
+def test_trainings_share_the_cores_but_in_the_process_of_the_pages_leave_one_to_them(
+    cores: float, beside_the_pages: int, elsewhere: int
+) -> None:
+    assert Settings.from_environment({}, cores).cores == beside_the_pages
+    if sys.platform == "linux":
+        assert Settings.from_environment({"GRADVIZ_TRAIN_IN": "process"}, cores).cores == elsewhere
+    assert Settings.from_environment({"GRADVIZ_THREADS": "2"}, cores).cores == 0  # who names a number gets that number
+
+
 def test_without_variables_everything_the_controls_allow_is_allowed() -> None:
     settings = Settings.from_environment({}, 2)
     assert settings == Settings(workers=2)
@@ -107,7 +118,7 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     variables = {f"GRADVIZ_MAX_{name}": value for name, value in names.items()}
     variables |= dict(GRADVIZ_TRAIN_IN="process", GRADVIZ_WORKERS="3", GRADVIZ_THREADS="2", GRADVIZ_DOWNLOAD="off")
     settings = Settings.from_environment({**variables, "GRADVIZ_DATA": "/d", "GRADVIZ_STORE": "/s", "GRADVIZ_PIN": "2718"}, 64)
-    assert settings == Settings(Path("/d"), Path("/s"), 3, 2, False, "process", Limits(40, 500, 64, 30, 100, 2), "2718")
+    assert settings == Settings(Path("/d"), Path("/s"), 3, 2, 0, False, "process", Limits(40, 500, 64, 30, 100, 2), "2718")
 
 
 @pytest.mark.parametrize(

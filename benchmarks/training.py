@@ -7,8 +7,7 @@ some seconds with the page live and everything recorded, is paused, and each of 
 same batch size) trains for as long in a process of its own. Prints how many times faster the app was: the median of the
 turns. 1.00 is the loop's own speed. The first 50 steps are left out: the Anatomy page's samples lie close together there,
 and what they add over a run is measured in benchmarks/recording.py. First everybody trains with one thread; then
-everybody with one per core, as PyTorch does unasked, and the app with its training in a process of its own, where one
-that is alone has all cores.
+everybody with one per core, the app with its training in a process of its own.
 """
 
 from __future__ import annotations
@@ -113,14 +112,14 @@ def measure(quick: bool, blocks=(0, 12, 60, 200), rounds: int = 5, seconds: floa
     cores = int(machine.cores())
     alone = dict(GRADVIZ_TRAIN_IN="process", GRADVIZ_THREADS=str(cores))
     tables = []
-    for threads, settings in ((1, {}), (cores, alone)):
-        some = blocks if threads == 1 else [depth for depth in blocks if depth in _ALL_CORES]
+    parts = [(1, {}, blocks), (cores, alone, [depth for depth in blocks if depth in _ALL_CORES])]
+    for threads, settings, some in parts if cores > 1 and parts[1][2] else parts[:1]:
         rows = []
         with running_app(**settings) as server, chromium() as browser:
             for depth in some:
                 rows.append(compare(server, browser, threads, depth, arms, rounds, seconds))
                 print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
-        head = "One thread each:" if threads == 1 else f"All {cores} cores each, as PyTorch's default is:"
+        head = "One thread each:" if threads == 1 else f"One thread per core each, {cores}:"
         tables += [head, "", table(["blocks", "app, steps/s", *(f"against {arm}" for arm in arms)], rows)]
     return "\n".join(tables).strip()
 

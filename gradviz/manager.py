@@ -53,7 +53,6 @@ class Training(Protocol):
 
     device: torch.device | str  # of a training elsewhere in words
     outcome: Outcome | None  # how it ended, once the iteration has
-    threads: int  # of the processor; set between two steps, by the thread that iterates
 
     def __iter__(self) -> Iterator[StepRecord]: ...
 
@@ -73,11 +72,6 @@ def trainer_on(shelf: Shelf) -> Train:
         return Trainer(config, shelf.load(config.dataset), resolve_device(config.device), interrupt)
 
     return train
-
-
-def shared_cores(granted: int) -> int:
-    """Of the cores for trainings as many as PyTorch makes use of: its own number is that of the physical ones."""
-    return min(granted, torch.get_num_threads())
 
 
 @dataclass(eq=False)
@@ -128,21 +122,19 @@ class RunManager:
         shelf: Shelf,
         workers: int = 1,
         threads: int = 1,
-        cores: int = 0,
         train: Train | None = None,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         slice: float = 2.0,
         memory_left: Callable[[], float | None] = machine.memory_left,
         clock: Callable[[], float] = time.monotonic,
     ):
-        """`threads`: processor threads of each training; if it has more when `cores` are shared among those that train
-        at the moment, it has more. `train`: what makes a training, `trainer_on(shelf)` by default.
+        """`threads`: processor threads of each training. `train`: what makes a training, `trainer_on(shelf)` by default.
 
         `slice`: seconds after which a run gives its worker to another that waits. `memory_left`: bytes, or None if
         that cannot be known. `clock`: seconds, for slices and looks.
         """
         self.warning = ""  # one sentence while the store refuses to write, else empty
-        self._store, self._threads, self._cores, self._limits = store, threads, cores, limits
+        self._store, self._threads, self._limits = store, threads, limits
         self._slice, self._memory_left, self._clock = slice, memory_left, clock
         self._train = train or trainer_on(shelf)
         self._jobs: dict[str, _Job] = {}
@@ -573,18 +565,17 @@ class RunManager:
             if job.training is None:
                 self._check_memory(run.config)  # it may have waited long, or since a restart
                 job.training = self._train(run.config, job.stop.is_set)
-                run.device = _words(job.training)
+                device = job.training.device
+                run.device = device if isinstance(device, str) else device_text(device)
                 job.records = iter(job.training)
             training, records = job.training, job.records
             if not self._goes_on(job):
                 return
-            self._share(job)
             for record in records:
                 run.nonfinite_layer = run.nonfinite_layer or record.nonfinite_layer
                 run.history.append(record)
                 if not self._goes_on(job):
                     return
-                self._share(job)
             outcome = training.outcome
         except Interrupted:  # before the first step
             outcome = Outcome(Status.STOPPED)
@@ -614,16 +605,6 @@ class RunManager:
                 self._line_up(job)
                 return False
             return True
-
-    def _share(self, job: _Job) -> None:
-        """Gives the training its part of the cores, which changes whenever another begins or ends."""
-        if not self._cores:
-            return
-        with self._changed:
-            threads = max(self._threads, self._cores // sum(other.driven for other in self._jobs.values()))
-        if job.training.threads != threads:
-            job.training.threads = threads
-            job.run.device = _words(job.training)
 
     def _yields(self, job: _Job) -> bool:
         """Whether another should have the worker now."""
@@ -790,11 +771,6 @@ def _seconds_left(run: Run) -> float:
     """Of training, at the pace so far; nan before the first step."""
     history = run.history.snapshot()
     return (run.config.steps - history.steps) * float(history.seconds[-1]) / history.steps if history.steps else math.nan
-
-
-def _words(training: Training) -> str:
-    """Its device, for a person."""
-    return training.device if isinstance(training.device, str) else device_text(training.device)
 
 
 def _daemon(work: Callable[[], None], name: str) -> threading.Thread:

@@ -31,7 +31,7 @@ BORDERS: tuple[tuple[RunConfig, tuple[int, ...]], ...] = (
     (replace(_PLAIN, activation="relu"), (4, 5, 6, 7, 8, 9, 10)),
     (replace(_CURED, activation="relu", batch_norm=True), (12, 20, 40, 60, 80)),
     (replace(_CURED, shortcut=True), (12, 40, 100, 200)),
-    (replace(_CURED, activation="relu", shortcut=True), (12, 40, 100, 200, 400)),
+    (replace(_CURED, activation="relu", shortcut=True), (12, 40, 100, 200, 400, 1000)),
 )
 OPTIMISERS = (("adam", 1e-3), ("adam", 3e-4), ("adam", 1e-4), ("momentum", 1e-2), ("momentum", 1e-1))
 OPTIMISER_NETS = (("sigmoid", 2), ("sigmoid", 4), ("relu", 6), ("relu", 8))

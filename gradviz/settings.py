@@ -35,8 +35,7 @@ class Settings:
     data: Path = Path("data")  # GRADVIZ_DATA: MNIST and its relatives, as torchvision lays them out
     store: Path = Path("runs")  # GRADVIZ_STORE: the database of runs
     workers: int = 1  # GRADVIZ_WORKERS: trainings at the same time
-    threads: int = 1  # GRADVIZ_THREADS: processor threads of one training; without it these at least, and a share of
-    cores: int = 0  # for those trainings that run at the moment: a thread leaves one of the machine's to the pages
+    threads: int = 1  # GRADVIZ_THREADS: processor threads of one training
     download: bool = True  # GRADVIZ_DOWNLOAD=off: never ask the network for a data set
     train_in: str = "thread"  # GRADVIZ_TRAIN_IN: of the server, or a process of its own for each training
     limits: Limits = Limits()
@@ -67,13 +66,12 @@ class Settings:
             raise SettingsError("GRADVIZ_PIN must have 4 to 64 characters.")  # and is not repeated here: logs are read
         highest = Limits()
         workers = whole("GRADVIZ_WORKERS", max(1, min(int(cores), 8)))
-        shared = 0 if "GRADVIZ_THREADS" in environment else min(int(cores), 64) - (train_in == "thread")
         return cls(
             data=Path(environment.get("GRADVIZ_DATA", "data")),
             store=Path(environment.get("GRADVIZ_STORE", "runs")),
             workers=workers,
-            threads=whole("GRADVIZ_THREADS", max(1, min(int(cores) // workers, 64))),
-            cores=shared if shared > 1 else 0,
+            # Threads of one training wait for each other: one core too few costs them more than the others give.
+            threads=whole("GRADVIZ_THREADS", max(1, min((int(cores) - 1) // workers, 64))),
             download=word("GRADVIZ_DOWNLOAD", "on", "off") == "on",
             train_in=train_in,
             limits=Limits(

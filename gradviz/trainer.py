@@ -55,12 +55,9 @@ def resolve_device(word: str) -> torch.device:
 def device_text(device: torch.device) -> str:
     """What the run got, in words: 'cpu, 1 thread' or 'cuda, NVIDIA H100'."""
     if device.type == "cpu":
-        return cpu_text(torch.get_num_threads())
+        threads = torch.get_num_threads()
+        return f"cpu, {threads} thread{'s' * (threads != 1)}"
     return f"cuda, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
-
-
-def cpu_text(threads: int) -> str:
-    return f"cpu, {threads} thread{'s' * (threads != 1)}"
 
 
 def preview_images(config: RunConfig) -> int:
@@ -107,15 +104,6 @@ class Trainer:
         self._indices = torch.empty(config.batch_size, dtype=torch.long, device=device)  # of the step that is launched
         self._scores = torch.empty(2, device=device)  # its loss and accuracy
         self._replay: Callable[[], None] | None = None
-
-    @property
-    def threads(self) -> int:
-        """Processor threads of the calling thread's operations; to be set by whoever iterates, between two steps."""
-        return torch.get_num_threads()
-
-    @threads.setter
-    def threads(self, count: int) -> None:
-        torch.set_num_threads(count)
 
     def __iter__(self) -> Iterator[StepRecord]:
         started = time.perf_counter()

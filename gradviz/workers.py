@@ -37,7 +37,7 @@ from gradviz.config import ConfigError, RunConfig
 from gradviz.data import DataError, Shelf
 from gradviz.probe import Interrupted
 from gradviz.runs import QUANTITIES, Outcome, Status, StepRecord
-from gradviz.trainer import Trainer, cpu_text, device_text, resolve_device
+from gradviz.trainer import Trainer, device_text, resolve_device
 from gradviz.words import gettext as _
 
 # Steps that a child may be ahead of what was asked for: lock-step, a server busy with pages would hold up the training.
@@ -45,7 +45,6 @@ from gradviz.words import gettext as _
 _AHEAD, _AHEAD_SECONDS = 8, 0.2
 _LOOK = 0.05  # seconds between two looks at whether a training shall stop
 _NEXT, _PREVIEW = b"n", b"p"
-_THREADS = 128  # and so many processor threads more, as one byte
 _FRAME = struct.Struct("<II")  # bytes of the header, bytes of the body
 _NICE = 5  # pages are drawn first: they need little, and somebody waits for them
 
@@ -166,24 +165,8 @@ class RemoteTraining:
         except BaseException:
             connection.close()
             raise
-        self._threads: int = header["threads"]
-        self._device: str = header["device"]
+        self.device: str = header["device"]  # in words
         self.pid: int = header["pid"]
-
-    @property
-    def device(self) -> str:
-        """In words."""
-        return cpu_text(self._threads) if self._device == "cpu" else self._device
-
-    @property
-    def threads(self) -> int:
-        """Of the processor, from the next step on that the child begins."""
-        return self._threads
-
-    @threads.setter
-    def threads(self, count: int) -> None:
-        self._threads = count
-        self._send(bytes([_THREADS + count]))
 
     def __iter__(self) -> Iterator[StepRecord]:
         layers = self.config.layers
@@ -369,18 +352,15 @@ def _live(connection: socket.socket, config: RunConfig, data: Any, threads: int)
         line = _Line(connection)
         try:
             trainer = Trainer(config, data, resolve_device(config.device))
-            words = "cpu" if trainer.device.type == "cpu" else device_text(trainer.device)
-            line.send(_pack({"device": words, "threads": threads, "pid": os.getpid()}))
+            line.send(_pack({"device": device_text(trainer.device), "pid": os.getpid()}))
             if line.wants_preview():
                 line.send(_pack_record(trainer.preview()))
             else:
-                line.share(trainer)
                 for record in trainer:
                     line.send(_pack_record(record))
                     if record.step == 0:  # somebody waits for the first picture
                         os.nice(_NICE)
                     line.wait(record.step + 1)
-                    line.share(trainer)
                 line.send(_pack_outcome(trainer.outcome))
             status = 0
         except Exception as error:
@@ -404,7 +384,6 @@ class _Line:
     def __init__(self, connection: socket.socket):
         self._connection = connection
         self._asked, self._heard, self._preview = 0, time.monotonic(), False
-        self._threads = 0  # none asked for
         self._changed = threading.Condition()
         threading.Thread(target=self._read, name="line", daemon=True).start()
 
@@ -414,7 +393,6 @@ class _Line:
                 with self._changed:
                     self._asked += letters.count(_NEXT)
                     self._preview |= _PREVIEW in letters
-                    self._threads = next((letter - _THREADS for letter in reversed(letters) if letter > _THREADS), self._threads)
                     self._heard = time.monotonic()
                     self._changed.notify_all()
         finally:
@@ -437,11 +415,6 @@ class _Line:
 
         with self._changed:
             self._changed.wait_for(may_begin)
-
-    def share(self, trainer: Trainer) -> None:
-        """Gives it the threads that were asked for last."""
-        if self._threads and trainer.threads != self._threads:
-            trainer.threads = self._threads
 
     def linger(self) -> None:
         """Until the server has read the last frame and closes."""

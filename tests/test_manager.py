@@ -91,10 +91,9 @@ class Stage:
         self.puppets: dict[int, Puppet] = {}
         self.made: list[int] = []
         self.free = False  # puppets need no leave
-        self.kind = Puppet
 
     def __call__(self, config: RunConfig, interrupt: Callable[[], bool]) -> Puppet:
-        puppet = self.kind(config, interrupt)
+        puppet = Puppet(config, interrupt)
         if self.free:
             puppet.allow(100)
         self.made.append(config.seed)
@@ -999,41 +998,3 @@ def test_every_worker_keeps_its_number_of_threads(managed: Callable) -> None:
     run = manager.start(SMALL)
     assert manager.wait(run.id, 60) and run.device == "cpu, 2 threads"
     assert seen == [2] and torch.get_num_threads() == main
-
-
-def test_those_that_train_share_the_cores_and_one_alone_has_them_all(managed: Callable) -> None:
-    parts: dict[int, list[int]] = {}
-
-    class Sharing(Puppet):
-        device = "somewhere"
-        threads = property(lambda self: parts[self.config.seed][-1], lambda self, n: parts[self.config.seed].append(n))
-
-        def __init__(self, *arguments: object):
-            super().__init__(*arguments)
-            parts[self.config.seed] = [1]
-
-    stage = Stage()
-    stage.kind = Sharing
-    manager = managed(train=stage, workers=3, threads=2, cores=6)
-    runs = [manager.start(seeded(0))]
-    until(lambda: parts.get(0) == [1, 6])
-    runs.append(manager.start(seeded(1)))
-    until(lambda: parts.get(1) == [1, 3])
-    stage[0].allow()
-    until(lambda: parts[0] == [1, 6, 3])
-    runs.append(manager.start(seeded(2)))
-    until(lambda: parts.get(2) == [1, 2])
-    manager.stop(runs[1].id)
-    assert manager.wait(runs[1].id, 60)
-    manager.pause(runs[2].id)  # it waits for the end of its step, and then for nobody
-    stage[2].allow()
-    until(lambda: runs[2].status == Status.PAUSED)
-    stage[0].allow()
-    until(lambda: parts[0] == [1, 6, 3, 6])
-    assert parts[1] == [1, 3] and parts[2] == [1, 2]
-
-
-def test_a_training_of_this_process_computes_with_its_share_and_the_run_says_so(managed: Callable) -> None:
-    manager = managed(cores=3)
-    run = manager.start(SMALL)
-    assert manager.wait(run.id, 60) and run.device == "cpu, 3 threads"

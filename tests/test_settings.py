@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -82,21 +81,17 @@ def test_the_memory_left_is_the_least_of_what_the_machine_and_its_groups_leave(
 
 
 @pytest.mark.parametrize(
-    "cores, workers, threads", [(0.5, 1, 1), (1.9, 1, 1), (2, 2, 1), (6, 6, 1), (8, 8, 1), (48, 8, 6), (500, 8, 62)]
+    "cores, workers, threads",
+    [(0.5, 1, 1), (1.9, 1, 1), (2, 2, 1), (6, 6, 1), (8, 8, 1), (16, 8, 1), (17, 8, 2), (48, 8, 5), (500, 8, 62)],
 )
 def test_the_workers_follow_the_cores(cores: float, workers: int, threads: int) -> None:
     settings = Settings.from_environment({}, cores)
     assert (settings.workers, settings.threads) == (workers, threads)
 
 
-@pytest.mark.parametrize("cores, beside_the_pages, elsewhere", [(1.9, 0, 0), (2, 0, 2), (3, 2, 3), (8, 7, 8), (500, 63, 64)])
-def test_trainings_share_the_cores_but_in_the_process_of_the_pages_leave_one_to_them(
-    cores: float, beside_the_pages: int, elsewhere: int
-) -> None:
-    assert Settings.from_environment({}, cores).cores == beside_the_pages
-    if sys.platform == "linux":
-        assert Settings.from_environment({"GRADVIZ_TRAIN_IN": "process"}, cores).cores == elsewhere
-    assert Settings.from_environment({"GRADVIZ_THREADS": "2"}, cores).cores == 0  # who names a number gets that number
+def test_fewer_workers_have_more_threads_and_one_core_is_left_to_the_pages() -> None:
+    for cores, workers, threads in ((2, 1, 1), (4, 1, 3), (8, 2, 3)):
+        assert Settings.from_environment({"GRADVIZ_WORKERS": str(workers)}, cores).threads == threads
 
 
 def test_without_variables_everything_the_controls_allow_is_allowed() -> None:
@@ -118,7 +113,7 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     variables = {f"GRADVIZ_MAX_{name}": value for name, value in names.items()}
     variables |= dict(GRADVIZ_TRAIN_IN="process", GRADVIZ_WORKERS="3", GRADVIZ_THREADS="2", GRADVIZ_DOWNLOAD="off")
     settings = Settings.from_environment({**variables, "GRADVIZ_DATA": "/d", "GRADVIZ_STORE": "/s", "GRADVIZ_PIN": "2718"}, 64)
-    assert settings == Settings(Path("/d"), Path("/s"), 3, 2, 0, False, "process", Limits(40, 500, 64, 30, 100, 2), "2718")
+    assert settings == Settings(Path("/d"), Path("/s"), 3, 2, False, "process", Limits(40, 500, 64, 30, 100, 2), "2718")
 
 
 @pytest.mark.parametrize(

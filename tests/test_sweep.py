@@ -174,6 +174,7 @@ class Counted:
         self.ended: list[str] = []
         self.gate = threading.Event()
         self.gate.set()
+        self.rest: int | None = None  # a run waits at this step for whoever stops it
 
     def __call__(self, config, interrupt):
         return _Quick(config, interrupt, self)
@@ -195,8 +196,7 @@ class _Quick:
             if self.interrupt():
                 self.outcome = Outcome(Status.STOPPED)
                 return
-            deadline = time.monotonic() + 30
-            while step == 1000 and not self.interrupt() and time.monotonic() < deadline:  # for whoever stops a long run
+            while step == self.counted.rest and not self.interrupt():
                 threading.Event().wait(0.01)
             loss = 1.0 if self.config.activation == "relu" and step > 5 else CHANCE
             yield StepRecord(step, loss, 0.1, layers, 0.001 * (step + 1))
@@ -290,11 +290,12 @@ def test_a_stopped_sweep_rests_and_a_resumed_one_trains_what_was_cut_short(room)
     room.sweeps.start(FORTY)
     until(lambda: len(room.sweeps.results(FORTY)) >= 3)
     room.counted.gate.clear()
-    until(lambda: len(room.sweeps.live(FORTY)) == 2)
+    until(lambda: len(live := room.sweeps.live(FORTY)) == 2 and {run.id for run in live} <= set(room.counted.begun))
     cut = [run.id for run in room.sweeps.live(FORTY)]
     room.sweeps.stop(FORTY.id)
     assert all(room.manager.wait(run_id, 30) for run_id in cut)
     cut = [run_id for run_id in cut if room.manager.get(run_id).status == Status.STOPPED]  # one may just have ended
+    assert cut
     assert not room.sweeps.active(FORTY.id) and not room.sweeps.live(FORTY)
     begun = len(room.counted.begun)
     room.counted.gate.set()
@@ -306,6 +307,7 @@ def test_a_stopped_sweep_rests_and_a_resumed_one_trains_what_was_cut_short(room)
 def test_a_run_stops_once_it_has_trained_and_only_then(room):
     bases = [RunConfig(activation="relu", steps=5000, blocks=0), RunConfig(activation="sigmoid", steps=60, blocks=0)]
     sweep = Sweep.over("early", bases, {"blocks": [0]}, [0])
+    room.counted.rest = 1000
     room.sweeps.start(sweep)
     until(lambda: len(room.sweeps.results(sweep)) == 2)
     relu, sigmoid = (room.sweeps.results(sweep)[config] for config in sweep.configs)
@@ -316,10 +318,11 @@ def test_a_run_stops_once_it_has_trained_and_only_then(room):
 def test_a_sweep_that_wants_whole_runs_is_not_content_with_one_that_was_stopped_early(room):
     base = [RunConfig(activation="relu", steps=2000, blocks=0)]
     early, whole = (Sweep.over("s", base, {"blocks": [0]}, [0], early=early) for early in (True, False))
+    room.counted.rest = 1000
     room.sweeps.start(early)
     until(lambda: len(room.sweeps.results(early)) == 1)
-    if room.sweeps.results(early)[early.configs[0]].steps < 2000:
-        assert not room.sweeps.results(whole)
+    assert room.sweeps.results(early)[early.configs[0]].steps <= 1001 and not room.sweeps.results(whole)
+    room.counted.rest = None
     room.sweeps.start(whole)
     until(lambda: len(room.sweeps.results(whole)) == 1)
     assert room.sweeps.results(whole)[whole.configs[0]].steps == 2000

@@ -117,28 +117,6 @@ def test_a_process_gives_the_same_bits_as_a_thread(nursery: Nursery, shelf: Shel
         assert end.status == Status.DIVERGED
 
 
-def test_a_process_takes_the_threads_it_is_given_from_the_next_step_on(nursery: Nursery, shelf: Shelf) -> None:
-    config = replace(SMALL, blocks=6, batch_size=64)
-
-    def parted(training: Trainer | RemoteTraining, steps: int) -> Iterator[StepRecord]:
-        """As many steps with one thread, the rest with two."""
-        training.threads = 1
-        for record in training:
-            if record.step == steps - 1:
-                training.threads = 2
-            yield record
-
-    # The child may be some steps ahead when it hears of it: so from the first step on, or so late that none is left.
-    for steps in (0, config.steps):
-        here, there = Trainer(config, shelf.load("digits"), CPU), nursery(config, never)
-        if not steps:
-            here.threads = there.threads = 2
-        mine, its = (list(training if not steps else parted(training, steps)) for training in (here, there))
-        assert there.device == "cpu, 2 threads"
-        assert [record.layers.tobytes() for record in mine] == [record.layers.tobytes() for record in its]
-    torch.set_num_threads(1)
-
-
 def test_a_preview_is_that_of_the_trainer(nursery: Nursery, shelf: Shelf) -> None:
     torch.set_num_threads(1)
     mine, its = Trainer(SMALL, shelf.load("digits"), CPU).preview(), nursery(SMALL, never).preview()

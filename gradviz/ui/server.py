@@ -8,7 +8,7 @@ import streamlit as st
 
 from gradviz.classroom import Classroom
 from gradviz.data import Shelf
-from gradviz.manager import RunManager, shared_cores
+from gradviz.manager import RunManager
 from gradviz.settings import Settings
 from gradviz.store import RunStore
 from gradviz.sweep import SweepRunner
@@ -33,8 +33,7 @@ def server() -> Server:
     shelf = Shelf(settings.data, settings.download)
     store = RunStore(settings.store)
     nursery = Nursery(shelf, settings.threads) if settings.train_in == "process" else None
-    cores = shared_cores(settings.cores)
-    manager = RunManager(store, shelf, settings.workers, settings.threads, cores, nursery, settings.limits)
+    manager = RunManager(store, shelf, settings.workers, settings.threads, nursery, settings.limits)
     # One worker stays free of sweeps, for whoever presses Start.
     sweeps = SweepRunner(manager, settings.store / "sweeps", at_once=max(1, settings.workers - 1))
     classroom = Classroom(settings.store / "classroom.json", settings.pin)

@@ -92,7 +92,7 @@ class Bench:
         return run
 
     def find_border(self, base: RunConfig, depths: Sequence[int], seeds: Sequence[int]) -> Iterable[Run]:
-        """The first seed over rising depths until two of them in a row fail, then all seeds at the depths around the border."""
+        """The first seed over rising depths until two of them in a row fail, then all seeds at the depths from the border on."""
         trained: list[bool] = []
         for blocks in depths:
             run = self.run(replace(base, blocks=blocks, seed=seeds[0]))
@@ -101,7 +101,7 @@ class Bench:
             if trained[-2:] == [False, False]:
                 break
         edge = trained.index(False) if False in trained else len(trained)  # the first depth that failed
-        near = range(max(0, edge - 2), min(len(trained), edge + 2))
+        near = range(max(0, edge - 2), len(trained))  # a deeper one may train again before two in a row fail
         for seed in seeds[1:]:
             for place in near:
                 yield self.run(replace(base, blocks=depths[place], seed=seed))

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from gradviz.config import RunConfig
 from gradviz.data import Dataset, Shelf
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,6 +27,13 @@ def load_data() -> Dataset:
     """MNIST where it is, else the built-in digits."""
     shelf = Shelf(data_folder(), download=False)
     return shelf.load(shelf.effective("mnist")[0])
+
+
+def relu_shortcut(blocks: int, batch: int) -> RunConfig:
+    """The net that most tables are about, with more steps than anybody waits for."""
+    return RunConfig(
+        blocks=blocks, activation="relu", shortcut=True, dataset=load_data().name, steps=100_000, batch_size=batch
+    )
 
 
 @contextmanager

@@ -13,12 +13,12 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
-from benchmarks.common import load_data, middle, table
+from benchmarks.common import load_data, middle, relu_shortcut, table
 from gradviz.ahead import cuda_graph
-from gradviz.config import RunConfig
 from gradviz.trainer import Trainer
 
 BLOCKS = (12, 200, 1000)
@@ -58,9 +58,7 @@ def measure(quick: bool) -> str:
         return "No CUDA card was at hand.\n"
     rows = []
     for blocks in BLOCKS:
-        config = RunConfig(
-            blocks=blocks, activation="relu", shortcut=True, dataset=load_data().name, steps=100_000, lr=1e-5, batch_size=64
-        )
+        config = replace(relu_shortcut(blocks, 64), lr=1e-5)
         trainers = [Trainer(config, load_data(), torch.device("cuda"), capture=capture) for capture in (launched, cuda_graph)]
         both = [iter(trainer) for trainer in trainers]
         for records in both:

@@ -23,7 +23,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from benchmarks.common import data_folder, load_data
+from benchmarks.common import data_folder, load_data, relu_shortcut
 from gradviz.config import RunConfig
 from gradviz.data import PIXELS, Dataset, _torchvision_datasets
 from gradviz.model import DeepLeNet, initialise
@@ -119,7 +119,7 @@ def arm(name: str, config: RunConfig, folder: str) -> Iterator[None]:
 
 
 def main(name: str, blocks: str) -> None:
-    config = RunConfig(blocks=int(blocks), activation="relu", shortcut=True, dataset=load_data().name, batch_size=BATCH)
+    config = relu_shortcut(int(blocks), BATCH)
     folder = tempfile.mkdtemp(prefix="gradviz-benchmark-")
     try:
         loop = arm(name, config, folder)

@@ -25,10 +25,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch  # noqa: E402
 
-from benchmarks.common import ROOT, load_data, middle, table  # noqa: E402
+from benchmarks.common import ROOT, load_data, middle, relu_shortcut, table  # noqa: E402
 from benchmarks.loops import in_memory  # noqa: E402
 from gradviz.anatomy import sampled_steps  # noqa: E402
-from gradviz.config import RunConfig  # noqa: E402
 from gradviz.trainer import Trainer  # noqa: E402
 
 MATRIX = 2048
@@ -39,12 +38,6 @@ def step_flops(blocks: int, batch: int) -> float:
     """Of one training step: forward 2 · multiplications per image, the backward pass twice that."""
     forward = 784 * 6 * 25 + 196 * 16 * 150 + blocks * 2 * 49 * 16 * 400 + 784 * 120 + 120 * 84 + 840
     return 3 * 2 * forward * batch
-
-
-def relu_shortcut(blocks: int, batch: int) -> RunConfig:
-    return RunConfig(
-        blocks=blocks, activation="relu", shortcut=True, dataset=load_data().name, steps=100_000, batch_size=batch
-    )
 
 
 def share(quick: bool) -> str:

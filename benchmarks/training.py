@@ -22,10 +22,9 @@ import sys
 import time
 import urllib.request
 
-from benchmarks.common import ROOT, chromium, load_data, middle, running_app, table
+from benchmarks.common import ROOT, chromium, load_data, middle, relu_shortcut, running_app, table
 from benchmarks.loops import ARMS, BATCH
 from gradviz import machine
-from gradviz.config import RunConfig
 
 _ALL_CORES = (12, 60)  # blocks
 
@@ -68,9 +67,7 @@ class Loop:
 
 
 def compare(server, browser, threads: int, blocks: int, arms: tuple[str, ...], rounds: int, seconds: float) -> list[str]:
-    config = RunConfig(
-        blocks=blocks, activation="relu", shortcut=True, dataset=load_data().name, steps=100_000, batch_size=BATCH
-    )
+    config = relu_shortcut(blocks, BATCH)
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(120_000)
     page.goto(f"{server.url}/?" + "&".join(f"{key}={value}" for key, value in config.to_query().items()))
@@ -109,19 +106,21 @@ def measure(quick: bool, blocks=(0, 12, 60, 200), rounds: int = 5, seconds: floa
         blocks, rounds, seconds = (12,), 2, 3.0
     if load_data().name != "mnist":
         arms = tuple(arm for arm in arms if arm != "dataloader")  # the article's way needs the article's files
-    cores = int(machine.cores())
-    alone = dict(GRADVIZ_TRAIN_IN="process", GRADVIZ_THREADS=str(cores))
-    tables = []
-    parts = [(1, {}, blocks), (cores, alone, [depth for depth in blocks if depth in _ALL_CORES])]
-    for threads, settings, some in parts if cores > 1 and parts[1][2] else parts[:1]:
+
+    def part(threads: int, depths, **settings: str) -> str:
         rows = []
         with running_app(**settings) as server, chromium() as browser:
-            for depth in some:
+            for depth in depths:
                 rows.append(compare(server, browser, threads, depth, arms, rounds, seconds))
                 print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
-        head = "One thread each:" if threads == 1 else f"One thread per core each, {cores}:"
-        tables += [head, "", table(["blocks", "app, steps/s", *(f"against {arm}" for arm in arms)], rows)]
-    return "\n".join(tables).strip()
+        return table(["blocks", "app, steps/s", *(f"against {arm}" for arm in arms)], rows)
+
+    text = "One thread each:\n\n" + part(1, blocks)
+    cores, some = int(machine.cores()), [depth for depth in blocks if depth in _ALL_CORES]
+    if cores > 1 and some:
+        text += f"\nOne thread per core each, {cores}:\n\n"
+        text += part(cores, some, GRADVIZ_TRAIN_IN="process", GRADVIZ_THREADS=str(cores))
+    return text.strip()
 
 
 def main() -> None:

@@ -92,7 +92,7 @@ class Bench:
         return run
 
     def find_border(self, base: RunConfig, depths: Sequence[int], seeds: Sequence[int]) -> Iterable[Run]:
-        """The first seed over rising depths until two of them in a row fail, then all seeds at the depths from the border on."""
+        """The first seed over rising depths until two in a row fail; all seeds from two depths before the first failure on."""
         trained: list[bool] = []
         for blocks in depths:
             run = self.run(replace(base, blocks=blocks, seed=seeds[0]))

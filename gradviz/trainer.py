@@ -225,22 +225,24 @@ class Trainer:
         else:
             self._replay()
 
-    @torch.no_grad()
     def _captured(self) -> Callable[[], None]:
         """Takes a step twice, as it is and by its capture; what comes next is repeated the second way if both gave the same."""
         state = [*self._parameters, *self.model.buffers(), *self._probe.state]
         state += [value for values in self._optimizer.state.values() for value in values.values() if torch.is_tensor(value)]
-        before = [tensor.clone() for tensor in state]
-        with torch.enable_grad():
-            self._advance()
+        before = [tensor.detach().clone() for tensor in state]
+
+        @torch.no_grad()
+        def put_back() -> None:
+            for tensor, old in zip(state, before, strict=True):
+                tensor.copy_(old)
+
+        self._advance()
         expected = torch.cat((self._scores, self._probe.numbers.flatten()))
         self._scores.fill_(-1)  # a replay that does nothing would leave them
         self._probe.numbers.fill_(-1)
-        for tensor, old in zip(state, before, strict=True):
-            tensor.copy_(old)
+        put_back()
         try:
-            with torch.enable_grad():
-                replay = self._capture(self._advance)
+            replay = self._capture(self._advance)
             replay()
             got = torch.cat((self._scores, self._probe.numbers.flatten()))
             same = torch.isclose(got, expected, rtol=_SAME, atol=_TINY, equal_nan=True).float().mean()
@@ -249,10 +251,8 @@ class Trainer:
             _log.warning("The training step is not replayed, %.0f %% of its numbers come out other.", 100 * (1 - same))
         except RuntimeError:
             _log.warning("The training step is not captured; its kernels are launched one by one.", exc_info=True)
-        for tensor, old in zip(state, before, strict=True):
-            tensor.copy_(old)
-        with torch.enable_grad():
-            self._advance()
+        put_back()
+        self._advance()
         return self._advance
 
     def _anatomy_of(self, step: int) -> AnatomyProbe | None:

@@ -191,13 +191,11 @@ class _Quick:
         self.counted.begun.append(self.config.run_id)
         layers = np.full((len(QUANTITIES), self.config.layers), 1, np.float32)
         for step in range(self.config.steps):
-            while not self.counted.gate.wait(0.01) and not self.interrupt():
-                pass
+            while (not self.counted.gate.is_set() or step == self.counted.rest) and not self.interrupt():
+                threading.Event().wait(0.01)
             if self.interrupt():
                 self.outcome = Outcome(Status.STOPPED)
                 return
-            while step == self.counted.rest and not self.interrupt():
-                threading.Event().wait(0.01)
             loss = 1.0 if self.config.activation == "relu" and step > 5 else CHANCE
             yield StepRecord(step, loss, 0.1, layers, 0.001 * (step + 1))
         self.counted.ended.append(self.config.run_id)

@@ -107,9 +107,9 @@ def _train(given: dict[str, Any]) -> int:
     config = replace(config, dataset=name)
 
     run = Run(config, History(config.layers, max_columns(config.layers)), Status.RUNNING, device_text(device))
-    report = _JsonLines(run) if as_json else _Text(run)
     with _stop_signals() as received:
         trainer = Trainer(config, data, device, interrupt=lambda: bool(received))
+        report = _JsonLines(run) if as_json else _Text(run)
         try:
             for record in trainer:
                 run.history.append(record)

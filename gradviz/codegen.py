@@ -305,6 +305,8 @@ def _loop(config: RunConfig) -> str:
     return f'''\
 def batches():
     """Indices of shuffled epochs without end; what is left over at an epoch's end is dropped."""
+    if len(train_images) < {batch}:
+        raise SystemExit(f"The data set has only {{len(train_images)}} images to train, fewer than a batch of {batch}.")
     while True:
         order = torch.randperm(len(train_images), generator=random).to(device)
         for start in range(0, {start}):

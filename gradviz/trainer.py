@@ -22,6 +22,7 @@ from gradviz.model import DeepLeNet, initialise
 from gradviz.probe import AnatomyProbe, Interrupted, LayerProbe, first_nonfinite
 from gradviz.runs import QUANTITIES, Outcome, Status, StepRecord
 from gradviz.treatment import steer, treat
+from gradviz.words import gettext as _
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +82,13 @@ class Trainer:
         interrupt: Callable[[], bool] = never,
         capture: Capture | None = None,
     ):
-        """`capture` is what makes a step into its own repetition, on CUDA by default a CUDA graph; see gradviz/ahead.py."""
+        """`capture` is what makes a step into its own repetition, on CUDA by default a CUDA graph; see gradviz/ahead.py.
+
+        Raises ConfigError if the data set has fewer images than a batch: no epoch would ever have one.
+        """
+        if config.batch_size > (images := len(data.train_labels)):
+            text = _("Batch size (batch_size) must be at most {images}, the training images of this data set; {size} is not.")
+            raise ConfigError("batch_size", text.format(images=images, size=config.batch_size))
         self.config = config
         self.data = data.to(device)
         self.device = device
@@ -383,7 +390,7 @@ class _Given(torch.nn.Module):
 
 def _batches(count: int, size: int, generator: torch.Generator, device: torch.device) -> Iterator[torch.Tensor]:
     """Places of `size` examples: shuffled epochs without end; what is left over at an epoch's end is dropped."""
-    while True:
+    while count >= size:  # an epoch without a batch would be asked for another for ever
         order = torch.randperm(count, generator=generator)
         order = order.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else order.to(device)
         for start in range(0, count - size + 1, size):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import idx
 import numpy as np
 import pytest
 import torch
@@ -207,3 +208,15 @@ def test_a_vanished_gradient_is_printed_as_the_number_it_is(capsys):
     first, last = layers["block0.conv1"]["weight_grad_rms"], layers["block11.conv2"]["weight_grad_rms"]
     assert 0 < first < 1e-15 * last and math.isfinite(last)
     assert "vanish" in final["verdict"]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_fewer_images_than_a_batch_give_one_line_with_the_option_and_the_most_it_may_be(form, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("GRADVIZ_DATA", str(tmp_path))
+    idx.write(tmp_path / "MNIST" / "raw", idx.contents(train=50))
+    assert main(["train", *SMALL, "--dataset", "mnist", "--batch-size", "51", *form]) == 2
+    captured = capsys.readouterr()
+    assert "--batch-size: " in captured.err and "at most 50" in captured.err
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert main(["train", *SMALL, "--dataset", "mnist", "--batch-size", "50", *form]) == 0

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import idx
 import pytest
 import torch
 
@@ -101,6 +102,21 @@ def test_the_program_reads_mnist_as_the_trainer_does(data_folder, tmp_path):
     rows, outcome = train(config, Shelf(data_folder, download=False))
     assert_equal(numbers(output), rows)
     assert float(output.split()[-1]) == pytest.approx(outcome.test_accuracy, abs=2e-3)
+
+
+def refusal(config, folder, **environment):
+    """The one line with which the program ends."""
+    (folder / "program.py").write_text(code(config), encoding="utf-8")
+    ended = subprocess.run([sys.executable, "-I", "program.py"], capture_output=True, text=True, cwd=folder, timeout=100,
+                           env={**os.environ, **environment})  # fmt: skip
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1), ended.stderr
+    return ended.stderr
+
+
+def test_the_program_does_not_wait_for_a_batch_that_the_data_do_not_have(tmp_path):
+    idx.write(tmp_path / "data" / "MNIST" / "raw", idx.contents(train=50))
+    config = RunConfig(**BASE | dict(dataset="mnist", batch_size=51))
+    assert "only 50 images to train, fewer than a batch of 51" in refusal(config, tmp_path, GRADVIZ_DATA="data")
 
 
 @pytest.mark.parametrize("changes", [*CASES.values(), dict(dataset="fashion", device="auto"), dict(dataset="kmnist")])

@@ -170,3 +170,24 @@ def test_a_full_history_merges_neighbours_by_maximum_and_keeps_every_loss():
     assert np.isnan(history.quantity("weight_grad_rms")[1, 0]) and np.isinf(history.quantity("weight_grad_rms")[1, 1])
     with pytest.raises(ValueError, match="step 5 came where step 23 was due"):
         history.append(StepRecord(5, 0.0, 0.0, peaks[0], 0.0))
+
+
+def few(digits: Dataset, train: int, test: int = 3) -> Dataset:
+    return Dataset("few", digits.train_images[:train], digits.train_labels[:train],
+                   digits.test_images[:test], digits.test_labels[:test])  # fmt: skip
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("images, size", [(15, 16), (1, 2), (0, 1)])
+def test_fewer_images_than_a_batch_are_refused_and_not_waited_for(digits, images, size):
+    with pytest.raises(ConfigError, match=rf"\(batch_size\) must be at most {images}, .* {size} is not") as refused:
+        Trainer(config(batch_size=size, init="lsuv"), few(digits, images), CPU).preview()
+    assert refused.value.field == "batch_size"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("images, size", [(16, 16), (17, 16), (1, 1)])
+@pytest.mark.parametrize("norm", [dict(batch_norm=True, init="lsuv"), dict(other_norm="group", shortcut=True)])
+def test_an_epoch_of_one_batch_trains_like_any(digits, images, size, norm):
+    trainer = Trainer(config(batch_size=size, steps=5, **norm), few(digits, images, test=1), CPU)
+    assert [record.step for record in trainer] == list(range(5)) and trainer.outcome.status is Status.FINISHED

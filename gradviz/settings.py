@@ -32,7 +32,7 @@ class Limits:
 class Settings:
     """Where things live and how much may run at once. All paths are folders, made when first needed."""
 
-    data: Path = Path("data")  # GRADVIZ_DATA: MNIST and its relatives, as torchvision lays them out
+    data: Path = Path("data")  # GRADVIZ_DATA: MNIST and its relatives
     store: Path = Path("runs")  # GRADVIZ_STORE: the database of runs
     workers: int = 1  # GRADVIZ_WORKERS: trainings at the same time
     threads: int = 1  # GRADVIZ_THREADS: processor threads of one training
@@ -58,6 +58,12 @@ class Settings:
                 raise SettingsError(f"{name} must be {' or '.join(words)}, not {text[:40]!r}.")
             return text
 
+        def folder(name: str, default: str) -> Path:
+            try:
+                return Path(environment.get(name) or default).expanduser()
+            except RuntimeError:
+                raise SettingsError(f"{name} names the home of a user who is not there: {environment[name][:40]!r}.") from None
+
         train_in = word("GRADVIZ_TRAIN_IN", "thread", "process")
         if train_in == "process" and sys.platform != "linux":
             raise SettingsError("GRADVIZ_TRAIN_IN must be thread here: trainings in processes of their own need Linux.")
@@ -67,8 +73,8 @@ class Settings:
         highest = Limits()
         workers = whole("GRADVIZ_WORKERS", max(1, min(int(cores), 8)))
         return cls(
-            data=Path(environment.get("GRADVIZ_DATA", "data")),
-            store=Path(environment.get("GRADVIZ_STORE", "runs")),
+            data=folder("GRADVIZ_DATA", "data"),
+            store=folder("GRADVIZ_STORE", "runs"),
             workers=workers,
             # Threads of one training wait for each other: one core too few costs them more than the others give.
             threads=whole("GRADVIZ_THREADS", max(1, min((int(cores) - 1) // workers, 64))),

@@ -63,6 +63,10 @@ def check_memory(config: RunConfig, left: float | None, passing: Iterable[RunCon
 def memory_needed(config: RunConfig) -> float:
     """Bytes that one training takes at its peak, meant to lie above it:
     100 MB + blocks · 0.5 MB + batch · 110 kB + blocks · batch · 30 kB + the history that the server keeps."""
-    history = 4.0 * max_columns(config.layers) * len(QUANTITIES) * config.layers
     maps = config.blocks * config.batch_size
-    return _FIXED + _PER_BLOCK * config.blocks + _PER_IMAGE * config.batch_size + _PER_MAP * maps + history
+    return _FIXED + _PER_BLOCK * config.blocks + _PER_IMAGE * config.batch_size + _PER_MAP * maps + history_bytes(config)
+
+
+def history_bytes(config: RunConfig) -> float:
+    """Of the records of one run in memory, at most."""
+    return 4.0 * min(max_columns(config.layers), config.steps) * len(QUANTITIES) * config.layers

@@ -18,14 +18,17 @@ import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import torch
 
 from gradviz import limits, machine
 from gradviz.config import FIELDS, ConfigError, RunConfig
 from gradviz.data import DataError, Shelf
+from gradviz.desk import Desk
 from gradviz.limits import Refused
 from gradviz.probe import Interrupted
 from gradviz.runs import History, Outcome, Run, Status, StepRecord, max_columns
@@ -39,6 +42,8 @@ log = logging.getLogger("gradviz")
 
 _SAVE_EVERY = 0.4  # seconds; with the time of the writing itself a kill costs less than one second of records
 _KEPT_BYTES = 128e6  # of ended runs held in memory; the store has them all
+_LOADS = 2  # runs that are read from the store at once
+_LOAD_COPIES = 3  # of its bytes that a run takes while it is read: SQLite's, joined, and as arrays
 _KEPT_PREVIEWS = 64
 _WATCHED = 10.0  # seconds after the last look; a page in front looks every second, one in the background less often
 _FIRST = 0.25  # of a slice, then a worker may go to whom it matters more: enough for a first picture of most nets
@@ -147,6 +152,9 @@ class RunManager:
         self._refused: Counter[str] = Counter()
         self._ended: Counter[Status] = Counter()
         self._kept: OrderedDict[str, Run] = OrderedDict()  # ended and in the store, last used last
+        self._about: WeakValueDictionary[str, Run] = WeakValueDictionary()  # those, and what a page still holds
+        self._loading: dict[str, Future[Run | None]] = {}  # who wants a run that somebody reads waits for that one
+        self._loads = Desk(_LOADS, memory_left=memory_left)
         self._changed = threading.Condition(threading.RLock())
         self._saving = threading.Lock()  # taken before _changed, never after
         self._closing = False
@@ -190,13 +198,24 @@ class RunManager:
         return run
 
     def get(self, id: str) -> Run | None:
-        """The live run, or the kept one with its records."""
+        """The live run, or the kept one with its records. Raises Refused if memory or patience do not suffice to read it."""
         with self._changed:
             if run := self.at_hand(id):
                 return run
             deletions = self._deletions
+            flight, mine = self._loading.get(id), False
+            if flight is None:
+                flight, mine = self._loading.setdefault(id, Future()), True
+        if mine:
+            try:
+                flight.set_result(self._load(id))
+            except BaseException as error:
+                flight.set_exception(error)
+            finally:
+                with self._changed:
+                    del self._loading[id]
         try:
-            run = self._store.load(id)
+            run = flight.result()
         except StoreError as error:
             self._warn(str(error))
             return None
@@ -208,6 +227,13 @@ class RunManager:
                 return run
         return self.get(id) if run else None  # something was deleted meanwhile, perhaps this
 
+    def _load(self, id: str) -> Run | None:
+        size = self._store.size(id)
+        if size is None:
+            return None
+        with self._loads.place(need=_LOAD_COPIES * size):
+            return self._store.load(id)
+
     def at_hand(self, id: str) -> Run | None:
         """The run if it is live or was looked at lately: nothing is read from the store."""
         with self._changed:
@@ -215,6 +241,8 @@ class RunManager:
                 return job.run
             if run := self._kept.get(id):
                 self._kept.move_to_end(id)
+            elif run := self._about.get(id):  # in memory anyway
+                self._keep(run)
             return run
 
     def list(self) -> list[Summary]:
@@ -340,7 +368,7 @@ class RunManager:
         """Stops the run and removes it with its records, from the store too."""
         with self._saving:
             with self._changed:
-                self._kept.pop(id, None)
+                self._forget(id)
                 if job := self._jobs.get(id):
                     if job.run.status.live:
                         self._stop(job)
@@ -350,7 +378,7 @@ class RunManager:
             except StoreError as error:
                 self._warn(str(error))
             with self._changed:
-                self._kept.pop(id, None)  # somebody may have read it while it was being deleted
+                self._forget(id)  # somebody may have read it while it was being deleted
                 self._deletions += 1
         log.info("event=deleted run=%s", json.dumps(id))
 
@@ -469,7 +497,7 @@ class RunManager:
         if run.clients:
             job.seen = self._clock()  # who has just asked for it looks at it
         self._jobs[run.id] = job
-        self._kept.pop(run.id, None)
+        self._forget(run.id)
         self._line_up(job)
 
     def _line_up(self, job: _Job, urgent: bool = False) -> None:
@@ -534,10 +562,14 @@ class RunManager:
         return left - sum(limits.memory_needed(job.run.config) for job in others if not job.run.history.steps)
 
     def _keep(self, run: Run) -> None:
-        self._kept[run.id] = run
+        self._kept[run.id] = self._about[run.id] = run
         self._kept.move_to_end(run.id)
         while len(self._kept) > 1 and sum(kept.history.nbytes for kept in self._kept.values()) > _KEPT_BYTES:
             self._kept.popitem(last=False)
+
+    def _forget(self, id: str) -> None:
+        self._kept.pop(id, None)
+        self._about.pop(id, None)
 
     # Workers
 

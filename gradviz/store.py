@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,16 @@ class RunStore:
             _deletion(row["deletion"]),
             _clients(row["clients"]),
         )
+
+    def size(self, id: str) -> int | None:
+        """Bytes of the run's records; None if there is no such run."""
+        if not re.fullmatch("[0-9a-f]{1,64}", id):
+            return None
+        parts = (("scalars", "length(data)"), ("columns", "length(data)"), ("samples", "length(numbers) + length(images)"))
+        query = " + ".join(f"(SELECT coalesce(sum({size}), 0) FROM {table} WHERE run = runs.id)" for table, size in parts)
+        with self._plainly(), closing(self._reader()) as db:
+            row = db.execute(f"SELECT {query} FROM runs WHERE id = ?", (id,)).fetchone()
+        return row and row[0]
 
     def list(self) -> list[Summary]:
         """All runs, newest first."""
@@ -401,10 +412,15 @@ def _code(error: sqlite3.Error) -> str:
 def _config(row: sqlite3.Row) -> RunConfig | None:
     """None for a config that this version does not know; such a run stays in the file."""
     try:
-        return RunConfig.from_dict(json.loads(row["config"]))
+        return _understood(row["config"])
     except (ConfigError, TypeError, ValueError):
         log.warning("event=config-unknown run=%s", row["id"])
         return None
+
+
+@lru_cache(maxsize=8192)  # a page lists thousands of runs at each of its script runs
+def _understood(config: str) -> RunConfig:
+    return RunConfig.from_dict(json.loads(config))
 
 
 def _clients(text: str | None) -> tuple[str, ...]:

@@ -278,6 +278,7 @@ class SweepRunner:
         self._ours: set[str] = set()  # of these, the ones that a sweep started
         self._tried: set[str] = set()  # run ids that were started once; a run that somebody stops is not forced on him again
         self._results: dict[str, Result] = {}  # of ended runs
+        self._mute: dict[str, float] = {}  # run id -> created, of ended runs that have no result
         self._lock = threading.RLock()
         self._ended = threading.Event()
         self._read()
@@ -331,10 +332,13 @@ class SweepRunner:
         """Of its ended runs, whoever started them; also of a sweep that was never started."""
         with self._lock:
             missing = {config.run_id: config for config in sweep.configs if config.run_id not in self._results}
-            if missing and sweep.id not in self._active:  # an active one is looked after by the thread
-                for summary in self._manager.list():
-                    if summary.id in missing and not summary.status.live:
-                        self._judge(missing[summary.id])
+            active = sweep.id in self._active
+        if missing and not active:  # an active one is looked after by the thread
+            for summary in self._manager.list():
+                # Not under the lock: to read a hundred runs takes a while. Those that say nothing are not read again.
+                if summary.id in missing and not summary.status.live and self._mute.get(summary.id) != summary.created:
+                    self._judge(missing[summary.id])
+        with self._lock:
             return {config: found for config in sweep.configs if (found := self._known(config, sweep.early))}
 
     def live(self, sweep: Sweep) -> list[Run]:
@@ -355,6 +359,8 @@ class SweepRunner:
             try:
                 with self._lock:
                     self._advance()
+            except Refused:
+                pass  # too little memory to read a run
             except Exception:  # the next look may go better; a sweep must not die of one bad moment
                 log.exception("event=sweep-error")
 
@@ -415,8 +421,13 @@ class SweepRunner:
     def _judge(self, config: RunConfig) -> None:
         """Keeps the result of an ended run, if it has one: a run that was cut short has none."""
         run = self._manager.get(config.run_id)
-        if run is not None and not run.status.live and (found := result(run)).outcome != UNFINISHED:
-            self._results[config.run_id] = found
+        if run is not None and not run.status.live:
+            found = result(run)
+            with self._lock:
+                if found.outcome != UNFINISHED:
+                    self._results[config.run_id] = found
+                else:
+                    self._mute[config.run_id] = run.created
 
     # The definitions
 

@@ -5,12 +5,15 @@ import streamlit as st
 
 from gradviz import anatomy, charts_anatomy
 from gradviz.anatomy import AnatomySample
+from gradviz.config import RunConfig
 from gradviz.diagnosis import diagnose
 from gradviz.live.figure import figure_panel
 from gradviz.live.motion import motion_panel
 from gradviz.runs import History, Run
+from gradviz.store import Summary
 from gradviz.theory import predict
 from gradviz.ui import controls
+from gradviz.ui.heavy import heavily
 from gradviz.ui.server import server
 from gradviz.words import gettext as _
 from gradviz.words import number
@@ -28,7 +31,7 @@ STEP, LAYER, VIEW, PLAYING = "anatomy_step", "anatomy_layer", "anatomy_view", "a
 manager = server().manager
 
 
-def chosen_run() -> Run | None:
+def chosen_run() -> Summary | None:
     summaries = [summary for summary in manager.list() if summary.steps]
     labels = {summary.id: f"{summary.config.summary} — {_(str(summary.status))}, {summary.steps}/{summary.config.steps}"
               for summary in summaries}
@@ -44,7 +47,7 @@ def chosen_run() -> Run | None:
         st.session_state[controls.RUN] = picked
         for key in (STEP, LAYER, PLAYING):
             st.session_state.pop(key, None)
-    return manager.get(picked)
+    return next(summary for summary in summaries if summary.id == picked)
 
 
 def recorded_steps(history: History) -> list[int]:
@@ -97,7 +100,17 @@ def scrub(steps: list[int]) -> int:
     return now
 
 
-def body(run: Run) -> None:
+def body(run_id: str, config: RunConfig) -> None:
+    """Reads the run itself: what is handed to a fragment stays in memory as long as its page is open."""
+
+    def drawn() -> None:
+        if run := manager.get(run_id):
+            picture(run)
+
+    heavily(drawn, [config])
+
+
+def picture(run: Run) -> None:
     history = run.history.snapshot()
     step = scrub(recorded_steps(history))
     column = history.column_of(step)
@@ -318,5 +331,5 @@ if run is not None:
     query = st.query_params.get("view", "")
     st.session_state.setdefault(VIEW, query if query in VIEWS else "layers")
     st.segmented_control(_("View"), list(VIEWS), key=VIEW, format_func=VIEWS.get, label_visibility="collapsed", required=True)
-    st.fragment(body, run_every=FRAME if st.session_state.get(PLAYING) else None)(run)
+    st.fragment(body, run_every=FRAME if st.session_state.get(PLAYING) else None)(run.id, run.config)
     st.query_params.from_dict({"run": run.id})

@@ -10,6 +10,7 @@ from gradviz.live.element import live_panel
 from gradviz.live.figure import figure_panel
 from gradviz.sweep import JUDGED, OUTCOMES
 from gradviz.ui import classroom, controls
+from gradviz.ui.heavy import heavily, said_if_refused
 from gradviz.ui.server import server
 from gradviz.words import gettext as _
 
@@ -20,6 +21,7 @@ manager, sweeps, room = server().manager, server().sweeps, server().classroom
 # What the buttons do
 
 
+@said_if_refused
 def pressed() -> None:
     """A button of a card. Whoever can open the page can send this, so each action looks itself whether it may."""
     word, _space, run_id = str(st.session_state[CARDS].get("action") or "").partition(" ")
@@ -219,7 +221,7 @@ def everybody() -> None:
         st.info(_("Nobody has started a run yet. Start one in the Lab, and its card appears here by itself."),
                 icon=":material/info:")  # fmt: skip
     cards_panel(classroom.is_teacher(), sum(not summary.status.live for summary in summaries), CARDS, pressed)
-    border(summaries)
+    heavily(lambda: border(summaries))
 
 
 if run := manager.get(st.session_state.pop(OPEN, "")):

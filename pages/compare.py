@@ -14,6 +14,7 @@ from gradviz.live.wire import RANGES
 from gradviz.runs import QUANTITIES
 from gradviz.sweep import setting_text
 from gradviz.ui import classroom
+from gradviz.ui.heavy import heavily, said_if_refused
 from gradviz.ui.server import server
 from gradviz.words import gettext as _
 
@@ -37,6 +38,7 @@ def choose(ids) -> None:
     st.session_state[CHOSEN] = list(dict.fromkeys(ids))[-MOST:]
 
 
+@said_if_refused
 def start_changed(run_id: str, change: str) -> None:
     base = manager.get(run_id)
     if base is None:
@@ -50,7 +52,7 @@ def start_changed(run_id: str, change: str) -> None:
 
 
 def names_of(runs) -> dict:
-    """A name for each run that says what tells it from the others."""
+    """A name for each run, or summary of one, that says what tells it from the others."""
     varied = [name for name in FIELDS if len({getattr(run.config, name) for run in runs}) > 1]
     return {
         f"{number} · " + (" · ".join(setting_text(name, getattr(run.config, name)) for name in varied) or run.config.summary): run
@@ -102,6 +104,8 @@ def pictures(runs: dict) -> None:
         _("Profile at"), ["start", "end"], default="start", key="compare_when", format_func=lambda word: _(word),
     )
     recorded = {name: run for name, run in runs.items() if run.history.steps}
+    if not recorded:
+        return  # deleted meanwhile
     profiles = {name: quantity_at(run, quantity, last=when == "end") for name, run in recorded.items()}
     figure_panel(charts.profile_figure(profiles, quantity), "profile", _("Profiles over depth"), f"{ids} {quantity}")
     st.caption(_("Each line is one run, input at the left. A line that falls to the left vanishes on the way back; one that "
@@ -121,19 +125,18 @@ def pictures(runs: dict) -> None:
 summaries = {summary.id: summary for summary in manager.list()}
 if CHOSEN not in st.session_state:
     asked = st.query_params["runs"].split(",") if "runs" in st.query_params else st.session_state.get(KEPT, [])
-    choose(run_id for run_id in asked if manager.get(run_id))
-st.session_state[CHOSEN] = [run_id for run_id in st.session_state[CHOSEN] if manager.get(run_id)]
+    choose(run_id for run_id in asked if run_id in summaries)
+st.session_state[CHOSEN] = [run_id for run_id in st.session_state[CHOSEN] if run_id in summaries]
 
 st.title(_("Compare runs"), anchor=False)
 st.multiselect(
-    _("Runs, two to eight"), list(dict.fromkeys([*summaries, *st.session_state[CHOSEN]])), key=CHOSEN, max_selections=MOST,
-    format_func=lambda run_id: f"{(manager.get(run_id) if run_id not in summaries else summaries[run_id]).config.summary} · "
-    f"{_('seed')} {(manager.get(run_id) if run_id not in summaries else summaries[run_id]).config.seed} · {run_id[:4]}",
+    _("Runs, two to eight"), list(summaries), key=CHOSEN, max_selections=MOST,
+    format_func=lambda run_id: f"{summaries[run_id].config.summary} · {_('seed')} {summaries[run_id].config.seed} · {run_id[:4]}",
 )
-chosen = [run for run_id in st.session_state[CHOSEN] if (run := manager.get(run_id))]
-st.session_state[KEPT] = [run.id for run in chosen]
+chosen = [summaries[run_id] for run_id in st.session_state[CHOSEN] if run_id in summaries]
+st.session_state[KEPT] = [summary.id for summary in chosen]
 if chosen:
-    st.query_params.from_dict({"runs": ",".join(run.id for run in chosen)})
+    st.query_params.from_dict({"runs": ",".join(summary.id for summary in chosen)})
 else:
     st.query_params.clear()
 if not summaries:
@@ -142,6 +145,7 @@ elif len(chosen) < 2:
     st.info(_("Choose two runs or more, or make a second one with a click below."), icon=":material/info:")
 if chosen:
     named = names_of(chosen)
+    configs = [summary.config for summary in chosen]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         base = st.selectbox(_("A new run: the same as this one, but …"), list(named), key="compare_base", width=320)
         for change in CHANGES:
@@ -149,11 +153,26 @@ if chosen:
                       disabled=classroom.locked())  # fmt: skip
     if refusal := st.session_state.pop("compare_refusal", ""):
         st.error(refusal)
-    settings_table(named)
-    if any(run.history.steps for run in chosen):
 
-        @st.fragment(run_every=3 if any(run.status.live for run in chosen) else None)
-        def drawn() -> None:
-            pictures(named)
+    # A session keeps what is named here until its next script run, so the records of eight deep runs are not.
+    given = []
 
-        drawn()
+    def read() -> dict:
+        return {name: run for name, summary in named.items() if (run := manager.get(summary.id))}
+
+    @st.fragment(run_every=3 if any(summary.status.live for summary in chosen) else None)
+    def drawn() -> None:
+        if given:
+            pictures(given.pop())
+        else:
+            heavily(lambda: pictures(read()), configs)
+
+    def all_of_it() -> None:
+        runs = read()
+        if runs:
+            settings_table(runs)
+        if any(run.history.steps for run in runs.values()):
+            given.append(runs)
+            drawn()
+
+    heavily(all_of_it, configs)

@@ -13,6 +13,7 @@ from gradviz.model import parameter_count
 from gradviz.runs import Run, Status
 from gradviz.theory import critical_range, depth_marks, predict
 from gradviz.ui import classroom, controls
+from gradviz.ui.heavy import said_if_refused
 from gradviz.ui.server import server
 from gradviz.words import gettext as _
 
@@ -122,10 +123,14 @@ def diagnosis_words(run: Run) -> None:
     with st.expander(_("The diagnosis in full: what was measured, what is likely the cause, what to try next"),
                      key="diagnosis", on_change="rerun") as panel:  # fmt: skip
         if panel.open:
-            st.fragment(_diagnosis, run_every=2 if run.status.live else None)(run)
+            st.fragment(_diagnosis, run_every=2 if run.status.live else None)(run.id)
 
 
-def _diagnosis(run: Run) -> None:
+@said_if_refused
+def _diagnosis(run_id: str) -> None:
+    """Reads the run itself: what is handed to a fragment stays in memory as long as its page is open."""
+    if (run := manager.get(run_id)) is None:
+        return
     diagnosis = diagnose(run)
     st.markdown(f"**{_(str(diagnosis.verdict)).capitalize()}.** {diagnosis.sentence}")
     for title, lines in (
@@ -170,6 +175,7 @@ def earlier_runs() -> None:
         )
 
 
+@said_if_refused
 def open_run() -> None:
     run = manager.get(st.session_state["open_run"] or "")
     if run is not None:
@@ -219,3 +225,4 @@ if run is not None and run.history.steps:
     with st.expander(_("The data of this run")):
         downloads(run)
 controls.write_url()
+run = None  # Streamlit keeps the page's names with the session; they must not keep the records

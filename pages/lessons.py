@@ -12,6 +12,7 @@ from gradviz.live.figure import figure_panel
 from gradviz.sweep import Sweep, cost, estimate, measured_rate
 from gradviz.theory import predict
 from gradviz.ui import classroom
+from gradviz.ui.heavy import heavily
 from gradviz.ui.server import server
 from gradviz.words import gettext as _
 
@@ -199,6 +200,11 @@ def one(lesson: Lesson, plain: bool) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(_("Your prediction: **{answer}**").format(answer=answer_text(lesson, prediction)))
         st.button(_("Predict anew"), key="anew", type="tertiary", on_click=go, kwargs={PREDICTION: None})
+    heavily(lambda: answered(lesson, sweep, prediction, plain), sweep.configs)
+
+
+def answered(lesson: Lesson, sweep: Sweep, prediction: str, plain: bool) -> None:
+    """Below the prediction: what its runs show."""
     runs = [manager.get(config.run_id) for config in sweep.configs]
     done = [run for run in runs if ended(run, lesson.early)]
     missing = [config for config, run in zip(sweep.configs, runs, strict=True) if not ended(run, lesson.early)]

@@ -10,6 +10,7 @@ from gradviz.config import DATASETS, FIELDS, OPTIMIZERS, ConfigError, RunConfig
 from gradviz.live.figure import figure_panel
 from gradviz.sweep import AXES, JUDGED, OUTCOMES, Sweep, border, cost, estimate, measured_rate, remedy_name
 from gradviz.ui import classroom
+from gradviz.ui.heavy import heavily
 from gradviz.ui.server import server
 from gradviz.words import gettext as _
 
@@ -207,7 +208,7 @@ def picture(sweep: Sweep) -> None:
     with st.expander(_("Every run")):
         table = results_table(sweep, results)
         st.dataframe(table, hide_index=True, width="stretch")
-        st.download_button(_("Download as CSV"), table.to_csv(index=False), "gradviz-sweep.csv", on_click="ignore")
+        st.download_button(_("Download as CSV"), lambda: table.to_csv(index=False), "gradviz-sweep.csv", on_click="ignore")
 
 
 def open_sweep() -> None:
@@ -229,9 +230,9 @@ if known:
     )
 if kept:
     st.subheader(kept.name, anchor=False)
-    picture(kept)
+    heavily(lambda: picture(kept))
 else:
     asked = question()
     if asked:
-        picture(asked)
+        heavily(lambda: picture(asked))
     write_url(None)

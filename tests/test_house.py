@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 # A room imports only rooms that stand before it.
 ORDER = """
     words config machine settings
-    anatomy runs limits data model treatment probe ahead
+    anatomy runs limits desk data model treatment probe ahead
     stem_statistics theory trainer store workers
     diagnosis manager sweep lessons charts charts_anatomy reproduce codegen export classroom
     live ui

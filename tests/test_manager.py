@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from gradviz.data import DataError, Shelf
 from gradviz.limits import Refused, memory_needed
 from gradviz.manager import RunManager
 from gradviz.probe import Interrupted
-from gradviz.runs import QUANTITIES, Outcome, Run, Status, StepRecord
+from gradviz.runs import QUANTITIES, History, Outcome, Run, Status, StepRecord
 from gradviz.settings import Limits
 from gradviz.store import RunStore
 from gradviz.trainer import Trainer
@@ -722,9 +724,71 @@ def test_an_ended_run_leaves_memory_for_the_store_and_comes_back(
         assert manager.wait(run.id, 60)
     until(lambda: not manager._jobs)
     assert len(manager._kept) == 1
-    again = manager.get(runs[0].id)
-    assert again is not runs[0]
-    assert np.array_equal(again.history.columns, runs[0].history.columns) and again.test_accuracy == 0.75
+    id, columns, gone = runs[0].id, runs[0].history.columns, weakref.ref(runs[0])
+    assert manager.get(id) is runs[0]  # what a page holds is in memory anyway
+    manager.get(runs[1].id)
+    del runs, run
+    until(lambda: gone() is None)
+    again = manager.get(id)
+    assert np.array_equal(again.history.columns, columns) and again.test_accuracy == 0.75
+
+
+class SlowStore(RunStore):
+    """Reads runs when it is allowed to, and counts."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self.allowed, self.counting = threading.Event(), threading.Lock()
+        self.loads: list[str] = []
+        self.most = self._now = 0
+
+    def load(self, id: str) -> Run | None:
+        with self.counting:
+            self.loads.append(id)
+            self._now += 1
+            self.most = max(self.most, self._now)
+        assert self.allowed.wait(60)
+        try:
+            return super().load(id)
+        finally:
+            with self.counting:
+                self._now -= 1
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[SlowStore]:
+    slow = SlowStore(tmp_path / "slow")
+    slow.save(*(Run(seeded(seed), History(SMALL.layers), Status.FINISHED) for seed in range(10)))
+    yield slow
+    slow.close()
+
+
+def test_a_run_that_many_ask_for_is_read_once_and_few_runs_are_read_at_once(slow: SlowStore, shelf: Shelf) -> None:
+    manager = RunManager(slow, shelf)
+    ids = [seeded(seed).run_id for seed in range(10)]
+    with ThreadPoolExecutor(60) as people:
+        asked = [people.submit(manager.get, id) for id in ids * 6]
+        until(lambda: slow.loads)
+        assert not any(answer.done() for answer in asked)
+        slow.allowed.set()
+        got = [answer.result(60) for answer in asked]
+    assert [run.id for run in got] == ids * 6 and len({id(run) for run in got}) == 10
+    assert sorted(slow.loads) == sorted(ids) and slow.most <= 2
+    manager.close()
+
+
+def test_a_run_is_not_read_while_too_little_memory_is_left(slow: SlowStore, shelf: Shelf) -> None:
+    slow.allowed.set()
+    left = 1e6
+    manager = RunManager(slow, shelf, memory_left=lambda: left)
+    with pytest.raises(Refused, match="too little memory left for this now: 1 MB, ") as refusal:
+        manager.get(SMALL.run_id)
+    assert refusal.value.reason == "memory" and manager.get("0123456789ab") is None
+    left = 1e9
+    assert manager.get(SMALL.run_id).config == SMALL
+    left = 1e6
+    assert manager.get(SMALL.run_id).config == SMALL  # it is there
+    manager.close()
 
 
 def test_a_deleted_run_is_gone_also_when_it_was_being_trained(managed: Callable, stage: Stage, store: RunStore) -> None:

@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from gradviz.classroom import Classroom
 from gradviz.diagnosis import CHANCE, Verdict
+from gradviz.limits import Refused
 from gradviz.live import wire
 from gradviz.live.element import words as live_words
 from gradviz.live.routes import NEVER, script_route, script_url
@@ -167,7 +168,10 @@ class Board:
                 cards[summary.id] = old
                 continue
             late = self._clock() > deadline and not summary.status.live
-            run = None if late else self._manager.get(summary.id)
+            try:
+                run = None if late else self._manager.get(summary.id)
+            except Refused:
+                run = None  # with one of the next looks
             self._states[summary.id] = () if run is None else state
             card = _card(summary, places.get(summary.id), names[summary.id])
             codes = b""

@@ -23,6 +23,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from gradviz.config import RunConfig
+from gradviz.desk import RETRY
+from gradviz.limits import Refused
 from gradviz.live import wire
 from gradviz.live.metrics import CONTENT_TYPE
 from gradviz.manager import Preview
@@ -36,6 +38,7 @@ _PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 _FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}  # the URL carries the version
 NEVER = {"Cache-Control": "no-store"}
 _FEW_COLUMNS = 50
+_AT_ONCE = 4  # runs that are read or packed at once: each takes some ten megabytes meanwhile
 _SAID_AGAIN = 1.0  # seconds for which a training run's verdict is not worked out again
 
 
@@ -80,13 +83,18 @@ def build_routes(
     and the seconds it is expected to wait. `get_at_hand(id)` gives the run if nothing need be read for that.
     """
 
+    few = anyio.CapacityLimiter(_AT_ONCE)
+
     async def answer(request: Request, make: Callable[[Run], bytes]) -> Response:
         """In a thread, since reading an old run from the store or packing a long one would hold up everybody's pages."""
 
         def work() -> Response:
-            return _made(get_run(request.path_params["id"]), make)
+            try:
+                return _made(get_run(request.path_params["id"]), make)
+            except Refused as refusal:
+                return _refuse(503, str(refusal))
 
-        return await anyio.to_thread.run_sync(work)
+        return await anyio.to_thread.run_sync(work, limiter=few)
 
     async def run_delta(request: Request) -> Response:
         query = request.query_params
@@ -232,7 +240,8 @@ def _binary(body: bytes) -> Response:
 
 
 def _refuse(status: int, sentence: str) -> Response:
-    return PlainTextResponse(sentence, status, headers=NEVER)
+    later = {"Retry-After": str(RETRY)} if status == 503 else {}
+    return PlainTextResponse(sentence, status, headers={**NEVER, **later})
 
 
 def _whole(text: str, name: str) -> int:

@@ -8,6 +8,7 @@ import streamlit as st
 
 from gradviz.classroom import Classroom
 from gradviz.data import Shelf
+from gradviz.desk import Desk
 from gradviz.manager import RunManager
 from gradviz.settings import Settings
 from gradviz.store import RunStore
@@ -24,6 +25,8 @@ class Server:
     sweeps: SweepRunner
     classroom: Classroom
     nursery: Nursery | None  # None: trainings are threads of this process
+    desk: Desk  # for pictures of many runs
+    exports: Desk  # for files to take home; a slow line keeps its place for long
 
 
 @st.cache_resource(show_spinner=False)
@@ -37,7 +40,7 @@ def server() -> Server:
     # One worker stays free of sweeps, for whoever presses Start.
     sweeps = SweepRunner(manager, settings.store / "sweeps", at_once=max(1, settings.workers - 1))
     classroom = Classroom(settings.store / "classroom.json", settings.pin)
-    return Server(settings, shelf, store, manager, sweeps, classroom, nursery)
+    return Server(settings, shelf, store, manager, sweeps, classroom, nursery, Desk(2), Desk(6, share=3))
 
 
 def close_server() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from gradviz.limits import Refused
 from gradviz.ui import classroom
 from gradviz.words import gettext as _
 
@@ -28,4 +29,7 @@ page = st.navigation(
     position="top",
 )
 classroom.frame(lessons)
-page.run()
+try:
+    page.run()
+except Refused as refusal:  # too little memory to read a run, say
+    st.warning(str(refusal), icon=":material/memory:")

@@ -1,0 +1,180 @@
+"""Desk: where heavy work of the server waits for its place. Loads of runs, pictures of many runs, exports.
+
+Each takes memory and a core for a while, and anybody may ask for any number of them. So many are done at once; the rest
+wait in a line in which a person's second wish stands behind everybody's first. Nothing new is begun while the system has
+too little memory left, for it would end the whole server, with everybody's runs: a refusal is one sentence.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from gradviz import machine
+from gradviz.limits import Refused
+from gradviz.words import gettext as _
+
+RESERVE = 150e6  # bytes that stay free for what is not heavy: the pages, and the steps of the trainings
+PATIENCE = 60.0  # seconds in the line
+RETRY = 10  # seconds after which it is worth while to ask again
+_LONGEST = 100  # of all who wait
+_LONGEST_OF_ONE = 30  # of one person; a class behind one address counts as one where nothing else is known
+_REMEMBERED = 1000  # people
+_LOOK = 0.2  # seconds between two looks at the memory
+_TIDY = 5.0  # seconds between two tries to give memory back
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One wish at the desk."""
+
+    who: str
+    number: int  # counts the wishes
+    need: float  # bytes
+    came: float  # when it came
+    taken: bool = False  # has a place
+
+
+class Desk:
+    """At most `places` at once. Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        places: int = 2,
+        share: int | None = None,
+        memory_left: Callable[[], float | None] = machine.memory_left,
+        reserve: float = RESERVE,
+        patience: float = PATIENCE,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """`share`: places that one person may have. `memory_left`: bytes, or None if that cannot be known."""
+        self._places, self._share = places, share or places
+        self._memory_left, self._reserve = memory_left, reserve
+        self._patience, self._clock = patience, clock
+        self._changed = threading.Condition()
+        self._waiting: list[Ticket] = []
+        self._taken: list[Ticket] = []
+        self._count = 0
+        self._last: OrderedDict[str, int] = OrderedDict()  # who -> when he last had a place, counted in tickets
+        self._tidied = -_TIDY
+
+    @contextmanager
+    def place(self, who: str = "", need: float = 0.0, said: Callable[[int], None] = lambda _place: None) -> Iterator[None]:
+        """Waits for a place and holds it. `need`: bytes that the work takes. `said(place)`: told the place in the line while
+        it waits, every second and when it changes; what it raises ends the waiting. Raises Refused."""
+        ticket = self.line_up(who, need)
+        try:
+            spoke, place = -1.0, None
+            while not self.serve(ticket):
+                if (now := self.position(ticket)) != place or self._clock() - spoke >= 1.0:
+                    said(place := now)
+                    spoke = self._clock()
+                with self._changed:
+                    self._changed.wait(_LOOK)
+            yield
+        finally:
+            self.leave(ticket)
+
+    def line_up(self, who: str = "", need: float = 0.0) -> Ticket:
+        """Ask `serve` until it is true, and `leave` in any case. Raises Refused if too many wait."""
+        with self._changed:
+            mine = sum(ticket.who == who for ticket in self._waiting)
+            if len(self._waiting) >= _LONGEST or (who and mine >= _LONGEST_OF_ONE):
+                raise Refused("busy", _("The server is busy: {n} wishes like this one wait already. Try again in {s} s.").format(
+                    n=len(self._waiting), s=RETRY))  # fmt: skip
+            self._count += 1
+            ticket = Ticket(who, self._count, need, self._clock())
+            self._waiting.append(ticket)
+            return ticket
+
+    def serve(self, ticket: Ticket) -> bool:
+        """Whether it has a place now. Raises Refused if that will not be, for want of memory or of patience."""
+        with self._changed:
+            if ticket.taken:
+                return True
+            others = len(self._taken)
+            if others < self._places and ticket is self._next():
+                left = self._left(ticket.need)
+                if left is None or left >= self._reserve + ticket.need:
+                    self._waiting.remove(ticket)
+                    self._taken.append(ticket)
+                    ticket.taken = True
+                    self._count += 1
+                    self._last[ticket.who] = self._count
+                    self._last.move_to_end(ticket.who)
+                    while len(self._last) > _REMEMBERED:
+                        self._last.popitem(last=False)
+                    return True
+                if not others or self._clock() - ticket.came > self._patience:  # nobody gives any back
+                    raise Refused("memory", too_little(left, ticket.need, self._reserve))
+            elif self._clock() - ticket.came > self._patience:
+                raise Refused("busy", _("The server is busy with other people's wishes. Try again in {n} s.").format(n=RETRY))
+            return False
+
+    def leave(self, ticket: Ticket) -> None:
+        """Gives the place back, or the one in the line. A second time does nothing."""
+        with self._changed:
+            for tickets in (self._waiting, self._taken):
+                if ticket in tickets:
+                    tickets.remove(ticket)
+            self._changed.notify_all()
+
+    def position(self, ticket: Ticket) -> int:
+        """1 for the next in the line; 0 for who has a place."""
+        with self._changed:
+            if ticket.taken:
+                return 0
+            return self._order().index(ticket) + 1
+
+    @property
+    def busy(self) -> int:
+        """Who has a place or waits for one."""
+        with self._changed:
+            return len(self._waiting) + len(self._taken)
+
+    def _order(self) -> list[Ticket]:
+        """Who waits, next first: everybody's first before anybody's second, and among these who had a
+        place longest ago."""
+        had = [ticket.who for ticket in self._taken]
+        ranked: list[tuple[int, int, int, Ticket]] = []
+        for ticket in self._waiting:  # in the order of coming
+            ranked.append((had.count(ticket.who), self._last.get(ticket.who, 0), ticket.number, ticket))
+            had.append(ticket.who)
+        ranked.sort(key=lambda entry: entry[:3])
+        return [ticket for *_rank, ticket in ranked]
+
+    def _next(self) -> Ticket | None:
+        taken = [ticket.who for ticket in self._taken]
+        return next((ticket for ticket in self._order() if taken.count(ticket.who) < self._share), None)
+
+    def _left(self, need: float) -> float | None:
+        left = self._memory_left()
+        if left is not None and left < self._reserve + need and self._clock() - self._tidied >= _TIDY:
+            self._tidied = self._clock()
+            give_back()
+            left = self._memory_left()
+        return left
+
+
+def too_little(left: float, need: float, reserve: float = RESERVE) -> str:
+    """The sentence of a refusal for want of memory."""
+    return _("The server has too little memory left for this now: {left:,.0f} MB, where this takes some {need:,.0f} MB and "
+             "{reserve:,.0f} MB stay free. Try again in a while.").format(
+                 left=left / 1e6, need=need / 1e6, reserve=reserve / 1e6)
+
+
+def give_back() -> None:
+    """Has the process hand memory that it no longer uses to the system, which counts it as taken until then."""
+    gc.collect()
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL(None).malloc_trim(0)
+        except (OSError, AttributeError):
+            pass  # another C library

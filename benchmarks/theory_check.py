@@ -1,6 +1,6 @@
 """The theory against real nets: `python -m benchmarks.theory_check` prints the table of docs/theory.md.
 
-Each row: medians over random nets in float64, each on its own batch, against `gradviz.theory.predict`.
+Each row: medians over random nets in float64, each on its own batch, against `gradviz.lenet.theory.predict`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gradviz import theory
 from gradviz.config import RunConfig
 from gradviz.data import Dataset, Shelf
+from gradviz.lenet.theory import predict as theory
 from gradviz.model import DeepLeNet, initialise
 from gradviz.settings import Settings
 

@@ -20,10 +20,10 @@ from plotly.subplots import make_subplots
 
 from gradviz.config import RunConfig
 from gradviz.diagnosis import CHANCE
+from gradviz.lenet.theory.predict import predict
 from gradviz.lessons import ARTICLE_BORDERS, Lesson, net_name
 from gradviz.runs import QUANTITIES, History, Run
 from gradviz.sweep import DIVERGED, STARTED, STUCK, TRAINED, UNFINISHED, Result, Sweep, result
-from gradviz.theory import predict
 from gradviz.words import gettext as _
 from gradviz.words import scientific
 

@@ -15,8 +15,8 @@ from plotly.subplots import make_subplots
 
 from gradviz import anatomy
 from gradviz.anatomy import AnatomySample, BlockDeletion, Picture
+from gradviz.lenet.theory.predict import Prediction
 from gradviz.runs import History
-from gradviz.theory import Prediction
 from gradviz.words import gettext as _
 from gradviz.words import number
 

@@ -7,11 +7,11 @@ from gradviz import anatomy, charts_anatomy
 from gradviz.anatomy import AnatomySample
 from gradviz.config import RunConfig
 from gradviz.diagnosis import diagnose
+from gradviz.lenet.theory.predict import predict
 from gradviz.live.figure import figure_panel
 from gradviz.live.motion import motion_panel
 from gradviz.runs import History, Run
 from gradviz.store import Summary
-from gradviz.theory import predict
 from gradviz.ui import controls
 from gradviz.ui.heavy import heavily
 from gradviz.ui.server import server

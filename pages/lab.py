@@ -8,10 +8,10 @@ import streamlit as st
 from gradviz import codegen, export
 from gradviz.config import RunConfig
 from gradviz.diagnosis import diagnose
+from gradviz.lenet.theory.predict import critical_range, depth_marks, predict
 from gradviz.live.element import live_panel, preview_panel
 from gradviz.model import parameter_count
 from gradviz.runs import Run, Status
-from gradviz.theory import critical_range, depth_marks, predict
 from gradviz.ui import classroom, controls
 from gradviz.ui.heavy import said_if_refused
 from gradviz.ui.server import server

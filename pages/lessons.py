@@ -6,11 +6,11 @@ import pandas as pd
 import streamlit as st
 
 from gradviz import charts
+from gradviz.lenet.theory.predict import predict
 from gradviz.lessons import DIGITS_DIFFER, LESSONS, OPEN, RESULTS, Finding, Lesson, ended, net_name, number
 from gradviz.live.element import live_panel
 from gradviz.live.figure import figure_panel
 from gradviz.sweep import Sweep, cost, estimate, measured_rate
-from gradviz.theory import predict
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily
 from gradviz.ui.server import server

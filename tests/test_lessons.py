@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from gradviz.config import RunConfig
 from gradviz.data import Shelf
+from gradviz.lenet.theory.predict import predict
 from gradviz.lessons import (
     LESSONS,
     NOT,
@@ -28,7 +29,6 @@ from gradviz.lessons import (
     number,
 )  # fmt: skip
 from gradviz.runs import QUANTITIES, History, Run, Status
-from gradviz.theory import predict
 from gradviz.trainer import Trainer
 from gradviz.ui.server import server
 from gradviz.words import scientific

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from test_lab import opened
 
-from gradviz import theory
 from gradviz.__main__ import main
 from gradviz.codegen import code
 from gradviz.config import ACTIVATIONS, CRITICAL_RANGE, FIELDS, INITS, PRESETS, RunConfig
 from gradviz.data import Dataset, Shelf
 from gradviz.diagnosis import Verdict, diagnose
+from gradviz.lenet.theory import predict as theory
 from gradviz.model import DeepLeNet, initialise, parameter_count
 from gradviz.runs import QUANTITIES, History, Run, Status
 from gradviz.trainer import Trainer

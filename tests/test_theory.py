@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.theory_check import QUANTITIES, measured, medians, slope
-from gradviz import stem_statistics, theory
 from gradviz.config import RunConfig
 from gradviz.data import Dataset, Shelf
+from gradviz.lenet.theory import predict as theory
+from gradviz.lenet.theory import stem_statistics
 
 BATCH = 32
 

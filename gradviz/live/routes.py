@@ -24,12 +24,12 @@ from starlette.routing import Route
 
 from gradviz.config import RunConfig
 from gradviz.desk import RETRY
+from gradviz.lenet.theory.predict import predict
 from gradviz.limits import Refused
 from gradviz.live import wire
 from gradviz.live.metrics import CONTENT_TYPE
 from gradviz.manager import Preview
 from gradviz.runs import Run, Status
-from gradviz.theory import predict
 from gradviz.trainer import preview_images
 
 PREVIEW_SECONDS = 5.0  # how long a request waits for a preview before it answers 202, and the client asks again

@@ -1,4 +1,5 @@
-"""Measures what the theory needs to know about real images: `python -m gradviz.stem_statistics` writes stem_statistics.json.
+"""Measures what the theory needs to know about real images, and writes it to stem_statistics.json beside it:
+`python -m gradviz.lenet.theory.stem_statistics`.
 
 The blocks are predicted by formulas alone, but the first two convolutions see pictures, and no formula knows those.
 So random stems are drawn, real batches are sent through, and averages are kept. Forward: mean and second moments of
@@ -22,7 +23,7 @@ from gradviz.data import Shelf
 from gradviz.settings import Settings
 
 FILE = Path(__file__).with_name("stem_statistics.json")
-COMMAND = "python -m gradviz.stem_statistics"
+COMMAND = "python -m gradviz.lenet.theory.stem_statistics"
 # Weights from U(−a, a). Between these the theory interpolates in log a: only the ratio of weights to biases
 # matters, and every statistic is a smooth function of it.
 INIT_RANGES = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 2.0)

@@ -1,0 +1,1 @@
+"""The article's experiment: a deep LeNet, what theory says of it, and what it teaches."""

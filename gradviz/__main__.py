@@ -109,6 +109,7 @@ def _train(given: dict[str, Any]) -> int:
     run = Run(config, History(config.layers, max_columns(config.layers)), Status.RUNNING, device_text(device))
     with _stop_signals() as received:
         trainer = Trainer(config, data, device, interrupt=lambda: bool(received))
+        run.arithmetic = trainer.arithmetic
         report = _JsonLines(run) if as_json else _Text(run)
         try:
             for record in trainer:
@@ -171,6 +172,7 @@ class _JsonLines:
         _print_json(
             status=outcome.status, verdict=verdict, test_accuracy=outcome.test_accuracy, seconds=round(outcome.seconds, 3),
             message=outcome.message, dataset=config.dataset, device=self._run.device,
+            arithmetic=self._run.arithmetic.to_dict(),
         )  # fmt: skip
 
 

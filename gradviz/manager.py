@@ -26,6 +26,7 @@ from weakref import WeakValueDictionary
 import torch
 
 from gradviz import limits, machine
+from gradviz.arithmetic import Arithmetic
 from gradviz.config import FIELDS, ConfigError, RunConfig
 from gradviz.data import DataError, Shelf
 from gradviz.desk import Desk
@@ -57,6 +58,7 @@ class Training(Protocol):
     """What the manager asks of a Trainer."""
 
     device: torch.device | str  # of a training elsewhere in words
+    arithmetic: Arithmetic | None
     outcome: Outcome | None  # how it ended, once the iteration has
 
     def __iter__(self) -> Iterator[StepRecord]: ...
@@ -599,6 +601,7 @@ class RunManager:
                 job.training = self._train(run.config, job.stop.is_set)
                 device = job.training.device
                 run.device = device if isinstance(device, str) else device_text(device)
+                run.arithmetic = job.training.arithmetic
                 job.records = iter(job.training)
             training, records = job.training, job.records
             if not self._goes_on(job):

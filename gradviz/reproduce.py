@@ -71,6 +71,7 @@ class Bench:
             raise TimeUp
         run = Run(config, History(config.layers, max_columns(config.layers)), Status.RUNNING, self.device)
         trainer = Trainer(config, self._data, self._device)
+        run.arithmetic = trainer.arithmetic
         for record in trainer:
             run.history.append(record)
             run.nonfinite_layer = run.nonfinite_layer or record.nonfinite_layer

@@ -12,6 +12,7 @@ from enum import StrEnum
 import numpy as np
 
 from gradviz.anatomy import AnatomySample, BlockDeletion, PackedSample
+from gradviz.arithmetic import Arithmetic
 from gradviz.config import RunConfig
 
 # Per layer and step, in this order in every array. All are measured, none is smoothed.
@@ -200,6 +201,7 @@ class Run:
     created: float = field(default_factory=time.time)  # Unix time
     deletion: BlockDeletion | None = None  # once finished, with shortcut
     clients: tuple[str, ...] = ()  # the people who asked for it; empty: work that nobody sits before
+    arithmetic: Arithmetic | None = None  # None before it begins, and of runs kept before this was noted
 
     @property
     def id(self) -> str:

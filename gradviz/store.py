@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from gradviz.anatomy import BlockDeletion, PackedSample
+from gradviz.arithmetic import Arithmetic
 from gradviz.config import ConfigError, RunConfig
 from gradviz.runs import QUANTITIES, History, Run, Status
 
@@ -30,7 +31,7 @@ log = logging.getLogger("gradviz")
 
 INTERRUPTED = "The server ended while this run was live; its records up to then are kept."
 
-_VERSION = 3  # PRAGMA user_version
+_VERSION = 4  # PRAGMA user_version
 _SCHEMA = """
 CREATE TABLE runs (
     id TEXT PRIMARY KEY, config TEXT, status TEXT, device TEXT, message TEXT, nonfinite_layer TEXT,
@@ -55,6 +56,7 @@ CREATE TABLE samples ( -- numbers, images: .npz, as in anatomy.PackedSample
 );
 """
 _SINCE_3 = "ALTER TABLE runs ADD COLUMN clients TEXT;"  # as JSON
+_SINCE_4 = "ALTER TABLE runs ADD COLUMN arithmetic TEXT;"  # as JSON
 _REASONS = {
     "SQLITE_BUSY": "another program holds it locked",
     "SQLITE_READONLY": "it may not be written",
@@ -180,6 +182,7 @@ class RunStore:
             row["created"],
             _deletion(row["deletion"]),
             _clients(row["clients"]),
+            _arithmetic(row["arithmetic"]),
         )
 
     def size(self, id: str) -> int | None:
@@ -272,6 +275,7 @@ class RunStore:
             "stride": stride,
             "deletion": json.dumps(dataclasses.asdict(run.deletion)) if run.deletion else None,
             "clients": json.dumps(run.clients),
+            "arithmetic": json.dumps(run.arithmetic.to_dict()) if run.arithmetic else None,
         }
         # An upsert, not INSERT OR REPLACE: that would delete the row first and, with it, all its records.
         self._db.execute(
@@ -363,8 +367,8 @@ class RunStore:
                 )
             if version < _VERSION:
                 db.executescript(
-                    f"BEGIN; {_SCHEMA if version == 0 else ''} {_SINCE_2 if version < 2 else ''} {_SINCE_3} "
-                    f"PRAGMA user_version = {_VERSION}; COMMIT;"
+                    f"BEGIN; {_SCHEMA if version == 0 else ''} {_SINCE_2 if version < 2 else ''} "
+                    f"{_SINCE_3 if version < 3 else ''} {_SINCE_4} PRAGMA user_version = {_VERSION}; COMMIT;"
                 )
             live = [str(status) for status in Status if status.live]
             db.execute(
@@ -425,6 +429,13 @@ def _understood(config: str) -> RunConfig:
 
 def _clients(text: str | None) -> tuple[str, ...]:
     return tuple(json.loads(text)) if text else ()
+
+
+def _arithmetic(text: str | None) -> Arithmetic | None:
+    try:
+        return Arithmetic.from_dict(json.loads(text or "null"))
+    except ValueError:
+        return None
 
 
 def _deletion(text: str | None) -> BlockDeletion | None:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from gradviz.ahead import Capture, Lane, cuda_graph
 from gradviz.anatomy import AnatomySample, BlockDeletion, deleted_blocks, sampled_steps
+from gradviz.arithmetic import here
 from gradviz.config import ConfigError, RunConfig
 from gradviz.data import Dataset
 from gradviz.model import DeepLeNet, initialise
@@ -71,7 +72,7 @@ class Trainer:
 
     Iterating yields the StepRecords of steps 0 … steps−1; the gradients of step 0 are those of the net as
     initialised. Then `outcome` says how it ended. All randomness comes from one generator seeded by the config: the
-    same config gives the same numbers on the same device with the same number of threads, whatever else runs.
+    same config gives the same numbers on the same `arithmetic`, whatever else runs (but see Arithmetic.repeatable).
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Trainer:
         self.config = config
         self.data = data.to(device)
         self.device = device
+        self.arithmetic = here(device)
         self.outcome: Outcome | None = None
         self._interrupt = interrupt
         self._capture = cuda_graph if capture is None and device.type == "cuda" else capture

@@ -33,6 +33,7 @@ import numpy as np
 import torch
 
 from gradviz.anatomy import BlockDeletion, PackedSample
+from gradviz.arithmetic import Arithmetic
 from gradviz.config import ConfigError, RunConfig
 from gradviz.data import DataError, Shelf
 from gradviz.probe import Interrupted
@@ -166,6 +167,7 @@ class RemoteTraining:
             connection.close()
             raise
         self.device: str = header["device"]  # in words
+        self.arithmetic = Arithmetic.from_dict(header["arithmetic"])
         self.pid: int = header["pid"]
 
     def __iter__(self) -> Iterator[StepRecord]:
@@ -352,7 +354,8 @@ def _live(connection: socket.socket, config: RunConfig, data: Any, threads: int)
         line = _Line(connection)
         try:
             trainer = Trainer(config, data, resolve_device(config.device))
-            line.send(_pack({"device": device_text(trainer.device), "pid": os.getpid()}))
+            arithmetic = trainer.arithmetic.to_dict()
+            line.send(_pack({"device": device_text(trainer.device), "arithmetic": arithmetic, "pid": os.getpid()}))
             if line.wants_preview():
                 line.send(_pack_record(trainer.preview()))
             else:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from gradviz.__main__ import main
+from gradviz.arithmetic import Arithmetic, here
 from gradviz.config import FIELDS, RunConfig, option
 from gradviz.data import Shelf
 from gradviz.runs import QUANTITIES
@@ -40,6 +41,11 @@ def train(capsys, *options):
     captured = capsys.readouterr()
     *steps, final = map(strict, captured.out.splitlines())
     return steps, final, code, captured.err
+
+
+def test_json_ends_with_the_arithmetic_of_the_run(capsys):
+    _, final, _, _ = train(capsys, *SMALL)
+    assert Arithmetic.from_dict(final["arithmetic"]) == here(torch.device("cpu"))
 
 
 def test_json_holds_the_very_numbers_of_the_trainer(capsys):

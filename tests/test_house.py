@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 # settings, then record, train, diagnosis, lenet, serve, charts, web, ui, and what stands outside. Who moves a room moves
 # its name: `theory` becomes `lenet.theory`, and `lenet` alone once all of it is there.
 ORDER = """
-    words config machine settings
+    words config machine settings arithmetic
     anatomy runs limits desk data model treatment probe ahead
     lenet.theory trainer store workers
     diagnosis manager sweep lessons charts charts_anatomy reproduce codegen export classroom
@@ -25,7 +25,7 @@ ORDER = """
 BESIDE = {"train": "diagnosis", "diagnosis": "train", "serve": "charts", "charts": "serve"}  # neither imports the other
 DOORS = {
     "streamlit": {"app", "pages", "ui", "live"},
-    "torch": {"data", "model", "treatment", "probe", "ahead", "trainer", "workers", "manager"},
+    "torch": {"arithmetic", "data", "model", "treatment", "probe", "ahead", "trainer", "workers", "manager"},
     "torchvision": {"data"},
     "plotly": {"charts", "charts_anatomy", "live"},
 }

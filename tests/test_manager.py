@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+from gradviz.arithmetic import Arithmetic
 from gradviz.config import RunConfig
 from gradviz.data import DataError, Shelf
 from gradviz.limits import Refused, memory_needed
@@ -51,7 +52,7 @@ def record(config: RunConfig, step: int, **changes: object) -> StepRecord:
 class Puppet:
     """A training that does a step when the test allows one, and is asked to stop while it waits, as in mid-step."""
 
-    device = torch.device("cpu")
+    device, arithmetic = torch.device("cpu"), Arithmetic("cpu", "AVX2 x86_64", "", 1, "2.13.0")
 
     def __init__(self, config: RunConfig, interrupt: Callable[[], bool]):
         self.config, self.interrupt = config, interrupt
@@ -874,7 +875,7 @@ from gradviz.runs import QUANTITIES, StepRecord
 from gradviz.store import RunStore
 
 class Training:
-    device = torch.device("cpu")
+    device, arithmetic = torch.device("cpu"), None
     def __init__(self, config, interrupt):
         self.config = config
     def __iter__(self):
@@ -1026,6 +1027,7 @@ def test_a_run_gives_the_same_numbers_alone_and_among_three_others(managed: Call
     manager.resume(runs[0].id)
     for run in runs:
         assert manager.wait(run.id, 60) and run.status == Status.FINISHED and run.device == "cpu, 1 thread"
+        assert run.arithmetic.threads == 1
     assert runs[0].history.loss.tolist() == [record.loss for record in alone]
     assert np.array_equal(runs[0].history.columns, np.stack([record.layers for record in alone]), equal_nan=True)
     assert runs[1].history.loss.tolist() != runs[0].history.loss.tolist()
@@ -1047,7 +1049,7 @@ def test_every_worker_keeps_its_number_of_threads(managed: Callable) -> None:
     seen: list[int] = []
 
     class Training:
-        device, outcome = torch.device("cpu"), Outcome(Status.FINISHED)
+        device, arithmetic, outcome = torch.device("cpu"), None, Outcome(Status.FINISHED)
 
         def __init__(self, config: RunConfig, interrupt: Callable[[], bool]):
             self.config = config

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gradviz.arithmetic import Arithmetic
 from gradviz.config import RunConfig
 from gradviz.runs import QUANTITIES, History, Run, Status, StepRecord, max_columns
 from gradviz.store import RunStore, StoreError
@@ -51,7 +52,7 @@ def assert_same_records(loaded: Run, run: Run) -> None:
 def assert_same(loaded: Run | None, run: Run) -> None:
     assert loaded is not None
     assert_same_records(loaded, run)
-    for name in ("config", "status", "device", "message", "nonfinite_layer", "test_accuracy", "created", "id"):
+    for name in ("config", "status", "device", "message", "nonfinite_layer", "test_accuracy", "created", "id", "arithmetic"):
         assert getattr(loaded, name) == getattr(run, name), name
 
 
@@ -67,6 +68,7 @@ def test_a_run_comes_back_equal(store: RunStore) -> None:
     extend(run, 37)
     run.status, run.device, run.message = Status.DIVERGED, "cpu, 1 thread", "The loss is nan at step 36."
     run.nonfinite_layer, run.test_accuracy = "block1.conv2", 0.25
+    run.arithmetic = Arithmetic("cpu", "AVX2 x86_64", "ONEDNN_MAX_CPU_ISA=SSE41", 2, "2.13.0")
     store.save(run)
     assert_same(store.load(run.id), run)
     assert store.load("0" * 12) is None
@@ -344,6 +346,23 @@ def test_a_full_disk_is_said_and_the_store_goes_on_when_there_is_room(store: Run
     store._db.execute("PRAGMA max_page_count = 1000000")
     store.save(run)
     assert_same(store.load(run.id), run)
+
+
+def test_the_arithmetic_of_a_run_from_before_it_was_noted_is_unknown(tmp_path: Path) -> None:
+    store, run = RunStore(tmp_path), new_run()
+    run.status, run.arithmetic = Status.FINISHED, Arithmetic("cpu", "AVX2 x86_64", "", 1, "2.13.0")
+    extend(run, 5)
+    store.save(run)
+    store._db.execute("ALTER TABLE runs DROP COLUMN arithmetic")
+    store._db.execute("PRAGMA user_version = 3")
+    store.close()
+    store = RunStore(tmp_path)
+    assert store.load(run.id).arithmetic is None and len(store.load(run.id).history.loss) == 5
+    store.save(run)
+    assert store.load(run.id).arithmetic == run.arithmetic
+    store._db.execute("UPDATE runs SET arithmetic = '{damaged'")
+    assert store.load(run.id).arithmetic is None
+    store.close()
 
 
 def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ def test_a_process_gives_the_same_bits_as_a_thread(nursery: Nursery, shelf: Shel
     here = list(trainer)
     training = nursery(config, never)
     there = list(training)
+    assert training.arithmetic == trainer.arithmetic and training.arithmetic.threads == 1
     assert training.device == "cpu, 1 thread" and training.pid not in (os.getpid(), nursery.pid)
     for mine, its in zip(here, there, strict=True):
         assert mine.layers.tobytes() == its.layers.tobytes()
@@ -312,6 +313,7 @@ def test_a_run_through_the_manager_is_the_run_of_a_thread(managed: RunManager, s
     here = list(Trainer(SMALL, shelf.load("digits"), CPU))
     run: Run = managed.start(SMALL)
     assert managed.wait(run.id, 60) and run.status == Status.FINISHED and run.device == "cpu, 1 thread"
+    assert run.arithmetic.threads == 1
     assert run.history.loss.tolist() == [record.loss for record in here] and run.deletion is not None
     preview = managed.preview(SMALL)
     assert preview.ready.wait(60) and preview.record.loss == here[0].loss

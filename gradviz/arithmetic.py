@@ -1,0 +1,101 @@
+"""What a run's numbers were computed with. On equal arithmetic equal settings give equal numbers, on another only nearly so.
+
+Another processor, another number of threads, another PyTorch add up the same numbers in another order. Each sum is then
+rounded otherwise, and a training carries that on: what was one part in 10⁷ at step 0 may be seen at step 10.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradviz.words import gettext as _
+
+if TYPE_CHECKING:
+    import torch
+
+# They hold PyTorch's libraries to other kernels than the processor's best. ATEN_CPU_CAPABILITY is not among them: PyTorch
+# says what came of it. oneDNN, whose kernels are the convolutions, does not. DNNL_ is its older name.
+_HOLDS = (
+    "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE",
+    "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Codes and numbers, no words. Two runs with equal ones and equal settings have equal losses, if `repeatable`."""
+
+    device: str  # cpu, cuda or mps
+    processor: str  # "AVX512 x86_64 AuthenticAMD": of the kernels PyTorch has chosen and of the machine; of a GPU its name
+    held: str  # "ONEDNN_MAX_CPU_ISA=SSE41": the environment variables that hold it to less, sorted; mostly empty
+    threads: int  # of the training, on the processor
+    torch: str  # "2.13.0+cpu"
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it gives the same digits twice: a GPU's kernels may add up in another order each time."""
+        return self.device == "cpu"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: object) -> Arithmetic | None:
+        """None for what is not one: that of a run kept before it was noted, or by something else."""
+        kinds = {field.name: int if field.name == "threads" else str for field in fields(cls)}
+        if not isinstance(values, dict) or any(type(values.get(name)) is not kind for name, kind in kinds.items()):
+            return None
+        return cls(**{name: values[name] for name in kinds})
+
+
+def here(
+    device: torch.device,
+    threads: int | None = None,
+    environment: Mapping[str, str] = os.environ,
+    cpuinfo: Path = Path("/proc/cpuinfo"),
+) -> Arithmetic:
+    """What a training on this device of this machine computes with; `threads`: by default those of the calling thread."""
+    import torch  # takes seconds, and whoever reads kept runs need not have it
+
+    processor = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(cpuinfo)
+    held = sorted(f"{name}={environment[name].strip().upper()}" for name in _HOLDS if environment.get(name, "").strip())
+    threads = torch.get_num_threads() if threads is None else threads
+    return Arithmetic(device.type, processor, " ".join(held), threads, str(torch.__version__))
+
+
+def _processor(cpuinfo: Path) -> str:
+    """The vendor too: Intel's library of matrix products chooses by it."""
+    import torch
+
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    vendor = next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
+    return " ".join(filter(None, (torch.backends.cpu.get_cpu_capability(), platform.machine(), vendor)))
+
+
+def differences(one: Arithmetic | None, other: Arithmetic | None) -> tuple[str, ...]:
+    """Names of the fields that differ; ("unknown",) if either is not known; empty if they are the same."""
+    if one is None or other is None:
+        return ("unknown",)
+    return tuple(field.name for field in fields(Arithmetic) if getattr(one, field.name) != getattr(other, field.name))
+
+
+def arithmetic_text(arithmetic: Arithmetic | None) -> str:
+    """'processor AVX512 x86_64, 1 thread, PyTorch 2.13.0', in the reader's language."""
+    if arithmetic is None:
+        return _("unknown arithmetic, not noted when it ran")
+    held = f" ({arithmetic.held})" if arithmetic.held else ""
+    if arithmetic.device != "cpu":
+        text = _("{device}, {processor}{held}, PyTorch {torch}")
+    elif arithmetic.threads == 1:
+        text = _("processor {processor}{held}, 1 thread, PyTorch {torch}")
+    else:
+        text = _("processor {processor}{held}, {threads} threads, PyTorch {torch}")
+    return text.format(**arithmetic.to_dict() | {"held": held})

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from gradviz.record.float32 import ADAM_EPS, SMALLEST
 from gradviz.words import gettext as _
 
 # What has a distribution in every layer. A run without a treatment has no treated gradient.
@@ -27,7 +28,7 @@ PERCENTS = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 # Magnitudes are counted in octaves, that is by the exponent of the float32, which needs no logarithm and no range: bin
 # 1 … 254 holds 2^(bin−127) ≤ |x| < 2^(bin−126), bin 0 what is smaller but not zero, and the last two have no size.
 BINS, NONFINITE, ZERO = 257, 255, 256
-EDGES = np.concatenate([[2.0**-149], 2.0 ** np.arange(-126, 129)])  # (256,) of bins 0 … 254
+EDGES = np.concatenate([[SMALLEST], 2.0 ** np.arange(-126, 129)])  # (256,) of bins 0 … 254
 
 LAYER_NUMBERS: dict[str, str] = {
     "dead_share": "Dead units: share of relu units (channels) that are 0 for every image of the batch",
@@ -230,8 +231,6 @@ def pooled(count: int, most: int = 300) -> np.ndarray:
 
 WAKE_RISE = 10.0  # a gradient that grew by less may just have met another batch
 WAKE_STAY = 20  # steps in a row; a single loud batch lasts one
-SMALLEST = 1.4e-45  # of float32: what a gradient of 0 is at most
-ADAM_EPS = 1e-8  # PyTorch's default (Kingma & Ba 2015)
 
 
 def wake_steps(weight_grads: np.ndarray, stride: int = 1) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 
 from gradviz.config import CRITICAL_RANGE, FIELDS, RunConfig
 from gradviz.probe import first_nonfinite
+from gradviz.record.float32 import ADAM_EPS, ADAM_OVERFLOW, RESOLUTION, SMALLEST, SMALLEST_NORMAL
 from gradviz.runs import QUANTITIES, History, Run
 from gradviz.words import gettext as _
 from gradviz.words import number, scientific
@@ -27,11 +28,6 @@ GAP = 3.0  # decades between first and last block: what one step changes in the 
 DECADE = 1.0  # changes below it come from other batches too
 LOUD = 10 * CHANCE  # a loss ten times chance: wrong answers with logits 20 apart, in a net that should not yet prefer any
 LONGEST = FIELDS["steps"].spec.high  # a layer that cannot change by its own size in the longest run allowed stands still
-ADAM_EPS = 1e-8  # PyTorch's (Kingma & Ba 2015): where gradients keep the size g, Adam's step is lr · g / (g + eps)
-ADAM_OVERFLOW = 5.8e20  # above it Adam's average of squares, which begins as 0.001 · g², is inf in float32 and its step 0
-SMALLEST_NORMAL = 1.2e-38  # of float32; smaller numbers lose digits
-SMALLEST = 1.4e-45  # of float32; what is smaller is 0
-RESOLUTION = -7.0  # decades: two float32 numbers that differ by less than 10^-7 of their size are the same
 # Sigmoids hand on an rms of 0.5 where they work; outside of these about half of their slope is lost. 0.62 is what
 # inputs from N(0, 10) give, a fifth of them beyond ±4 (all at 0 or 1: 0.71; all at 1: 1); 0.15 has the slope
 # 0.15 · 0.85, half of the 1/4 in the middle.
@@ -454,7 +450,7 @@ def _likely_cause(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
                 )
             )
         factor = state.factor("signal_rms")
-        if plain and factor is not None and count * math.log10(factor) <= RESOLUTION:
+        if plain and factor is not None and count * math.log10(factor) <= math.log10(RESOLUTION):
             causes.append(
                 _(
                     "Forward, what tells two images apart shrinks by the same factor: to about {left} of the activations, "
@@ -472,7 +468,9 @@ def _likely_cause(state: _State, findings: tuple[Verdict, ...]) -> list[str]:
             causes.append(_("At step 0 the gradient did not vanish; training brought it, and theory speaks of step 0 only."))
     if Verdict.VANISHED in findings:
         causes.append(
-            _("The true gradient is not 0: it lies under {smallest}, the smallest float32 number.").format(smallest=SMALLEST)
+            _("The true gradient is not 0: it lies under {smallest}, the smallest float32 number.").format(
+                smallest=number(SMALLEST)
+            )
         )
         factor = state.factor("weight_grad_rms")
         if factor is not None:

@@ -14,7 +14,8 @@ from statistics import median
 import numpy as np
 
 from gradviz.config import RunConfig
-from gradviz.diagnosis import ADAM_EPS, GAP, SMALLEST_NORMAL
+from gradviz.diagnosis import GAP
+from gradviz.record.float32 import ADAM_EPS, SMALLEST, SMALLEST_NORMAL
 from gradviz.runs import QUANTITIES, Run, Status
 from gradviz.sweep import DIVERGED, TRAINED, Result, Sweep, border, looked, remedy_name, result
 from gradviz.words import gettext as _
@@ -172,8 +173,7 @@ def ends(run: Run, quantity: str = "weight_grad_rms", last: bool = False) -> tup
 
 def decades(first: float, last: float) -> float:
     """log10(first / last), 0 read as the smallest float32 number."""
-    smallest = 1.4e-45
-    return math.log10(max(first, smallest)) - math.log10(max(last, smallest))
+    return math.log10(max(first, SMALLEST)) - math.log10(max(last, SMALLEST))
 
 
 def _told(e: Evidence, *configs: RunConfig) -> str:
@@ -627,7 +627,7 @@ def _feedback() -> list[RunConfig]:
 def _check_feedback(e: Evidence) -> Finding:
     nets = dict(zip(_FEEDBACK, _feedback(), strict=True))
     plain = e.run(nets["none"])
-    values = np.log10(np.maximum(quantity_at(plain, "signal_rms")[inside(plain)], 1e-45))
+    values = np.log10(np.maximum(quantity_at(plain, "signal_rms")[inside(plain)], SMALLEST))
     places = np.arange(len(values))
     straight = float(np.corrcoef(places, values)[0, 1] ** 2)
     cures = [word for word, net in nets.items() if word != "none" and e.trained(net)]

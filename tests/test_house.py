@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 # settings, then record, train, diagnosis, lenet, serve, charts, web, ui, and what stands outside. Who moves a room moves
 # its name: `theory` becomes `lenet.theory`, and `lenet` alone once all of it is there.
 ORDER = """
-    words config machine settings arithmetic
+    words record config machine settings arithmetic
     anatomy runs limits desk data model treatment probe ahead
     lenet.theory trainer store workers
     diagnosis manager sweep lessons charts charts_anatomy reproduce codegen export classroom

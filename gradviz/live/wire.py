@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from gradviz.record.float32 import SMALLEST_NORMAL
 from gradviz.runs import QUANTITIES, History, Run, Status
 
 MAX_ROWS = 300  # rows of the heatmap: more layers than that are pooled, by maximum
-SMALLEST_NORMAL = float(np.finfo(np.float32).smallest_normal)  # 1.18e-38; below it float32 loses digits
 
 # One byte of the heatmap: an exact zero, a value under or over the colour range, one of LEVELS steps between, ...
 ZERO, BELOW, FIRST_LEVEL, LEVELS, ABOVE, DENORMAL, INFINITE, NOT_A_NUMBER = 0, 1, 2, 250, 252, 253, 254, 255

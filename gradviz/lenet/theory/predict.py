@@ -21,6 +21,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from gradviz.config import FIELDS, RunConfig
+from gradviz.record import float32
+from gradviz.record.float32 import ADAM_EPS, ADAM_OVERFLOW
 from gradviz.words import gettext as _
 from gradviz.words import power
 
@@ -31,12 +33,6 @@ BN_EPS = 1e-5  # PyTorch's default
 HEAD_WIDTHS = (CHANNELS * PIXELS, 120, 84, 10)
 
 PLATEAU = 1e-11  # first-block gradients below this were stuck in nearly all Adam runs, between it and ADAM_EPS in some
-ADAM_EPS = 1e-8  # Kingma & Ba 2015, and PyTorch's default
-ADAM_OVERFLOW = 5.8e20  # (1 − β₂) g² exceeds float32
-FLOAT32_NORMAL = 1.1755e-38
-FLOAT32_ZERO = 7e-46  # half of float32's smallest denormal number: rounds to 0
-FLOAT32_MAX = 3.4028e38
-FLOAT32_RESOLUTION = 1.2e-7
 
 EXACT_BLOCKS, STRIDE = 14, 0.25  # deeper blocks change so slowly that they are stepped over, 25 % of the depth at a time
 BN_EXACT_BLOCKS, BN_STRIDE = 8, 0.5
@@ -1001,17 +997,17 @@ def _limits(config: RunConfig, p: Prediction) -> Iterator[str]:
             "Biases rule here: six or seven of the 16 channels of each layer are off for every picture. "
             "A layer at exactly 0 between neighbours that are not is a dead layer, no vanishing gradient."
         )
-    if largest > math.log10(FLOAT32_MAX):
+    if largest > math.log10(float32.LARGEST):
         yield _("float32 ends at 3.4·10³⁸, this net reaches {value}: the loss is inf or nan from the first step.").format(
             value=power(largest)
         )
-    if p.signal_rms.min() < math.log10(FLOAT32_ZERO):
+    if p.signal_rms.min() < math.log10(float32.ZERO):
         yield _("float32 shows exactly 0 in the first layers; the first block's true weight gradient is {value}.").format(
             value=power(first)
         )
-    elif p.weight_grad_rms.min() < math.log10(FLOAT32_NORMAL):
+    elif p.weight_grad_rms.min() < math.log10(float32.SMALLEST_NORMAL):
         yield _("The first layers lie under 10⁻³⁸: there float32 loses digits, and a graphics card may show 0.")
-    if last < math.log10(FLOAT32_RESOLUTION):
+    if last < math.log10(float32.RESOLUTION):
         yield _(
             "The last block hands on one map for all pictures: they differ by {value} of it, and float32 resolves 10⁻⁷."
         ).format(value=power(last))
@@ -1022,7 +1018,7 @@ def _limits(config: RunConfig, p: Prediction) -> Iterator[str]:
             ).format(value=power(first))
         elif first < math.log10(ADAM_EPS):
             yield _("The first block lies under Adam's eps of 10⁻⁸: slow or stuck, depending on seed and learning rate.")
-        elif largest < math.log10(FLOAT32_MAX) and first > math.log10(ADAM_OVERFLOW):
+        elif largest < math.log10(float32.LARGEST) and first > math.log10(ADAM_OVERFLOW):
             yield _("Adam squares a gradient of {value} and gets inf: its steps are 0.").format(value=power(first))
 
 
@@ -1094,7 +1090,7 @@ def _depth_marks(net: _Net) -> DepthMarks:
 
     return DepthMarks(
         smallest(lambda p: p.weight_grad_rms[2] < math.log10(ADAM_EPS)),
-        smallest(lambda p: p.weight_grad_rms[2] < math.log10(FLOAT32_NORMAL)),
-        smallest(lambda p: p.signal_rms[2] < math.log10(FLOAT32_ZERO)),
-        smallest(lambda p: _largest(p) > math.log10(FLOAT32_MAX)),
+        smallest(lambda p: p.weight_grad_rms[2] < math.log10(float32.SMALLEST_NORMAL)),
+        smallest(lambda p: p.signal_rms[2] < math.log10(float32.ZERO)),
+        smallest(lambda p: _largest(p) > math.log10(float32.LARGEST)),
     )

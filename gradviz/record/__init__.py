@@ -1,0 +1,1 @@
+"""What a training leaves behind, as plain numbers: it knows no net and no torch."""

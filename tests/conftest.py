@@ -113,18 +113,16 @@ def server(start_server: Callable[..., Server]) -> Server:
 @pytest.fixture
 def page_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     """What the pages share, gradviz.ui.server.Server, for a test that runs a page without a browser: on an empty store and
-    without MNIST; `close_server()` and `st.cache_resource.clear()` make it start again."""
-    import streamlit as st  # here: few tests need it, and it takes a second
-
-    from gradviz.ui.server import close_server, server
+    without MNIST; `close_server()` and `server.clear()` make it start again."""
+    from gradviz.ui.server import close_server, server  # here: few tests need it, and it takes a second
 
     monkeypatch.setenv("GRADVIZ_STORE", str(tmp_path / "runs"))
     monkeypatch.setenv("GRADVIZ_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("GRADVIZ_DOWNLOAD", "off")
-    st.cache_resource.clear()
+    server.clear()
     yield server()
     close_server()
-    st.cache_resource.clear()
+    server.clear()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import time
 from pathlib import Path
 
-import streamlit as st
 import torch
 from streamlit.testing.v1 import AppTest
 
@@ -95,7 +94,7 @@ def test_an_interrupted_run_is_found_by_its_link_and_can_be_started_afresh(page_
         run.history.append(record)
     server().store.save(run)
     close_server()
-    st.cache_resource.clear()  # the server starts again
+    server.clear()  # the server starts again
     page = AppTest.from_file(str(SHELL), default_timeout=30)
     page.query_params["run"] = config.run_id
     page.run()

@@ -1,4 +1,5 @@
-"""What stands before every answer: security headers for all of them, limits on size and rate for the routes of our own."""
+"""What stands before every answer: security headers for all of them, limits on size and rate for the routes of our own, and
+for the websocket what a browser may say there."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gradviz.live import spoken
 
 OURS = ("/api/", "/live/", "/metrics", "/ready")  # what begins so is ours, the rest is Streamlit's
 MAX_ADDRESS = 2000  # characters of path and query together; the longest that a page of ours asks for is under 200
@@ -39,6 +42,9 @@ class Guard:
         self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()  # address -> requests left, and when that was
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._app(scope, *_by_what_may_be_said(receive, send))
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -74,3 +80,26 @@ class Guard:
         if len(self._clients) > _KEPT_CLIENTS:
             self._clients.popitem(last=False)  # the one that was quiet longest
         return 0 if allowed else math.ceil((1 - left) / self._rate)
+
+
+def _by_what_may_be_said(receive: Receive, send: Send) -> tuple[Receive, Send]:
+    """The two ends of a websocket, at which the app behind hears only what `spoken` lets pass."""
+    closed = False
+
+    async def hear() -> Message:
+        nonlocal closed
+        while True:
+            message = await receive()
+            judged = spoken.judge(message.get("bytes")) if message["type"] == "websocket.receive" else spoken.HEARD
+            if judged == spoken.HEARD:
+                return message
+            if judged != spoken.IGNORED:
+                closed = True
+                await send({"type": "websocket.close", "code": judged})
+                return {"type": "websocket.disconnect", "code": judged}
+
+    async def say(message: Message) -> None:
+        if not closed:
+            await send(message)
+
+    return hear, say

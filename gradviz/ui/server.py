@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-
-import streamlit as st
 
 from gradviz.classroom import Classroom
 from gradviz.data import Shelf
@@ -29,9 +29,28 @@ class Server:
     exports: Desk  # for files to take home; a slow line keeps its place for long
 
 
-@st.cache_resource(show_spinner=False)
-def server() -> Server:
-    """One for all sessions and for the routes. Raises SettingsError for a GRADVIZ_* variable that cannot be used."""
+class Once:
+    """Builds a thing when it is first asked for, and gives the same one ever after, to every thread.
+
+    Not a cache of Streamlit's: any browser may have those emptied, and a second server cannot open the first one's store.
+    """
+
+    def __init__(self, build: Callable[[], Server]):
+        self._build, self._lock, self._built = build, threading.Lock(), None
+
+    def __call__(self) -> Server:
+        with self._lock:
+            if self._built is None:
+                self._built = self._build()
+            return self._built
+
+    def clear(self) -> None:
+        """Forgets the thing, which must be closed: the next call builds another. For tests; no page and no route asks for it."""
+        with self._lock:
+            self._built = None
+
+
+def _build() -> Server:
     settings = Settings.from_environment()
     shelf = Shelf(settings.data, settings.download)
     store = RunStore(settings.store)
@@ -41,6 +60,11 @@ def server() -> Server:
     sweeps = SweepRunner(manager, settings.store / "sweeps", at_once=max(1, settings.workers - 1))
     classroom = Classroom(settings.store / "classroom.json", settings.pin)
     return Server(settings, shelf, store, manager, sweeps, classroom, nursery, Desk(2), Desk(6, share=3))
+
+
+# The only thing of a module that changes: pages and routes are given nothing by Streamlit that they could hold it by. One for
+# all sessions and for the routes. Raises SettingsError for a GRADVIZ_* variable that cannot be used.
+server = Once(_build)
 
 
 def close_server() -> None:

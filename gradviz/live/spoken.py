@@ -1,0 +1,36 @@
+"""What a browser may say over Streamlit's websocket.
+
+Streamlit trusts every client with messages that act on the whole process or on the machine: to empty everybody's caches, to
+run git over the folder of the app and report it, to watch its files, to write into it. A page of ours sends none of them.
+"""
+
+from __future__ import annotations
+
+from google.protobuf.message import DecodeError
+from streamlit.proto.BackMsg_pb2 import BackMsg
+
+LONGEST = 1_000_000  # bytes of a message; what the widgets of a page say takes some kilobytes
+LONGEST_QUERY = 8000  # characters of the page's address that it repeats
+HEARD, IGNORED = 0, -1
+TOO_BIG, NOT_UNDERSTOOD = 1009, 1003  # websocket's words for why it is closed
+_KINDS = {"rerun_script", "stop_script", "app_heartbeat"}  # each about the sender's own session
+_OPERATIONS = {"deferred_file", "dataframe_chunk"}  # a download's file; the rows of a long table
+
+
+def judge(data: bytes | None) -> int:
+    """HEARD, IGNORED, or the code to close the websocket with. `data`: a binary message; None: it was text."""
+    if data is None:
+        return NOT_UNDERSTOOD
+    if len(data) > LONGEST:
+        return TOO_BIG
+    message = BackMsg()
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        return NOT_UNDERSTOOD
+    kind = message.WhichOneof("type")
+    if kind == "backend_operation_request":
+        return HEARD if message.backend_operation_request.WhichOneof("payload") in _OPERATIONS else IGNORED
+    if len(message.rerun_script.query_string) > LONGEST_QUERY:
+        return TOO_BIG
+    return HEARD if kind in _KINDS else IGNORED

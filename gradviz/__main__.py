@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--minutes", type=float, metavar="X", help="begin no run that is expected to end later than that")
     reproduce.add_argument("--out", default="docs", metavar="FOLDER", help="gets reproduction.md and its pictures; here docs")
     reproduce.add_argument("--dataset", choices=list(DATASETS), default="mnist", help="here mnist")
+    reproduce.add_argument("--article", action="store_true", help="the runs of the article's length (10 epochs) too: hours")
+    reproduce.add_argument("--at-once", type=int, metavar="N", help="trainings at the same time; one per core")
+    reproduce.add_argument("--kept", metavar="FILE", help="where the long runs are kept; here those that come with gradviz")
     reproduce.set_defaults(command=_reproduce, prog=reproduce.prog)
     return parser
 

@@ -576,7 +576,7 @@ class RunManager:
     # Workers
 
     def _work(self) -> None:
-        _limit_threads(self._threads)
+        limit_threads(self._threads)
         while job := self._next():
             self._drive(job)
 
@@ -780,7 +780,7 @@ class _Previews:
             self._finish(preview, None, "Another preview was asked for meanwhile.")
 
     def _work(self) -> None:
-        _limit_threads(self._threads)
+        limit_threads(self._threads)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._closing)
@@ -815,7 +815,7 @@ def _daemon(work: Callable[[], None], name: str) -> threading.Thread:
     return thread
 
 
-def _limit_threads(threads: int) -> None:
+def limit_threads(threads: int) -> None:
     # The first torch operation of a thread sets its number of threads to the last one that any thread asked for,
     # unless the number was read before it was set.
     torch.get_num_threads()

@@ -5,11 +5,13 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
-from gradviz import charts
+from gradviz import article_length, charts
 from gradviz.lenet.theory.predict import predict
 from gradviz.lessons import DIGITS_DIFFER, LESSONS, OPEN, RESULTS, Finding, Lesson, ended, net_name, number
 from gradviz.live.element import live_panel
 from gradviz.live.figure import figure_panel
+from gradviz.long_runs import BATCH as LONG_BATCH
+from gradviz.long_runs import STEPS as LONG_STEPS
 from gradviz.sweep import Sweep, cost, estimate, measured_rate
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily
@@ -137,9 +139,32 @@ def outcome(lesson: Lesson, prediction: str, finding: Finding) -> None:
     source = _("The article says") if lesson.claim else _("Theory says")
     st.markdown(f"**{source}:** {_(lesson.says)}")
     st.markdown(f"**{_('In these runs')}:** :{COLOUR[finding.result]}-badge[{_(finding.result)}] — {_(RESULTS[finding.result])}.")
+    statements(finding)
+
+
+def statements(finding: Finding) -> None:
     mark = {True: "✓", False: "✗", None: "?"}
     rows = [f"| {mark[part.holds]} | {part.statement} | {part.measured} |" for part in finding.parts]
     st.markdown("\n".join([f"| {_('held')} | {_('statement')} | {_('measured')} |", "|:-:|---|---|", *rows]))
+
+
+def at_length(lesson: Lesson, sweep: Sweep) -> None:
+    """What the runs of the article's length gave, which come with gradviz: the lesson's own are short."""
+    long = article_length.findings(article_length.kept_runs()).get(lesson.id)
+    if long is None:
+        return
+    steps = max(config.steps for config in sweep.configs)
+    st.markdown(
+        _("**These runs are short**: at most {steps:,} steps of {batch} images. The article's lasted 10 epochs, {long:,} steps "
+          "of {long_batch}. At that length, on MNIST and on another day: :{colour}-badge[{result}]").format(
+            steps=steps, batch=sweep.configs[0].batch_size, long=LONG_STEPS, long_batch=LONG_BATCH,
+            colour=COLOUR[long.result], result=_(long.result),
+        )
+    )  # fmt: skip
+    with st.expander(_("What the long runs gave")):
+        statements(long)
+        st.caption(_("Measured by `python -m gradviz reproduce --article`; every run is in gradviz/long_runs.jsonl, "
+                     "the report in docs/reproduction.md."))
 
 
 def measured_text(lesson: Lesson, finding: Finding) -> str:
@@ -218,6 +243,7 @@ def answered(lesson: Lesson, sweep: Sweep, prediction: str, plain: bool) -> None
     if not missing:
         finding = lesson.conclude(done)
         outcome(lesson, prediction, finding)
+        at_length(lesson, sweep)
         if finding.result == OPEN:
             st.info(_("These runs cannot tell."))
     if done:

@@ -18,7 +18,7 @@ ORDER = """
     words record config machine settings arithmetic
     anatomy runs limits desk data model treatment probe ahead
     lenet.theory trainer store workers
-    diagnosis manager sweep lessons charts charts_anatomy reproduce codegen export classroom
+    diagnosis manager sweep lessons long_runs article_length charts charts_anatomy report reproduce codegen export classroom
     live ui
     __main__ pages app
 """.split()

@@ -7,11 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_long_runs import long_run
 
+from gradviz import article_length
 from gradviz.config import RunConfig
 from gradviz.data import Shelf
 from gradviz.lessons import LESSONS, NOT, OPEN, PARTLY, REPRODUCED, Finding, Part
-from gradviz.reproduce import EARLY, Bench, Report, TimeUp
+from gradviz.long_runs import DEAD
+from gradviz.report import Report
+from gradviz.reproduce import EARLY, Bench, TimeUp
 from gradviz.runs import Status
 from gradviz.store import RunStore
 from gradviz.sweep import STUCK, TRAINED, WINDOW, result
@@ -104,6 +108,45 @@ def test_every_anchor_of_the_table_leads_to_a_heading():
     anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     linked = re.findall(r"\]\(#(.*?)\)", text)
     assert len(linked) == len(LESSONS) and set(linked) <= anchors
+
+
+def test_the_document_has_the_verdict_at_the_articles_length_beside_that_of_the_short_runs():
+    """Nine relu blocks do not learn in 300 steps and do at the article's length."""
+    short = Finding((Part("9 blocks still train.", False, "9 blocks relu stuck."),), None, "Border at 7.")
+    sigmoid, ten = article_length.net("sigmoid", 4), article_length.net("relu", 10)
+    long = [long_run(ten, DEAD), long_run(article_length.NINE_RELU), long_run(sigmoid, DEAD)]
+    lessons = {"relu-depth": (short, [made(NET, False)])}
+    text = Report("mnist", "cpu", "c", [0], lessons, [], [], [], [], long).text([])
+    row = next(line for line in text.splitlines() if line.startswith("| 4 | "))
+    assert "**not** | Border at 7. | **partly** |" in row
+    assert "(#at-the-articles-length)" in text and "\n## At the article's length\n" in text
+    assert "| adam 0.0003 | **learnt** 499 |  | adam 0.0003: learnt up to 9 blocks, the deepest that was tried |" in text
+    assert "3 runs on MNIST" in text and "1,500 steps" in text
+    assert "Not run yet: 5 blocks sigmoid 0.001" in text
+
+
+@pytest.mark.timeout(300)
+def test_the_command_refuses_the_articles_length_on_other_data_in_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "gradviz", "reproduce", "--article", "--dataset", "digits"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path), "--kept", str(tmp_path / "kept.jsonl")], cwd=ROOT, capture_output=True, text=True,
+        timeout=280, env={"GRADVIZ_STORE": str(tmp_path / "runs"), "GRADVIZ_DOWNLOAD": "off", "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.returncode == 1 and done.stderr.strip().count("\n") == 0
+    assert done.stderr.startswith("The runs of the article's length need MNIST")
+
+
+@pytest.mark.timeout(300)
+def test_a_file_of_another_version_is_refused_in_one_sentence_and_left_as_it_was(tmp_path):
+    kept = tmp_path / "kept.jsonl"
+    kept.write_text('{"version": 99}\n')
+    command = [sys.executable, "-m", "gradviz", "reproduce", "--article", "--minutes", "0", "--kept", str(kept)]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=280,
+        env={"GRADVIZ_STORE": str(tmp_path / "runs"), "GRADVIZ_DOWNLOAD": "off", "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.returncode == 1 and "is not a run of this version (version 99)" in done.stderr
+    assert "Traceback" not in done.stderr and kept.read_text() == '{"version": 99}\n'
 
 
 def test_the_border_of_the_document_is_counted_from_its_runs():

@@ -114,7 +114,7 @@ class Report:
         if not self.long:
             return []
         steps, hours = sum(run.steps for run in self.long), sum(run.seconds for run in self.long) / 3600
-        made_with = "; ".join(dict.fromkeys(arithmetic.in_words(run.arithmetic) for run in self.long))
+        made_with = "; ".join(dict.fromkeys(arithmetic.arithmetic_text(run.arithmetic) for run in self.long))
         lines = [
             "## At the article's length", "",
             f"`python -m gradviz reproduce --article`: {len(self.long)} runs on MNIST, batches of {LONG_BATCH}, up to "

@@ -63,10 +63,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 failed, 2 bad setting, 128 + n ended by signal n."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that has no √ gets a ? in its place
+            stream.reconfigure(errors="replace")
     given = vars(_parser().parse_args(arguments))
     command, prog = given.pop("command"), given.pop("prog")
     try:
-        return command(given)
+        code = command(given)
+        print(end="", flush=True)  # what cannot be written is told here, and not by Python at its exit
+        return code
     except ConfigError as error:
         return _complain(f"{prog}: {option(error.field)}: {error}", 2)
     except SettingsError as error:
@@ -74,9 +79,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # The reader, `| head` say, has seen enough. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader, `| head` say, has seen enough
         return 128 + signal.SIGPIPE
+    except Exception as error:
+        if os.environ.get("GRADVIZ_DEBUG"):
+            raise
+        try:
+            print(end="", flush=True)
+        except OSError:
+            _drop_output()
+        what = " ".join(str(error).split())
+        return _complain(f"{prog}: an error of its own ({type(error).__name__}: {what}); with GRADVIZ_DEBUG=1 it says where.", 1)
+
+
+def _drop_output() -> None:
+    """Python would complain once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, code: int) -> int:
@@ -192,7 +210,7 @@ class _Text:
 
     def __init__(self, run: Run):
         self._run = run
-        self._on_terminal = sys.stdout.isatty()
+        self._on_terminal = sys.stdout is not None and sys.stdout.isatty()
         self._shown = 0.0
         config = run.config
         print(f"{config.summary} · {config.layers} layers · {config.steps} steps · {run.device}", flush=True)

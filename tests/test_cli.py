@@ -1,7 +1,9 @@
 """python -m gradviz train: what it prints, what it refuses, how it ends."""
 
+import io
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -226,3 +228,66 @@ def test_fewer_images_than_a_batch_give_one_line_with_the_option_and_the_most_it
     assert "--batch-size: " in captured.err and "at most 50" in captured.err
     assert (captured.out, captured.err.count("\n")) == ("", 1)
     assert main(["train", *SMALL, "--dataset", "mnist", "--batch-size", "50", *form]) == 0
+
+
+class Terminal:
+    """Standard output and error as of a terminal with another alphabet."""
+
+    def __init__(self, monkeypatch, encoding):
+        self.out, self.err = io.BytesIO(), io.BytesIO()
+        for name, stream in (("stdout", self.out), ("stderr", self.err)):
+            monkeypatch.setattr(sys, name, io.TextIOWrapper(stream, encoding, errors="strict", write_through=True))
+        self._encoding = encoding
+
+    @property
+    def text(self):
+        return (self.out.getvalue() + self.err.getvalue()).decode(self._encoding)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp437", "gbk", "ascii", "latin-1", "utf-16-le"])
+def test_every_line_can_be_read_on_a_terminal_of_any_alphabet(encoding, monkeypatch, tmp_path):
+    for name in ("GRADVIZ_DATA", "GRADVIZ_STORE"):
+        monkeypatch.setenv(name, str(tmp_path / "größe √ 数据"))
+    terminal = Terminal(monkeypatch, encoding)
+    for command in (["train"], ["reproduce"], []):
+        with pytest.raises(SystemExit) as stop:
+            main([*command, "--help"])
+        assert stop.value.code == 0
+    assert all(option(name) in terminal.text for name in FIELDS)
+    assert main(["train", *SMALL, "--dataset", "mnist", "--init-range", "0.5", "--treatment", "floor"]) == 0
+    assert main(["train", *SMALL, "--json"]) == 0
+    assert main(["train", "--lr", "η"]) == 2
+    if encoding == "ascii":  # has the fewest letters, and this takes ten seconds
+        assert main(["reproduce", "--quick", "--minutes", "0", "--out", str(tmp_path)]) == 0
+        assert "reproduction.md is up to date" in terminal.text
+    assert "MNIST is not in the data folder" in terminal.text
+    assert "finished after 3 steps" in terminal.text and "--lr" in terminal.text
+
+
+def test_any_other_error_is_one_line_and_the_traceback_is_there_for_who_asks(monkeypatch, capsys):
+    def broken(self):
+        raise IndexError("list index\nout of range")
+
+    monkeypatch.setattr(Trainer, "__iter__", broken)
+    assert main(["train", *SMALL]) == 1
+    error = capsys.readouterr().err
+    assert "IndexError: list index out of range" in error and error.count("\n") == 1 and "GRADVIZ_DEBUG=1" in error
+    monkeypatch.setenv("GRADVIZ_DEBUG", "1")
+    with pytest.raises(IndexError):
+        main(["train", *SMALL])
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_full_disk_is_one_line(form):
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run([*COMMAND, *SMALL, *form], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1) and "No space left" in ended.stderr
+
+
+def test_labels_that_cannot_be_are_one_line_and_the_digits_step_in(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("GRADVIZ_DATA", str(tmp_path))
+    idx.write(tmp_path, idx.contents() | {idx.FILES[1]: idx.labels(100, most=20)})
+    _, final, code, error = train(capsys, *SMALL, "--dataset", "mnist")
+    assert (final["dataset"], code, error.count("\n")) == ("digits", 0, 1)
+    assert f"{tmp_path / idx.FILES[1]} holds the label 10" in error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from gradviz.config import CRITICAL_RANGE, RunConfig
-from gradviz.data import DIGITS_TRAIN, PIXELS, TORCHVISION_CLASS
+from gradviz.data import DIGITS_TRAIN, FOLDERS, PIXELS, TORCHVISION_CLASS
 from gradviz.model import LSUV_TOLERANCE, lsuv_images
 from gradviz.treatment import FEEDBACK_GAIN
 
@@ -58,8 +58,8 @@ def _header(config: RunConfig, title: str) -> str:
         library = "from sklearn.datasets import load_digits\n"
     else:
         folder = TORCHVISION_CLASS[config.dataset]
-        modules, library = "import math\nimport os\nfrom pathlib import Path\n", ""
-        needs = f"Needs torch. Reads {folder} from the folder GRADVIZ_DATA, else data/; if absent, torchvision downloads it."
+        modules, library = "import gzip\nimport math\nimport os\nimport re\nfrom pathlib import Path\n", ""
+        needs = f"Needs torch. Reads {folder} from the folder GRADVIZ_DATA, else data; if absent, torchvision downloads it."
     device = _DEVICE.get(config.device, f'"{config.device}"')
     return f'''\
 """{title}
@@ -91,18 +91,48 @@ train_labels, test_labels = labels[:{DIGITS_TRAIN}], labels[{DIGITS_TRAIN}:]
 '''
     name = TORCHVISION_CLASS[config.dataset]
     mean, std = PIXELS[config.dataset]
+    mine = ", ".join(f'"{word}"' for word, owner in FOLDERS.items() if owner == config.dataset)
+    others = ", ".join(f'"{word}"' for word, owner in FOLDERS.items() if owner != config.dataset)
     return f'''\
 # Data: 60,000 pictures of 28×28 pixels to train and 10,000 to test, normalised to mean 0 and standard deviation 1
-folder = Path(os.environ.get("GRADVIZ_DATA", "data"))
-if not (folder / "{name}" / "raw").exists():
-    from torchvision.datasets import {name}
+folder = Path(os.environ.get("GRADVIZ_DATA") or "data").expanduser().absolute()
+mine, others = {{{mine}}}, {{{others}}}
 
-    {name}(folder, download=True)
+
+def is_mine(place):
+    """Whether the nearest folder that is named after a data set is named after {name}."""
+    words = [re.sub("[^a-z0-9]", "", above.name.lower()) for above in (place, *place.parents)]
+    return next((word in mine for word in words if word in mine | others), {config.dataset == "mnist"})
+
+
+def find(place, depth=3):
+    """The four files, packed or not, in a folder or in those inside; None if they are not there."""
+    parts = dict.fromkeys(["train-images", "train-labels", "t10k-images", "t10k-labels"])
+    inside = sorted(place.glob("*"), reverse=True)  # a plain file comes after the packed one, and takes its place
+    for file in inside:
+        if match := re.fullmatch(r"(train|t10k|test)[-_.](images|labels)[-_.]idx\\d([-_.]ubyte)?(\\.gz)?", file.name.lower()):
+            parts[match[1].replace("test", "t10k") + "-" + match[2]] = file / file.name if file.is_dir() else file
+    if all(parts.values()) and is_mine(place):
+        return list(parts.values())
+    deeper = (find(file, depth - 1) for file in inside[::-1] if depth and file.is_dir())
+    return next(filter(None, deeper), None)
+
+
+if not (files := find(folder)):
+    print(f"{name} is neither in {{folder}} nor in the folders inside: torchvision downloads it.")
+    try:
+        from torchvision.datasets import {name}
+
+        {name}(folder, download=True)
+    except Exception as error:
+        raise SystemExit(f"{name} cannot be downloaded: {{' '.join(str(error).split())}}") from None
+    files = find(folder)
 
 
 def read(file, header):
     """The bytes of a file after its header, on the device."""
-    content = (folder / "{name}" / "raw" / file).read_bytes()
+    content = file.read_bytes()
+    content = gzip.decompress(content) if content[:2] == b"\\x1f\\x8b" else content
     return torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8).to(device)
 
 
@@ -110,8 +140,8 @@ def read_images(file):
     return (read(file, 16).view(-1, 1, 28, 28).float() / 255 - {mean}) / {std}
 
 
-train_images, train_labels = read_images("train-images-idx3-ubyte"), read("train-labels-idx1-ubyte", 8).long()
-test_images, test_labels = read_images("t10k-images-idx3-ubyte"), read("t10k-labels-idx1-ubyte", 8).long()
+train_images, train_labels = read_images(files[0]), read(files[1], 8).long()
+test_images, test_labels = read_images(files[2]), read(files[3], 8).long()
 '''
 
 

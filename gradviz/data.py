@@ -44,7 +44,7 @@ DIGITS_TRAIN = 1437  # the last 360 scans come from other writers and are the te
 _DEPTH, _MOST_FOLDERS = 3, 200
 _PARTS = ("train-images", "train-labels", "t10k-images", "t10k-labels")
 _FILE = re.compile(r"(train|t10k|test)[-_.](images|labels)[-_.]idx[13]([-_.]ubyte)?(\.gz)?")  # of a name in small letters
-_FOLDER = {"mnist": "mnist", "fashionmnist": "fashion", "fashion": "fashion", "fmnist": "fashion", "kmnist": "kmnist",
+FOLDERS = {"mnist": "mnist", "fashionmnist": "fashion", "fashion": "fashion", "fmnist": "fashion", "kmnist": "kmnist",
            "kuzushijimnist": "kmnist", "kuzushiji": "kmnist"}  # the letters of a folder's name -> its data set  # fmt: skip
 _NUMBERS = {8: "bytes", 9: "signed bytes", 11: "int16", 12: "int32", 13: "float32", 14: "float64"}  # the third byte of IDX
 _MOST_IMAGES = 300_000  # 1 GB as float32
@@ -360,7 +360,7 @@ def _is_folder(path: Path, entry: os.DirEntry) -> bool:
 
 def _promises(place: Path) -> bool:
     """Whether a folder is named after a data set, or 'raw' as torchvision's."""
-    return place.name.lower() == "raw" or _letters(place.name) in _FOLDER
+    return place.name.lower() == "raw" or _letters(place.name) in FOLDERS
 
 
 def _letters(name: str) -> str:
@@ -369,7 +369,7 @@ def _letters(name: str) -> str:
 
 def _owner(place: Path) -> str | None:
     """The data set that the nearest folder is named after."""
-    return next((_FOLDER[letters] for folder in (place, *place.parents) if (letters := _letters(folder.name)) in _FOLDER), None)
+    return next((FOLDERS[letters] for folder in (place, *place.parents) if (letters := _letters(folder.name)) in FOLDERS), None)
 
 
 def _absent(folder: Path, name: str, files: dict[str, Path], denied: list[Path], oddities: list[str]) -> DatasetState:

@@ -1,5 +1,6 @@
 """The program handed to the student is the run: executed on its own, it prints the numbers of our Trainer."""
 
+import gzip
 import os
 import re
 import subprocess
@@ -117,6 +118,37 @@ def test_the_program_does_not_wait_for_a_batch_that_the_data_do_not_have(tmp_pat
     idx.write(tmp_path / "data" / "MNIST" / "raw", idx.contents(train=50))
     config = RunConfig(**BASE | dict(dataset="mnist", batch_size=51))
     assert "only 50 images to train, fewer than a batch of 51" in refusal(config, tmp_path, GRADVIZ_DATA="data")
+
+
+SMALL = idx.contents()
+LAYOUTS = {
+    "torchvision's, and others beside it": lambda folder: [
+        idx.write(folder / name / "raw", idx.contents(30 + place, 10))
+        for place, name in enumerate(("FashionMNIST", "KMNIST", "fmnist"))] + [idx.write(folder / "MNIST" / "raw", SMALL)],
+    "packed in the folder itself": lambda folder: idx.write(folder, SMALL, pack=True),
+    "with a dot, below": lambda folder: idx.write(folder / "a" / "mnist", {n.replace("-idx", ".idx"): SMALL[n] for n in SMALL}),
+    "a folder for each file": lambda folder: [idx.write(folder / n, {n: SMALL[n]}) for n in SMALL],
+    "packed without saying so": lambda folder: idx.write(folder / "raw", {n: gzip.compress(SMALL[n]) for n in SMALL}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lay", LAYOUTS.values(), ids=LAYOUTS)
+def test_the_program_finds_the_data_where_the_app_does(lay, tmp_path):
+    lay(tmp_path / "my sets")
+    config = RunConfig(**BASE | dict(dataset="mnist", activation="relu", steps=2))
+    output = run_alone(config, tmp_path, GRADVIZ_DATA="~/my sets", HOME=str(tmp_path))
+    assert_equal(numbers(output), train(config, Shelf(tmp_path / "my sets", download=False))[0])
+
+
+def test_the_program_takes_no_other_data_set_and_says_where_it_looked(tmp_path):
+    idx.write(tmp_path / "data" / "MNIST" / "raw", SMALL)
+    idx.write(tmp_path / "data", SMALL)
+    (tmp_path / "program.py").write_text(code(RunConfig(**BASE | dict(dataset="fashion"))), encoding="utf-8")
+    nowhere = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
+    ended = subprocess.run([sys.executable, "-I", "program.py"], capture_output=True, text=True, cwd=tmp_path,
+                           env={**os.environ, **nowhere, "GRADVIZ_DATA": ""})  # fmt: skip
+    assert f"FashionMNIST is neither in {tmp_path / 'data'} nor in the folders inside" in ended.stdout
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1) and "cannot be downloaded" in ended.stderr
 
 
 @pytest.mark.parametrize("changes", [*CASES.values(), dict(dataset="fashion", device="auto"), dict(dataset="kmnist")])

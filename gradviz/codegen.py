@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from gradviz.config import CRITICAL_RANGE, RunConfig
-from gradviz.data import DIGITS_TRAIN, FOLDERS, PIXELS, TORCHVISION_CLASS
+from gradviz.data import DIGITS_TRAIN, TORCHVISION_CLASS
+from gradviz.idx import FOLDERS, PIXELS
 from gradviz.model import LSUV_TOLERANCE, lsuv_images
 from gradviz.treatment import FEEDBACK_GAIN
 
@@ -89,11 +90,14 @@ images, labels = images.to(device), torch.tensor(labels).to(device)
 train_images, test_images = images[:{DIGITS_TRAIN}], images[{DIGITS_TRAIN}:]
 train_labels, test_labels = labels[:{DIGITS_TRAIN}], labels[{DIGITS_TRAIN}:]
 '''
-    name = TORCHVISION_CLASS[config.dataset]
     mean, std = PIXELS[config.dataset]
     mine = ", ".join(f'"{word}"' for word, owner in FOLDERS.items() if owner == config.dataset)
     others = ", ".join(f'"{word}"' for word, owner in FOLDERS.items() if owner != config.dataset)
-    return f'''\
+    return _FILES.format(name=TORCHVISION_CLASS[config.dataset], mean=mean, std=std, mine=mine, others=others,
+                         nameless=config.dataset == "mnist")  # fmt: skip
+
+
+_FILES = '''\
 # Data: 60,000 pictures of 28×28 pixels to train and 10,000 to test, normalised to mean 0 and standard deviation 1
 folder = Path(os.environ.get("GRADVIZ_DATA") or "data").expanduser().absolute()
 mine, others = {{{mine}}}, {{{others}}}
@@ -102,7 +106,7 @@ mine, others = {{{mine}}}, {{{others}}}
 def is_mine(place):
     """Whether the nearest folder that is named after a data set is named after {name}."""
     words = [re.sub("[^a-z0-9]", "", above.name.lower()) for above in (place, *place.parents)]
-    return next((word in mine for word in words if word in mine | others), {config.dataset == "mnist"})
+    return next((word in mine for word in words if word in mine | others), {nameless})
 
 
 def find(place, depth=3):

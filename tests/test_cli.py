@@ -139,7 +139,7 @@ def test_help_names_every_option_and_every_word(capsys):
 
 
 def test_every_setting_of_the_page_is_an_option_with_the_same_words(monkeypatch):
-    class Seen(Exception):
+    class Seen(BaseException):
         pass
 
     def seen(values):

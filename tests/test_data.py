@@ -59,7 +59,7 @@ DAMAGES = {
     "cut in the header": ({TEST_IMAGES: WHOLE[TEST_IMAGES][:9]}, TEST_IMAGES, "cut short"),
     "empty": ({TRAIN_LABELS: b""}, TRAIN_LABELS, "is empty"),
     "a web page": ({TRAIN_IMAGES: b"<html>not found</html>" * 100}, TRAIN_IMAGES, "not in the IDX format.*<htm"),
-    "bytes too many": ({TEST_LABELS: WHOLE[TEST_LABELS] + b"more"}, TEST_LABELS, "goes on for 4 bytes after its end"),
+    "bytes too many": ({TEST_LABELS: WHOLE[TEST_LABELS] + b"more"}, TEST_LABELS, "goes on after its end"),
     "labels beyond 9": ({TRAIN_LABELS: idx.labels(100, most=25)}, TRAIN_LABELS, "the label 10 .number 10.; labels are 0 to 9"),
     "label 255": ({TEST_LABELS: WHOLE[TEST_LABELS][:-1] + b"\xff"}, TEST_LABELS, "the label 255"),
     "images for labels": ({TRAIN_LABELS: WHOLE[TRAIN_IMAGES]}, TRAIN_LABELS, "holds images where labels should be"),

@@ -24,6 +24,7 @@ from benchmarks.common import ROOT, chromium, load_data, middle, running_app, ta
 from gradviz.config import RunConfig
 from gradviz.diagnosis import diagnose
 from gradviz.live import wire
+from gradviz.record.quantities import QUANTITIES
 from gradviz.runs import History, Run, Status, max_columns
 from gradviz.store import RunStore
 
@@ -51,7 +52,7 @@ def milliseconds(work, times: int) -> list[float]:
 
 def wires(quick: bool) -> str:
     rows, times = [], 5 if quick else 50
-    low, high = wire.RANGES["weight_grad_rms"][0]
+    low, high = QUANTITIES["weight_grad_rms"].ranges[0]
     for blocks in BLOCKS:
         run = made_up(blocks, COLUMNS)
         words = diagnose(run)

@@ -222,11 +222,6 @@ def magnitude_quantiles(counts: np.ndarray, percents: Sequence[float] = (5, 25, 
     return found
 
 
-def pooled(count: int, most: int = 300) -> np.ndarray:
-    """Where groups of neighbouring layers begin, for reduceat: at most `most` groups."""
-    return np.unique((np.arange(min(count, most)) * count) // max(1, min(count, most)))
-
-
 # --- read out of the history ---------------------------------------------------------------------------------------
 
 WAKE_RISE = 10.0  # a gradient that grew by less may just have met another batch

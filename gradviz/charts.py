@@ -22,7 +22,9 @@ from gradviz.config import RunConfig
 from gradviz.diagnosis import CHANCE
 from gradviz.lenet.theory.predict import predict
 from gradviz.lessons import ARTICLE_BORDERS, Lesson, net_name
-from gradviz.runs import QUANTITIES, History, Run
+from gradviz.record import raster
+from gradviz.record.quantities import QUANTITIES
+from gradviz.runs import History, Run
 from gradviz.sweep import DIVERGED, STARTED, STUCK, TRAINED, UNFINISHED, Result, Sweep, result
 from gradviz.words import gettext as _
 from gradviz.words import scientific
@@ -33,9 +35,8 @@ VIRIDIS = ("#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#3
 BLUE_TO_RED = ("#053061", "#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#f7f7f7", "#fddbc7", "#f4a582", "#d6604d", "#b2182b",
                "#67001f")  # fmt: skip
 NOTHING_COLOUR = "#9a9a9a"  # of a difference that is no number
-ZERO_COLOUR, BELOW_COLOUR, ABOVE_COLOUR, BROKEN_COLOUR = "#ffffff", "#a34a7d", "#ff8c1a", "#e3001b"
+ZERO_COLOUR, DENORMAL_COLOUR, BELOW_COLOUR, ABOVE_COLOUR, BROKEN_COLOUR = "#ffffff", "#f7a8cf", "#a34a7d", "#ff8c1a", "#e3001b"
 MOST_POINTS = 400  # of a line, and columns of a heatmap: more than a screen tells apart
-MOST_ROWS = 300  # of a heatmap
 SMALLEST = -45.0  # log10 of float32's smallest number: where an exact zero is drawn
 LARGEST = 38.5  # log10 of its largest: where inf is drawn
 DIFFERENCE = 6.0  # decades to either side in a picture of differences
@@ -49,7 +50,7 @@ _OUTCOME_STYLE = {  # colour, symbol
 
 
 def quantity_name(quantity: str) -> str:
-    return _(QUANTITIES[quantity]).split(":")[0]
+    return _(QUANTITIES[quantity].label)
 
 
 # Runs on common axes
@@ -97,19 +98,18 @@ def profile_figure(
     profiles: Mapping[str, np.ndarray], quantity: str, theory: Mapping[str, np.ndarray] | None = None
 ) -> go.Figure:
     """One line per run over depth, first layer at the left. `profiles`: name -> (layers,); `theory`: the same in log10."""
-    figure = _Draft(_("layer, from input to output"), _("{quantity}, log10").format(quantity=quantity_name(quantity)))
-    linear = quantity == "zero_share"
+    scale = QUANTITIES[quantity]
+    figure = _Draft(_("layer, from input to output"), scale.axis)
     few = sum(map(len, profiles.values())) < 300  # a marker costs the browser as much as a line
     for place, ((name, values), style) in enumerate(zip(profiles.items(), _line_styles(), strict=False)):
         values = np.asarray(values, float)
         at = np.arange(1, len(values) + 1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            logs = values if linear else np.log10(values)
-        drawn = np.where(np.isfinite(logs), logs, np.nan)
+        places = scale.places(values)
+        drawn = np.where(np.isfinite(places), places, np.nan)
         alone = not np.isfinite(drawn).all()  # a number between two gaps is no line
         _line(figure, at, drawn, name, style, mode="lines+markers" if few or alone else "lines")
         for mask, height, symbol, words in (
-            ((values == 0) & (not linear), SMALLEST - 0.6 * place, "triangle-down-open", _("exactly 0")),
+            ((values == 0) & (not scale.linear), SMALLEST - 0.6 * place, "triangle-down-open", _("exactly 0")),
             (~np.isfinite(values), LARGEST + 0.6 * place, "x", _("not finite")),
         ):
             if mask.any():
@@ -123,22 +123,21 @@ def profile_figure(
                 x=at, y=theory[name], mode="lines", name=_("theory"), legendgroup="theory", showlegend=not place,
                 line={"color": style["color"], "width": 1.5, "dash": "dot"}, hoverinfo="skip",
             )  # fmt: skip
-    if linear:
-        figure.layout["yaxis"].update(title={"text": quantity_name(quantity)}, range=[-0.02, 1.02])
+    if scale.linear:
+        low, high = scale.ranges[0]
+        figure.layout["yaxis"].update(range=[low - 0.02 * (high - low), high + 0.02 * (high - low)])
     return figure.done()
 
 
 def wake_figure(runs: Mapping[str, Run], quantity: str = "weight_grad_rms") -> go.Figure:
     """The first block convolution over steps: does it recover?"""
-    title = _("{quantity} of the first block, log10").format(quantity=quantity_name(quantity))
-    figure = _Draft(_("step"), title)
+    figure = _Draft(_("step"), _("{quantity} of the first block, log10").format(quantity=quantity_name(quantity)))
     for (name, run), style in zip(runs.items(), _line_styles(), strict=False):
         history = run.history.snapshot()
         values = history.quantity(quantity)[:, 2 if run.config.blocks else 0].astype(float)
-        steps = np.arange(len(values)) * history.stride
-        with np.errstate(divide="ignore", invalid="ignore"):
-            logs = np.where(values == 0, SMALLEST, np.log10(values))
-        _line(figure, steps, np.where(np.isfinite(logs), logs, np.nan), name, style)
+        places = QUANTITIES[quantity].places(values)
+        places = np.where(np.isneginf(places), SMALLEST, np.where(np.isfinite(places), places, np.nan))
+        _line(figure, np.arange(len(values)) * history.stride, places, name, style)
     return figure.done()
 
 
@@ -162,7 +161,7 @@ def ratio_to_start_figure(run: Run, quantity: str) -> go.Figure:
 
 
 def heatmaps_figure(runs: Mapping[str, Run], quantity: str, limits: tuple[float, float]) -> go.Figure:
-    """Layers × steps of every run, one colour range and one step axis for all. `limits`: log10 (zero_share: as it is)."""
+    """Layers × steps of every run, one colour range and one step axis for all. `limits`: places of the quantity's scale."""
     columns = 1 if len(runs) == 1 else 2
     rows = math.ceil(len(runs) / columns)
     longest = max(map(_frame, runs.values()), default=1)
@@ -176,7 +175,7 @@ def heatmaps_figure(runs: Mapping[str, Run], quantity: str, limits: tuple[float,
         axis = str(place + 1) if place else ""
         left, top = (wide + 0.09) * (place % columns), 1 - (high + gap) * (place // columns)
         figure.raster(
-            _codes(values, quantity, limits).T, _PALETTE, dx=stride, dy=run.config.layers / max(1, values.shape[1]),
+            raster.encode(values, quantity, *limits).T, _PALETTE, dx=stride, dy=run.config.layers / max(1, values.shape[1]),
             customdata=values.T, xaxis=f"x{axis}", yaxis=f"y{axis}",
             hovertemplate=_("step %{x:.0f}, layer %{y:.0f}") + ": %{customdata:.3g}<extra></extra>",
         )  # fmt: skip
@@ -196,13 +195,14 @@ def heatmaps_figure(runs: Mapping[str, Run], quantity: str, limits: tuple[float,
         })  # fmt: skip
     low, high = limits
     ticks = np.linspace(low, high, 5 if (high - low) % 4 == 0 else 4)
-    words = [f"{tick:g}" if quantity == "zero_share" else f"10<sup>{tick:g}</sup>" for tick in ticks]
+    words = [QUANTITIES[quantity].tick(tick) for tick in ticks]
     figure.colour_bar(quantity_name(quantity), limits, VIRIDIS, 1.0 if rows < 3 else 0.5, tickvals=ticks, ticktext=words)
     return figure.done()
 
 
 def difference_figure(first: Run, second: Run, quantity: str) -> go.Figure:
     """log10 of the first over the second, where both have a layer of that name and a step. White is no difference."""
+    scale = QUANTITIES[quantity]
     one, two = first.history.snapshot(), second.history.snapshot()
     names = [name for name in first.config.layer_names if name in set(second.config.layer_names)]
     common = min(one.steps, two.steps)
@@ -215,16 +215,16 @@ def difference_figure(first: Run, second: Run, quantity: str) -> go.Figure:
         for run, history in ((first, one), (second, two))
     ]
     with np.errstate(all="ignore"):
-        difference = parts[0] - parts[1] if quantity == "zero_share" else np.log10(parts[0]) - np.log10(parts[1])
+        difference = scale.places(parts[0]) - scale.places(parts[1])
         difference[(parts[0] == 0) & (parts[1] == 0)] = 0
-        span = 1.0 if quantity == "zero_share" else DIFFERENCE
+        span = float(np.ptp(scale.ranges[0])) if scale.linear else DIFFERENCE
         codes = np.nan_to_num(np.clip(np.round(127 + 127 * difference / span), 0, 254), nan=255).astype(np.uint8)
     figure = _Draft(_("step"), _("layer"))
     figure.raster(
         codes.T, _DIFFERENCES, dx=stride, dy=1, customdata=np.clip(difference, -1e3, 1e3).astype(np.float32).T,
         hovertemplate="%{y:.0f}, %{x:.0f}: %{customdata:.2f}<extra></extra>",
     )  # fmt: skip
-    figure.colour_bar(_("share") if quantity == "zero_share" else _("decades"), (-span, span), BLUE_TO_RED)
+    figure.colour_bar(_(scale.unit) if scale.linear else _("decades"), (-span, span), BLUE_TO_RED)
     labels = [f"{place + 1} · {name}" for place, name in enumerate(names)]
     shown = np.unique(np.linspace(0, len(names) - 1, min(len(names), 12)).astype(int)) if names else []
     figure.layout["xaxis"] |= {"showgrid": False, "constrain": "range", "range": [-0.5, min(_frame(first), _frame(second)) - 0.5]}
@@ -247,27 +247,8 @@ def _columns(history: History, quantity: str, most: int) -> tuple[int, np.ndarra
     values = history.quantity(quantity)
     stride = max(1, math.ceil(len(values) / most))
     if len(values):
-        values = np.maximum.reduceat(values, np.arange(0, len(values), stride), axis=0)
-        layers = values.shape[1]
-        if layers > MOST_ROWS:
-            values = np.maximum.reduceat(values, np.arange(MOST_ROWS) * layers // MOST_ROWS, axis=1)
+        values = raster.pool(np.maximum.reduceat(values, np.arange(0, len(values), stride), axis=0))
     return stride * history.stride, values
-
-
-_LEVELS = 250  # codes 2 … 251; 0 exact zero, 1 below the range, 252 above it, 255 not finite
-
-
-def _codes(values: np.ndarray, quantity: str, limits: tuple[float, float]) -> np.ndarray:
-    """uint8 places in _PALETTE; zero, inf and nan keep colours of their own."""
-    low, high = limits
-    with np.errstate(divide="ignore", invalid="ignore"):
-        position = (values.astype(float) if quantity == "zero_share" else np.log10(values.astype(float))) - low
-        codes = np.clip(np.floor(position * _LEVELS / (high - low)), -1, _LEVELS) + 2
-        codes[position == high - low] = _LEVELS + 1
-    if quantity != "zero_share":
-        codes[values == 0] = 0
-    codes[~np.isfinite(values)] = 255
-    return np.nan_to_num(codes, nan=255).astype(np.uint8)
 
 
 def _between(colours: Sequence[str], levels: int) -> list[tuple[int, ...]]:
@@ -281,9 +262,9 @@ def _marks(*colours: str) -> list[tuple[int, ...]]:
     return [_between([colour, colour], 1)[0] for colour in colours]
 
 
-_PALETTE = [
-    *_marks(ZERO_COLOUR, BELOW_COLOUR), *_between(VIRIDIS, _LEVELS),
-    *_marks(ABOVE_COLOUR, ABOVE_COLOUR, BROKEN_COLOUR, BROKEN_COLOUR),
+_PALETTE = [  # one for each code of `raster`
+    *_marks(ZERO_COLOUR, BELOW_COLOUR), *_between(VIRIDIS, raster.LEVELS),
+    *_marks(ABOVE_COLOUR, DENORMAL_COLOUR, BROKEN_COLOUR, BROKEN_COLOUR),
 ]  # fmt: skip
 _DIFFERENCES = [*_between(BLUE_TO_RED, 255), *_marks(NOTHING_COLOUR)]
 _STRETCHED = {"scaleanchor": False, "constrain": "range"}  # else plotly gives an image square pixels
@@ -530,11 +511,7 @@ def _level(figure: _Draft, height: float, last: float, name: str, first: float =
 def _thinned(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(steps, means over equal stretches), at most MOST_POINTS; a value that is not finite makes its stretch so."""
     stride = max(1, math.ceil(len(values) / MOST_POINTS))
-    starts = np.arange(0, len(values), stride)
-    if not len(values):
-        return starts, values
-    with np.errstate(all="ignore"):
-        return starts, np.add.reduceat(values, starts) / np.diff(np.append(starts, len(values)))
+    return np.arange(0, len(values), stride), raster.means(values, stride)
 
 
 # Lessons
@@ -571,8 +548,8 @@ HOW_TO_READ: dict[str, str] = {
     "weights": "Each point is one layer: the size of its weights at the end, over that at the start.",
     "loss": "The dashed line is chance: a net that has learnt nothing stays on it.",
     "accuracy": "Share of the test images that are classified right; 10 % is chance.",
-    "heatmap": "A row is a layer, input at the top; a column is a step. White is exactly zero, purple below the scale, orange "
-    "above it, red not finite.",
+    "heatmap": "A row is a layer, input at the top; a column is a step. White is exactly zero, pink under "
+    "float32's smallest normal number (1.2·10⁻³⁸), purple below the scale, orange above it, red not finite.",
     "difference": "Red: the first run is larger there, blue: the second. White: no difference. The darkest ends: six decades or "
     "more, or exactly zero or infinite in one of them. Grey: not a number.",
     "ratio": "How much of the last block's gradient is left in the first, before any training. 0 is level, −6 is a millionth.",

@@ -16,6 +16,7 @@ from plotly.subplots import make_subplots
 from gradviz import anatomy
 from gradviz.anatomy import AnatomySample, BlockDeletion, Picture
 from gradviz.lenet.theory.predict import Prediction
+from gradviz.record.raster import rows_of
 from gradviz.runs import History
 from gradviz.words import gettext as _
 from gradviz.words import number
@@ -41,7 +42,7 @@ def profile_figure(history: History, column: int, names: Sequence[str], predicti
         if prediction is not None:
             theory, at = getattr(prediction, name), 1 + np.arange(len(names))
             if name == "weight_grad_rms":
-                start = anatomy.pooled(len(names), _MOST)
+                start = rows_of(len(names), _MOST)
                 edge = {"x": at[start], "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
                 figure.add_scatter(y=(theory - 2 * prediction.std)[start], showlegend=False, **edge)
                 figure.add_scatter(y=(theory + 2 * prediction.std)[start], fill="tonexty", fillcolor="rgba(43,134,197,0.2)",
@@ -59,7 +60,7 @@ def band_figure(
 
     `limits`: of the axis, from `band_limits`.
     """
-    start = anatomy.pooled(len(names), _MOST)
+    start = rows_of(len(names), _MOST)
     at = 1 + _middle(start, len(names))
     if logarithmic:
         counts = sample.count(kind)
@@ -395,7 +396,7 @@ def _finish(figure: go.Figure, height: int, layers: int, row: int | None = None)
 def _line(figure: go.Figure, x: np.ndarray, y: np.ndarray, name: str, colour: str, dash: str = "solid", row: int = 1,
           width: int = 2, text: Sequence[str] | None = None, logs: bool = False, pool: np.ufunc = np.fmax) -> None:  # fmt: skip
     """Of many neighbours the largest, or what `pool` says."""
-    start = anatomy.pooled(len(x), _MOST)
+    start = rows_of(len(x), _MOST)
     x, y, text = x[start], pool.reduceat(y, start), _labels(start, text) if text is not None else None
     place = {"row": row, "col": 1} if figure._has_subplots() else {}
     figure.add_scatter(
@@ -408,7 +409,7 @@ def _line(figure: go.Figure, x: np.ndarray, y: np.ndarray, name: str, colour: st
 def _dots(figure: go.Figure, values: np.ndarray, names: Sequence[str], label: str, colour: str, low: float, high: float,
           symbol: str = "circle") -> None:  # fmt: skip
     """log10 of a size per layer, the largest of pooled ones; zeros in a row below `low`, what is not finite above `high`."""
-    start = anatomy.pooled(len(values), _MOST)
+    start = rows_of(len(values), _MOST)
     values = np.maximum.reduceat(values, start)
     at, labels = 1 + start, _labels(start, names)
     place = {"row": 1, "col": 1} if figure._has_subplots() else {}

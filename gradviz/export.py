@@ -9,7 +9,8 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 
-from gradviz.runs import QUANTITIES, Run
+from gradviz.record.quantities import QUANTITIES
+from gradviz.runs import Run
 
 
 def layer_table(run: Run) -> pd.DataFrame:

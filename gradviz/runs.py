@@ -14,17 +14,7 @@ import numpy as np
 from gradviz.anatomy import AnatomySample, BlockDeletion, PackedSample
 from gradviz.arithmetic import Arithmetic
 from gradviz.config import RunConfig
-
-# Per layer and step, in this order in every array. All are measured, none is smoothed.
-QUANTITIES: dict[str, str] = {
-    "weight_grad_rms": "Weight gradient: root mean square of ∂loss/∂weight, before any treatment",
-    "signal_rms": "Backward signal: root mean square of ∂loss/∂z, z the layer's output before norm and activation",
-    "activation_rms": "Activation: root mean square of what the layer hands on (after norm and activation; fc3: the logits)",
-    "weight_rms": "Weight: root mean square of the layer's weights",
-    "update_ratio": "Update : weight: length of the step's change of the weights over the length of the weights",
-    "zero_share": "Exact zeros: share of the weight-gradient entries that are exactly 0 in float32",
-    "treated_grad_rms": "Treated gradient: root mean square of ∂loss/∂weight as the optimiser gets it",
-}
+from gradviz.record.quantities import QUANTITIES
 
 
 class Status(StrEnum):

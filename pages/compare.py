@@ -10,8 +10,7 @@ from gradviz.config import FIELDS, ConfigError
 from gradviz.diagnosis import diagnose
 from gradviz.lessons import quantity_at
 from gradviz.live.figure import figure_panel
-from gradviz.live.wire import RANGES
-from gradviz.runs import QUANTITIES
+from gradviz.record.quantities import QUANTITIES
 from gradviz.sweep import setting_text
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily, said_if_refused
@@ -97,8 +96,8 @@ def pictures(runs: dict) -> None:
     first, second, third = st.columns(3)
     quantity = first.selectbox(_("Quantity"), list(QUANTITIES), key="compare_quantity", format_func=charts.quantity_name)
     limits = second.selectbox(
-        _("Colour range of all"), RANGES[quantity], key="compare_range",
-        format_func=lambda ends: f"{ends[0]:g} … {ends[1]:g}" if quantity == "zero_share" else f"10^{ends[0]:g} … 10^{ends[1]:g}",
+        _("Colour range of all"), QUANTITIES[quantity].ranges, key="compare_range",
+        format_func=lambda ends: " … ".join(QUANTITIES[quantity].tick(end, "10^{}") for end in ends),
     )
     when = third.segmented_control(
         _("Profile at"), ["start", "end"], default="start", key="compare_when", format_func=lambda word: _(word),

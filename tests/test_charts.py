@@ -1,8 +1,10 @@
 """Charts against the numbers they were made from."""
 
 import math
+import re
 from base64 import b64decode
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from gradviz import charts
 from gradviz.config import RunConfig
 from gradviz.lessons import ARTICLE_BORDERS, LESSONS
 from gradviz.live import wire
-from gradviz.runs import QUANTITIES, History, Run, Status
+from gradviz.record import raster
+from gradviz.record.quantities import QUANTITIES
+from gradviz.runs import History, Run, Status
 from gradviz.sweep import DIVERGED, STUCK, TRAINED, Result, Sweep
 
 RANGE = (-24.0, 12.0)
@@ -32,26 +36,44 @@ def shown(figure, name):
     return next(trace for trace in figure.data if trace.name == name)
 
 
-def test_the_heatmap_gives_each_kind_of_number_a_colour_of_its_own():
-    values = np.array([[0.0, 1e-30, 1e-24, 1e-6, 1e12, 1e13, math.inf, math.nan]], np.float32)
-    codes = charts._codes(values, "weight_grad_rms", RANGE)[0]
-    assert codes[0] == 0 and codes[1] == 1 and codes[5] == 252 and codes[6] == codes[7] == 255
-    assert codes[2] in (1, 2) and codes[4] in (251, 252)  # float32 rounds the ends of the range either way
-    assert codes[3] in (126, 127)  # the middle of −24 … 12
-    colours = {charts._PALETTE[code] for code in (0, 1, 2, 127, 252, 255)}
-    assert len(colours) == 6
-
-
-def test_comparison_and_live_heatmap_put_a_number_at_the_same_place_of_the_scale():
-    values = 10.0 ** np.random.default_rng(0).uniform(-30, 14, (50, 7))
-    ours, live = charts._codes(values, "weight_grad_rms", RANGE), wire.encode(values, "weight_grad_rms", *RANGE)
-    inside = (ours > 1) & (ours < 252)
-    assert inside.any() and (ours[inside] == live[inside]).all()
-
-
 def pixels(trace) -> np.ndarray:
     """What an image trace shows, (rows, columns, rgb)."""
     return np.asarray(Image.open(BytesIO(b64decode(trace.source.removeprefix("data:image/png;base64,")))).convert("RGB"))
+
+
+def test_the_heatmap_gives_each_kind_of_number_a_colour_of_its_own():
+    values = np.array([0.0, 1e-40, 1e-30, 1e-24, 1e-6, 1e12, 1e13, math.inf, math.nan], np.float32)
+    seen = [tuple(row[0]) for row in pixels(charts.heatmaps_figure({"a": run_of(values)}, "weight_grad_rms", RANGE).data[0])]
+    assert seen[0] == (255, 255, 255) and seen[7] == seen[8] == (0xE3, 0, 0x1B)
+    assert seen[1] == (0xF7, 0xA8, 0xCF) and seen[2] == (0xA3, 0x4A, 0x7D) and seen[6] == (0xFF, 0x8C, 0x1A)
+    assert len({*seen[:3], seen[4], *seen[6:]}) == 6
+    middle = [int(charts.VIRIDIS[k][i : i + 2], 16) for i in (1, 3, 5) for k in (4, 5)]  # 1e-6 is the middle of −24 … 12
+    assert np.abs(np.array(seen[4], int) - np.mean(np.reshape(middle, (3, 2)), axis=1)).max() <= 2
+
+
+def test_a_number_has_the_same_colour_in_a_comparison_as_in_the_live_heatmap():
+    """The browser's palette is read out of the script; the bytes are those that it is sent."""
+    script = (Path(wire.__file__).parent / "live.js").read_text(encoding="utf-8")
+    names = dict(re.findall(r'(\w+): "(#\w{6})"', re.search(r"const MARKS = .*", script)[0]))
+    colours = re.findall(r"#\w{6}", re.search(r"const VIRIDIS = .*", script)[0])
+    marks = {raster.ZERO: "exact_zero", raster.DENORMAL: "denormal_short", raster.BELOW: "below", raster.ABOVE: "above",
+             raster.INFINITE: "not_finite", raster.NOT_A_NUMBER: "not_finite"}  # fmt: skip
+
+    def colour(code: int) -> np.ndarray:
+        if code in marks:
+            return np.array([int(names[marks[code]][i : i + 2], 16) for i in (1, 3, 5)])
+        place = (code - raster.FIRST_LEVEL + 0.5) / raster.LEVELS * (len(colours) - 1)
+        stops = [[int(each[i : i + 2], 16) for each in colours] for i in (1, 3, 5)]
+        return np.array([np.interp(place, range(len(colours)), stop) for stop in stops])
+
+    low, high = QUANTITIES["weight_grad_rms"].ranges[0]
+    some = 10.0 ** np.random.default_rng(0).uniform(-34, 17, 293)
+    values = np.array([0, 1e-45, 1.1e-38, 1.2e-38, 1e-31, 10.0**high, 1e16, math.inf, math.nan, *some, 1e-3], np.float32)
+    run = run_of(values)
+    shown = pixels(charts.heatmaps_figure({"a": run}, "weight_grad_rms", (low, high)).data[0])
+    sent = np.frombuffer(wire.delta(run, 0, 0, "weight_grad_rms", low, high)[-2 * len(shown) :], np.uint8).reshape(2, -1)
+    expected = np.array([[colour(code) for code in column] for column in sent]).swapaxes(0, 1)
+    assert np.abs(shown - expected).max() <= 1 and len({tuple(each) for each in shown[:, 0]}) > 100
 
 
 def test_all_heatmaps_share_one_scale_and_one_step_axis():

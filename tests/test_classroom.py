@@ -21,10 +21,11 @@ from gradviz import charts, sweep
 from gradviz.classroom import LONGEST_NAME, PIN_TRIES, PIN_TRIES_ALL, Classroom, ClassSweep, PinCheck, archive, clean_name
 from gradviz.config import RunConfig
 from gradviz.lessons import LESSONS
-from gradviz.live import wire
 from gradviz.live.classroom import COLUMNS, LOSS_TOP, MOST_CARDS, ROWS, Board, classroom_routes, frame_of, loss_codes, picture
 from gradviz.live.routes import Described
-from gradviz.runs import QUANTITIES, History, Run, Status
+from gradviz.record import raster
+from gradviz.record.quantities import QUANTITIES
+from gradviz.runs import History, Run, Status
 from gradviz.store import Summary
 
 SMALL = RunConfig(activation="relu", blocks=2, steps=40, batch_size=4, dataset="digits")
@@ -251,20 +252,20 @@ def test_a_cards_picture_is_the_largest_gradient_of_each_bin_of_steps_and_group_
         if not inside:
             continue
         mean = sum(losses[step] for step in inside) / len(inside)
-        assert loss[place] == min(wire.LEVELS, int(mean / LOSS_TOP * wire.LEVELS)) + wire.FIRST_LEVEL
+        assert loss[place] == min(raster.LEVELS, int(mean / LOSS_TOP * raster.LEVELS)) + raster.FIRST_LEVEL
         for row in range(rows):
             layers = range(row * config.layers // rows, (row + 1) * config.layers // rows)
             largest = max(gradient[step, layer] for step in inside for layer in layers)
-            assert codes[place, row] == wire.encode([largest], "weight_grad_rms", *wire.RANGES["weight_grad_rms"][0])[0]
+            assert codes[place, row] == raster.encode([largest], "weight_grad_rms", *QUANTITIES["weight_grad_rms"].ranges[0])[0]
 
 
 def test_zero_inf_and_nan_keep_their_marks_on_a_card():
     run = recorded(RunConfig(activation="relu", blocks=0, steps=3), 3)
     run.history._columns[0, 0, :3] = 0, np.inf, np.nan
     _bins, _rows, _loss, codes = picture(run)
-    assert list(codes[0, :3]) == [wire.ZERO, wire.INFINITE, wire.NOT_A_NUMBER]
+    assert list(codes[0, :3]) == [raster.ZERO, raster.INFINITE, raster.NOT_A_NUMBER]
     assert list(loss_codes(np.array([math.nan, math.inf, 99.0, 0.0, 2.9999]))) == [
-        wire.NOT_A_NUMBER, wire.INFINITE, wire.ABOVE, wire.FIRST_LEVEL, wire.FIRST_LEVEL + wire.LEVELS - 1,
+        raster.NOT_A_NUMBER, raster.INFINITE, raster.ABOVE, raster.FIRST_LEVEL, raster.FIRST_LEVEL + raster.LEVELS - 1,
     ]  # fmt: skip
 
 

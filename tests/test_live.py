@@ -22,7 +22,9 @@ from gradviz.config import RunConfig
 from gradviz.live import element, wire
 from gradviz.live.routes import Described, build_routes, plotly_url, script_url
 from gradviz.manager import Preview
-from gradviz.runs import QUANTITIES, History, Run, Status, StepRecord, max_columns
+from gradviz.record import raster
+from gradviz.record.quantities import QUANTITIES
+from gradviz.runs import History, Run, Status, StepRecord, max_columns
 
 T = TypeVar("T")
 SCRIPT = (Path(wire.__file__).parent / "live.js").read_text(encoding="utf-8")
@@ -66,7 +68,7 @@ class Client:
         self.loss, self.accuracy, self.codes, self.tests = [], [], [], []
 
     def ask(self, run: Run) -> int:
-        low, high = wire.RANGES[self.quantity][0]
+        low, high = QUANTITIES[self.quantity].ranges[0]
         message = wire.delta(run, self.steps, self.stride, self.quantity, low, high)
         header, body = read(message)
         first, sent, rows, tests = header["first"], header["columns"] - header["first"], header["rows"], header["tests"]
@@ -94,14 +96,14 @@ def _unpack(body: bytes, layout):
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
 def test_a_decoded_value_is_within_half_a_level_of_the_measured_one(quantity):
-    for low, high in wire.RANGES[quantity]:
-        linear = quantity in wire.LINEAR
+    for low, high in QUANTITIES[quantity].ranges:
+        linear = QUANTITIES[quantity].linear
         scale = np.random.default_rng(0).uniform(max(low, -37), min(high, 38), 5000)
         values = (scale if linear else 10.0**scale).astype(np.float32)
-        codes = wire.encode(values, quantity, low, high)
-        assert codes.min() >= wire.FIRST_LEVEL and codes.max() < wire.ABOVE
-        width = (high - low) / wire.LEVELS
-        decoded = low + (codes.astype(float) - wire.FIRST_LEVEL + 0.5) * width
+        codes = raster.encode(values, quantity, low, high)
+        assert codes.min() >= raster.FIRST_LEVEL and codes.max() < raster.ABOVE
+        width = (high - low) / raster.LEVELS
+        decoded = low + (codes.astype(float) - raster.FIRST_LEVEL + 0.5) * width
         truth = values.astype(float) if linear else np.log10(values.astype(float))
         assert np.abs(decoded - truth).max() <= width / 2 * 1.001
 
@@ -109,25 +111,28 @@ def test_a_decoded_value_is_within_half_a_level_of_the_measured_one(quantity):
 def test_zero_denormal_out_of_range_and_not_finite_each_have_their_own_mark():
     tiny = np.finfo(np.float32).smallest_normal
     values = [0, np.float32(1e-45), tiny / 2, tiny, 1e-31, 1e20, np.inf, np.nan]
-    marks = [wire.ZERO, wire.DENORMAL, wire.DENORMAL, wire.BELOW, wire.BELOW, wire.ABOVE, wire.INFINITE, wire.NOT_A_NUMBER]
-    assert wire.encode(np.array(values, np.float32), "weight_grad_rms", -30, 15).tolist() == marks
+    marks = [
+        raster.ZERO, raster.DENORMAL, raster.DENORMAL, raster.BELOW, raster.BELOW, raster.ABOVE, raster.INFINITE,
+        raster.NOT_A_NUMBER,
+    ]  # fmt: skip
+    assert raster.encode(np.array(values, np.float32), "weight_grad_rms", -30, 15).tolist() == marks
     assert len(set(marks)) == 6
 
 
 def test_a_denormal_is_marked_even_in_a_range_that_reaches_below_it():
-    assert wire.encode(np.float32([3e-39]), "weight_grad_rms", -38, 38).tolist() == [wire.DENORMAL]
+    assert raster.encode(np.float32([3e-39]), "weight_grad_rms", -38, 38).tolist() == [raster.DENORMAL]
 
 
 def test_a_share_of_zero_and_of_one_are_the_ends_of_its_scale():
-    ends = wire.encode(np.float32([0, 1]), "zero_share", 0, 1)
-    assert ends.tolist() == [wire.FIRST_LEVEL, wire.FIRST_LEVEL + wire.LEVELS - 1]
+    ends = raster.encode(np.float32([0, 1]), "zero_share", 0, 1)
+    assert ends.tolist() == [raster.FIRST_LEVEL, raster.FIRST_LEVEL + raster.LEVELS - 1]
 
 
 @pytest.mark.parametrize("layers", [5, 299, 300, 301, 2005])
 def test_pooling_keeps_every_layer_in_one_row_and_its_largest_value(layers):
     values = np.random.default_rng(0).uniform(0, 1, (3, layers)).astype(np.float32)
     values[1, layers // 2], values[2, layers // 3] = np.inf, np.nan
-    pooled = wire.pool(values)
+    pooled = raster.pool(values)
     rows = min(layers, 300)
     assert pooled.shape == (3, rows)
     for row in range(rows):
@@ -138,7 +143,7 @@ def test_pooling_keeps_every_layer_in_one_row_and_its_largest_value(layers):
 def test_the_script_reads_the_codes_that_are_written():
     codes = dict(re.findall(r"([A-Z_]+) = (\d+)", re.search(r"^const ZERO.*$", SCRIPT, re.M)[0]))
     names = ("ZERO", "BELOW", "FIRST_LEVEL", "LEVELS", "ABOVE", "DENORMAL", "INFINITE", "NOT_A_NUMBER")
-    assert codes == {name: str(getattr(wire, name)) for name in names}
+    assert codes == {name: str(getattr(raster, name)) for name in names}
 
 
 # ---- Deltas ----
@@ -153,17 +158,17 @@ def test_columns_fetched_bit_by_bit_are_the_history(blocks, quantity):
         client.ask(run)
     history = run.history
     assert client.stride == history.stride > 4
-    stride, low_high = history.stride, wire.RANGES[quantity][0]
+    stride, low_high = history.stride, QUANTITIES[quantity].ranges[0]
     columns = np.array([list(column) for column in client.codes])
     truth = history.quantity(quantity)
-    np.testing.assert_array_equal(columns, wire.encode(wire.pool(truth), quantity, *low_high))
+    np.testing.assert_array_equal(columns, raster.encode(raster.pool(truth), quantity, *low_high))
     losses = [history.loss[c * stride : (c + 1) * stride].mean() for c in range(len(truth))]
     np.testing.assert_allclose(client.loss, losses, rtol=1e-6)
     accuracies = [history.accuracy[c * stride : (c + 1) * stride].mean() for c in range(len(truth))]
     np.testing.assert_allclose(client.accuracy, accuracies, rtol=1e-6)
     assert [step for step, _ in client.tests] == [step for step, _ in history.tests]
     np.testing.assert_allclose([value for _, value in client.tests], [value for _, value in history.tests], rtol=1e-6)
-    np.testing.assert_array_equal(client.newest, wire.pool(truth[-1]))
+    np.testing.assert_array_equal(client.newest, raster.pool(truth[-1]))
 
 
 def test_a_run_without_steps_is_said_to_have_none():
@@ -249,7 +254,7 @@ def test_bytes_never_mix_two_states_of_a_run_that_grows_meanwhile():
         assert len(client.codes) == len(client.loss) == math.ceil(client.steps / client.stride)
     writer.join()
     client.ask(run)
-    truth = wire.encode(run.history.quantity("weight_grad_rms"), "weight_grad_rms", *wire.RANGES["weight_grad_rms"][0])
+    truth = raster.encode(run.history.quantity("weight_grad_rms"), "weight_grad_rms", *QUANTITIES["weight_grad_rms"].ranges[0])
     np.testing.assert_array_equal(np.array([list(column) for column in client.codes]), truth)
 
 
@@ -462,7 +467,7 @@ def test_every_word_that_the_script_shows_is_given_to_it_and_none_is_idle():
 
 def test_every_quantity_and_status_has_its_words_and_ranges():
     words = element.words()
-    assert set(words["quantities"]) == set(words["units"]) == set(wire.RANGES) == set(QUANTITIES)
+    assert set(words["quantities"]) == set(words["units"]) == set(element.scales()["ranges"]) == set(QUANTITIES)
     assert all(text["label"] and text["meaning"] for text in words["quantities"].values())
     assert set(words["status"]) == set(Status)
 

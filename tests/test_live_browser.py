@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from gradviz.live import wire
-from gradviz.runs import QUANTITIES
+from gradviz.record import raster
+from gradviz.record.quantities import QUANTITIES
 
 LIVE = "[data-mode=live]"
 SECONDS = 1000  # Playwright counts in milliseconds
@@ -98,12 +98,12 @@ def test_pointing_at_a_cell_names_the_layer_the_step_and_the_measured_value(live
 
 def test_each_cell_has_the_colour_of_its_value(live, server, run_id):
     picture = np.asarray(Image.open(io.BytesIO(live.screenshot())).convert("RGB")).astype(int)
-    low, high = wire.RANGES["weight_grad_rms"][0]
-    marks = {wire.ZERO: (255, 255, 255), wire.DENORMAL: (247, 168, 207), wire.BELOW: (163, 74, 125)}
+    low, high = QUANTITIES["weight_grad_rms"].ranges[0]
+    marks = {raster.ZERO: (255, 255, 255), raster.DENORMAL: (247, 168, 207), raster.BELOW: (163, 74, 125)}
     seen, levels = set(), []
     for step in (1, 12, 22):
         truth = measured(server, run_id, step, "weight_grad_rms")
-        codes = wire.encode(truth, "weight_grad_rms", low, high)
+        codes = raster.encode(truth, "weight_grad_rms", low, high)
         (x, bottom), (_, top) = place(live, step, 0), place(live, step, len(codes) - 1)
         for layer, code in enumerate(codes):
             y = bottom + (top - bottom) * layer / (len(codes) - 1)
@@ -113,7 +113,7 @@ def test_each_cell_has_the_colour_of_its_value(live, server, run_id):
                 seen.add(int(code))
             else:
                 levels.append((code, colour.sum()))
-    assert wire.ZERO in seen and wire.BELOW in seen
+    assert raster.ZERO in seen and raster.BELOW in seen
     # Viridis grows lighter with the value, so the order of levels is the order of lightness.
     light = dict(levels)
     order = sorted(light)

@@ -25,6 +25,8 @@ from gradviz.live import wire
 from gradviz.live.element import words as live_words
 from gradviz.live.routes import NEVER, script_route, script_url
 from gradviz.manager import RunManager
+from gradviz.record import raster
+from gradviz.record.quantities import QUANTITIES
 from gradviz.runs import Run, Status
 from gradviz.store import Summary
 from gradviz.words import gettext as _
@@ -56,7 +58,7 @@ def picture(run: Run) -> tuple[int, int, np.ndarray, np.ndarray]:
     """(bins, rows, loss codes (filled,), gradient codes (filled, rows)) of the run now; bins are what the width has room for.
 
     A bin's gradient is the maximum over its steps and, where layers outnumber ROWS, over neighbouring layers, in the
-    codes and the default range of `wire`. Its loss is the mean, in the same codes over 0 … LOSS_TOP nats, linear.
+    codes of `raster` and the default range. Its loss is the mean, in the same codes over 0 … LOSS_TOP nats, linear.
     """
     live = run.status.live  # before the snapshot: an ended run is then complete
     history = run.history.snapshot()
@@ -71,20 +73,19 @@ def picture(run: Run) -> tuple[int, int, np.ndarray, np.ndarray]:
 
     gradient = history.quantity("weight_grad_rms")
     columns = starts(np.arange(len(gradient)) * history.stride)
-    layers = np.arange(rows) * history.layers // rows
-    pooled = np.maximum.reduceat(np.maximum.reduceat(gradient, columns, axis=0), layers, axis=1)
+    pooled = raster.pool(np.maximum.reduceat(gradient, columns, axis=0), ROWS)
     first = starts(np.arange(history.steps))
     with np.errstate(over="ignore", invalid="ignore"):
         loss = np.add.reduceat(history.loss, first) / np.diff(np.append(first, history.steps))
-    codes = wire.encode(pooled, "weight_grad_rms", *wire.RANGES["weight_grad_rms"][0])
+    codes = raster.encode(pooled, "weight_grad_rms", *QUANTITIES["weight_grad_rms"].ranges[0])
     return bins, rows, loss_codes(loss), codes
 
 
 def loss_codes(loss: np.ndarray) -> np.ndarray:
-    """uint8: wire.LEVELS equal steps from 0 to LOSS_TOP nats, and wire's marks for above, inf and nan."""
+    """uint8: raster.LEVELS equal steps from 0 to LOSS_TOP nats, and raster's marks for above, inf and nan."""
     with np.errstate(invalid="ignore", over="ignore"):
-        codes = np.clip(np.floor(loss * (wire.LEVELS / LOSS_TOP)), 0, wire.LEVELS) + wire.FIRST_LEVEL
-    codes = np.where(np.isnan(loss), wire.NOT_A_NUMBER, np.where(np.isinf(loss), wire.INFINITE, codes))
+        codes = np.clip(np.floor(loss * (raster.LEVELS / LOSS_TOP)), 0, raster.LEVELS) + raster.FIRST_LEVEL
+    codes = np.where(np.isnan(loss), raster.NOT_A_NUMBER, np.where(np.isinf(loss), raster.INFINITE, codes))
     return codes.astype(np.uint8)
 
 

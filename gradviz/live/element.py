@@ -8,9 +8,9 @@ from typing import Any
 import streamlit as st
 
 from gradviz.live.routes import plotly_url, script_url
-from gradviz.live.wire import LINEAR, RANGES
 from gradviz.manager import Preview
-from gradviz.runs import QUANTITIES, Run, Status
+from gradviz.record.quantities import QUANTITIES
+from gradviz.runs import Run, Status
 from gradviz.words import gettext as _
 
 # Streamlit sends this text at every mount, so it only fetches the real script, which the browser keeps. Streamlit may call
@@ -59,9 +59,17 @@ def words() -> dict[str, Any]:
     """Every text that live.js shows. `{name}` is filled in there."""
     return {
         "status": {status: _(text) for status, text in _STATUS.items()},
-        "quantities": {name: _quantity(_(text)) for name, text in QUANTITIES.items()},
-        "units": {name: _(text) for name, text in _UNITS.items()},
+        "quantities": {name: {"label": _(row.label), "meaning": _(row.meaning)} for name, row in QUANTITIES.items()},
+        "units": {name: _(row.unit) for name, row in QUANTITIES.items()},
         **{name: _(text) for name, text in _TEXTS.items()},
+    }
+
+
+def scales() -> dict[str, Any]:
+    """The colour ranges offered for each quantity, and which quantities are not shown as log10."""
+    return {
+        "ranges": {name: row.ranges for name, row in QUANTITIES.items()},
+        "linear": [name for name, row in QUANTITIES.items() if row.linear],
     }
 
 
@@ -73,8 +81,7 @@ def _mount(mode: str, id: str, key: str, data: dict[str, Any], **callbacks: Call
             "id": id,
             "script": script_url(),
             "plotly": plotly_url(),
-            "ranges": RANGES,
-            "linear": LINEAR,
+            **scales(),
             "words": words(),
             **data,
         },
@@ -86,11 +93,6 @@ def _nothing() -> None:
     """Streamlit knows a component's values by their callbacks."""
 
 
-def _quantity(text: str) -> dict[str, str]:
-    label, _separator, meaning = text.partition(": ")
-    return {"label": label, "meaning": meaning}
-
-
 _STATUS = {
     Status.QUEUED: "Waiting for its turn",
     Status.RUNNING: "Training",
@@ -100,16 +102,6 @@ _STATUS = {
     Status.DIVERGED: "Diverged",
     Status.INTERRUPTED: "Interrupted: the server ended",
     Status.FAILED: "Failed",
-}
-
-_UNITS = {
-    "weight_grad_rms": "RMS of ∂loss/∂weight (nats per unit)",
-    "signal_rms": "RMS of ∂loss/∂z (nats per unit)",
-    "activation_rms": "RMS of the activation (no unit)",
-    "weight_rms": "RMS of the weights (no unit)",
-    "update_ratio": "length of step / length of weights",
-    "zero_share": "share of exact zeros",
-    "treated_grad_rms": "RMS of treated ∂loss/∂weight (nats per unit)",
 }
 
 _TEXTS = {

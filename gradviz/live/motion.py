@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from gradviz import anatomy
 from gradviz.anatomy import AnatomySample
+from gradviz.record.raster import rows_of
 from gradviz.runs import History, Run
 from gradviz.words import gettext as _
 from gradviz.words import number, power
@@ -28,7 +28,7 @@ def motion_panel(run: Run, history: History, column: int, sample: AnatomySample 
 def motion(run: Run, history: History, column: int, sample: AnatomySample | None) -> dict[str, Any]:
     """What motion.js draws: names and rows of bars, and the stages with their sentences."""
     config = run.config
-    start = anatomy.pooled(config.layers, MOST_BARS)
+    start = rows_of(config.layers, MOST_BARS)
     step = column * history.stride
 
     def row(name: str, label: str, *alike: str) -> dict[str, Any]:

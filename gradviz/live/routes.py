@@ -29,6 +29,7 @@ from gradviz.limits import Refused
 from gradviz.live import wire
 from gradviz.live.metrics import CONTENT_TYPE
 from gradviz.manager import Preview
+from gradviz.record.quantities import QUANTITIES
 from gradviz.runs import Run, Status
 from gradviz.trainer import preview_images
 
@@ -101,7 +102,7 @@ def build_routes(
 
         def make(run: Run) -> bytes:
             quantity = query.get("quantity", "weight_grad_rms")
-            low, high = wire.RANGES.get(quantity, [(0.0, 0.0)])[0]
+            low, high = QUANTITIES[quantity].ranges[0] if quantity in QUANTITIES else (0.0, 0.0)
             return wire.delta(
                 run,
                 _whole(query.get("since", "0"), "since"),

@@ -14,73 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from gradviz.record.float32 import SMALLEST_NORMAL
-from gradviz.runs import QUANTITIES, History, Run, Status
-
-MAX_ROWS = 300  # rows of the heatmap: more layers than that are pooled, by maximum
-
-# One byte of the heatmap: an exact zero, a value under or over the colour range, one of LEVELS steps between, ...
-ZERO, BELOW, FIRST_LEVEL, LEVELS, ABOVE, DENORMAL, INFINITE, NOT_A_NUMBER = 0, 1, 2, 250, 252, 253, 254, 255
-
-LINEAR = ("zero_share",)  # all other quantities are shown as log10
-
-# Colour ranges offered for each quantity, as log10 (zero_share: as they are); the first is the default. They are fixed,
-# never fitted to the data, so that two pictures can be compared by eye; the default holds every preset at initialisation.
-_GRADIENT = ((-30.0, 15.0), (-12.0, 0.0), (-38.0, 0.0), (0.0, 38.0), (-38.0, 38.0))
-_SIZE = ((-6.0, 18.0), (-4.0, 4.0), (-38.0, 38.0))
-RANGES: dict[str, tuple[tuple[float, float], ...]] = {
-    "weight_grad_rms": _GRADIENT,
-    "signal_rms": _GRADIENT,
-    "activation_rms": _SIZE,
-    "weight_rms": ((-4.0, 2.0), (-12.0, 12.0), (-38.0, 38.0)),
-    "update_ratio": ((-12.0, 2.0), (-24.0, 2.0), (-38.0, 38.0)),
-    "zero_share": ((0.0, 1.0),),
-    "treated_grad_rms": _GRADIENT,
-}
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.raster import MAX_ROWS, encode, means, pool
+from gradviz.runs import History, Run, Status
 
 
 class WireError(ValueError):
     """A request that cannot be answered; the message is one sentence that says what is allowed."""
-
-
-def rows_of(layers: int) -> np.ndarray:
-    """int (rows,): the first layer of each heatmap row, rows = min(layers, MAX_ROWS); the client computes the same."""
-    rows = min(layers, MAX_ROWS)
-    return np.arange(rows) * layers // rows
-
-
-def pool(values: np.ndarray) -> np.ndarray:
-    """(..., layers) to (..., rows) by maximum; nan beats inf, and inf beats every number."""
-    return values if values.shape[-1] <= MAX_ROWS else np.maximum.reduceat(values, rows_of(values.shape[-1]), axis=-1)
-
-
-def encode(values: np.ndarray, quantity: str, low: float, high: float) -> np.ndarray:
-    """uint8 codes of non-negative `values`: LEVELS equal steps of log10 (zero_share: of the value) from low to high,
-    and the marks named above. The middle of level k is low + (k + 0.5) · (high − low) / LEVELS."""
-    values = np.asarray(values, np.float64)
-    linear = quantity in LINEAR
-    with np.errstate(divide="ignore", invalid="ignore"):
-        position = (values if linear else np.log10(values)) - low
-        level = np.floor(position * (LEVELS / (high - low)))
-        # The upper end itself belongs to the last level: a share of exactly 1 is not above the range.
-        level = np.where(position == high - low, LEVELS - 1, level)
-        codes = np.clip(level, -1, LEVELS) + FIRST_LEVEL
-    if not linear:
-        codes[values < SMALLEST_NORMAL] = DENORMAL
-        codes[values == 0] = ZERO
-    codes[np.isinf(values)] = INFINITE
-    codes[np.isnan(values)] = NOT_A_NUMBER
-    return codes.astype(np.uint8)
-
-
-def column_means(series: np.ndarray, first: int, stride: int) -> np.ndarray:
-    """float32: the mean of `series` over each column from column `first` on; one value that is not finite wins its column."""
-    part = series[first * stride :]
-    if not len(part):
-        return np.empty(0, np.float32)
-    starts = np.arange(0, len(part), stride)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return (np.add.reduceat(part, starts) / np.diff(np.append(starts, len(part)))).astype(np.float32)
 
 
 def delta(
@@ -211,9 +151,16 @@ def _plain(value: Any) -> Any:
 def _check(quantity: str, low: float, high: float) -> None:
     if quantity not in QUANTITIES:
         raise WireError(f"quantity must be one of {', '.join(QUANTITIES)}.")
-    if (low, high) not in RANGES[quantity]:
-        pairs = ", ".join(f"{a:g} to {b:g}" for a, b in RANGES[quantity])
+    ranges = QUANTITIES[quantity].ranges
+    if (low, high) not in ranges:
+        pairs = ", ".join(f"{a:g} to {b:g}" for a, b in ranges)
         raise WireError(f"low and high must be one of the ranges {pairs}.")
+
+
+def column_means(series: np.ndarray, first: int, stride: int) -> np.ndarray:
+    """float32: the mean over each column from column `first` on."""
+    with np.errstate(over="ignore"):
+        return means(series[first * stride :], stride).astype(np.float32)
 
 
 def _figures(history: History) -> dict[str, float | None]:

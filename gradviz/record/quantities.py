@@ -1,0 +1,75 @@
+"""What is measured of every layer at every step: one row per quantity, and everything that is said or drawn of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradviz.words import gettext as _
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Its numbers are never negative; the words are English, translated where they are shown."""
+
+    label: str
+    meaning: str
+    unit: str  # of its axis
+    # Colour ranges offered, in places of the scale; the first is the default. They are fixed, never fitted to the data, so
+    # that two pictures can be compared by eye; the default holds every preset at initialisation.
+    ranges: tuple[tuple[float, float], ...]
+    linear: bool = False  # else it is shown as log10
+
+    def places(self, values: np.ndarray | Sequence[float]) -> np.ndarray:
+        """float64 places on its scale; an exact 0 of a logarithmic one is at −inf."""
+        values = np.asarray(values, np.float64)
+        if self.linear:
+            return values
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.log10(values)
+
+    def tick(self, place: float, power: str = "10<sup>{}</sup>") -> str:
+        """A place of its scale as the number that stands there; `power`: how a power of ten is written."""
+        return f"{place:g}" if self.linear else power.format(f"{place:g}")
+
+    @property
+    def axis(self) -> str:
+        """Title of an axis that shows places."""
+        return _(self.label) if self.linear else _("{quantity}, log10").format(quantity=_(self.label))
+
+
+_GRADIENT = ((-30.0, 15.0), (-12.0, 0.0), (-38.0, 0.0), (0.0, 38.0), (-38.0, 38.0))
+
+# In this order in every array. All are measured, none is smoothed.
+QUANTITIES: dict[str, Quantity] = {
+    "weight_grad_rms": Quantity(
+        "Weight gradient", "root mean square of ∂loss/∂weight, before any treatment",
+        "RMS of ∂loss/∂weight (nats per unit)", _GRADIENT,
+    ),
+    "signal_rms": Quantity(
+        "Backward signal", "root mean square of ∂loss/∂z, z the layer's output before norm and activation",
+        "RMS of ∂loss/∂z (nats per unit)", _GRADIENT,
+    ),
+    "activation_rms": Quantity(
+        "Activation", "root mean square of what the layer hands on (after norm and activation; fc3: the logits)",
+        "RMS of the activation (no unit)", ((-6.0, 18.0), (-4.0, 4.0), (-38.0, 38.0)),
+    ),
+    "weight_rms": Quantity(
+        "Weight", "root mean square of the layer's weights",
+        "RMS of the weights (no unit)", ((-4.0, 2.0), (-12.0, 12.0), (-38.0, 38.0)),
+    ),
+    "update_ratio": Quantity(
+        "Update : weight", "length of the step's change of the weights over the length of the weights",
+        "length of step / length of weights", ((-12.0, 2.0), (-24.0, 2.0), (-38.0, 38.0)),
+    ),
+    "zero_share": Quantity(
+        "Exact zeros", "share of the weight-gradient entries that are exactly 0 in float32",
+        "share of exact zeros", ((0.0, 1.0),), linear=True,
+    ),
+    "treated_grad_rms": Quantity(
+        "Treated gradient", "root mean square of ∂loss/∂weight as the optimiser gets it",
+        "RMS of treated ∂loss/∂weight (nats per unit)", _GRADIENT,
+    ),
+}  # fmt: skip

@@ -1,0 +1,54 @@
+"""Layers × steps as a picture: pooled to as many rows and columns as a screen tells apart, one byte for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gradviz.record.float32 import SMALLEST_NORMAL
+from gradviz.record.quantities import QUANTITIES
+
+MAX_ROWS = 300  # more layers than that are pooled, by maximum
+
+# One byte: an exact zero, a value under or over the colour range, one of LEVELS steps between, ...
+ZERO, BELOW, FIRST_LEVEL, LEVELS, ABOVE, DENORMAL, INFINITE, NOT_A_NUMBER = 0, 1, 2, 250, 252, 253, 254, 255
+
+
+def rows_of(layers: int, most: int = MAX_ROWS) -> np.ndarray:
+    """int (rows,): the first layer of each row, rows = min(layers, most); the browser computes the same."""
+    rows = min(layers, most)
+    return np.arange(rows) * layers // max(1, rows)
+
+
+def pool(values: np.ndarray, most: int = MAX_ROWS) -> np.ndarray:
+    """(..., layers) to (..., rows) by maximum; nan beats inf, and inf beats every number."""
+    layers = values.shape[-1]
+    return values if layers <= most else np.maximum.reduceat(values, rows_of(layers, most), axis=-1)
+
+
+def means(series: np.ndarray, stride: int) -> np.ndarray:
+    """float64: the mean of each `stride` neighbours; one value that is not finite wins its stretch."""
+    starts = np.arange(0, len(series), stride)
+    if not len(series):
+        return np.empty(0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.add.reduceat(series, starts) / np.diff(np.append(starts, len(series)))
+
+
+def encode(values: np.ndarray | Sequence[float], quantity: str, low: float, high: float) -> np.ndarray:
+    """uint8 codes of non-negative `values`: LEVELS equal steps of the quantity's scale from low to high, and the marks
+    named above. The middle of level k is low + (k + 0.5) · (high − low) / LEVELS."""
+    values, scale = np.asarray(values, np.float64), QUANTITIES[quantity]
+    with np.errstate(invalid="ignore"):
+        position = scale.places(values) - low
+        level = np.floor(position * (LEVELS / (high - low)))
+        # The upper end itself belongs to the last level: a share of exactly 1 is not above the range.
+        level = np.where(position == high - low, LEVELS - 1, level)
+        codes = np.clip(level, -1, LEVELS) + FIRST_LEVEL
+    if not scale.linear:
+        codes[values < SMALLEST_NORMAL] = DENORMAL
+        codes[values == 0] = ZERO
+    codes[np.isinf(values)] = INFINITE
+    codes[np.isnan(values)] = NOT_A_NUMBER
+    return codes.astype(np.uint8)

@@ -12,6 +12,7 @@ import streamlit as st
 from starlette.middleware import Middleware
 
 from gradviz.diagnosis import diagnose
+from gradviz.live.badge import Badge
 from gradviz.live.classroom import Board, classroom_routes
 from gradviz.live.guard import Guard
 from gradviz.live.metrics import Metrics
@@ -105,6 +106,6 @@ app = st.App(
         look=_look,
         get_at_hand=lambda run_id: server().manager.at_hand(run_id),
     ), *classroom_routes(_board, lambda: server().classroom.notice())],
-    middleware=[Middleware(Guard)],
+    middleware=[Middleware(Guard), Middleware(Badge, get_people=lambda: server().people)],
     lifespan=_lifespan,
 )

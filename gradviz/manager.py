@@ -49,7 +49,7 @@ _KEPT_PREVIEWS = 64
 _WATCHED = 10.0  # seconds after the last look; a page in front looks every second, one in the background less often
 _FIRST = 0.25  # of a slice, then a worker may go to whom it matters more: enough for a first picture of most nets
 _PRESENT = 24 * 3600.0  # seconds: what is younger is not deleted to make room, somebody may be working with it
-_AFRESH = (Status.INTERRUPTED, Status.STOPPED, Status.FAILED)
+AFRESH = (Status.INTERRUPTED, Status.STOPPED, Status.FAILED)
 # What the first forward and backward pass does not depend on. Two configs that differ only here share a preview.
 _AFTER_PREVIEW = ("treatment", "threshold", "optimizer", "lr", "steps")
 
@@ -93,6 +93,7 @@ class _Job:
     since: float = 0.0  # when a worker took it
     begun: int = 0  # steps that it had then
     stop: threading.Event = field(default_factory=threading.Event)
+    replaces: Run | None = None  # whose records the store keeps until this one has as many
     held: bool = False  # a pause was asked for
     steps: int = 0  # single steps asked for while held
     driven: bool = False  # a worker has it
@@ -174,7 +175,8 @@ class RunManager:
     def start(self, config: RunConfig, again: bool = False, client: str = "") -> Run:
         """The run of this config: the live or kept one if there is one, else a new one in the queue.
 
-        `again` starts an interrupted, stopped or failed run afresh, in place of its records. `client` is the person
+        `again` starts an interrupted, stopped or failed run afresh; its records are kept until the new one has as many
+        or has come to its own end. `client` is the person
         who asks, whose other runs then take second place; without one it is work that nobody sits before.
         Raises Refused if this server does not take the run, RuntimeError once the manager is closed.
         """
@@ -182,6 +184,7 @@ class RunManager:
             return joined
         try:
             self._admit(config, again)
+            old = self.get(config.run_id) if again else None
             with self._changed:
                 if (joined := self._join(config, again, client)) is not None:  # started meanwhile
                     return joined
@@ -190,7 +193,9 @@ class RunManager:
                     raise Refused("queue", _("Too many runs wait already ({most}): wait until some have ended.").format(
                         most=self._limits.queue))  # fmt: skip
                 run = Run(config, History(config.layers, max_columns(config.layers)), clients=(client,) if client else ())
-                self._begin(run)
+                unsaved = self._jobs.get(run.id)
+                old = unsaved.replaces or old if unsaved else old
+                self._begin(run, replaces=old if old and old.history.steps else None)
         except Refused as refusal:
             with self._changed:
                 self._refused[refusal.reason] += 1
@@ -358,6 +363,25 @@ class RunManager:
             if job := self._live(id):
                 self._stop(job)
 
+    def join(self, id: str, client: str) -> None:
+        """The live run is this person's too, from now on."""
+        with self._changed:
+            if job := self._live(id):
+                self._join_job(job, client)
+
+    def leave(self, id: str, client: str, stop: bool = True) -> bool:
+        """The live run is no longer this person's; with `stop` it is stopped if he was the last. Says whether it goes on."""
+        with self._changed:
+            job = self._live(id)
+            if not job or client not in job.run.clients:
+                return bool(job)
+            others = tuple(other for other in job.run.clients if other != client)
+            if stop and not others:
+                self._stop(job)  # and stays his: he may start it afresh
+                return False
+            job.run.clients, job.saved = others, None
+            return True
+
     def clear_queue(self) -> int:
         """Stops every run that waits and has not begun, or was resumed and waits; says how many."""
         with self._changed:
@@ -434,14 +458,17 @@ class RunManager:
                 raise RuntimeError("The run manager is closed.")
             job = self._jobs.get(config.run_id)
             kept = job.run if job else kept
-            if kept and not (again and kept.status in _AFRESH):
-                if job and client and client not in job.run.clients:
-                    job.run.clients += (client,)
-                    job.saved = None
+            if kept and not (again and kept.status in AFRESH):
                 if job and client:
-                    job.seen = self._clock()
+                    self._join_job(job, client)
                 return kept
             return None
+
+    def _join_job(self, job: _Job, client: str) -> None:
+        if client not in job.run.clients:
+            job.run.clients += (client,)
+            job.saved = None
+        job.seen = self._clock()
 
     def _waiting(self) -> list[Run]:
         try:
@@ -493,9 +520,9 @@ class RunManager:
         """Whether it outlives the server: it has not begun, and somebody asked for it. Sweeps start theirs again themselves."""
         return job in self._queue and job.run.status is Status.QUEUED and not job.run.history.steps and bool(job.run.clients)
 
-    def _begin(self, run: Run) -> None:
+    def _begin(self, run: Run, replaces: Run | None = None) -> None:
         self._count += 1
-        job = _Job(run, number=self._count)
+        job = _Job(run, number=self._count, replaces=replaces)
         if run.clients:
             job.seen = self._clock()  # who has just asked for it looks at it
         self._jobs[run.id] = job
@@ -684,10 +711,13 @@ class RunManager:
             with self._changed:
                 states = [(job, (job.run.status, job.run.history.steps)) for job in self._jobs.values()]
                 due = [(job, state) for job, state in states if state != job.saved]
+                due = [(job, state) for job, state in due if not (state[0].live and _held_back(job, state))]
+                # What was started afresh and has come less far than what it was to replace is given up for that.
+                runs = {job: _instead(job) if _held_back(job, state) else job.run for job, state in due}
             if not due:
                 return
             try:
-                self._store.save(*(job.run for job, _ in due))
+                self._store.save(*runs.values())
             except StoreError as error:
                 self._warn(f"{error} The runs go on, but what they record is not kept.")
                 return
@@ -701,7 +731,8 @@ class RunManager:
                     job.saved = state
                     if not state[0].live and self._jobs.get(job.run.id) is job:
                         del self._jobs[job.run.id]
-                        self._keep(job.run)
+                        self._keep(runs[job])
+                    job.replaces = None
 
     def _warn(self, sentence: str) -> None:
         if sentence != self.warning:
@@ -800,6 +831,20 @@ class _Previews:
     def _finish(self, preview: Preview, record: StepRecord | None, error: str) -> None:
         preview.record, preview.error = record, error
         preview.ready.set()
+
+
+def _held_back(job: _Job, state: tuple[Status, int]) -> bool:
+    """Whether the store has more of the run that this one replaces."""
+    status, steps = state
+    whole = status in (Status.FINISHED, Status.DIVERGED)
+    return job.replaces is not None and not whole and steps < job.replaces.history.steps
+
+
+def _instead(job: _Job) -> Run:
+    """The run that was to be replaced, and is not."""
+    job.replaces.message = _("Started afresh, it ended after {steps} steps ({status}): what was recorded before is kept.").format(
+        steps=job.run.history.steps, status=_(str(job.run.status)))  # fmt: skip
+    return job.replaces
 
 
 def _seconds_left(run: Run) -> float:

@@ -274,6 +274,7 @@ class SweepRunner:
         self._manager, self._folder = manager, folder
         self._sweeps: dict[str, Sweep] = {}
         self._active: list[str] = []  # ids, first come first served
+        self._people: dict[str, tuple[str, ...]] = {}  # sweep id -> who asked for it, the first first
         self._flying: dict[str, RunConfig] = {}  # run id -> config, of the runs that a sweep waits for
         self._ours: set[str] = set()  # of these, the ones that a sweep started
         self._tried: set[str] = set()  # run ids that were started once; a run that somebody stops is not forced on him again
@@ -284,16 +285,49 @@ class SweepRunner:
         self._read()
         threading.Thread(target=self._work, args=(tick,), name="sweeps", daemon=True).start()
 
-    def start(self, sweep: Sweep) -> None:
-        """Begins or resumes it. Runs that exist count as they are; those that were stopped midway are trained afresh."""
+    def start(self, sweep: Sweep, client: str = "") -> None:
+        """Begins or resumes it, for `client` too. Runs that exist count as they are; those stopped midway are trained afresh."""
         with self._lock:
             self._sweeps[sweep.id] = sweep
+            if client and client not in self.people(sweep.id):
+                self._people[sweep.id] = (*self.people(sweep.id), client)
             self._tried -= {config.run_id for config in sweep.configs}
             self._refusal = ""
             if sweep.id not in self._active:
                 self._active.append(sweep.id)
             self._keep(sweep)
         log.info("event=sweep-started sweep=%s runs=%d", sweep.id, len(sweep.configs))
+
+    def join(self, id: str, client: str) -> None:
+        """The active sweep is this person's too."""
+        with self._lock:
+            if id in self._active and client not in self.people(id):
+                self._people[id] = (*self.people(id), client)
+                self._keep(self._sweeps[id])
+
+    def leave(self, id: str, client: str) -> bool:
+        """The sweep is no longer this person's; once it is nobody's it is stopped. Whether it goes on."""
+        with self._lock:
+            others = tuple(other for other in self.people(id) if other != client)
+            if client in self.people(id) and others:
+                self._people[id] = others
+                self._keep(self._sweeps[id])
+            elif client in self.people(id):
+                self.stop(id)  # and stays his: he may go on with it
+            return id in self._active
+
+    def people(self, id: str) -> tuple[str, ...]:
+        """Who asked for the sweep; empty for one of an earlier version."""
+        with self._lock:
+            return self._people.get(id, ())
+
+    def people_of_run(self, run_id: str) -> set[str]:
+        """Those of all active sweeps that wait for this run."""
+        with self._lock:
+            if run_id not in self._flying:
+                return set()
+            config = self._flying[run_id]
+            return {person for id in self._active if config in self._sweeps[id].configs for person in self.people(id)}
 
     def stop(self, id: str) -> None:
         """Stops what it has live, unless another sweep wants that too. What is done stays done."""
@@ -314,6 +348,7 @@ class SweepRunner:
         self.stop(id)
         with self._lock:
             self._sweeps.pop(id, None)
+            self._people.pop(id, None)
             (self._folder / f"{id}.json").unlink(missing_ok=True)
 
     def get(self, id: str) -> Sweep | None:
@@ -433,7 +468,9 @@ class SweepRunner:
 
     def _keep(self, sweep: Sweep) -> None:
         path = self._folder / f"{sweep.id}.json"
-        text = json.dumps({**sweep.to_dict(), "active": sweep.id in self._active, "created": time.time()})
+        text = json.dumps({
+            **sweep.to_dict(), "active": sweep.id in self._active, "created": time.time(), "people": self.people(sweep.id),
+        })  # fmt: skip
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(".part")
@@ -452,5 +489,6 @@ class SweepRunner:
                 log.warning("event=sweep-unreadable file=%s reason=%s", path.name, json.dumps(str(error)))
                 continue
             self._sweeps[sweep.id] = sweep
+            self._people[sweep.id] = tuple(map(str, people)) if isinstance(people := values.get("people"), list) else ()
             if values.get("active"):
                 self._active.append(sweep.id)

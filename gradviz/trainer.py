@@ -115,7 +115,6 @@ class Trainer:
         self._replay: Callable[[], None] | None = None
 
     def __iter__(self) -> Iterator[StepRecord]:
-        started = time.perf_counter()
         seconds = 0.0
         try:
             with closing(self._each() if self._looks else self._ahead()) as records:
@@ -125,8 +124,9 @@ class Trainer:
                     if not math.isfinite(record.loss):
                         self.outcome = Outcome(Status.DIVERGED, None, seconds, _diverged(record))
                         return
-            final = self._accuracy(self.data.test_images, self.data.test_labels)
-            self.outcome = Outcome(Status.FINISHED, final, time.perf_counter() - started, deletion=self._deletion())
+            begin = time.perf_counter()  # what was between the steps was not training: pauses, and turns of others
+            final, deletion = self._accuracy(self.data.test_images, self.data.test_labels), self._deletion()
+            self.outcome = Outcome(Status.FINISHED, final, seconds + time.perf_counter() - begin, deletion=deletion)
         except Interrupted:
             self.outcome = Outcome(Status.STOPPED, None, seconds)
 

@@ -10,6 +10,7 @@ from gradviz.config import RunConfig
 from gradviz.diagnosis import diagnose
 from gradviz.lenet.theory.predict import critical_range, depth_marks, predict
 from gradviz.live.element import live_panel, preview_panel
+from gradviz.manager import AFRESH
 from gradviz.model import parameter_count
 from gradviz.runs import Run, Status
 from gradviz.ui import classroom, controls
@@ -17,7 +18,7 @@ from gradviz.ui.heavy import said_if_refused
 from gradviz.ui.server import server
 from gradviz.words import gettext as _
 
-manager, shelf = server().manager, server().shelf
+manager, shelf, change = server().manager, server().shelf, classroom.change
 
 
 def show(run_id: str | None) -> None:
@@ -56,33 +57,42 @@ def _progress(wanted: str) -> None:
 
 def buttons(config, run: Run | None, status: Status | None) -> None:
     """`status`: the run's, read once for this and the live view; it may change any moment."""
-    known, locked, change = manager.get(config.run_id), classroom.locked(), classroom.unless_locked
+    known, locked = manager.get(config.run_id), classroom.locked()
+    off = locked or (run is not None and not classroom.may_change(classroom.people_of(run)))
+    shared = run is not None and classroom.others(classroom.people_of(run)) > 0
     with st.container(horizontal=True, key="buttons"):
         on_screen = run is not None and run.id == config.run_id
         if known is None:
             st.button(_("Start"), key="start", type="primary", icon=":material/play_arrow:", on_click=start, args=(config,),
                       disabled=locked)  # fmt: skip
-        elif (status if on_screen else known.status) in (Status.INTERRUPTED, Status.STOPPED, Status.FAILED):
+        elif (status if on_screen else known.status) in AFRESH:
             st.button(_("Start afresh"), key="start", type="primary", icon=":material/replay:", on_click=start,
-                      args=(config, True), disabled=locked,
-                      help=_("Trains the same settings from step 0 and replaces what was recorded."))
+                      args=(config, True), disabled=locked or not classroom.may_change(classroom.people_of(known)),
+                      help=_("Trains the same settings from step 0. What was recorded is replaced once the new training has as "
+                             "many steps."))
         if known is not None and not on_screen:
             st.button(_("Show the run of these settings"), key="join", type="primary", on_click=join, args=(known.id,),
                       help=_("The same settings are the same run: somebody has started it already."))
         if run is not None and status.live:
             if status is Status.PAUSED:
-                st.button(_("Resume"), key="resume", icon=":material/play_arrow:", on_click=change, args=(manager.resume, run.id),
-                          disabled=locked)  # fmt: skip
-                st.button(_("One step"), key="step", icon=":material/skip_next:", on_click=change, args=(manager.step, run.id),
-                          disabled=locked)  # fmt: skip
+                st.button(_("Resume"), key="resume", icon=":material/play_arrow:", on_click=change, args=("resume", run.id),
+                          disabled=off)  # fmt: skip
+                st.button(_("One step"), key="step", icon=":material/skip_next:", on_click=change, args=("step", run.id),
+                          disabled=off)  # fmt: skip
             else:
-                st.button(_("Pause"), key="pause", icon=":material/pause:", on_click=change, args=(manager.pause, run.id),
-                          disabled=locked)  # fmt: skip
-            st.button(_("Stop"), key="stop", icon=":material/stop:", on_click=change, args=(manager.stop, run.id),
-                      disabled=locked)  # fmt: skip
+                st.button(_("Pause"), key="pause", icon=":material/pause:", on_click=change, args=("pause", run.id),
+                          disabled=off or shared)  # fmt: skip
+            st.button(_("Stop"), key="stop", icon=":material/stop:", on_click=change, args=("stop", run.id),
+                      disabled=off)  # fmt: skip
+            if off and not locked:
+                st.button(_("Join"), key="join_run", icon=":material/group_add:", on_click=join, args=(run.id,),
+                          help=_("It is then yours too: it goes on for you when those who asked for it leave."))
         if run is not None:
             st.button(_("Close the run"), key="close", type="tertiary", on_click=show, args=(None,),
                       help=_("Goes back to the picture at initialisation. The run itself goes on and is kept."))
+    shown = run or (known if known is not None and not known.status.live else None)
+    if shown and (sentence := classroom.whose_sentence(shown)):
+        st.caption(sentence)
 
 
 def theory_words(config: RunConfig) -> None:

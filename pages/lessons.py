@@ -118,8 +118,10 @@ def progress(sweep: Sweep) -> None:
             st.rerun()
 
     bar()
-    st.button(_("Stop"), key="stop", icon=":material/stop:", on_click=classroom.unless_locked,
-              args=(sweeps.stop, sweep.id), disabled=classroom.locked())  # fmt: skip
+    classroom.join_lesson(sweep)
+    st.button(_("Stop"), key="stop", icon=":material/stop:", on_click=classroom.stop_sweep, args=(sweep.id,),
+              disabled=classroom.locked() or not classroom.may_change_sweep(sweep.id),
+              help=_("If others wait for these runs too, it takes you out and leaves them to the others."))  # fmt: skip
     for run in [manager.get(run_id) for run_id in shown[:1]]:
         live_panel(run, key="lesson-live")
 

@@ -174,8 +174,10 @@ def picture(sweep: Sweep) -> None:
     missing = [config for config in sweep.configs if config not in results]
     with st.container(horizontal=True, vertical_alignment="center"):
         if active:
-            st.button(_("Stop"), key="stop", icon=":material/stop:", on_click=classroom.unless_locked,
-                      args=(sweeps.stop, sweep.id), disabled=classroom.locked())  # fmt: skip
+            st.button(_("Stop"), key="stop", icon=":material/stop:", on_click=classroom.stop_sweep, args=(sweep.id,),
+                      disabled=classroom.locked() or not classroom.may_change_sweep(sweep.id),
+                      help=_("Those who asked for it, and the teacher, can stop it. If others asked for it too, it goes on for "
+                             "them."))  # fmt: skip
         elif missing:
             label = _("Resume") if sweeps.get(sweep.id) else _("Start")
             st.button(label, key="start", type="primary", icon=":material/play_arrow:", on_click=classroom.start_sweep,

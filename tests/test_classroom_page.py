@@ -12,7 +12,10 @@ from streamlit.testing.v1 import AppTest
 from gradviz.classroom import archive
 from gradviz.config import RunConfig
 from gradviz.lessons import LESSONS
+from gradviz.people import AWAY
 from gradviz.runs import Status
+from gradviz.sweep import Sweep
+from gradviz.ui import classroom
 from gradviz.ui.server import server
 
 ROOT = Path(__file__).parents[1]
@@ -157,6 +160,132 @@ def test_the_teacher_pauses_resumes_and_clears_all_that_waits(pin, page_server):
     assert all(run.status in (Status.RUNNING, Status.STOPPED) for run in runs)
     for run in runs:
         server().manager.stop(run.id)
+
+
+KEPT = RunConfig(**{**LONG.to_dict(), "seed": 77})
+
+
+def person(test: AppTest) -> str:
+    return test.session_state["client"]
+
+
+def pressed(test: AppTest, key: str) -> str:
+    """What the page warns of after a press of this button."""
+    test.button(key=key).click().run()
+    assert not test.exception
+    return " ".join(warning.value for warning in test.warning)
+
+
+def forced(test: AppTest, key: str) -> str:
+    """The same where the button has just become grey, so that the server alone can refuse."""
+    test.session_state["class_teacher"] = True
+    test.run()
+    test.session_state["class_teacher"] = False
+    return pressed(test, key)
+
+
+def test_a_stranger_can_watch_a_run_but_not_stop_pause_step_or_replace_it(pin, page_server):
+    owner, manager = opened("lab", **KEPT.to_query()), server().manager
+    owner.button(key="start").click().run()
+    run = manager.get(KEPT.run_id)
+    _until(lambda: run.history.steps > 20)
+    stranger = opened("lab", run=KEPT.run_id)
+    for key in ("pause", "stop"):
+        assert stranger.button(key=key).disabled
+        assert "somebody else's" in forced(stranger, key)
+    assert run.status.live and not manager._jobs[run.id].held
+    pressed(owner, "pause")
+    _until(lambda: run.status is Status.PAUSED)
+    steps = run.history.steps
+    stranger.run()
+    for key in ("resume", "step", "stop"):
+        assert stranger.button(key=key).disabled
+        assert "somebody else's" in forced(stranger, key)
+    assert run.status is Status.PAUSED and run.history.steps == steps
+    pressed(owner, "stop")
+    assert manager.wait(run.id, 60)
+    stranger.run()
+    assert stranger.button(key="start").disabled and "another seed" in text(stranger)
+    assert "somebody else's" in forced(stranger, "start")
+    assert manager.get(run.id).history.steps == steps and not manager.get(run.id).status.live
+    owner.run()
+    assert not owner.button(key="start").disabled
+    pressed(owner, "start")
+    assert manager.get(run.id).status.live
+    as_teacher("lab", run=KEPT.run_id).button(key="stop").click().run()
+    assert manager.wait(run.id, 60)
+
+
+def test_a_run_that_several_have_joined_is_left_by_one_and_stopped_by_the_last(pin, page_server):
+    owner, manager = opened("lab", **KEPT.to_query()), server().manager
+    pressed(owner, "start")
+    run = manager.get(KEPT.run_id)
+    friend = opened("lab", run=KEPT.run_id)
+    pressed(friend, "join_run")
+    assert run.clients == (person(owner), person(friend))
+    assert "once they have left" in pressed(owner, "pause") and not manager._jobs[run.id].held
+    assert owner.button(key="pause").disabled and "leaves it to them" in text(owner)
+    assert "You have left" in pressed(owner, "stop") and run.status.live and run.clients == (person(friend),)
+    assert owner.button(key="stop").disabled and "somebody else's" in forced(owner, "stop") and run.status.live
+    friend.run()
+    pressed(friend, "stop")
+    assert manager.wait(run.id, 60) and run.status is Status.STOPPED
+
+
+def test_without_a_pin_whoever_sits_at_the_server_stops_his_run_from_another_browser(page_server):
+    first = opened("lab", **KEPT.to_query())
+    pressed(first, "start")
+    other = opened("lab", run=KEPT.run_id)
+    assert person(other) != person(first) and not other.button(key="stop").disabled
+    pressed(other, "stop")
+    assert server().manager.wait(KEPT.run_id, 60)
+    pressed(other, "start")
+    assert server().manager.get(KEPT.run_id).status.live
+    pressed(other, "stop")
+
+
+def test_without_a_pin_a_run_of_the_network_is_its_own_peoples_until_they_have_gone(page_server, monkeypatch):
+    monkeypatch.setattr(classroom, "at_the_server", lambda: False)
+    owner = opened("lab", **KEPT.to_query())
+    pressed(owner, "start")
+    stranger = opened("lab", run=KEPT.run_id)
+    assert stranger.button(key="stop").disabled
+    server().people._begun -= AWAY
+    server().people._seen[person(owner)] -= AWAY
+    assert not stranger.run().button(key="stop").disabled
+    pressed(stranger, "stop")
+    assert server().manager.wait(KEPT.run_id, 60)
+
+
+def test_the_sweep_of_another_and_its_runs_are_not_a_strangers_to_stop(pin, page_server):
+    sweep = Sweep.over("mine", [LONG], {"lr": [0.001, 0.002]}, [0], early=False)
+    server().sweeps.start(sweep, "ann")
+    _until(lambda: server().sweeps.live(sweep))
+    run_id = server().sweeps.live(sweep)[0].id
+    stranger = opened("sweep", sweep=sweep.id)
+    assert stranger.button(key="stop").disabled
+    assert "somebody else's" in forced(stranger, "stop") and server().sweeps.active(sweep.id)
+    assert "somebody else's" in forced(opened("lab", run=run_id), "stop")
+    assert server().manager.get(run_id).status.live
+    friend = opened("lab", run=run_id)
+    pressed(friend, "join_run")
+    assert "You have left" in pressed(friend, "stop")  # the sweep still waits for it
+    assert server().manager.get(run_id).status.live and server().manager.get(run_id).clients == ()
+    server().sweeps.stop(sweep.id)
+
+
+def test_a_lesson_for_which_several_wait_goes_on_when_one_of_them_stops_it(pin, page_server):
+    lesson = next(lesson for lesson in LESSONS.values() if lesson.choices)
+    query = dict(lesson=lesson.id, prediction=next(iter(lesson.choices)), dataset="digits")
+    first, second = (opened("lessons", **query) for _ in range(2))
+    pressed(first, "run")
+    sweep = lesson.sweep("digits")
+    second.run()
+    assert set(server().sweeps.people(sweep.id)) == {person(first), person(second)}
+    assert "You have left" in pressed(first, "stop") and server().sweeps.active(sweep.id)
+    assert person(first) not in server().sweeps.people(sweep.id)
+    pressed(second, "stop")
+    assert not server().sweeps.active(sweep.id)
 
 
 def _until(condition, seconds: float = 60) -> None:

@@ -200,6 +200,70 @@ def test_a_kept_run_is_joined_and_only_an_incomplete_one_is_started_afresh(
         assert store.load(SMALL.run_id).created == afresh.created
 
 
+@pytest.mark.parametrize("status", [Status.STOPPED, Status.INTERRUPTED, Status.FAILED])
+def test_what_is_started_afresh_is_kept_until_the_new_one_has_as_much(
+    managed: Callable, stage: Stage, store: RunStore, status: Status
+) -> None:
+    manager = managed(train=stage, workers=2)
+    run = manager.start(seeded(1, steps=50), client="ann")
+    stage[1].allow(12)
+    until(lambda: steps(run) == 12)
+    manager.stop(run.id)
+    assert manager.wait(run.id, 60)
+    until(lambda: not manager._jobs)
+    run.status = status
+    store.save(run)
+
+    def afresh(count: int) -> Run:
+        del stage.puppets[1]
+        fresh = manager.start(seeded(1, steps=50), again=True, client="ann")
+        stage[1].allow(count)
+        until(lambda: steps(fresh) == count)
+        return fresh
+
+    short = afresh(5)
+    bystander = manager.start(seeded(2))
+    until(lambda: store.load(bystander.id) is not None)  # the writer has been there meanwhile
+    kept = store.load(run.id)  # what is there after a kill now
+    assert (kept.created, steps(kept), kept.status) == (run.created, 12, status)
+    manager.stop(short.id)
+    until(lambda: manager.get(run.id) is not short)
+    back = manager.get(run.id)
+    assert (back.status, steps(back)) == (status, 12) and "ended after 5 steps" in back.message and "kept" in back.message
+    long = afresh(12)
+    until(lambda: store.load(run.id).created == long.created)
+    assert steps(store.load(run.id)) == 12
+
+
+def test_what_was_started_afresh_twice_in_a_hurry_is_kept_too(managed: Callable, stage: Stage, store: RunStore) -> None:
+    manager = managed(train=stage)
+    run = manager.start(seeded(1, steps=50))
+    stage[1].allow(12)
+    until(lambda: steps(run) == 12)
+    manager.stop(run.id)
+    assert manager.wait(run.id, 60)
+    for _ in range(3):
+        manager.stop(manager.start(seeded(1, steps=50), again=True).id)
+    until(lambda: not manager._jobs)
+    assert steps(manager.get(run.id)) == steps(store.load(run.id)) == 12
+
+
+def test_a_run_of_several_people_goes_on_until_the_last_has_left(managed: Callable, stage: Stage, store: RunStore) -> None:
+    manager = managed(train=stage)
+    run = manager.start(SMALL, client="ann")
+    stage[0].allow(1)
+    manager.join(run.id, "bob")
+    manager.start(SMALL, client="cyd")
+    assert run.clients == ("ann", "bob", "cyd")
+    assert manager.leave(run.id, "ann") and manager.leave(run.id, "ann")  # who is not in it cannot stop it
+    assert manager.leave(run.id, "cyd") and run.status.live and run.clients == ("bob",)
+    until(lambda: (kept := store.load(run.id)) and kept.clients == ("bob",))
+    assert not manager.leave(run.id, "bob")
+    assert manager.wait(run.id, 60) and run.status == Status.STOPPED and run.clients == ("bob",)
+    manager.join(run.id, "eve")  # what has ended is joined by nobody
+    assert manager.get(run.id).clients == ("bob",)
+
+
 def test_an_unknown_or_rubbish_id_does_nothing(managed: Callable, stage: Stage) -> None:
     manager = managed(train=stage)
     for id in ("", "0" * 12, "../x", "\ud800", "a" * 10_000):

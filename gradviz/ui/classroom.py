@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
@@ -15,6 +15,8 @@ from gradviz.config import RunConfig
 from gradviz.lessons import LESSONS
 from gradviz.limits import Refused
 from gradviz.live.classroom import notice_panel
+from gradviz.manager import AFRESH
+from gradviz.people import COOKIE, GUEST
 from gradviz.runs import Run
 from gradviz.sweep import Sweep
 from gradviz.ui import controls
@@ -29,6 +31,9 @@ _TEACHER = "class_teacher"
 _PIN = "class_pin"
 _SAID = "class_said"  # a sentence for the next script run
 _NOTICE = "class_notice"
+_TAB = "class_tab"
+_LOOPBACK = "127.0.0.1"
+_LEFT = "class_left"  # id of the sweep that this session has left
 WALL = "wall"  # its URL parameter: a run's id, or empty for what the teacher has chosen
 
 
@@ -36,8 +41,29 @@ WALL = "wall"  # its URL parameter: a run's id, or empty for what the teacher ha
 
 
 def client() -> str:
-    """Tells this browser session from others. It is no secret and no account."""
-    return st.session_state.setdefault(controls.CLIENT, uuid.uuid4().hex)
+    """Who sits before this browser, known by its cookie; without one, this session alone. It is no account."""
+    people = server().people
+    if controls.CLIENT not in st.session_state:
+        st.session_state[controls.CLIENT] = people.person(st.context.cookies.get(COOKIE)) or GUEST + uuid.uuid4().hex
+    people.seen(st.session_state[controls.CLIENT])
+    return st.session_state[controls.CLIENT]
+
+
+def tab() -> str:
+    """Tells this page from others of the same person."""
+    return st.session_state.setdefault(_TAB, uuid.uuid4().hex)
+
+
+def address() -> str:
+    """Where this browser is: many people may share one."""
+    here = st.context.ip_address  # None for this computer
+    return here if isinstance(here, str) else _LOOPBACK
+
+
+def at_the_server() -> bool:
+    """Whether this browser runs on the server's own computer. A proxy may do so too, but asks for another host."""
+    host = st.context.headers.get("Host", "localhost").rsplit(":", 1)[0]
+    return address() == _LOOPBACK and host in ("localhost", _LOOPBACK, "[::1]")
 
 
 def name() -> str:
@@ -106,19 +132,113 @@ def only_teacher(action: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
+# Whose run it is
+
+
+def people_of(run: Run) -> set[str]:
+    """Who asked for it, and for the sweeps that wait for it, as far as they have a say: without a teacher, who could
+    be asked, those that have long gone have none."""
+    everybody = {*run.clients, *(server().sweeps.people_of_run(run.id) if run.status.live else ())}
+    return _with_a_say(everybody)
+
+
+def _with_a_say(people: Iterable[str]) -> set[str]:
+    room, here = server().classroom, server().people.here
+    if room.pin.on:
+        return set(people)
+    # Whoever sits at the computer that all this runs on needs no button to end it.
+    return set() if at_the_server() else {person for person in people if person == client() or here(person)}
+
+
+def may_change(people: set[str]) -> bool:
+    return is_teacher() or not people or client() in people
+
+
+def others(people: set[str]) -> int:
+    """How many people would mind, for whom a run or a sweep goes on; the teacher need not ask."""
+    return 0 if is_teacher() else len(people - {client()})
+
+
+def whose_sentence(run: Run) -> str:
+    """Why not all buttons of this run do all that they say; empty if they do."""
+    people = people_of(run)
+    if not may_change(people):
+        return _other_live() if run.status.live else _other_ended() if run.status in AFRESH else ""
+    if count := others(people) if run.status.live else 0:
+        return _("Others have asked for this run too ({n}): Stop takes you out and leaves it to them, and nobody can pause it "
+                 "for the others.").format(n=count)  # fmt: skip
+    return ""
+
+
+def _other_live() -> str:
+    return _("This run is somebody else's: you can watch it or join it. Only those who asked for it, and the teacher, can stop, "
+             "pause or step it.")
+
+
+def _other_ended() -> str:
+    return _("This run is somebody else's: only those who asked for it, and the teacher, can start it afresh. With another seed "
+             "it is a run of your own.")
+
+
+def change(word: str, run_id: str) -> None:
+    """Callback: pause, resume, step or stop a run, if he may: whoever can open the page can send this."""
+    manager = server().manager
+    run = manager.get(run_id)
+    if locked():
+        return say(locked_sentence())
+    if run is None or not run.status.live:
+        return None
+    people = people_of(run)
+    if not may_change(people):
+        return say(_other_live())
+    if word == "pause" and others(people):
+        return say(_("Others have asked for this run too: it can be paused once they have left it."))
+    if word != "stop":
+        return {"pause": manager.pause, "resume": manager.resume, "step": manager.step}[word](run_id)
+    if not others(people):
+        return manager.stop(run_id)
+    if manager.leave(run_id, client(), stop=not server().sweeps.people_of_run(run_id)):
+        say(_("You have left this run; it goes on for the others who asked for it."))
+    return None
+
+
+def stop_sweep(sweep_id: str) -> None:
+    """Callback: stops a sweep, or leaves it to the others who asked for it."""
+    sweeps = server().sweeps
+    people = _with_a_say(sweeps.people(sweep_id))
+    if locked():
+        return say(locked_sentence())
+    if not may_change(people):
+        return say(_("These runs are somebody else's: only those who asked for them, and the teacher, can stop them."))
+    if not others(people):
+        return sweeps.stop(sweep_id)
+    if sweeps.leave(sweep_id, client()):
+        st.session_state[_LEFT] = sweep_id
+        say(_("You have left these runs; they go on for the others who asked for them."))
+    return None
+
+
+def may_change_sweep(sweep_id: str) -> bool:
+    return may_change(_with_a_say(server().sweeps.people(sweep_id)))
+
+
+def forget_sweep(sweep_id: str) -> None:
+    """Callback: removes a sweep; its runs are kept."""
+    sweeps = server().sweeps
+    if locked():
+        return say(locked_sentence())
+    people = _with_a_say(sweeps.people(sweep_id))
+    if not may_change(people) or others(people):
+        return say(_("A sweep is removed by the one who asked for it, or by the teacher."))
+    return sweeps.forget(sweep_id)
+
+
 # The lock
 
 
 def locked() -> bool:
     """Whether this session may not start or change anything now."""
     return server().classroom.locked and not is_teacher()
-
-
-def unless_locked(action: Callable[..., Any], *args: Any) -> Any:
-    """For callbacks: the lock may have come after the button was drawn."""
-    if not locked():
-        return action(*args)
-    say(locked_sentence())
 
 
 def locked_sentence() -> str:
@@ -129,6 +249,9 @@ def start(config: RunConfig, again: bool = False) -> Run | None:
     """Callback: starts or joins the run in this session's name. None, and a sentence, if that is refused."""
     if locked():
         return say(locked_sentence())
+    known = server().manager.get(config.run_id) if again else None
+    if known and not known.status.live and not may_change(people_of(known)):
+        return say(_other_ended())
     try:
         run = server().manager.start(config, again=again, client=client())
     except Refused as refusal:
@@ -138,20 +261,34 @@ def start(config: RunConfig, again: bool = False) -> Run | None:
 
 
 def join(run_id: str) -> None:
-    """This session looks at a run that exists already, as its own."""
+    """Callback: a run that exists already is this person's too."""
+    server().manager.join(run_id, client())
     server().classroom.join(client(), name(), run_id)
 
 
 def start_sweep(sweep: Sweep) -> None:
-    unless_locked(server().sweeps.start, sweep)
+    """Callback, in this person's name."""
+    if locked():
+        return say(locked_sentence())
+    server().sweeps.start(sweep, client())
+    server().classroom.join(client(), name(), sweep.id)
+    return None
+
+
+def join_lesson(sweep: Sweep) -> None:
+    """Whoever waits for the runs of a lesson is one of those for whom they go on, until he leaves them."""
+    if st.session_state.get(_LEFT) != sweep.id and not locked():
+        server().sweeps.join(sweep.id, client())
 
 
 def start_lesson(sweep: Sweep) -> None:
     """As `start_sweep`, in this session's name."""
     if locked():
         return say(locked_sentence())
-    server().sweeps.start(sweep)
+    st.session_state.pop(_LEFT, None)
+    server().sweeps.start(sweep, client())
     server().classroom.join(client(), name(), *(config.run_id for config in sweep.configs))
+    return None
 
 
 # What every page shows

@@ -11,7 +11,7 @@ from gradviz.words import gettext as _
 
 CONFIG = "config"  # the last valid RunConfig of this session
 RUN = "run"  # id of the run on screen; also its URL parameter
-CLIENT = "client"  # tells the previews of two browsers apart
+CLIENT = "client"  # who sits before this browser; see gradviz/ui/classroom.py
 _PROBLEMS = "problems"  # sentences about the URL that was opened
 _PRESET = "preset"
 _LOCKED = "controls_locked"  # for this script run

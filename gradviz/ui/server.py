@@ -10,6 +10,7 @@ from gradviz.classroom import Classroom
 from gradviz.data import Shelf
 from gradviz.desk import Desk
 from gradviz.manager import RunManager
+from gradviz.people import People
 from gradviz.settings import Settings
 from gradviz.store import RunStore
 from gradviz.sweep import SweepRunner
@@ -24,6 +25,7 @@ class Server:
     manager: RunManager
     sweeps: SweepRunner
     classroom: Classroom
+    people: People
     nursery: Nursery | None  # None: trainings are threads of this process
     desk: Desk  # for pictures of many runs
     exports: Desk  # for files to take home; a slow line keeps its place for long
@@ -59,7 +61,8 @@ def _build() -> Server:
     # One worker stays free of sweeps, for whoever presses Start.
     sweeps = SweepRunner(manager, settings.store / "sweeps", at_once=max(1, settings.workers - 1))
     classroom = Classroom(settings.store / "classroom.json", settings.pin)
-    return Server(settings, shelf, store, manager, sweeps, classroom, nursery, Desk(2), Desk(6, share=3))
+    people = People(settings.store / "people.secret")
+    return Server(settings, shelf, store, manager, sweeps, classroom, people, nursery, Desk(2), Desk(6, share=3))
 
 
 # The only thing of a module that changes: pages and routes are given nothing by Streamlit that they could hold it by. One for

@@ -1,0 +1,102 @@
+"""Who somebody is, as far as a server without accounts can tell: a signed cookie of his browser, and his address as a backstop.
+
+A cookie outlives a reload, a closed tab and a restart of the server. It says nothing but that the same browser is back.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from itsdangerous import BadSignature, Signer
+
+log = logging.getLogger("gradviz")
+
+COOKIE = "gradviz_person"
+GUEST = "guest-"  # begins the id of a session without a cookie, which lasts as long as the session
+AWAY = 1800.0  # seconds without a click or a page, after which somebody counts as gone
+_MOST = 4096  # keys remembered at a time
+# New cookies of one address: a class that opens its pages at once behind one, and then one every ten seconds. Whoever clears
+# his cookies to be somebody else has as many names, and no more.
+_COOKIES, _COOKIES_PER_SECOND = 100, 0.1
+
+
+class Pace:
+    """For each key a bucket that holds `burst` and fills with `rate` per second; the keys quiet longest are forgotten."""
+
+    def __init__(self, burst: float, rate: float, clock: Callable[[], float] = time.monotonic):
+        self._burst, self._rate, self._clock = burst, rate, clock
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # key -> what was left, and when
+        self._lock = threading.Lock()
+
+    def allows(self, key: str) -> bool:
+        """Takes one out of the bucket of `key`, if there is one."""
+        with self._lock:
+            now = self._clock()
+            left, then = self._left.pop(key, (self._burst, now))
+            left = min(self._burst, left + (now - then) * self._rate)
+            self._left[key] = (left - (left >= 1), now)
+            if len(self._left) > _MOST:
+                self._left.popitem(last=False)
+            return left >= 1
+
+
+class People:
+    """Gives cookies and knows them again. Every method may be called from any thread."""
+
+    def __init__(self, secret: Path, clock: Callable[[], float] = time.monotonic):
+        """`secret`: the file of what signs the cookies, made where there is none, for the server's own user alone to read."""
+        self._signer = Signer(_secret(Path(secret)), salt="gradviz.person")
+        self._clock, self._begun = clock, clock()
+        self._cookies = Pace(_COOKIES, _COOKIES_PER_SECOND, clock)
+        self._seen: OrderedDict[str, float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def cookie(self, address: str) -> str | None:
+        """The value of a new cookie; None if this address has had too many of late: its next visitors are guests for a while."""
+        return self._signer.sign(secrets.token_hex(16)).decode() if self._cookies.allows(address) else None
+
+    def person(self, cookie: str | None) -> str:
+        """Whose cookie this is, empty for none that this server has given."""
+        try:
+            return self._signer.unsign(cookie or "").decode()
+        except (BadSignature, UnicodeError):
+            return ""
+
+    def seen(self, person: str) -> None:
+        """He has just opened a page or clicked something."""
+        with self._lock:
+            self._seen[person] = self._clock()
+            self._seen.move_to_end(person)
+            if len(self._seen) > _MOST:
+                self._seen.popitem(last=False)
+
+    def here(self, person: str) -> bool:
+        """Whether he was seen within AWAY seconds; the start of the server counts as the last that it knows of everybody."""
+        with self._lock:
+            return self._clock() - max(self._begun, self._seen.get(person, -math.inf)) < AWAY
+
+
+def _secret(path: Path) -> bytes:
+    with suppress(OSError):
+        if len(kept := path.read_bytes()) >= 32:
+            return kept
+    fresh = secrets.token_bytes(32)
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(fresh)
+        os.replace(part, path)
+    except OSError as error:  # people are known until the server ends
+        log.warning("event=secret-not-kept reason=%s", error.strerror)
+    return fresh

@@ -1,0 +1,67 @@
+"""Who is known again, by what, and for how long."""
+
+import stat
+
+import pytest
+from asgi import ask
+from starlette.responses import HTMLResponse, PlainTextResponse
+
+from gradviz.live.badge import Badge
+from gradviz.people import AWAY, COOKIE, People
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def people(tmp_path) -> People:
+    return People(tmp_path / "people.secret", Clock())
+
+
+def test_a_cookie_is_known_after_a_restart_and_a_changed_or_foreign_one_is_not(tmp_path):
+    path = tmp_path / "runs" / "people.secret"
+    cookie = People(path).cookie("10.0.0.1")
+    person = People(path).person(cookie)
+    assert person and People(path).person(cookie) == person
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    foreign = People(tmp_path / "another").cookie("10.0.0.1")
+    for rubbish in (None, "", ".", person, cookie[:-1], "0" + cookie, foreign, "\udc80.x", "a" * 10_000):
+        assert People(path).person(rubbish) == ""
+
+
+def test_an_address_that_wants_ever_new_cookies_gets_no_more_for_a_while_and_others_do(people):
+    got = [people.cookie("10.0.0.1") for _ in range(1000)]
+    assert 30 <= sum(cookie is not None for cookie in got) <= 200 and len(set(got)) > 30
+    assert people.cookie("10.0.0.2")
+    people._clock.now = 60
+    assert people.cookie("10.0.0.1")
+
+
+def test_somebody_is_here_for_half_an_hour_after_his_last_click_and_everybody_after_a_restart(people):
+    clock = people._clock
+    assert people.here("ann")
+    clock.now = AWAY - 1
+    people.seen("bob")
+    clock.now = AWAY + 1
+    assert people.here("bob") and not people.here("ann")
+
+
+def page(people: People, path: str = "/", **headers: str):
+    async def app(scope, receive, send):
+        await (HTMLResponse("x") if path != "/gone" else PlainTextResponse("x", 404))(scope, receive, send)
+
+    return ask(Badge(app, lambda: people), path, **headers)
+
+
+def test_whoever_opens_a_page_gets_one_cookie_that_scripts_cannot_read_and_other_sites_do_not_send(people):
+    words = page(people, accept="text/html").headers["set-cookie"].split("; ")
+    name, _, value = words[0].partition("=")
+    assert name == COOKIE and people.person(value) and {"HttpOnly", "SameSite=Lax"} <= set(words)
+    assert "set-cookie" not in page(people, accept="text/html", cookie=words[0]).headers
+    assert "set-cookie" in page(people, accept="text/html", cookie=f"{COOKIE}=forged.abc").headers
+    for other in (page(people), page(people, "/api/runs/x", accept="text/html"), page(people, "/gone", accept="text/html")):
+        assert "set-cookie" not in other.headers

@@ -132,3 +132,30 @@ def test_the_archive_comes_down_as_one_file(browser, class_server, tmp_path):
     finally:
         for page in (student, teacher):
             page.context.close()
+
+
+def test_a_browser_is_the_same_person_after_a_reload_and_a_restart_and_another_browser_is_not(browser, start_server):
+    """Its cookie says so; the other, at another address as a proxy tells it, finds the buttons grey."""
+    server = start_server(GRADVIZ_PIN="secret-4711", GRADVIZ_WORKERS="1")
+    settings = "activation=relu&blocks=1&batch_size=8&dataset=digits&steps=100000"
+    own, strange = browser.new_context(), browser.new_context()
+    page, other = own.new_page(), strange.new_page()
+    page.goto(f"{server.url}/?{settings}")
+    page.get_by_role("button", name="Start", exact=True).click(timeout=60_000)
+    page.wait_for_url("**run=*")
+    link = page.url
+    cookie = next(cookie for cookie in own.cookies() if cookie["name"] == "gradviz_person")
+    assert cookie["httpOnly"] and cookie["sameSite"] == "Lax" and cookie["expires"] > 0
+    other.goto(link)
+    expect(other.get_by_text("This run is somebody else's")).to_be_visible(timeout=60_000)
+    expect(other.get_by_role("button", name="Stop", exact=True)).to_be_disabled()
+    page.reload()
+    expect(page.get_by_role("button", name="Stop", exact=True)).to_be_enabled(timeout=60_000)
+    server.stop()
+    server.start()
+    page.goto(link)
+    other.goto(link)
+    expect(page.get_by_role("button", name="Start afresh")).to_be_enabled(timeout=60_000)
+    expect(other.get_by_role("button", name="Start afresh")).to_be_disabled(timeout=60_000)
+    own.close()
+    strange.close()

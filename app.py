@@ -11,9 +11,11 @@ from functools import cache
 import streamlit as st
 from starlette.middleware import Middleware
 
+from gradviz.classroom import archive
 from gradviz.diagnosis import diagnose
 from gradviz.live.badge import Badge
 from gradviz.live.classroom import Board, classroom_routes
+from gradviz.live.download import download_routes
 from gradviz.live.guard import Guard
 from gradviz.live.metrics import Metrics
 from gradviz.live.routes import Described, build_routes
@@ -43,6 +45,11 @@ def _look(run_id):
     manager.watched(run_id)
     place = manager.position(run_id)
     return place, None if place is None else manager.expected_wait(run_id)  # asked at every poll, and few runs wait
+
+
+def _archive():
+    manager = server().manager
+    return archive(manager.each(), server().classroom.names)
 
 
 @cache
@@ -105,7 +112,12 @@ app = st.App(
         get_metrics=lambda: _metrics()(),
         look=_look,
         get_at_hand=lambda run_id: server().manager.at_hand(run_id),
-    ), *classroom_routes(_board, lambda: server().classroom.notice())],
+    ), *classroom_routes(_board, lambda: server().classroom.notice()), *download_routes(
+        get_run=lambda run_id: server().manager.get(run_id),
+        get_desk=lambda: server().exports,
+        get_archive=_archive,
+        get_key=lambda: server().classroom.key,
+    )],
     middleware=[Middleware(Guard), Middleware(Badge, get_people=lambda: server().people)],
     lifespan=_lifespan,
 )

@@ -6,17 +6,17 @@ There are no accounts. A student is a name that he gives himself; the teacher is
 from __future__ import annotations
 
 import hmac
-import io
 import json
 import logging
 import math
 import os
+import secrets
 import threading
 import time
 import unicodedata
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,7 +36,7 @@ LONGEST_NAME = 24
 PIN_MINUTE = 60.0  # seconds over which wrong PINs are counted
 PIN_TRIES = 5  # wrong ones of one browser session in that time
 PIN_TRIES_ALL = 20  # of all together: a new session costs a guesser nothing. Four digits fall within 4 hours on average
-ARCHIVE_BYTES = 200e6  # of one archive, since the browser's copy is held in memory until it is fetched
+ARCHIVE_BYTES = 1e9  # of one archive: some minutes of a core
 _MOST_RUNS = 3000  # whose names are kept, the newest
 _MOST_NAMES = 100  # of one run
 
@@ -110,6 +110,7 @@ class Classroom:
         """`path`: the file, made when first needed. A damaged one is put aside, and the class begins anew."""
         self.pin = PinCheck(pin, clock)
         self.warning = ""  # one sentence while the file cannot be written, else empty
+        self.key = secrets.token_urlsafe(24)  # to the archive; a teacher's page alone is told
         self._path = Path(path)
         self._lock = threading.RLock()
         self._names: dict[str, dict[str, str]] = {}  # run id -> client -> name, also an empty one; oldest run first
@@ -261,23 +262,29 @@ def _remedy_name(config: RunConfig) -> str:
 # The archive
 
 
-def archive(runs: Iterable[Run], names: Callable[[str], Iterable[str]], most_bytes: float = ARCHIVE_BYTES) -> bytes:
-    """The runs as one zip file: runs.csv with a row for each, and a folder for each: config.json, steps.csv, layers.parquet.
+def archive(runs: Iterable[Run], names: Callable[[str], Iterable[str]], most_bytes: float = ARCHIVE_BYTES) -> Iterator[bytes]:
+    """The runs as one zip file, piece by piece: runs.csv with a row for each, and a folder for each: config.json, steps.csv,
+    layers.parquet.
 
     `names(run_id)`: who runs it. Once the file has `most_bytes`, further runs get their row only; its column `files`
     says so. The layers are Parquet: as CSV text they are ten times as large and as slow to write.
     """
-    buffer, rows = io.BytesIO(), []
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+    sink, rows = export.Sink(), []
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
         for run in runs:
-            room = buffer.tell() < most_bytes
+            room = sink.taken < most_bytes
             if room:
                 file.writestr(f"{run.id}/config.json", json.dumps(run.config.to_dict(), indent=1))
-                file.writestr(f"{run.id}/steps.csv", export.csv(export.step_table(run)))
-                file.writestr(f"{run.id}/layers.parquet", export.parquet(export.layer_table(run)))
+                for name in ("steps.csv", "layers.parquet"):
+                    make, _media = export.FILES[name]
+                    with file.open(f"{run.id}/{name}", "w") as part:
+                        for data in make(run):
+                            part.write(data)
+                            yield sink.take()
             rows.append(_row(run, names(run.id)) | {"files": "yes" if room else "no: the archive was full"})
+            del run  # its records are not needed while the next one is read
         file.writestr("runs.csv", export.csv(pd.DataFrame(rows)))
-    return buffer.getvalue()
+    yield sink.take()
 
 
 def _row(run: Run, names: Iterable[str]) -> dict[str, object]:

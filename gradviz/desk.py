@@ -133,6 +133,18 @@ class Desk:
                 return 0
             return self._order().index(ticket) + 1
 
+    def forecast(self, who: str = "", need: float = 0.0) -> int:
+        """The place in the line that a wish would have now; 0: none is needed. Raises Refused if it would be refused at once."""
+        ticket = self.line_up(who, need)
+        try:
+            with self._changed:
+                if (left := self._left(need)) is not None and left < self._reserve + need and not self._taken:
+                    raise Refused("memory", too_little(left, need, self._reserve))
+                free = len(self._taken) < self._places and ticket is self._next()
+                return 0 if free else self._order().index(ticket) + 1
+        finally:
+            self.leave(ticket)
+
     @property
     def busy(self) -> int:
         """Who has a place or waits for one."""

@@ -264,6 +264,25 @@ class RunManager:
         summaries = [*live.values(), *(summary for summary in kept if summary.id not in live)]
         return sorted(summaries, key=lambda summary: summary.created, reverse=True)
 
+    def each(self, patience: float = 60.0) -> Iterator[Run]:
+        """All runs with their records, newest first, read one after the other as they are asked for.
+
+        While there is too little memory to read one it waits, `patience` seconds at most, and then raises Refused.
+        """
+        for summary in self.list():
+            deadline = self._clock() + patience
+            while True:
+                try:
+                    run = self.get(summary.id)
+                    break
+                except Refused:
+                    if self._clock() > deadline:
+                        raise
+                    time.sleep(1.0)
+            if run:
+                yield run
+            del run
+
     def position(self, id: str) -> int | None:
         """1 for the next in the queue; None if the run does not wait for a worker."""
         with self._changed:

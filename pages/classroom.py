@@ -3,9 +3,10 @@
 import streamlit as st
 
 from gradviz import charts
-from gradviz.classroom import ClassSweep, archive
+from gradviz.classroom import ClassSweep
 from gradviz.lessons import LESSONS
 from gradviz.live.classroom import ACTIONS, cards_panel, title_panel
+from gradviz.live.download import download_button
 from gradviz.live.element import live_panel
 from gradviz.live.figure import figure_panel
 from gradviz.sweep import JUDGED, OUTCOMES
@@ -126,9 +127,7 @@ def teacher() -> None:
             st.button(_("Resume all"), key="class_resume", icon=":material/play_arrow:", on_click=resume_all)
             st.button(_("Clear the queue"), key="class_clear", icon=":material/playlist_remove:", on_click=clear_queue,
                       help=_("Stops what waits for its turn, sweeps too; what trains now goes on."))
-            # Made when it is asked for, not at every script run.
-            st.download_button(_("All runs as one archive"), class_archive, "gradviz-class.zip", "application/zip",
-                               key="class_archive", icon=":material/download:", on_click="ignore")
+            download_button(_("All runs as one archive"), f"api/archive?key={room.key}", "gradviz-class.zip", key="class_archive")
         with st.container(horizontal=True, vertical_alignment="bottom"):
             lesson = st.selectbox(
                 _("Send everybody to a lesson"), list(LESSONS), key="class_lesson", width=420,
@@ -142,12 +141,6 @@ def teacher() -> None:
                 st.button(_("Take the run off the wall"), key="class_bare", on_click=put_on_wall, args=("",))
             st.markdown(_("The projector shows what you put on the wall at [this address](./classroom?wall)."), width="content")
             st.button(_("Leave teacher mode"), key="class_leave", type="tertiary", on_click=classroom.leave)
-
-
-def class_archive() -> bytes:
-    # Called outside of any session, under a random address that only a teacher's page has been told.
-    runs = (run for summary in manager.list() if (run := manager.get(summary.id)))
-    return archive(runs, room.names)
 
 
 @st.dialog(_("Delete this run?"))

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import streamlit as st
 
-from gradviz import codegen, export
+from gradviz import codegen
 from gradviz.config import RunConfig
 from gradviz.diagnosis import diagnose
 from gradviz.lenet.theory.predict import critical_range, depth_marks, predict
+from gradviz.live.download import download_button
 from gradviz.live.element import live_panel, preview_panel
 from gradviz.manager import AFRESH
 from gradviz.model import parameter_count
@@ -157,16 +158,13 @@ def _diagnosis(run_id: str) -> None:
 
 
 def downloads(run: Run) -> None:
-    files = {
-        _("Layers as CSV"): ("layers.csv", lambda: export.csv(export.layer_table(run))),
-        _("Layers as Parquet"): ("layers.parquet", lambda: export.parquet(export.layer_table(run))),
-        _("Every step as CSV"): ("steps.csv", lambda: export.csv(export.step_table(run))),
-        _("Every step as Parquet"): ("steps.parquet", lambda: export.parquet(export.step_table(run))),
-    }
+    labels = {
+        "layers.csv": _("Layers as CSV"), "layers.parquet": _("Layers as Parquet"),
+        "steps.csv": _("Every step as CSV"), "steps.parquet": _("Every step as Parquet"),
+    }  # fmt: skip
     with st.container(horizontal=True):
-        for label, (name, make) in files.items():
-            # A function, so that the file is made when it is asked for and not at every script run.
-            st.download_button(label, make, f"gradviz-{run.id}-{name}", on_click="ignore", key=name)
+        for name, label in labels.items():
+            download_button(label, f"api/runs/{run.id}/{name}", f"gradviz-{run.id}-{name}", key=name)
     st.caption(_("Layers: every measured number of every layer. Every step: loss, accuracy and time. "
                  "Each chart saves itself as a picture, with the buttons above it."))
 

@@ -348,8 +348,12 @@ def test_the_border_of_the_class_appears_with_its_first_judged_run(page_server):
 def test_the_archive_is_for_the_teacher_and_holds_the_class(pin, page_server):
     server().manager.start(SMALL)
     assert server().manager.wait(SMALL.run_id, 60)
-    assert not opened().get("download_button")
-    button = as_teacher().get("download_button")[0]
-    assert button.proto.label == "All runs as one archive"
-    body = archive([server().manager.get(SMALL.run_id)], server().classroom.names)
+
+    def offered(test: AppTest) -> list[dict]:
+        return [data for data in panels(test) if "url" in data]
+
+    assert not offered(opened())
+    (button,) = offered(as_teacher())
+    assert button["label"] == "All runs as one archive" and button["url"] == f"api/archive?key={server().classroom.key}"
+    body = b"".join(archive(server().manager.each(), server().classroom.names))
     assert f"{SMALL.run_id}/layers.parquet" in zipfile.ZipFile(io.BytesIO(body)).namelist()

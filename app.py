@@ -62,6 +62,12 @@ def _metrics() -> Metrics:
     return Metrics(server().manager.statistics)
 
 
+def _names() -> set[str]:
+    """What the server may be called, beside its own names: the setting's, and those that Streamlit was told."""
+    told = (st.get_option("browser.serverAddress"), st.get_option("server.address"))
+    return {*server().settings.hosts, *(name.lower() for name in told if name)}
+
+
 @asynccontextmanager
 async def _lifespan(_):
     _log_to_stderr()
@@ -118,6 +124,6 @@ app = st.App(
         get_archive=_archive,
         get_key=lambda: server().classroom.key,
     )],
-    middleware=[Middleware(Guard), Middleware(Badge, get_people=lambda: server().people)],
+    middleware=[Middleware(Guard, get_names=_names), Middleware(Badge, get_people=lambda: server().people)],
     lifespan=_lifespan,
 )

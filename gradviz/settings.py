@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ class Settings:
     train_in: str = "thread"  # GRADVIZ_TRAIN_IN: of the server, or a process of its own for each training
     limits: Limits = Limits()
     pin: str = field(default="", repr=False)  # GRADVIZ_PIN: the teacher's; empty, there is no teacher's mode
+    hosts: tuple[str, ...] = ()  # GRADVIZ_HOSTS: names the server may be called, beside addresses and the machine's own
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ, cores: float | None = None) -> Settings:
@@ -70,6 +72,12 @@ class Settings:
         pin = environment.get("GRADVIZ_PIN", "")
         if pin and not 4 <= len(pin) <= 64:
             raise SettingsError("GRADVIZ_PIN must have 4 to 64 characters.")  # and is not repeated here: logs are read
+        words = [name.strip() for name in environment.get("GRADVIZ_HOSTS", "").split(",")]
+        hosts = tuple(name.lower().rstrip(".") for name in words if name)
+        for name in hosts:
+            if not re.fullmatch(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", name, re.ASCII):
+                raise SettingsError("GRADVIZ_HOSTS must be names such as school.example or *.school.example, with commas between "
+                                    f"them and without port, not {name[:40]!r}.")  # fmt: skip
         highest = Limits()
         workers = whole("GRADVIZ_WORKERS", max(1, min(int(cores), 8)))
         return cls(
@@ -89,4 +97,5 @@ class Settings:
                 disk=whole("GRADVIZ_MAX_DISK", highest.disk, 1, 100_000),
             ),
             pin=pin,
+            hosts=hosts,
         )

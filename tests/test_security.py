@@ -2,6 +2,7 @@
 
 import http.client
 import re
+import socket
 
 import pytest
 from asgi import Question, ask, ask_all
@@ -9,7 +10,8 @@ from playwright.sync_api import Page, expect
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 
-from gradviz.live.guard import HEADERS, MAX_ADDRESS, Guard
+from gradviz.live import hosts
+from gradviz.live.guard import MAX_ADDRESS, Guard, headers
 from gradviz.live.routes import build_routes
 
 
@@ -101,16 +103,70 @@ def _get(port: int, path: str, **headers: str) -> http.client.HTTPResponse:
 
 @pytest.mark.parametrize("path", ["/", "/compare", "/api/runs/x", "/ready", "/live/live.js", "/nowhere/at/all"])
 def test_every_answer_of_the_real_server_carries_the_security_headers(port, path):
-    answer = _get(port, path)
-    assert {name: answer.headers[name] for name in HEADERS} == HEADERS
+    answer, wanted = _get(port, path), headers(f"127.0.0.1:{port}")
+    assert {name: answer.headers[name] for name in wanted} == wanted
+    policy = answer.headers["Content-Security-Policy"]
+    assert f"connect-src 'self' ws://127.0.0.1:{port} wss://127.0.0.1:{port} data: blob:;" in policy
+
+
+NAMES = ("school.example", "*.uni.example")
+
+
+@pytest.mark.parametrize(
+    "host, called",
+    [
+        ("127.0.0.1:8501", True), ("192.168.1.20:8501", True), ("[::1]:8501", True), ("[fe80::1]", True),
+        ("localhost:8501", True), ("LOCALHOST.", True), ("gradviz.localhost", True),
+        (f"{socket.gethostname()}:80", True), ("school.example", True),
+        ("School.Example.:443", True), ("lab.uni.example", True), ("", True),
+        ("evil.example", False), ("evil", False), ("notschool.example", False), ("school.example.evil.example", False),
+        ("uni.example", False), ("127.0.0.1.evil.example", False), ("localhost.evil.example", False),
+        ("evil.example:8501", False), ("127.0.0.1@evil.example", False), ("school.example/..", False),
+        ("[::1", False), ("a b", False), ("é.example", False),
+        ("2130706433", False), ("0x7f.1", False), ("localhost:80:80", False), (",localhost", False), ("x" * 300, False),
+    ],
+)  # fmt: skip
+def test_a_server_answers_to_addresses_its_own_names_and_those_of_the_setting(host, called):
+    guard = Guard(_here, get_names=lambda: NAMES)
+    reply = ask(guard, "/", host=host) if host else ask(guard, "/")
+    assert reply.status == (200 if called else 403)
+    if not called:
+        assert "GRADVIZ_HOSTS" in reply.text and re.fullmatch(r"[A-Z][^\n<>]+\.", reply.text) and len(reply.text) < 500
+        assert "evil" not in reply.headers["content-security-policy"]
+    assert hosts.may_be_called("anything.example", {"*"})
+
+
+@pytest.mark.parametrize(
+    "origin, answered",
+    [
+        ("http://10.0.0.5:8501", True), ("https://school.example", True), ("https://a.uni.example:8443", True),
+        ("http://10.0.0.5:3000", False), ("http://10.0.0.5", False), ("http://localhost:8501", False),
+        ("http://evil.example", False), ("https://10.0.0.6:8501", False), ("null", False),
+        ("file://", False), ("10.0.0.5:8501", False), ("http://[", False),
+    ],
+)  # fmt: skip
+def test_a_page_of_another_origin_is_not_answered(origin, answered):
+    guard = Guard(_here, get_names=lambda: {*NAMES, "localhost"})  # Streamlit's own name for the browser's address
+    assert ask(guard, "/api/x", host="10.0.0.5:8501", origin=origin).status == (200 if answered else 403)
+    assert ask(guard, "/", host="school.example", origin="https://school.example:443").status == 200  # behind a web server
 
 
 def test_another_site_gets_no_leave_to_read_and_no_websocket(port):
     for path in ("/", "/api/runs/x", "/_stcore/health"):
         assert _get(port, path, Origin="http://evil.example").headers["Access-Control-Allow-Origin"] is None
+    with_host = {"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"}
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
                "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}  # fmt: skip
     assert _get(port, "/_stcore/stream", Origin="http://evil.example", **upgrade).status == 403
+    # A name of theirs that leads here is of the same origin to the browser.
+    rebound = {"Host": f"evil.example:{port}", "Origin": f"http://evil.example:{port}"}
+    assert _get(port, "/_stcore/stream", **rebound, **upgrade).status == 403
+    for path in ("/", "/api/runs/x", "/metrics", "/_stcore/health", "/live/live.js"):
+        assert _get(port, path, Host=f"evil.example:{port}").status == 403
+        assert _get(port, path, **with_host).status in (200, 404)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/_stcore/stream", headers={**with_host, **upgrade})
+    assert connection.getresponse().status == 101
 
 
 def test_an_upload_without_the_token_of_the_page_is_refused(port):

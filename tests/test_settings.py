@@ -142,3 +142,17 @@ def test_the_pin_is_neither_shown_nor_repeated(pin: str) -> None:
         Settings.from_environment({"GRADVIZ_PIN": pin}, 2)
     assert pin not in str(caught.value)
     assert "s3cret" not in repr(Settings.from_environment({"GRADVIZ_PIN": "s3cret"}, 2))
+
+
+def test_the_names_of_the_server_are_a_setting():
+    def named(text: str) -> tuple[str, ...]:
+        return Settings.from_environment({"GRADVIZ_HOSTS": text}, 2).hosts
+
+    assert named("") == () and named(" School.example., *.uni.example ,,") == ("school.example", "*.uni.example")
+    assert named("*") == ("*",) and named("teacher-pc") == ("teacher-pc",)
+
+
+@pytest.mark.parametrize("text", ["http://school.example", "school.example:80", "a b", "school..example", "*x.example", "é"])
+def test_what_is_no_name_of_a_server_is_refused(text):
+    with pytest.raises(SettingsError, match="GRADVIZ_HOSTS must be names such as school.example"):
+        Settings.from_environment({"GRADVIZ_HOSTS": text}, 2)

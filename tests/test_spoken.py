@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,8 @@ def with_a_socket(server, play: Callable[[ClientConnection], Awaitable[None]]) -
         async with socket(server) as stream:
             await play(stream)
 
-    asyncio.run(played())
+    with ThreadPoolExecutor(1) as pool:  # where no browser of another test has a loop of its own
+        pool.submit(lambda: asyncio.run(played())).result()
 
 
 def test_no_message_of_one_browser_ends_the_service_for_another(server):

@@ -1,18 +1,19 @@
-"""What stands before every answer: security headers for all of them, limits on size and rate for the routes of our own, and
-for the websocket what a browser may say there."""
+"""What stands before every answer: by which name the server was called and from whose page, security headers, limits on
+size and rate for the routes of our own, and for the websocket what a browser may say there."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gradviz.live import spoken
+from gradviz.live import hosts, spoken
+from gradviz.words import gettext as _
 
 OURS = ("/api/", "/live/", "/metrics", "/ready")  # what begins so is ours, the rest is Streamlit's
 MAX_ADDRESS = 2000  # characters of path and query together; the longest that a page of ours asks for is under 200
@@ -20,44 +21,78 @@ RATE = 300  # requests per second and client address, in the long run: a class b
 BURST = 1500  # requests that may come at once: thirty pages that open together ask ten times a second until a point is there
 _KEPT_CLIENTS = 4096
 
-HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
-    # Streamlit needs inline styles, blob: workers and modules, and its charts need eval. What this adds is that a page
-    # loads nothing from elsewhere, posts nothing elsewhere and is framed by nobody else.
-    "Content-Security-Policy": (
-        "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
-        "style-src 'self' 'unsafe-inline'; connect-src 'self' ws: wss: data: blob:; "
-        "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
-    ),
-}
+
+def headers(authority: str = "") -> dict[str, str]:
+    """Of every answer to whoever called the server `authority`, a `name:port` that it may be called, or empty."""
+    # To an older Safari 'self' is not the websocket of the same host.
+    sockets = f" ws://{authority} wss://{authority}" if authority else ""
+    return {
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "same-origin",
+        "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
+        # Streamlit needs inline styles, blob: workers and modules, and its charts need eval. What this adds is that a page
+        # loads nothing from elsewhere, posts nothing elsewhere and is framed by nobody else.
+        "Content-Security-Policy": (
+            "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+            f"style-src 'self' 'unsafe-inline'; connect-src 'self'{sockets} data: blob:; "
+            "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+        ),
+    }
 
 
 class Guard:
-    """ASGI middleware. A refusal is one sentence: 413, 414, or 429 with Retry-After."""
+    """ASGI middleware. A refusal is one sentence: 403, 413, 414, or 429 with Retry-After."""
 
-    def __init__(self, app: ASGIApp, rate: float = RATE, burst: int = BURST, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        app: ASGIApp,
+        rate: float = RATE,
+        burst: int = BURST,
+        clock: Callable[[], float] = time.monotonic,
+        get_names: Callable[[], Iterable[str]] = lambda: (),
+    ):
+        """`get_names()`: what the server may be called beside what the machine calls itself; see hosts.py."""
         self._app, self._rate, self._burst, self._clock = app, rate, burst, clock
+        self._own, self._get_names = hosts.own_names(), get_names
         self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()  # address -> requests left, and when that was
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await self._app(scope, *_by_what_may_be_said(receive, send))
-            return
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        stranger = self._stranger(scope)
+        if scope["type"] == "websocket":
+            if stranger:
+                await receive()
+                await send({"type": "websocket.close", "code": 1008})  # before it is accepted: 403
+            else:
+                await self._app(scope, *_by_what_may_be_said(receive, send))
+            return
+        added = headers("" if stranger else _header(scope, b"host"))
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
+                given = MutableHeaders(scope=message)
+                for name, value in added.items():
+                    given.setdefault(name, value)
             await send(message)
 
-        refusal = self._refusal(scope) if scope["path"].startswith(OURS) else None
+        refusal = PlainTextResponse(stranger, 403, {"Connection": "close"}) if stranger else None
+        if refusal is None and scope["path"].startswith(OURS):
+            refusal = self._refusal(scope)
         await (refusal or self._app)(scope, receive, send_with_headers)
+
+    def _stranger(self, scope: Scope) -> str:
+        """Empty, or why the name that the server was called by, or the page that asks, is none of ours."""
+        host, origin = _header(scope, b"host"), _header(scope, b"origin")
+        names = set(self._get_names())
+        if not hosts.may_be_called(host, names | self._own):
+            return _(
+                "This server does not answer to the name {host}. Whoever runs it can allow that with the setting GRADVIZ_HOSTS."
+            ).format(host=hosts.name_of(host) or _("in this address"))
+        if origin and not hosts.is_of(origin, host, names - self._own):
+            return _("This server answers its own pages only; whoever runs it can allow others with the setting GRADVIZ_HOSTS.")
+        return ""
 
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
         wait = self._wait(scope["client"][0] if scope.get("client") else "")
@@ -80,6 +115,10 @@ class Guard:
         if len(self._clients) > _KEPT_CLIENTS:
             self._clients.popitem(last=False)  # the one that was quiet longest
         return 0 if allowed else math.ceil((1 - left) / self._rate)
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    return next((value.decode("latin-1") for header, value in scope["headers"] if header == name), "")
 
 
 def _by_what_may_be_said(receive: Receive, send: Send) -> tuple[Receive, Send]:

@@ -19,6 +19,7 @@ from gradviz.live.download import download_routes
 from gradviz.live.guard import Guard
 from gradviz.live.metrics import Metrics
 from gradviz.live.routes import Described, build_routes
+from gradviz.people import COOKIE
 from gradviz.store import StoreError
 from gradviz.ui.server import close_server, server
 
@@ -123,6 +124,7 @@ app = st.App(
         get_desk=lambda: server().exports,
         get_archive=_archive,
         get_key=lambda: server().classroom.key,
+        get_person=lambda request: server().people.person(request.cookies.get(COOKIE)),
     )],
     middleware=[Middleware(Guard, get_names=_names), Middleware(Badge, get_people=lambda: server().people)],
     lifespan=_lifespan,

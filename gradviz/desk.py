@@ -145,6 +145,12 @@ class Desk:
         finally:
             self.leave(ticket)
 
+    def short(self) -> str:
+        """A sentence while hardly any memory is left, for any page at all, else empty."""
+        with self._changed:
+            left = self._left(0.0)
+        return "" if left is None or left >= self._reserve / 3 else too_little(left, self._reserve / 3, 0.0)
+
     @property
     def busy(self) -> int:
         """Who has a place or waits for one."""

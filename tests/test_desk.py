@@ -142,3 +142,12 @@ def test_a_page_says_why_it_draws_nothing_when_memory_is_short(page_server, path
     page.run()
     assert not page.exception
     assert any("too little memory left for this now: 1 MB" in warning.value for warning in page.warning)
+
+
+def test_any_page_is_one_sentence_while_hardly_any_memory_is_left(page_server):
+    from test_classroom_page import opened
+
+    object.__setattr__(page_server, "desk", Desk(memory_left=lambda: 30e6))
+    page = opened("lab")
+    assert [warning.value for warning in page.warning][0].startswith("The server has too little memory left for this now: 30 MB")
+    assert not page.title

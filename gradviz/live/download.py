@@ -33,10 +33,12 @@ def download_routes(
     get_desk: Callable[[], Desk],
     get_archive: Callable[[], Iterable[bytes]],
     get_key: Callable[[], str],
+    get_person: Callable[[Request], str] = lambda _: "",
     stall: float = STALL,
 ) -> list[Route]:
     """Routes for `st.App`: each of export.FILES of a run, and the class's archive for who knows its key.
 
+    `get_person(request)`: who asks, empty if that is not known; then his address is who he is.
     With `ask` in the query the answer is one sentence about the line, empty if there is none, or 503.
     """
 
@@ -58,36 +60,43 @@ def download_routes(
         return await answer(request, lambda: iter(get_archive()), "gradviz-class.zip", "application/zip")
 
     async def answer(request: Request, begin: Callable[[], Iterator[bytes] | None], name: str, media: str) -> Response:
-        desk, who = get_desk(), request.client.host if request.client else ""
-        headers = {
-            **NEVER,
-            "Content-Disposition": f'attachment; filename="{name}"',
-            "Content-Encoding": "identity",  # else Streamlit compresses every byte on its way
-        }
-        if request.method == "HEAD":
-            return Response(headers=headers, media_type=media)
-        try:
-            if "ask" in request.query_params:
-                return PlainTextResponse(_said(await anyio.to_thread.run_sync(desk.forecast, who, _NEED)), headers=NEVER)
-            ticket = desk.line_up(who, _NEED)
-        except Refused as refusal:
-            return _refuse(503, str(refusal))
-        try:
-            while not desk.serve(ticket):
-                await anyio.sleep(_LOOK)
-            chunks = await anyio.to_thread.run_sync(begin)
-        except Refused as refusal:
-            desk.leave(ticket)
-            return _refuse(503, str(refusal))
-        except BaseException:
-            desk.leave(ticket)
-            raise
-        if chunks is None:
-            desk.leave(ticket)
-            return _refuse(404, _("There is no such run on this server."))
-        return _Sent(chunks, stall, lambda: desk.leave(ticket), headers, media)
+        who = get_person(request) or (request.client.host if request.client else "")
+        return await _answer(request, get_desk(), who, begin, name, media, stall)
 
     return [Route("/api/runs/{id}/{name}", run_file), Route("/api/archive", archive)]
+
+
+async def _answer(
+    request: Request, desk: Desk, who: str, begin: Callable[[], Iterator[bytes] | None], name: str, media: str, stall: float
+) -> Response:
+    """What `begin` makes, as the file `name`, once `who` has a place."""
+    headers = {
+        **NEVER,
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "Content-Encoding": "identity",  # else Streamlit compresses every byte on its way
+    }
+    if request.method == "HEAD":
+        return Response(headers=headers, media_type=media)
+    try:
+        if "ask" in request.query_params:
+            return PlainTextResponse(_said(await anyio.to_thread.run_sync(desk.forecast, who, _NEED)), headers=NEVER)
+        ticket = desk.line_up(who, _NEED)
+    except Refused as refusal:
+        return _refuse(503, str(refusal))
+    try:
+        while not desk.serve(ticket):
+            await anyio.sleep(_LOOK)
+        chunks = await anyio.to_thread.run_sync(begin)
+    except Refused as refusal:
+        desk.leave(ticket)
+        return _refuse(503, str(refusal))
+    except BaseException:
+        desk.leave(ticket)
+        raise
+    if chunks is None:
+        desk.leave(ticket)
+        return _refuse(404, _("There is no such run on this server."))
+    return _Sent(chunks, stall, lambda: desk.leave(ticket), headers, media)
 
 
 class _Sent(StreamingResponse):

@@ -6,6 +6,7 @@ import streamlit as st
 
 from gradviz.limits import Refused
 from gradviz.ui import classroom
+from gradviz.ui.server import server
 from gradviz.words import gettext as _
 
 _PAGES = Path(__file__).parents[2] / "pages"
@@ -29,6 +30,9 @@ page = st.navigation(
     position="top",
 )
 classroom.frame(lessons)
+if short := server().desk.short():
+    st.warning(short, icon=":material/memory:")
+    st.stop()
 try:
     page.run()
 except Refused as refusal:  # too little memory to read a run, say

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradviz import arithmetic, article_length, charts
+from gradviz import arithmetic, article_length
+from gradviz.charts import runs as charts
 from gradviz.lessons import ARTICLE_BORDERS, BATCH, DEEP_STEPS, LESSONS, RESULTS, STEPS, Finding, Lesson, net_name, number
 from gradviz.long_runs import BATCH as LONG_BATCH
 from gradviz.long_runs import OUTCOMES as LONG_OUTCOMES

@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gradviz import arithmetic, article_length, charts, machine
+from gradviz import arithmetic, article_length, machine
+from gradviz.charts import runs as charts
 from gradviz.config import RunConfig
 from gradviz.data import DataError, Dataset, Shelf
 from gradviz.lessons import BATCH, DEEP_STEPS, LESSONS, STEPS

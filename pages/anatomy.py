@@ -3,8 +3,9 @@
 import numpy as np
 import streamlit as st
 
-from gradviz import anatomy, charts_anatomy
+from gradviz import anatomy
 from gradviz.anatomy import AnatomySample
+from gradviz.charts import anatomy as charts_anatomy
 from gradviz.config import RunConfig
 from gradviz.diagnosis import diagnose
 from gradviz.lenet.theory.predict import predict

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from gradviz import charts
+from gradviz.charts import runs as charts
 from gradviz.classroom import ClassSweep
 from gradviz.lessons import LESSONS
 from gradviz.live.classroom import ACTIONS, cards_panel, title_panel

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
-from gradviz import charts
+from gradviz.charts import runs as charts
 from gradviz.config import FIELDS, ConfigError
 from gradviz.diagnosis import diagnose
 from gradviz.lessons import quantity_at

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
-from gradviz import article_length, charts
+from gradviz import article_length
+from gradviz.charts import runs as charts
 from gradviz.lenet.theory.predict import predict
 from gradviz.lessons import DIGITS_DIFFER, LESSONS, OPEN, RESULTS, Finding, Lesson, ended, net_name, number
 from gradviz.live.element import live_panel

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
-from gradviz import charts
+from gradviz.charts import runs as charts
 from gradviz.config import DATASETS, FIELDS, OPTIMIZERS, ConfigError, RunConfig
 from gradviz.live.figure import figure_panel
 from gradviz.sweep import AXES, JUDGED, OUTCOMES, Sweep, border, cost, estimate, measured_rate, remedy_name

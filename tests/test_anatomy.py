@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
-from gradviz import anatomy, charts_anatomy
+from gradviz import anatomy
 from gradviz.anatomy import AnatomySample, BlockDeletion
+from gradviz.charts import anatomy as charts_anatomy
 from gradviz.config import RunConfig
 from gradviz.data import Dataset, Shelf
 from gradviz.live.motion import motion

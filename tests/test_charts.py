@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gradviz import charts
+from gradviz.charts import runs as charts
 from gradviz.config import RunConfig
 from gradviz.lessons import ARTICLE_BORDERS, LESSONS
 from gradviz.live import wire

@@ -17,7 +17,8 @@ import pytest
 from asgi import ask
 from starlette.applications import Starlette
 
-from gradviz import charts, sweep
+from gradviz import sweep
+from gradviz.charts import runs as charts
 from gradviz.classroom import LONGEST_NAME, PIN_TRIES, PIN_TRIES_ALL, Classroom, ClassSweep, PinCheck, archive, clean_name
 from gradviz.config import RunConfig
 from gradviz.lessons import LESSONS

@@ -18,7 +18,7 @@ ORDER = """
     words record config machine settings people arithmetic
     anatomy runs limits desk idx data model treatment probe ahead
     lenet.theory trainer store workers
-    diagnosis manager sweep lessons long_runs article_length charts charts_anatomy report reproduce codegen export classroom
+    diagnosis manager sweep lessons long_runs article_length charts report reproduce codegen export classroom
     live ui
     __main__ pages app
 """.split()
@@ -27,7 +27,7 @@ DOORS = {
     "streamlit": {"app", "pages", "ui", "live"},
     "torch": {"arithmetic", "data", "model", "treatment", "probe", "ahead", "trainer", "workers", "manager"},
     "torchvision": {"data"},
-    "plotly": {"charts", "charts_anatomy", "live"},
+    "plotly": {"charts", "live"},
 }
 MODULES = [ROOT / "app.py", *ROOT.glob("pages/*.py"), *(ROOT / "gradviz").rglob("*.py")]
 FILES = [*MODULES, *(ROOT / "gradviz").rglob("*.js")]
@@ -35,7 +35,7 @@ FILES = [*MODULES, *(ROOT / "gradviz").rglob("*.js")]
 LINES = {"file": 500, "class": 250, "function": 60}
 # What was longer when the limits came. The list only shrinks: a test fails as long as it names something short enough.
 LONGER = {
-    "gradviz/charts.py",
+    "gradviz/charts/runs.py",
     "gradviz/diagnosis.py",
     "gradviz/diagnosis.py::_evidence",
     "gradviz/diagnosis.py::_likely_cause",

@@ -9,7 +9,8 @@ import pyarrow.parquet
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from gradviz import charts, export
+from gradviz import export
+from gradviz.charts import runs as charts
 from gradviz.config import RunConfig
 from gradviz.live import element, wire
 from gradviz.record import raster

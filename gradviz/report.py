@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradviz import arithmetic, article_length
-from gradviz.charts import runs as charts
+from gradviz.charts import HOW_TO_READ
+from gradviz.charts.lessons import lesson_figures
+from gradviz.charts.sweeps import border_figure, ratio_figure, theory_ratios
 from gradviz.lessons import ARTICLE_BORDERS, BATCH, DEEP_STEPS, LESSONS, RESULTS, STEPS, Finding, Lesson, net_name, number
 from gradviz.long_runs import BATCH as LONG_BATCH
 from gradviz.long_runs import OUTCOMES as LONG_OUTCOMES
@@ -40,10 +42,10 @@ class Report:
         found = {}
         if self.borders:
             sweep, results = self.border_sweep, self.border_results
-            found[folder / "border.svg"] = charts.border_figure(sweep, results, ARTICLE_BORDERS)
-            found[folder / "ratio.svg"] = charts.ratio_figure(sweep, results, charts.theory_ratios(sweep))
+            found[folder / "border.svg"] = border_figure(sweep, results, ARTICLE_BORDERS)
+            found[folder / "ratio.svg"] = ratio_figure(sweep, results, theory_ratios(sweep))
         for id, (_finding, runs) in self.lessons.items():
-            for kind, figure in charts.lesson_figures(LESSONS[id], runs).items():
+            for kind, figure in lesson_figures(LESSONS[id], runs).items():
                 found[folder / f"{id}-{kind}.svg"] = figure
         return found
 
@@ -142,14 +144,14 @@ class Report:
             return []
         lines = [
             "## The border of trainability", "", *_picture("border.svg", "Outcome of every run over depth", pictures),
-            charts.HOW_TO_READ["border"], "", "| remedy | border | trained of seeds, by blocks | steps |", "|---|---|---|---|",
+            HOW_TO_READ["border"], "", "| remedy | border | trained of seeds, by blocks | steps |", "|---|---|---|---|",
         ]  # fmt: skip
         sweep, results = self.border_sweep, self.border_results
         for remedy, name in sweep.remedies().items():
             found = border((config, one) for config, one in results.items() if sweep.remedy(config) == remedy)
             shares = ", ".join(f"{blocks}: {trained} of {ended}" for blocks, (trained, ended) in found.shares.items())
             lines.append(f"| {name} | {found.text} | {shares} | {remedy.steps} |")
-        return [*lines, "", *_picture("ratio.svg", "First over last block at step 0", pictures), charts.HOW_TO_READ["ratio"], ""]
+        return [*lines, "", *_picture("ratio.svg", "First over last block at step 0", pictures), HOW_TO_READ["ratio"], ""]
 
     def _optimiser_lines(self) -> list[str]:
         if not self.optimisers:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gradviz import arithmetic, article_length, machine
-from gradviz.charts import runs as charts
+from gradviz.charts.draft import save
 from gradviz.config import RunConfig
 from gradviz.data import DataError, Dataset, Shelf
 from gradviz.lessons import BATCH, DEEP_STEPS, LESSONS, STEPS
@@ -304,7 +304,7 @@ def _write(report: Report, out: Path) -> Path:
     folder = out / "reproduction"
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        charts.save(report.figures(folder))
+        save(report.figures(folder))
     except RuntimeError as error:
         _say(str(error))
     path = out / "reproduction.md"

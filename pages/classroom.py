@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from gradviz.charts import runs as charts
+from gradviz.charts.sweeps import border_figure
 from gradviz.classroom import ClassSweep
 from gradviz.lessons import LESSONS
 from gradviz.live.classroom import ACTIONS, cards_panel, title_panel
@@ -186,7 +186,7 @@ def border(summaries: list) -> None:
     if not results:
         st.caption(_("Each of the class's runs becomes a point here once it has ended."))
         return
-    figure_panel(charts.border_figure(ClassSweep.of(results), results), "class_border", _("The class's border of trainability"))
+    figure_panel(border_figure(ClassSweep.of(results), results), "class_border", _("The class's border of trainability"))
     st.caption(_(
         "A point is one ended run of the class, at its number of blocks and in the row of its remedy, whatever its optimiser, "
         "learning rate and data. The band behind the points has the colour of what most did there. Runs that were stopped "

@@ -5,7 +5,15 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
-from gradviz.charts import runs as charts
+from gradviz.charts import HOW_TO_READ
+from gradviz.charts.runs import (
+    accuracy_figure,
+    difference_figure,
+    heatmaps_figure,
+    loss_figure,
+    profile_figure,
+    quantity_name,
+)
 from gradviz.config import FIELDS, ConfigError
 from gradviz.diagnosis import diagnose
 from gradviz.lessons import quantity_at
@@ -86,15 +94,15 @@ def pictures(runs: dict) -> None:
     ids = " ".join(run.id for run in runs.values())
     left, right = st.columns(2)
     with left:
-        loss = charts.loss_figure(runs)
+        loss = loss_figure(runs)
         figure_panel(loss, "loss", _("Training loss over steps"), f"{ids} {loss.layout.yaxis.type}")
-        st.caption(_(charts.HOW_TO_READ["loss"]))
+        st.caption(_(HOW_TO_READ["loss"]))
     with right:
-        figure_panel(charts.accuracy_figure(runs), "accuracy", _("Test accuracy over steps"), ids)
-        st.caption(_(charts.HOW_TO_READ["accuracy"]))
+        figure_panel(accuracy_figure(runs), "accuracy", _("Test accuracy over steps"), ids)
+        st.caption(_(HOW_TO_READ["accuracy"]))
 
     first, second, third = st.columns(3)
-    quantity = first.selectbox(_("Quantity"), list(QUANTITIES), key="compare_quantity", format_func=charts.quantity_name)
+    quantity = first.selectbox(_("Quantity"), list(QUANTITIES), key="compare_quantity", format_func=quantity_name)
     limits = second.selectbox(
         _("Colour range of all"), QUANTITIES[quantity].ranges, key="compare_range",
         format_func=lambda ends: " … ".join(QUANTITIES[quantity].tick(end, "10^{}") for end in ends),
@@ -106,19 +114,19 @@ def pictures(runs: dict) -> None:
     if not recorded:
         return  # deleted meanwhile
     profiles = {name: quantity_at(run, quantity, last=when == "end") for name, run in recorded.items()}
-    figure_panel(charts.profile_figure(profiles, quantity), "profile", _("Profiles over depth"), f"{ids} {quantity}")
+    figure_panel(profile_figure(profiles, quantity), "profile", _("Profiles over depth"), f"{ids} {quantity}")
     st.caption(_("Each line is one run, input at the left. A line that falls to the left vanishes on the way back; one that "
                  "rises to the left explodes."))
-    figure_panel(charts.heatmaps_figure(recorded, quantity, limits), "heatmaps", _("Heatmaps of all runs"), ids)
-    st.caption(_(charts.HOW_TO_READ["heatmap"]))
+    figure_panel(heatmaps_figure(recorded, quantity, limits), "heatmaps", _("Heatmaps of all runs"), ids)
+    st.caption(_(HOW_TO_READ["heatmap"]))
 
     st.subheader(_("Difference of two"), anchor=False)
     one, other = st.columns(2)
     a = one.selectbox(_("This run"), list(recorded), key="compare_a")
     b = other.selectbox(_("over that run"), list(recorded), index=min(1, len(recorded) - 1), key="compare_b")
-    figure_panel(charts.difference_figure(recorded[a], recorded[b], quantity), "difference", _("Difference of two heatmaps"),
+    figure_panel(difference_figure(recorded[a], recorded[b], quantity), "difference", _("Difference of two heatmaps"),
                  f"{recorded[a].id} {recorded[b].id}")  # fmt: skip
-    st.caption(_(charts.HOW_TO_READ["difference"]))
+    st.caption(_(HOW_TO_READ["difference"]))
 
 
 summaries = {summary.id: summary for summary in manager.list()}

@@ -6,7 +6,8 @@ import pandas as pd
 import streamlit as st
 
 from gradviz import article_length
-from gradviz.charts import runs as charts
+from gradviz.charts import HOW_TO_READ
+from gradviz.charts.lessons import lesson_figures
 from gradviz.lenet.theory.predict import predict
 from gradviz.lessons import DIGITS_DIFFER, LESSONS, OPEN, RESULTS, Finding, Lesson, ended, net_name, number
 from gradviz.live.element import live_panel
@@ -180,9 +181,9 @@ def measured_text(lesson: Lesson, finding: Finding) -> str:
 
 
 def pictures(lesson: Lesson, runs: list) -> None:
-    for kind, figure in charts.lesson_figures(lesson, runs).items():
-        figure_panel(figure, f"picture-{kind}", _(charts.HOW_TO_READ[kind]), lesson.id)
-        st.caption(_(charts.HOW_TO_READ[kind]))
+    for kind, figure in lesson_figures(lesson, runs).items():
+        figure_panel(figure, f"picture-{kind}", _(HOW_TO_READ[kind]), lesson.id)
+        st.caption(_(HOW_TO_READ[kind]))
 
 
 def theory_table(configs: list) -> None:

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
-from gradviz.charts import runs as charts
+from gradviz.charts import HOW_TO_READ
+from gradviz.charts.sweeps import border_figure, grid_figure, ratio_figure, theory_ratios
 from gradviz.config import DATASETS, FIELDS, OPTIMIZERS, ConfigError, RunConfig
 from gradviz.live.figure import figure_panel
 from gradviz.sweep import AXES, JUDGED, OUTCOMES, Sweep, border, cost, estimate, measured_rate, remedy_name
@@ -193,18 +194,18 @@ def picture(sweep: Sweep) -> None:
     if not results:
         return
     if len(sweep.axes) == 1:
-        figure_panel(charts.border_figure(sweep, results), "border", _("Border of trainability"), sweep.id)
+        figure_panel(border_figure(sweep, results), "border", _("Border of trainability"), sweep.id)
         st.caption(_("A point is one run; the band behind the points has the colour of what most seeds did."))
         if sweep.axes == ("blocks",):
             lines = {name: border((c, r) for c, r in results.items() if sweep.remedy(c) == remedy).text
                      for remedy, name in sweep.remedies().items()}
             st.markdown("\n".join(f"- **{_(name)}**: {_(text)}" for name, text in lines.items()))
-        figure_panel(charts.ratio_figure(sweep, results, charts.theory_ratios(sweep)), "ratio",
+        figure_panel(ratio_figure(sweep, results, theory_ratios(sweep)), "ratio",
                      _("First to last gradient over depth"), sweep.id)  # fmt: skip
-        st.caption(_(charts.HOW_TO_READ["ratio"]))
+        st.caption(_(HOW_TO_READ["ratio"]))
     else:
-        figure_panel(charts.grid_figure(sweep, results), "grid", _("Outcomes over the grid"), sweep.id)
-        st.caption(_(charts.HOW_TO_READ["grid"]))
+        figure_panel(grid_figure(sweep, results), "grid", _("Outcomes over the grid"), sweep.id)
+        st.caption(_(HOW_TO_READ["grid"]))
     with st.expander(_("What the outcomes mean"), expanded=True):
         st.markdown("\n".join(f"- **{_(word)}**: {_(OUTCOMES[word])}" for word in JUDGED))
     with st.expander(_("Every run")):

@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gradviz.charts import HOW_TO_READ
 from gradviz.charts import runs as charts
+from gradviz.charts.draft import BLUE_TO_RED, DIFFERENCES, MOST_POINTS, VIRIDIS, between
+from gradviz.charts.lessons import lesson_figures
+from gradviz.charts.sweeps import border_figure, grid_figure, ratio_figure, theory_ratios
 from gradviz.config import RunConfig
 from gradviz.lessons import ARTICLE_BORDERS, LESSONS
 from gradviz.live import wire
@@ -47,7 +51,7 @@ def test_the_heatmap_gives_each_kind_of_number_a_colour_of_its_own():
     assert seen[0] == (255, 255, 255) and seen[7] == seen[8] == (0xE3, 0, 0x1B)
     assert seen[1] == (0xF7, 0xA8, 0xCF) and seen[2] == (0xA3, 0x4A, 0x7D) and seen[6] == (0xFF, 0x8C, 0x1A)
     assert len({*seen[:3], seen[4], *seen[6:]}) == 6
-    middle = [int(charts.VIRIDIS[k][i : i + 2], 16) for i in (1, 3, 5) for k in (4, 5)]  # 1e-6 is the middle of −24 … 12
+    middle = [int(VIRIDIS[k][i : i + 2], 16) for i in (1, 3, 5) for k in (4, 5)]  # 1e-6 is the middle of −24 … 12
     assert np.abs(np.array(seen[4], int) - np.mean(np.reshape(middle, (3, 2)), axis=1)).max() <= 2
 
 
@@ -84,15 +88,15 @@ def test_all_heatmaps_share_one_scale_and_one_step_axis():
     assert one.shape == (7, 10, 3) and two.shape == (9, 30, 3)
     assert (one[1] == two[0, 0]).all() and (one[0] != two[0, 0]).any()  # the same number has the same colour in both
     assert (one[2] == 255).all() and tuple(one[3, 0]) == (0xE3, 0, 0x1B)  # exactly zero, not finite
-    assert (bar.marker.cmin, bar.marker.cmax) == RANGE and len(bar.marker.colorscale) == len(charts.VIRIDIS)
+    assert (bar.marker.cmin, bar.marker.cmax) == RANGE and len(bar.marker.colorscale) == len(VIRIDIS)
     assert figure.layout.xaxis.range == figure.layout.xaxis2.range == (-0.5, 29.5)
     assert (first.x0, first.dx, first.y0, first.dy) == (0, 1, 1, 1)  # the middle of the first pixel: step 0, layer 1
     assert first.customdata[0][0] == 1  # hover tells the number itself
 
 
 def test_a_picture_has_the_colours_that_the_scale_beside_it_shows():
-    for colours, levels in ((charts.VIRIDIS, 250), (charts.BLUE_TO_RED, 255)):
-        made = np.array(charts._between(colours, levels))
+    for colours, levels in ((VIRIDIS, 250), (BLUE_TO_RED, 255)):
+        made = np.array(between(colours, levels))
         for k, colour in enumerate(colours):  # plotly draws straight lines between these
             at = min(levels - 1, int(k / (len(colours) - 1) * levels))
             assert np.abs(made[at] - [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).max() <= 3
@@ -101,12 +105,11 @@ def test_a_picture_has_the_colours_that_the_scale_beside_it_shows():
 def test_a_long_run_of_a_deep_net_is_pooled_by_maximum_so_that_a_spike_survives():
     profile = np.full((2000, 405), 1e-6, np.float32)
     profile[1234, 321] = 1e3
-    history = History.restored(
-        np.repeat(profile[:, None], len(QUANTITIES), axis=1), np.ones((2000, 3)), [], 1, 2000
-    )
-    stride, values = charts._columns(history, "weight_grad_rms", charts.MOST_POINTS)
-    assert values.shape == (400, 300) and np.nanmax(values) == 1e3
-    assert stride * int(np.argmax(values.max(axis=1))) == 1230
+    figure = charts.heatmaps_figure({"a": run_of(profile, [2.3] * 2000)}, "weight_grad_rms", RANGE)
+    picture, values = figure.data[0], np.asarray(figure.data[0].customdata)  # (rows, columns)
+    assert values.shape == (300, MOST_POINTS) and values.max() == np.float32(1e3)
+    row, column = np.unravel_index(values.argmax(), values.shape)
+    assert picture.dx * column == 1230 and picture.y0 + picture.dy * row == pytest.approx(322, abs=1)
 
 
 def test_the_difference_of_equal_runs_is_0_and_white_and_of_a_tenfold_one_a_decade():
@@ -120,7 +123,7 @@ def test_the_difference_of_equal_runs_is_0_and_white_and_of_a_tenfold_one_a_deca
 def test_a_difference_to_exact_zero_is_at_the_end_of_the_scale_and_one_to_nan_is_grey():
     left, right = run_of([0, math.nan, 1, 0, 1, 1, 1]), run_of([1, 1, 1, 0, 1, 1, 1], seed=1)
     shown = pixels(charts.difference_figure(left, right, "weight_grad_rms").data[0])[:, 0]
-    assert tuple(shown[0]) == charts._DIFFERENCES[0] and tuple(shown[1]) == (0x9A,) * 3
+    assert tuple(shown[0]) == DIFFERENCES[0] and tuple(shown[1]) == (0x9A,) * 3
     assert (shown[2] == 0xF7).all() and (shown[3] == 0xF7).all()
 
 
@@ -160,7 +163,7 @@ def sweep_of(outcomes):
 
 def test_the_border_has_a_point_for_every_run_and_a_band_for_what_most_seeds_did():
     sweep, results = sweep_of([(1, [TRAINED] * 3), (5, [TRAINED, STUCK, STUCK]), (9, [DIVERGED] * 3)])
-    figure = charts.border_figure(sweep, results, ARTICLE_BORDERS)
+    figure = border_figure(sweep, results, ARTICLE_BORDERS)
     points = [trace for trace in figure.data if trace.mode == "markers" and trace.x[0] is not None]
     assert [trace.marker.symbol for trace in points].count("circle") == 4 and len(points) == 9
     bands = [trace for trace in figure.data if trace.mode == "lines" and trace.line.width == 30]
@@ -172,8 +175,8 @@ def test_the_border_has_a_point_for_every_run_and_a_band_for_what_most_seeds_did
 
 def test_the_ratio_picture_holds_the_measured_ratio_and_theory_s_line():
     sweep, results = sweep_of([(1, [TRAINED]), (10, [STUCK])])
-    theory = charts.theory_ratios(sweep)
-    figure = charts.ratio_figure(sweep, results, theory)
+    theory = theory_ratios(sweep)
+    figure = ratio_figure(sweep, results, theory)
     assert list(shown(figure, "relu").y) == [-3, -3]
     places, logs = theory["relu"]
     assert places == [1, 10] and -9.5 < logs[1] < -7 < logs[0] < 0.1  # 0.349 per convolution, 19 times, is 10^−8.7
@@ -183,7 +186,7 @@ def test_the_grid_tells_how_many_seeds_trained_at_each_point():
     configs = tuple(RunConfig(blocks=b, lr=lr, seed=s) for b in (1, 2) for lr in (1e-3, 1e-4) for s in (0, 1))
     words = [TRAINED, TRAINED, TRAINED, STUCK, STUCK, STUCK, STUCK, STUCK]
     results = {config: Result(word, 1, 1, None, 1, 1, 1) for config, word in zip(configs, words, strict=True)}
-    figure = charts.grid_figure(Sweep("g", configs), results)
+    figure = grid_figure(Sweep("g", configs), results)
     np.testing.assert_array_equal(figure.data[0].z, [[0.5, 0], [1, 0]])  # rows: lr 1e-4, 1e-3; columns: 1 and 2 blocks
 
 
@@ -194,7 +197,7 @@ def test_every_lesson_has_its_pictures_and_a_sentence_on_how_to_read_each(lesson
         settings = {name: value for name, value in config.to_dict().items() if name not in ("blocks", "steps")}
         if config.blocks <= 60:
             runs.append(run_of([1e-3] * config.layers, [2.3] * 3, steps=30, **settings))
-    figures = charts.lesson_figures(lesson, runs)
-    assert set(figures) == set(lesson.look_at) <= set(charts.HOW_TO_READ)
+    figures = lesson_figures(lesson, runs)
+    assert set(figures) == set(lesson.look_at) <= set(HOW_TO_READ)
     assert all(figure.data for figure in figures.values())
-    assert charts.lesson_figures(lesson, []) == {}
+    assert lesson_figures(lesson, []) == {}

@@ -18,7 +18,7 @@ from asgi import ask
 from starlette.applications import Starlette
 
 from gradviz import sweep
-from gradviz.charts import runs as charts
+from gradviz.charts.sweeps import border_figure
 from gradviz.classroom import LONGEST_NAME, PIN_TRIES, PIN_TRIES_ALL, Classroom, ClassSweep, PinCheck, archive, clean_name
 from gradviz.config import RunConfig
 from gradviz.lessons import LESSONS
@@ -410,7 +410,7 @@ def test_a_class_is_one_picture_over_depth_with_a_row_for_each_remedy():
 def test_each_ended_run_of_the_class_is_a_point_of_its_picture():
     runs = [recorded(RunConfig(activation="relu", blocks=blocks, steps=40, seed=blocks), 40) for blocks in (1, 2, 5, 5)]
     results = {run.config: sweep.result(run) for run in runs}
-    figure = charts.border_figure(ClassSweep.of(results), results)
+    figure = border_figure(ClassSweep.of(results), results)
     points = [trace.x[0] for trace in figure.data if trace.mode == "markers" and trace.x[0] is not None]
     assert sorted(points) == [1, 2, 5]  # the same config twice is one run
 

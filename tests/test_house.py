@@ -35,7 +35,6 @@ FILES = [*MODULES, *(ROOT / "gradviz").rglob("*.js")]
 LINES = {"file": 500, "class": 250, "function": 60}
 # What was longer when the limits came. The list only shrinks: a test fails as long as it names something short enough.
 LONGER = {
-    "gradviz/charts/runs.py",
     "gradviz/diagnosis.py",
     "gradviz/diagnosis.py::_evidence",
     "gradviz/diagnosis.py::_likely_cause",

@@ -10,7 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from gradviz import export
-from gradviz.charts import runs as charts
+from gradviz.charts.runs import difference_figure, heatmaps_figure, profile_figure
 from gradviz.config import RunConfig
 from gradviz.live import element, wire
 from gradviz.record import raster
@@ -63,13 +63,13 @@ def test_the_live_element_is_told_its_words_its_ranges_and_its_scale(added):
 def test_every_chart_of_a_quantity_draws_it(added):
     one, two, row = run_of(added), run_of(added, seed=1), QUANTITIES[added]
     values = one.history.quantity(added)
-    line = charts.profile_figure({"a": values[0]}, added)
+    line = profile_figure({"a": values[0]}, added)
     np.testing.assert_allclose(line.data[0].y, values[0] if row.linear else np.log10(values[0]), rtol=1e-6)
     assert row.label in line.layout.yaxis.title.text and ("log10" in line.layout.yaxis.title.text) is not row.linear
-    bar = charts.heatmaps_figure({"a": one, "b": two}, added, row.ranges[0]).data[-1].marker
+    bar = heatmaps_figure({"a": one, "b": two}, added, row.ranges[0]).data[-1].marker
     assert bar.colorbar.title.text == row.label and (bar.cmin, bar.cmax) == row.ranges[0]
     assert any("<sup>" in text for text in bar.colorbar.ticktext) is not row.linear
-    difference = charts.difference_figure(one, two, added)
+    difference = difference_figure(one, two, added)
     expected = row.places(values) - row.places(two.history.quantity(added))
     np.testing.assert_allclose(difference.data[0].customdata, expected.T, rtol=1e-4, atol=1e-6)
     assert difference.data[-1].marker.cmax == (180 if row.linear else 6)

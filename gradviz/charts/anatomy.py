@@ -15,16 +15,13 @@ from plotly.subplots import make_subplots
 
 from gradviz import anatomy
 from gradviz.anatomy import AnatomySample, BlockDeletion, Picture
+from gradviz.charts.draft import BLUE, GREEN, INK, ORANGE, PURPLE
 from gradviz.lenet.theory.predict import Prediction
-from gradviz.record.raster import rows_of
+from gradviz.record.raster import MAX_ROWS, rows_of
 from gradviz.runs import History
 from gradviz.words import gettext as _
 from gradviz.words import number
 
-# Okabe and Ito's colours, those that stand out on white and on black alike.
-BLUE, ORANGE, GREEN, PURPLE = "#2b86c5", "#d55e00", "#009e73", "#cc79a7"
-INK = "#80868b"  # stands for the text colour of the page, which live.figure puts in its place
-_MOST = 300  # points over depth
 _HEIGHT = 330
 _VALUE = {False: "%{y:.3g}", True: "10<sup>%{y:.1f}</sup>"}  # of a hover, by whether the axis holds logarithms
 
@@ -42,7 +39,7 @@ def profile_figure(history: History, column: int, names: Sequence[str], predicti
         if prediction is not None:
             theory, at = getattr(prediction, name), 1 + np.arange(len(names))
             if name == "weight_grad_rms":
-                start = rows_of(len(names), _MOST)
+                start = rows_of(len(names))
                 edge = {"x": at[start], "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
                 figure.add_scatter(y=(theory - 2 * prediction.std)[start], showlegend=False, **edge)
                 figure.add_scatter(y=(theory + 2 * prediction.std)[start], fill="tonexty", fillcolor="rgba(43,134,197,0.2)",
@@ -60,7 +57,7 @@ def band_figure(
 
     `limits`: of the axis, from `band_limits`.
     """
-    start = rows_of(len(names), _MOST)
+    start = rows_of(len(names))
     at = 1 + _middle(start, len(names))
     if logarithmic:
         counts = sample.count(kind)
@@ -125,7 +122,7 @@ def wake_figure(steps: np.ndarray, names: Sequence[str], last: int) -> go.Figure
     figure = _over_depth(_("step at which it woke up"), len(names))
     awake = np.flatnonzero(steps >= 0)
     figure.add_scatter(
-        x=1 + awake, y=steps[awake], mode="lines+markers" if len(awake) < _MOST else "lines", showlegend=False,
+        x=1 + awake, y=steps[awake], mode="lines+markers" if len(awake) < MAX_ROWS else "lines", showlegend=False,
         line={"color": BLUE, "width": 1}, marker={"size": 6}, text=[names[layer] for layer in awake],
         hovertemplate="%{text}<br>" + _("step %{y}") + "<extra></extra>",
     )  # fmt: skip
@@ -396,7 +393,7 @@ def _finish(figure: go.Figure, height: int, layers: int, row: int | None = None)
 def _line(figure: go.Figure, x: np.ndarray, y: np.ndarray, name: str, colour: str, dash: str = "solid", row: int = 1,
           width: int = 2, text: Sequence[str] | None = None, logs: bool = False, pool: np.ufunc = np.fmax) -> None:  # fmt: skip
     """Of many neighbours the largest, or what `pool` says."""
-    start = rows_of(len(x), _MOST)
+    start = rows_of(len(x))
     x, y, text = x[start], pool.reduceat(y, start), _labels(start, text) if text is not None else None
     place = {"row": row, "col": 1} if figure._has_subplots() else {}
     figure.add_scatter(
@@ -409,7 +406,7 @@ def _line(figure: go.Figure, x: np.ndarray, y: np.ndarray, name: str, colour: st
 def _dots(figure: go.Figure, values: np.ndarray, names: Sequence[str], label: str, colour: str, low: float, high: float,
           symbol: str = "circle") -> None:  # fmt: skip
     """log10 of a size per layer, the largest of pooled ones; zeros in a row below `low`, what is not finite above `high`."""
-    start = rows_of(len(values), _MOST)
+    start = rows_of(len(values))
     values = np.maximum.reduceat(values, start)
     at, labels = 1 + start, _labels(start, names)
     place = {"row": 1, "col": 1} if figure._has_subplots() else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 import streamlit as st
 
-from gradviz.charts.anatomy import INK
+from gradviz.charts.draft import INK
 from gradviz.live.routes import plotly_url
 
 # The page's colours come in here, so that one figure serves light and dark. The clean-up does nothing: Streamlit may

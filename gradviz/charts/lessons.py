@@ -1,0 +1,35 @@
+"""The pictures of a lesson, of its runs that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from gradviz.charts.runs import loss_figure, profile_figure, ratio_to_start_figure, wake_figure
+from gradviz.charts.sweeps import border_figure
+from gradviz.lenet.theory.predict import predict
+from gradviz.lessons import ARTICLE_BORDERS, Lesson, net_name
+from gradviz.runs import Run
+from gradviz.sweep import Sweep, result
+
+
+def lesson_figures(lesson: Lesson, runs: Sequence[Run]) -> dict[str, go.Figure]:
+    """Its pictures by kind, of the runs that are there: border, profile, wake, weights, loss."""
+    named = {net_name(run.config): run for run in runs if run.history.steps}
+    if not named:
+        return {}
+    makers = {
+        "border": lambda: border_figure(
+            Sweep(lesson.id, tuple(run.config for run in runs)), {run.config: result(run) for run in runs}, ARTICLE_BORDERS
+        ),
+        "profile": lambda: profile_figure(
+            {name: run.history.quantity(lesson.quantity)[0] for name, run in named.items()},
+            lesson.quantity,
+            {name: getattr(predict(run.config), lesson.quantity) for name, run in named.items()},
+        ),
+        "wake": lambda: wake_figure(named),
+        "weights": lambda: ratio_to_start_figure(runs[0], "weight_rms"),
+        "loss": lambda: loss_figure({name: run for name, run in named.items() if run.history.steps > 1}),
+    }
+    return {kind: makers[kind]() for kind in lesson.look_at}

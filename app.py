@@ -21,7 +21,7 @@ from gradviz.live.metrics import Metrics
 from gradviz.live.routes import Described, build_routes
 from gradviz.people import COOKIE
 from gradviz.store import StoreError
-from gradviz.ui.server import close_server, server
+from gradviz.ui.server import close_server, notice, server
 
 
 def _words(run):
@@ -35,7 +35,7 @@ _describe = Described(_words)
 def _problem() -> str:
     """One sentence while runs are not kept, else empty."""
     try:
-        server().store.load("")  # no run has this id, but the question is answered by the file
+        server().store.check()
     except StoreError as error:
         return str(error)
     return server().manager.warning
@@ -119,7 +119,7 @@ app = st.App(
         get_metrics=lambda: _metrics()(),
         look=_look,
         get_at_hand=lambda run_id: server().manager.at_hand(run_id),
-    ), *classroom_routes(_board, lambda: server().classroom.notice()), *download_routes(
+    ), *classroom_routes(_board, notice), *download_routes(
         get_run=lambda run_id: server().manager.get(run_id),
         get_desk=lambda: server().exports,
         get_archive=_archive,

@@ -43,6 +43,8 @@ log = logging.getLogger("gradviz")
 
 _SAVE_EVERY = 0.4  # seconds; with the time of the writing itself a kill costs less than one second of records
 _KEPT_BYTES = 128e6  # of ended runs held in memory; the store has them all
+_SAID = 15.0  # seconds for which a page says that a run could not be deleted
+_UNSAVED_BYTES = 512e6  # of ended runs that wait in memory for a store that refuses
 _LOADS = 2  # runs that are read from the store at once
 _LOAD_COPIES = 3  # of its bytes that a run takes while it is read: SQLite's, joined, and as arrays
 _KEPT_PREVIEWS = 64
@@ -141,7 +143,7 @@ class RunManager:
         `slice`: seconds after which a run gives its worker to another that waits. `memory_left`: bytes, or None if
         that cannot be known. `clock`: seconds, for slices and looks.
         """
-        self.warning = ""  # one sentence while the store refuses to write, else empty
+        self._troubles: dict[str, str] = {}  # with reading, deleting, writing: one sentence each
         self._store, self._threads, self._limits = store, threads, limits
         self._slice, self._memory_left, self._clock = slice, memory_left, clock
         self._train = train or trainer_on(shelf)
@@ -160,6 +162,8 @@ class RunManager:
         self._loads = Desk(_LOADS, memory_left=memory_left)
         self._changed = threading.Condition(threading.RLock())
         self._saving = threading.Lock()  # taken before _changed, never after
+        self._refusal = -math.inf  # when a run could not be deleted, by the clock
+        self._generation = store.generation  # of the file that `_Job.saved` is about
         self._closing = False
         waiting = self._waiting()
         with self._changed:
@@ -171,6 +175,12 @@ class RunManager:
         self._previews = _Previews(self._train_preview, threads)
 
     # Runs
+
+    @property
+    def warning(self) -> str:
+        """One sentence while the store cannot be read or written, else empty."""
+        troubles = self._troubles.copy()
+        return next((troubles[word] for word in ("write", "read", "delete") if word in troubles), "")
 
     def start(self, config: RunConfig, again: bool = False, client: str = "") -> Run:
         """The run of this config: the live or kept one if there is one, else a new one in the queue.
@@ -224,8 +234,9 @@ class RunManager:
         try:
             run = flight.result()
         except StoreError as error:
-            self._warn(str(error))
+            self._warn("read", str(error))
             return None
+        self._fine("read")
         with self._changed:
             if job := self._jobs.get(id):  # started meanwhile
                 return job.run
@@ -258,9 +269,10 @@ class RunManager:
             live = {id: Summary.of(job.run) for id, job in self._jobs.items()}
         try:
             kept = self._store.list()
+            self._fine("read")
         except StoreError as error:
-            self._warn(str(error))
-            kept = []
+            self._warn("read", str(error))
+            kept = [Summary.of(run) for run in self._at_hand()]
         summaries = [*live.values(), *(summary for summary in kept if summary.id not in live)]
         return sorted(summaries, key=lambda summary: summary.created, reverse=True)
 
@@ -420,8 +432,10 @@ class RunManager:
                     del self._jobs[id]
             try:
                 self._store.delete(id)
+                self._fine("delete")
             except StoreError as error:
-                self._warn(str(error))
+                self._warn("delete", _("The run was not deleted: {reason}").format(reason=error))
+                self._refusal = self._clock()
             with self._changed:
                 self._forget(id)  # somebody may have read it while it was being deleted
                 self._deletions += 1
@@ -493,7 +507,7 @@ class RunManager:
         try:
             return self._store.waiting()
         except StoreError as error:
-            self._warn(str(error))
+            self._warn("read", str(error))
             return []
 
     def _admit(self, config: RunConfig, again: bool) -> None:
@@ -505,8 +519,10 @@ class RunManager:
             surplus = self._store.count() + (not again) - self._limits.runs  # `again` replaces one
             old = self._store.oldest_ended(surplus, time.time() - _PRESENT) if surplus > 0 else []
         except StoreError as error:
-            self._warn(str(error))
+            self._warn("read", str(error))
+            self._check_unsaved()
             return
+        self._check_unsaved()
         if len(old) < surplus:
             raise Refused("runs", _("This server keeps {most} runs, and these are all of today: delete some first.").format(
                 most=f"{self._limits.runs:,}"))  # fmt: skip
@@ -723,28 +739,34 @@ class RunManager:
         ended = False
         while not ended:
             ended = self._workers_ended.wait(_SAVE_EVERY)
-            self._flush()
+            self._flush(last=ended)
 
-    def _flush(self) -> None:
+    def _flush(self, last: bool = False) -> None:
         with self._saving:
-            with self._changed:
-                states = [(job, (job.run.status, job.run.history.steps)) for job in self._jobs.values()]
-                due = [(job, state) for job, state in states if state != job.saved]
-                due = [(job, state) for job, state in due if not (state[0].live and _held_back(job, state))]
-                # What was started afresh and has come less far than what it was to replace is given up for that.
-                runs = {job: _instead(job) if _held_back(job, state) else job.run for job, state in due}
-            if not due:
-                return
             try:
-                self._store.save(*runs.values())
+                self._store.tend(last)
+                begun_again = self._generation != (generation := self._store.generation)
+                with self._changed:
+                    states = [(job, (job.run.status, job.run.history.steps)) for job in self._jobs.values()]
+                    held = [job for job, state in states if state[0].live and _held_back(job, state)]
+                    due = [(job, state) for job, state in states if job not in held and (begun_again or state != job.saved)]
+                    # What was started afresh and has come less far than what it was to replace is given up for that.
+                    runs = {job: _instead(job) if _held_back(job, state) else job.run for job, state in due}
+                    ended = [run for run in self._kept.values() if run.id not in self._jobs] if begun_again else []
+                    ended += [job.replaces for job in held] if begun_again else []
+                if due or ended:
+                    self._store.save(*ended, *runs.values(), whole=begun_again)
             except StoreError as error:
-                self._warn(f"{error} The runs go on, but what they record is not kept.")
+                self._warn("write", " ".join(filter(None, (str(error), self._unsaved_sentence()))))
                 return
             except Exception as error:  # the writer must outlive it
                 log.exception("event=store-error")
-                self._warn(_sentence(error))
+                self._warn("write", _sentence(error))
                 return
-            self.warning = ""
+            self._generation = generation
+            self._fine("write")
+            if self._clock() - self._refusal > _SAID:
+                self._fine("delete")
             with self._changed:
                 for job, state in due:
                     job.saved = state
@@ -753,10 +775,39 @@ class RunManager:
                         self._keep(runs[job])
                     job.replaces = None
 
-    def _warn(self, sentence: str) -> None:
-        if sentence != self.warning:
+    def _unsaved(self) -> list[Run]:
+        """Ended runs that are in memory and not in the store."""
+        with self._changed:
+            return [job.run for job in self._jobs.values() if not job.run.status.live]
+
+    def _unsaved_sentence(self) -> str:
+        with self._changed:
+            live = sum(job.run.status.live for job in self._jobs.values())
+        ended = len(self._unsaved())
+        if not live and not ended:
+            return ""
+        text = _("In memory, but not kept yet: {live} runs that go on and {ended} that have ended.")
+        return text.format(live=live, ended=ended)
+
+    def _check_unsaved(self) -> None:
+        """Raises Refused while the memory for runs that cannot be written is used up."""
+        if "write" in self._troubles and sum(run.history.nbytes for run in self._unsaved()) > _UNSAVED_BYTES:
+            raise Refused("disk", _("The runs that cannot be written have used up the memory for them: {reason}").format(
+                reason=self.warning))  # fmt: skip
+
+    def _at_hand(self) -> list[Run]:
+        with self._changed:
+            return list(self._kept.values())
+
+    def _warn(self, word: str, sentence: str) -> None:
+        """`word`: what does not go now."""
+        if sentence != self._troubles.get(word):
             log.warning("event=store-warning message=%s", json.dumps(sentence))
-        self.warning = sentence
+        self._troubles[word] = sentence
+
+    def _fine(self, word: str) -> None:
+        if self._troubles.pop(word, None):
+            log.info("event=store-fine what=%s", word)
 
 
 @dataclass(eq=False)

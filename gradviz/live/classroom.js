@@ -262,7 +262,7 @@ class Notice extends Part {
   update(component) {
     super.update(component);
     this.keepName();
-    if (this.data.poll) this.again(this.told ? 3000 : 500);
+    this.again(this.told ? 3000 : 500);
   }
   keepName() {
     const { name } = this.data;
@@ -277,7 +277,7 @@ class Notice extends Part {
   }
   async poll() {
     clearTimeout(this.timer);
-    if (this.destroyed || this.asking || document.hidden || !this.data.poll) return;
+    if (this.destroyed || this.asking || document.hidden) return;
     this.asking = true;
     try {
       const reply = await this.get("api/classroom/notice");

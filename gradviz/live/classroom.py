@@ -291,11 +291,11 @@ def title_panel(names: tuple[str, ...], summary: str, key: str = "class_title") 
 
 
 def notice_panel(
-    drawn: dict[str, str | bool], name: str | None, key: str, poll: bool, on_name_change: Callable[[], None]
+    drawn: dict[str, str | bool], name: str | None, key: str, on_name_change: Callable[[], None]
 ) -> None:
-    """Invisible: reruns the page when the class's notice differs from what the page has `drawn`, and keeps this browser's
+    """Invisible: reruns the page when the server's notice differs from what the page has `drawn`, and keeps this browser's
     display name (None: not known yet) across reloads. A name that it remembers is the trigger `name`."""
-    _mount({"mode": "notice", "drawn": drawn, "name": name, "poll": poll}, key,
+    _mount({"mode": "notice", "drawn": drawn, "name": name}, key,
            on_name_change=on_name_change, on_changed_change=_nothing)  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from gradviz.people import COOKIE, GUEST
 from gradviz.runs import Run
 from gradviz.sweep import Sweep
 from gradviz.ui import controls
-from gradviz.ui.server import server
+from gradviz.ui.server import kept_words, notice, server
 from gradviz.words import gettext as _
 
 log = logging.getLogger("gradviz")
@@ -300,14 +300,14 @@ def say(sentence: str) -> None:
 
 
 def frame(lessons_page: Any) -> None:
-    """Draws what the teacher has announced, above the page; it follows within some seconds. `lessons_page`: a st.Page."""
+    """Draws what the teacher announced and whether runs are kept; it follows within some seconds. `lessons_page`: a st.Page."""
     room = server().classroom
-    drawn = room.notice()
+    drawn = notice()
     if st.query_params.get(WALL) != "":
         del drawn["wall"]  # nobody else's page changes with the wall
     # st.container: an element that shows nothing must not take a line's room.
     with st.container(key="class_frame"):
-        notice_panel(drawn, st.session_state.get(NAME), _NOTICE, room.pin.on, _name_remembered)
+        notice_panel(drawn, st.session_state.get(NAME), _NOTICE, _name_remembered)
     if room.lesson and WALL not in st.query_params:
         with st.container(border=True, horizontal=True, vertical_alignment="center", key="class_banner"):
             st.markdown(f":material/campaign: **{_('The teacher points to a lesson:')}**", width="content")
@@ -316,5 +316,7 @@ def frame(lessons_page: Any) -> None:
         st.info(locked_sentence(), icon=":material/lock:")
     if sentence := st.session_state.pop(_SAID, ""):
         st.warning(sentence)
+    if words := kept_words():
+        st.warning(words.replace("$", "\\$"), icon=":material/database_off:")
     if room.warning:
         st.warning(room.warning)

@@ -70,6 +70,16 @@ def _build() -> Server:
 server = Once(_build)
 
 
+def notice() -> dict[str, str | bool]:
+    """What every page follows: the class's lesson, lock and wall, and whether runs are kept."""
+    return server().classroom.notice() | {"kept": kept_words()}
+
+
+def kept_words() -> str:
+    """What is wrong with the keeping of runs, now or since the start, in sentences; empty if all is well."""
+    return " ".join(filter(None, (server().manager.warning, server().store.notice)))
+
+
 def close_server() -> None:
     server().sweeps.close()
     server().manager.close(timeout=1.5)

@@ -15,7 +15,7 @@ import threading
 import time
 import unicodedata
 import zipfile
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,7 +35,9 @@ log = logging.getLogger("gradviz")
 LONGEST_NAME = 24
 PIN_MINUTE = 60.0  # seconds over which wrong PINs are counted
 PIN_TRIES = 5  # wrong ones of one browser session in that time
-PIN_TRIES_ALL = 20  # of all together: a new session costs a guesser nothing. Four digits fall within 4 hours on average
+PIN_TRIES_THERE = 20  # of one address in that time; from then on it has a line, but for those who are known and have not guessed
+PIN_PACE = 3.0  # seconds between two of that line: four digits fall within 4 hours on average
+_MOST_GUESSERS = 4096  # clients, and addresses, that are remembered
 ARCHIVE_BYTES = 1e9  # of one archive: some minutes of a core
 _MOST_RUNS = 3000  # whose names are kept, the newest
 _MOST_NAMES = 100  # of one run
@@ -54,12 +56,21 @@ def clean_name(text: str) -> str:
 
 
 class PinCheck:
-    """Compares PINs in constant time and refuses to after too many wrong ones."""
+    """Compares PINs in constant time, and slows guessing where it comes from. Whoever types the right one enters: what others
+    at the same address have guessed makes him wait for some seconds at most, and him not at all whose cookie is known.
+    """
 
-    def __init__(self, pin: str | None, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        pin: str | None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ):
         self._pin = pin
-        self._clock = clock
-        self._wrong: deque[tuple[float, str]] = deque()  # (when, client), oldest first
+        self._clock, self._sleep = clock, sleep
+        self._wrong: OrderedDict[str, deque[float]] = OrderedDict()  # client -> when, the last ones
+        self._wrong_there: OrderedDict[str, deque[float]] = OrderedDict()  # address -> when, the last ones
+        self._next: dict[str, float] = {}  # address -> when the next of its line is heard
         self._lock = threading.Lock()
 
     @property
@@ -67,28 +78,43 @@ class PinCheck:
         """Whether there is a PIN at all: without one nobody is the teacher."""
         return bool(self._pin)
 
-    def refuses(self, pin: str, client: str) -> str:
-        """Empty if the PIN is right, else one sentence that says why not. A try that comes too early does not count."""
+    def refuses(self, pin: str, client: str, address: str = "", known: bool = False) -> str:
+        """Empty if the PIN is right, else one sentence that says why not. A try that comes too early does not count.
+
+        `known`: `client` is known by a cookie, and is not a session that costs a guesser nothing. May wait in the line of
+        an address from which many wrong PINs have come, PIN_MINUTE seconds at most.
+        """
         if not self._pin:
             return _("Teacher mode is off on this server.")
         with self._lock:
             now = self._clock()
-            while self._wrong and now - self._wrong[0][0] >= PIN_MINUTE:
-                self._wrong.popleft()
-            mine = [when for when, who in self._wrong if who == client]
-            begin = None
+            mine, there = self._recent(self._wrong, client, now), self._recent(self._wrong_there, address, now)
             if len(mine) >= PIN_TRIES:
-                begin = mine[-PIN_TRIES]
-            elif len(self._wrong) >= PIN_TRIES_ALL:
-                begin = self._wrong[-PIN_TRIES_ALL][0]
-            if begin is not None:
-                seconds = max(1, int(begin + PIN_MINUTE - now + 0.999))
+                seconds = max(1, int(mine[0] + PIN_MINUTE - now + 0.999))
                 return _("Too many wrong PINs. Try again in {n} seconds.").format(n=seconds)
-            if hmac.compare_digest(_digest(pin), _digest(self._pin)):
-                return ""
-            self._wrong.append((now, client))
+            wait = 0.0
+            if len(there) >= PIN_TRIES_THERE and (mine or not known):
+                wait = max(0.0, self._next.get(address, now) - now)
+                if wait >= PIN_MINUTE:
+                    return _("Too many PINs are being tried from your network. Let this browser take cookies, reload the page "
+                             "and try again.")  # fmt: skip
+                self._next = {place: when for place, when in self._next.items() if when > now} | {address: now + wait + PIN_PACE}
+        if wait:
+            self._sleep(wait)
+        if hmac.compare_digest(_digest(pin), _digest(self._pin)):
+            return ""
+        with self._lock:
+            for wrong, who, most in ((self._wrong, client, PIN_TRIES), (self._wrong_there, address, PIN_TRIES_THERE)):
+                wrong.setdefault(who, deque(maxlen=most)).append(self._clock())
+                wrong.move_to_end(who)
+                if len(wrong) > _MOST_GUESSERS:
+                    wrong.popitem(last=False)
         log.warning("event=wrong-pin")
         return _("This is not the PIN.")
+
+    @staticmethod
+    def _recent(wrong: OrderedDict[str, deque[float]], who: str, now: float) -> list[float]:
+        return [when for when in wrong.get(who, ()) if now - when < PIN_MINUTE]
 
     def __repr__(self) -> str:
         return f"PinCheck(on={self.on})"

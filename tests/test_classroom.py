@@ -19,7 +19,18 @@ from starlette.applications import Starlette
 
 from gradviz import sweep
 from gradviz.charts.sweeps import border_figure
-from gradviz.classroom import LONGEST_NAME, PIN_TRIES, PIN_TRIES_ALL, Classroom, ClassSweep, PinCheck, archive, clean_name
+from gradviz.classroom import (
+    LONGEST_NAME,
+    PIN_MINUTE,
+    PIN_PACE,
+    PIN_TRIES,
+    PIN_TRIES_THERE,
+    Classroom,
+    ClassSweep,
+    PinCheck,
+    archive,
+    clean_name,
+)  # fmt: skip
 from gradviz.config import RunConfig
 from gradviz.lessons import LESSONS
 from gradviz.live.classroom import COLUMNS, LOSS_TOP, MOST_CARDS, ROWS, Board, classroom_routes, frame_of, loss_codes, picture
@@ -115,14 +126,41 @@ def test_five_wrong_pins_in_a_minute_close_the_door_to_that_browser_alone_and_te
     assert "Too many" in check.refuses("4711", "guesser")
 
 
-def test_a_guesser_with_a_new_session_for_each_try_is_stopped_too():
+def test_the_right_pin_enters_for_45_minutes_of_guessing_and_the_guesser_is_slowed():
     clock = Clock()
-    check = PinCheck("4711", clock)
-    said = [check.refuses("0000", f"session {n}") for n in range(PIN_TRIES_ALL + 5)]
-    assert sum("not the PIN" in sentence for sentence in said) == PIN_TRIES_ALL
-    assert "60 seconds" in check.refuses("4711", "teacher")
-    clock.now += 60
-    assert check.refuses("4711", "teacher") == ""
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+
+    check, begun, heard = PinCheck("4711", clock, sleep), clock.now, 0
+    for n in range(540):  # the guesser has a new session for each try, ten for each of the teacher's
+        heard += sum("not the PIN" in check.refuses("0000", f"session {n} {k}", "10.0.0.1") for k in range(10))
+        before = clock.now
+        assert check.refuses("4711", f"teacher {n}", "10.0.0.1") == ""  # without a cookie, and at the guesser's address
+        assert clock.now - before <= PIN_PACE
+        assert check.refuses("4711", "teacher", "10.0.0.2") == check.refuses("4711", "known", "10.0.0.1", known=True) == ""
+    assert clock.now - begun > 45 * 60 and heard <= PIN_TRIES_THERE + (clock.now - begun) / PIN_PACE + 1
+
+
+def test_many_guessers_at_once_wait_for_each_other_and_not_for_ever_and_nobody_known_waits_for_them():
+    clock, waits = Clock(), []
+    check = PinCheck("4711", clock, waits.append)
+    said = [check.refuses("0000", f"session {n}", "10.0.0.1") for n in range(1000)]
+    assert sum("not the PIN" in sentence for sentence in said) <= PIN_TRIES_THERE + PIN_MINUTE / PIN_PACE + 1
+    assert max(waits) <= PIN_MINUTE and "cookies" in said[-1]
+    waits.clear()
+    assert check.refuses("4711", "teacher", "10.0.0.1", known=True) == "" and not waits
+    assert "not the PIN" in check.refuses("4712", "pupil", "10.0.0.1", known=True) and not waits
+    assert check.refuses("4711", "pupil", "10.0.0.1", known=True) != ""  # he has guessed, and the line is full
+    clock.now += PIN_MINUTE
+    assert check.refuses("4711", "session 7", "10.0.0.1") == ""
+
+
+def test_guessers_cost_a_bounded_memory():
+    check = PinCheck("4711", Clock(), lambda _: None)
+    for n in range(20_000):
+        check.refuses("0000", f"session {n}", f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}")
+    assert len(check._wrong) <= 4096 and len(check._wrong_there) <= 4096 and not check._next
 
 
 def test_the_pin_stands_in_no_log_text_or_file(tmp_path, caplog):

@@ -108,7 +108,8 @@ def pin_form() -> None:
 
 def _enter() -> None:
     typed, st.session_state[_PIN] = st.session_state[_PIN] or "", ""  # not kept a moment longer than it takes
-    refusal = server().classroom.pin.refuses(typed, client())
+    known = not client().startswith(GUEST)
+    refusal = server().classroom.pin.refuses(typed, client(), address(), known)
     st.session_state[_TEACHER] = not refusal
     if refusal:
         say(refusal)

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 import secrets
 import threading
 import time
@@ -41,18 +42,43 @@ _MOST_GUESSERS = 4096  # clients, and addresses, that are remembered
 ARCHIVE_BYTES = 1e9  # of one archive: some minutes of a core
 _MOST_RUNS = 3000  # whose names are kept, the newest
 _MOST_NAMES = 100  # of one run
+_MOST_MARKS = 3  # on one letter of a name
 
 
 def clean_name(text: str) -> str:
     """`text` as a name of at most LONGEST_NAME characters; empty if nothing of it can be shown.
 
-    Control, format and unassigned characters go (bidirectional overrides turn the text around it about), white space
-    becomes single spaces, and what a spreadsheet would take for a formula may not begin it.
+    Control, format and unassigned characters go (bidirectional overrides turn the text around it about), and others that
+    nobody sees; white space becomes single spaces; accents need a letter and are at most three; and what a spreadsheet would
+    take for a formula may not begin it.
     """
     # Cut first: normalising is slow on long rubbish.
     text = unicodedata.normalize("NFKC", text[: 20 * LONGEST_NAME])
-    kept = "".join(" " if c.isspace() else c for c in text if c.isspace() or not unicodedata.category(c).startswith("C"))
-    return " ".join(kept.split()).lstrip("=+-@ ")[:LONGEST_NAME].strip()
+    text = _UNSEEN.sub("", "".join(" " if c.isspace() else c for c in text))
+    kept = "".join(c for c in text if c == " " or not unicodedata.category(c).startswith("C"))
+    marked = "".join(_letters(unicodedata.normalize("NFC", kept)))
+    return " ".join(marked.split()).lstrip("=+-@ ")[:LONGEST_NAME].strip()
+
+
+# Unicode's Default_Ignorable_Code_Point (DerivedCoreProperties.txt) beside the formats, and characters whose picture is empty:
+# braille blank, musical null notehead, Khitan filler, hieroglyphic blanks, the object replacement.
+_UNSEEN = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+    "\u2800\ufffc\U0001d159\U00016fe4\U00013441\U00013442]"
+)
+
+
+def _letters(text: str) -> Iterator[str]:
+    """Each character with at most three of the marks that follow it; a mark without one goes."""
+    letter = ""
+    for c in text:
+        if not unicodedata.category(c).startswith("M"):
+            yield letter
+            letter = c
+        elif letter.strip() and len(letter) <= _MOST_MARKS:
+            letter += c
+    yield letter
 
 
 class PinCheck:

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from gradviz import idx
 from gradviz.config import DATASETS
 from gradviz.idx import PIXELS, DataError
+from gradviz.settings import of_children
 from gradviz.words import gettext as _
 
 TORCHVISION_CLASS = {"mnist": "MNIST", "fashion": "FashionMNIST", "kmnist": "KMNIST"}
@@ -183,7 +184,7 @@ class Shelf:
 def fetch_by_torchvision(name: str, folder: Path, tell: Callable[[float], None]) -> str:
     command = [sys.executable, "-m", "gradviz.data", name, str(folder)]
     with tempfile.TemporaryFile() as output:  # a pipe that nobody reads would fill up and hold the child
-        child = subprocess.Popen(command, stdout=output, stderr=output, cwd=Path(__file__).parents[1])
+        child = subprocess.Popen(command, stdout=output, stderr=output, cwd=Path(__file__).parents[1], env=of_children())
         size, heard = 0, time.monotonic()
         while child.poll() is None:
             now = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -12,9 +12,16 @@ from pathlib import Path
 from gradviz import machine
 from gradviz.config import FIELDS
 
+_SECRETS = {"GRADVIZ_PIN", "STREAMLIT_SERVER_COOKIE_SECRET"}
+
 
 class SettingsError(ValueError):
     """An environment variable that cannot be used; the message names it and what it may be."""
+
+
+def of_children(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment for processes of the server, without what is for the server's eyes only."""
+    return {name: value for name, value in environment.items() if name not in _SECRETS}
 
 
 @dataclass(frozen=True)

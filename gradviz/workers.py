@@ -38,6 +38,7 @@ from gradviz.config import ConfigError, RunConfig
 from gradviz.data import DataError, Shelf
 from gradviz.probe import Interrupted
 from gradviz.runs import QUANTITIES, Outcome, Status, StepRecord
+from gradviz.settings import of_children
 from gradviz.trainer import Trainer, device_text, resolve_device
 from gradviz.words import gettext as _
 
@@ -134,7 +135,7 @@ class Nursery:
         command = [sys.executable, "-m", "gradviz.workers", str(theirs.fileno()), str(self._shelf.folder.absolute())]
         with theirs:
             self._process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, cwd=Path(__file__).parents[1]
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, cwd=Path(__file__).parents[1], env=of_children()
             )
 
     def _end(self) -> None:

@@ -60,6 +60,13 @@ class Clock:
 # Names
 
 
+# What shows nothing: fillers, selectors, joiners, blanks.
+BLANK = (
+    "\u2800", "\u3164", "\ufe0f", "\u115f", "\u1160", "\uffa0", "\u00ad", "\u034f", "\u180b", "\u200b", "\u200d", "\u2060",
+    "\u2064", "\ufeff", "\u17b4", "\U000e0020", "\U000e0100", "\U0001d159", "\U00016fe4", "\U00013441", "\ufffc",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("typed", "name"),
     [
@@ -72,6 +79,14 @@ class Clock:
         ("x" * 99, "x" * LONGEST_NAME),
         ("\u200b\n", ""),
         ("x\U000e0041" * 500, "x" * LONGEST_NAME),
+        *((blank, "") for blank in BLANK),
+        *((f"A{blank}n{blank}", "An") for blank in BLANK),
+        ("\u2800 \u3164\ufe0f", ""),
+        ("\u0301\u0302", ""),  # accents on nothing
+        ("Z\u0335" + "\u0336" * 20, "Z\u0335\u0336\u0336"),  # a tower of them over the neighbours' names
+        ("e\u200b\u0301va", "éva"),
+        ("สมชาย นี้", "สมชาย นี้"),
+        ("श्रीकृष्ण", "श्रीकृष्ण"),
     ],
 )
 def test_a_name_is_cleaned_and_short(typed, name):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from gradviz import machine
+from gradviz.config import RunConfig
+from gradviz.data import Shelf
 from gradviz.settings import Limits, Settings, SettingsError
+from gradviz.workers import Nursery
 
 MINE = float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else float(os.cpu_count() or 1)
 GIB = 2**30
@@ -156,3 +161,25 @@ def test_the_names_of_the_server_are_a_setting():
 def test_what_is_no_name_of_a_server_is_refused(text):
     with pytest.raises(SettingsError, match="GRADVIZ_HOSTS must be names such as school.example"):
         Settings.from_environment({"GRADVIZ_HOSTS": text}, 2)
+
+
+@pytest.mark.parametrize("process", ["download", pytest.param("nursery", marks=pytest.mark.skipif(
+    sys.platform != "linux", reason="worker processes are for Linux"))])  # fmt: skip
+def test_the_pin_is_not_inherited_by_what_the_server_starts(process, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import json, os, pathlib\n"
+        f"pathlib.Path({str(tmp_path)!r}, f'{{os.getpid()}}.json').write_text(json.dumps(dict(os.environ)))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("GRADVIZ_PIN", "s3cret")
+    monkeypatch.setenv("STREAMLIT_SERVER_COOKIE_SECRET", "s3cret too")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # where nobody answers: nothing is downloaded
+    if process == "download":
+        assert Shelf(tmp_path / "data").wait("kmnist").status == "unreachable"
+    else:
+        nursery = Nursery(Shelf(tmp_path / "data", download=False))
+        list(nursery(RunConfig(blocks=0, steps=1, batch_size=8, dataset="digits"), lambda: False))
+        nursery.close()
+    children = [json.loads(file.read_text()) for file in tmp_path.glob("*.json")]
+    assert children and all(child["GRADVIZ_DOWNLOAD"] for child in children)  # the rest they have
+    assert not any("s3cret" in value for child in children for value in child.values())

@@ -7,10 +7,12 @@ the validation. Menu word = config word = JSON word = URL word.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -253,16 +255,67 @@ class RunConfig:
         return {name: _to_word(getattr(self, name)) for name in FIELDS if getattr(self, name) != FIELDS[name].default}
 
     @classmethod
-    def from_query(cls, query: Mapping[str, str]) -> tuple[RunConfig, list[str]]:
-        """The config of a URL, and one sentence for each parameter that had to be left out. Never raises."""
+    def from_query(cls, query: Mapping[str, Any]) -> tuple[RunConfig, list[str]]:
+        """The config of a URL, and a message for each parameter that is not as it should be. Never raises.
+
+        A parameter that the URL has more than once has a list as its value, and the last one counts.
+        """
+        query = unescaped(query)
         values, problems = {}, []
         for name in FIELDS:
-            if name in query:
+            given = query.get(name)
+            if isinstance(given, list):
+                if any(word != given[-1] for word in given):
+                    words = ", ".join(str(word)[:40] for word in given)
+                    label = FIELDS[name].spec.label
+                    problems.append(f"{label} ({name}) is given more than once ({words}). The last one is used.")
+                given = given[-1] if given else None
+            if given is not None:
                 try:
-                    values[name] = _checked(name, query[name])
+                    values[name] = _checked(name, given)
                 except ConfigError as error:
-                    problems.append(str(error))
-        return cls(**values), problems
+                    problems.append(f"{error} The default is used.")
+        return cls(**values), problems + misspelt(query)
+
+
+def unescaped(query: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a URL that was copied out of HTML, where & is written &amp;, by their true names."""
+    plain: dict[str, Any] = {}
+    for name, value in query.items():
+        name = re.sub("^(amp;)+", "", name)
+        if name in plain:  # once each way
+            value = [each for part in (plain[name], value) for each in (part if isinstance(part, list) else [part])]
+        plain[name] = value
+    return plain
+
+
+# Parameters of the pages that are no settings of a run, and what people call the settings besides their names and labels.
+_OF_PAGES = {"run", "runs", "step", "layer", "view", "lesson", "prediction", "controls", "sweep", "wall", "seen", "lang"}
+_ALSO_CALLED = {
+    "activationfunction": "activation", "depth": "blocks", "bn": "batch_norm", "norm": "batch_norm", "residual": "shortcut",
+    "skip": "shortcut", "rate": "lr", "weights": "init_range", "clip": "treatment", "opt": "optimizer", "data": "dataset",
+    "batch": "batch_size", "epochs": "steps", "iterations": "steps",
+}  # fmt: skip
+
+
+def misspelt(names: Iterable[str], known: Iterable[str] = ()) -> list[str]:
+    """A sentence for each name of a URL that is no setting, but looks like one; `known` are right too. The rest of a URL,
+    what counters of visitors append say, is nobody's business."""
+
+    def letters(word: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", word.lower())
+
+    called = {letters(word): name for name, field in FIELDS.items() for word in (field.spec.label, name)}
+    sentences = []
+    for name in names:
+        if name in FIELDS or name in _OF_PAGES or name in known or name.lower().startswith("utm"):
+            continue
+        word = letters(name)
+        exactly = called.get(word) or _ALSO_CALLED.get(word)
+        near = difflib.get_close_matches(word[:40], called, n=2, cutoff=0.75)
+        if meant := [exactly] if exactly else dict.fromkeys(called[each] for each in near):
+            sentences.append(f"{name[:40]!r} is not a setting, and is left out; did you mean {' or '.join(meant)}?")
+    return sentences
 
 
 @dataclass(frozen=True)

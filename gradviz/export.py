@@ -50,14 +50,15 @@ def step_parts(run: Run) -> Iterator[pd.DataFrame]:
 
 
 def csv(table: pd.DataFrame) -> str:
-    """Numbers with as many digits as bring the same number back; inf and nan as those words."""
+    """Numbers with as many digits as bring the same number back; inf and NaN as those words: with nan, polars takes a column
+    for text."""
     return b"".join(csv_parts([table])).decode()
 
 
 def csv_parts(tables: Iterable[pd.DataFrame]) -> Iterator[bytes]:
     """UTF-8, with one line of headings."""
     for place, table in enumerate(tables):
-        yield table.to_csv(index=False, header=place == 0, na_rep="nan").encode()
+        yield table.to_csv(index=False, header=place == 0, na_rep="NaN").encode()
 
 
 def parquet(table: pd.DataFrame) -> bytes:

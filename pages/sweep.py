@@ -5,9 +5,10 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
+from gradviz import export
 from gradviz.charts import HOW_TO_READ
 from gradviz.charts.sweeps import border_figure, grid_figure, ratio_figure, theory_ratios
-from gradviz.config import DATASETS, FIELDS, OPTIMIZERS, ConfigError, RunConfig
+from gradviz.config import DATASETS, FIELDS, OPTIMIZERS, ConfigError, RunConfig, misspelt
 from gradviz.live.figure import figure_panel
 from gradviz.sweep import AXES, JUDGED, OUTCOMES, Sweep, border, cost, estimate, measured_rate, remedy_name
 from gradviz.ui import classroom
@@ -28,6 +29,7 @@ FIRST = {  # what the page asks when it is opened
     "steps": 300, "batch_size": 32, "blocks": 4, "optimizer": "adam", "lr": 1e-3, "dataset": "mnist", "early": True,
 }  # fmt: skip
 VALUES = {"blocks": "1, 2, 3, 4, 6, 8, 10", "init_range": "0.03, 0.05, 0.1, 0.14, 0.2, 0.5", "lr": "0.0001, 0.0003, 0.001, 0.003"}
+PROBLEMS = "sweep_problems"  # sentences about the URL that was opened
 manager, shelf, sweeps = server().manager, server().shelf, server().sweeps
 
 
@@ -37,13 +39,16 @@ def key(name: str) -> str:
 
 def open_session() -> None:
     """Once per session, and after another page took the widgets away: the question from the URL, else the usual one."""
+    problems = st.session_state.setdefault(PROBLEMS, misspelt(st.query_params, FIRST))
     for name, usual in FIRST.items():
         if key(name) not in st.session_state:
             word = st.query_params.get(name)
             try:
                 st.session_state[key(name)] = usual if word is None else understood(name, word)
-            except ValueError:  # ConfigError too
+            except ValueError as error:  # ConfigError too
                 st.session_state[key(name)] = usual
+                text = str(error) if isinstance(error, ConfigError) else f"{name} cannot be {word[:40]!r}."
+                problems.append(f"{text} " + _("The default is used."))
 
 
 def understood(name: str, word: str):
@@ -211,7 +216,7 @@ def picture(sweep: Sweep) -> None:
     with st.expander(_("Every run")):
         table = results_table(sweep, results)
         st.dataframe(table, hide_index=True, width="stretch")
-        st.download_button(_("Download as CSV"), lambda: table.to_csv(index=False), "gradviz-sweep.csv", on_click="ignore")
+        st.download_button(_("Download as CSV"), lambda: export.csv(table), "gradviz-sweep.csv", on_click="ignore")
 
 
 def open_sweep() -> None:
@@ -220,6 +225,8 @@ def open_sweep() -> None:
 
 open_session()
 st.title(_("Where is the border of trainability?"), anchor=False)
+for problem in st.session_state[PROBLEMS]:
+    st.warning(_("Something in the link is not as it should be. {problem}").format(problem=problem))
 kept = sweeps.get(st.query_params.get("sweep", ""))
 if st.query_params.get("sweep") and kept is None:
     st.warning(_("The sweep in this link is not on this server."))

@@ -3,8 +3,10 @@
 import csv as csv_reader
 import io
 import math
+import re
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet
 import pytest
 
@@ -38,7 +40,20 @@ def test_csv_gives_every_number_back_exactly():
         assert (float(row["loss"]), float(row["accuracy"])) == (record.loss, record.accuracy)
         written = np.array([row[name] for name in QUANTITIES], np.float32)
         np.testing.assert_array_equal(written, record.layers[:, layer])
-    assert [row["weight_grad_rms"] for row in rows[:3]] == ["inf", "nan", "0.0"]
+    assert [row["weight_grad_rms"] for row in rows[:3]] == ["inf", "NaN", "0.0"]
+
+
+def test_every_number_of_a_csv_is_one_to_the_readers_of_csv():
+    """polars takes a column for numbers if each of them matches this; R and pandas read these words too."""
+    run, records = measured(4)
+    text = export.csv(export.layer_table(run))
+    polars = re.compile(r"[-+]?((\d*\.\d+)([eE][-+]?\d+)?|inf|NaN|(\d+)[eE][-+]?\d+|\d+\.|\d+)")
+    for row in csv_reader.DictReader(io.StringIO(text)):
+        assert all(polars.fullmatch(value) for name, value in row.items() if name != "layer"), row
+    table = pd.read_csv(io.StringIO(text))
+    assert [name for name in table if table[name].dtype == object or table[name].dtype == "str"] == ["layer"]
+    steps = export.csv(export.step_table(run))
+    assert [row["test_accuracy"] for row in csv_reader.DictReader(io.StringIO(steps))] == ["NaN", "NaN", "0.5", "NaN"]
 
 
 def test_parquet_gives_every_number_back_exactly():

@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+import idx
 import torch
 from streamlit.testing.v1 import AppTest
 
@@ -166,3 +167,27 @@ def test_the_next_experiment_of_the_diagnosis_moves_the_controls(page_server):
     before = dict(page.query_params)
     page.button(key="next").click().run()
     assert not page.exception and dict(page.query_params) != before
+
+
+def test_a_link_copied_out_of_html_opens_as_it_was_meant_and_what_is_nearly_a_setting_is_named(page_server):
+    page = opened(**{"amp;seed": "7", "amp;shortcut": "on", "batchnorm": "on", "utm_source": "mail", "blocks": ["1", "2"]})
+    assert "2 blocks · relu · shortcut" in text(page)
+    assert page.number_input(key="control_seed").value == 7
+    said = [warning.value for warning in page.warning]
+    assert len(said) == 2 and "more than once" in said[0] and "batch_norm" in said[1]
+    assert not any(name.startswith("amp;") or name == "batchnorm" for name in page.query_params)
+
+
+def test_odd_data_in_the_folder_leave_the_page_standing_and_are_said(page_server):
+    folder = server().shelf.folder
+    idx.write(folder / "MNIST" / "raw", idx.contents() | {idx.FILES[0]: b"<html>"})
+    page = opened(dataset="mnist")
+    assert "train-images-idx3-ubyte is not in the IDX format" in text(page) and "digits" in text(page)
+    (folder / "MNIST" / "raw" / idx.FILES[0]).unlink()
+    assert "3 of its 4 files" in text(page.run())
+    idx.write(folder, idx.contents(train=7), pack=True)  # copied in while the server runs
+    page.run()
+    assert not page.exception and not page.info
+    page.button(key="start").click().run()
+    assert finished(page).message == (
+        "Batch size (batch_size) must be at most 7, the training images of this data set; 8 is not.")  # fmt: skip

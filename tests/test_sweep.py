@@ -376,6 +376,14 @@ def test_the_page_says_what_a_sweep_costs_before_it_starts_and_runs_it(page_serv
     assert f"under {TRAINED_BELOW:.2f}" in text(page)  # the definition stands on the screen
 
 
+def test_what_the_page_cannot_take_from_its_link_is_said(page_server):
+    page = opened(**{**SMALL, "steps": "0", "early": "off", "axis": "colour", "batchsize": "8", "utm_source": "x"})
+    said = [warning.value for warning in page.warning]
+    assert len(said) == 3 and all("link" in each for each in said)
+    assert any("(steps)" in each and "100000" in each for each in said) and any("colour" in each for each in said)
+    assert any("'batchsize' is not a setting" in each and "batch_size" in each for each in said)
+
+
 def test_a_value_out_of_range_is_refused_with_its_name_and_range(page_server):
     page = opened(**{**SMALL, "values": "0,5000"})
     assert "Blocks (blocks) must be a whole number from 0 to 1000" in page.error[0].value

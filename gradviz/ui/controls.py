@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from gradviz.config import CRITICAL_RANGE, FIELDS, PRESETS, ConfigError, RunConfig
+from gradviz.config import CRITICAL_RANGE, FIELDS, PRESETS, ConfigError, RunConfig, unescaped
 from gradviz.words import gettext as _
 
 CONFIG = "config"  # the last valid RunConfig of this session
@@ -33,8 +33,8 @@ def open_session(config_of_run: Callable[[str], RunConfig | None]) -> None:
     """Once per session: settings and run from the URL. A link with a run alone shows that run's settings."""
     if CONFIG in st.session_state:
         return
-    query = st.query_params.to_dict()
-    config, problems = RunConfig.from_query(query)
+    query = unescaped(st.query_params.to_dict())
+    config, problems = RunConfig.from_query({name: st.query_params.get_all(name) for name in st.query_params})
     st.session_state[RUN] = query.get(RUN)
     if query.get(RUN) and not any(name in query for name in FIELDS):
         config = config_of_run(query[RUN]) or config
@@ -43,7 +43,7 @@ def open_session(config_of_run: Callable[[str], RunConfig | None]) -> None:
 
 def show_problems() -> None:
     for problem in st.session_state.get(_PROBLEMS, ()):
-        st.warning(_("The link asks for something that is not possible. {problem} The default is used.").format(problem=problem))
+        st.warning(_("Something in the link is not as it should be. {problem}").format(problem=problem))
 
 
 def write_url() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from gradviz.config import unescaped
 from gradviz.limits import Refused
 from gradviz.ui import classroom
 from gradviz.ui.server import server
@@ -29,6 +30,8 @@ page = st.navigation(
     ],
     position="top",
 )
+if any(name.startswith("amp;") for name in st.query_params):
+    st.query_params.from_dict(unescaped({name: st.query_params.get_all(name) for name in st.query_params}))
 classroom.frame(lessons)
 if short := server().desk.short():
     st.warning(short, icon=":material/memory:")

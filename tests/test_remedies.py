@@ -14,6 +14,7 @@ from gradviz.config import ACTIVATIONS, CRITICAL_RANGE, FIELDS, INITS, PRESETS, 
 from gradviz.data import Dataset, Shelf
 from gradviz.diagnosis import Verdict, diagnose
 from gradviz.lenet.theory import predict as theory
+from gradviz.lenet.theory.gaussians import gaussians
 from gradviz.model import DeepLeNet, initialise, parameter_count
 from gradviz.runs import QUANTITIES, History, Run, Status
 from gradviz.trainer import Trainer
@@ -372,7 +373,7 @@ def test_tanh_is_two_sigmoids_less_one_in_the_theory_too():
     z, weight = np.polynomial.hermite_e.hermegauss(120)
     weight = weight / weight.sum()
     for q in (1e-4, 0.3, 4.0):
-        f = theory._gaussians("tanh", np.array([q]))
+        f = gaussians("tanh", np.array([q]))
         values = np.tanh(math.sqrt(q) * z)
         assert f.second[0] == pytest.approx(weight @ values**2, rel=1e-3)
         assert f.slope[0] == pytest.approx(weight @ (1 - values**2) ** 2, rel=1e-3)

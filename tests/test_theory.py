@@ -15,7 +15,13 @@ from benchmarks.theory_check import QUANTITIES, measured, medians, slope
 from gradviz.config import RunConfig
 from gradviz.data import Dataset, Shelf
 from gradviz.lenet.theory import predict as theory
-from gradviz.lenet.theory import stem_statistics
+from gradviz.lenet.theory import stem, stem_statistics
+from gradviz.lenet.theory.blocks import begin, mean_inverse
+from gradviz.lenet.theory.depth import backward, forward
+from gradviz.lenet.theory.gaussians import gaussians
+from gradviz.lenet.theory.head import head_of, loss_gradient
+from gradviz.lenet.theory.stem import stem_of
+from gradviz.lenet.theory.taps import CHANNELS, FAN_IN, LAMBDA, TAPS, tap_correlation, tap_sum
 
 BATCH = 32
 
@@ -146,13 +152,13 @@ def test_depth_marks_are_found_once_for_all_ways_to_train_a_net():
 def test_the_tap_matrix_counts_valid_taps_and_its_largest_eigenvalue_is_18_956():
     for p, q in itertools.product(range(49), repeat=2):
         near = abs(p // 7 - q // 7) <= 2 and abs(p % 7 - q % 7) <= 2
-        assert theory.TAPS[p, q] == near
+        assert TAPS[p, q] == near
     v = np.ones(49)
     for _ in range(100):
-        v = theory.TAPS @ v
+        v = TAPS @ v
         v /= np.linalg.norm(v)
-    assert v @ theory.TAPS @ v == pytest.approx(theory.LAMBDA, abs=1e-9)
-    assert theory.LAMBDA == pytest.approx(18.956, abs=5e-4)
+    assert v @ TAPS @ v == pytest.approx(LAMBDA, abs=1e-9)
+    assert LAMBDA == pytest.approx(18.956, abs=5e-4)
 
 
 def test_tap_sum_is_what_a_random_convolution_does_to_a_covariance():
@@ -162,7 +168,7 @@ def test_tap_sum_is_what_a_random_convolution_does_to_a_covariance():
     for i, j, k, m, s, t in itertools.product(*[range(7)] * 4, shifts, shifts):
         if min(i + s, j + t, k + s, m + t) >= 0 and max(i + s, j + t, k + s, m + t) < 7:
             by_hand[i, j, k, m] += kernel.reshape(7, 7, 7, 7)[i + s, j + t, k + s, m + t]
-    np.testing.assert_allclose(theory.tap_sum(kernel), by_hand.reshape(49, 49), atol=1e-12)
+    np.testing.assert_allclose(tap_sum(kernel), by_hand.reshape(49, 49), atol=1e-12)
 
 
 def test_the_tap_correlation_is_the_sum_over_pairs_one_tap_apart():
@@ -171,7 +177,7 @@ def test_the_tap_correlation_is_the_sum_over_pairs_one_tap_apart():
     for s, t in itertools.product(range(-2, 3), repeat=2):
         pairs = [(p, p + 7 * s + t) for p in range(49) if 0 <= p // 7 + s < 7 and 0 <= p % 7 + t < 7]
         by_hand += sum(g[:, p] * h[:, q] for p, q in pairs) ** 2
-    np.testing.assert_allclose(theory._tap_correlation(g, h), by_hand)
+    np.testing.assert_allclose(tap_correlation(g, h), by_hand)
 
 
 @pytest.mark.parametrize("activation", ["relu", "sigmoid"])
@@ -185,7 +191,7 @@ def test_gaussian_moments_agree_with_numerical_integration(activation, q):
     weight = np.exp(-u * u / 2)
     weight /= weight.sum()
     z = math.sqrt(q) * u
-    gauss = theory._gaussians(activation, np.array([q]))
+    gauss = gaussians(activation, np.array([q]))
     assert gauss.second[0] == pytest.approx(weight @ f(z) ** 2, rel=2e-3)
     assert gauss.slope[0] == pytest.approx(weight @ slope_of(z) ** 2, rel=2e-3)
     assert gauss.mean[0] == pytest.approx(weight @ f(z), rel=2e-3)
@@ -200,7 +206,7 @@ def test_gaussian_moments_agree_with_numerical_integration(activation, q):
 
 
 def test_arc_cosine_kernels_have_their_known_limits():
-    gauss = theory._gaussians("relu", np.full(3, 2.0))
+    gauss = gaussians("relu", np.full(3, 2.0))
     np.testing.assert_allclose(gauss.pair(np.array([1.0, 0, -1])), [1, 1 / math.pi, 0], atol=1e-12)
     np.testing.assert_allclose(gauss.pair_slope(np.array([1.0, 0, -1])), [1 / 2, 1 / 4, 0], atol=1e-12)
 
@@ -208,7 +214,7 @@ def test_arc_cosine_kernels_have_their_known_limits():
 @pytest.mark.parametrize("activation", ["relu", "sigmoid"])
 def test_a_matrix_of_correlations_pairs_every_variance_with_every_other(activation):
     q, rows = np.array([0.5, 2.0]), np.array([[0, 0], [1, 1]])
-    gauss, equal = theory._gaussians(activation, q, (rows, rows.T)), theory._gaussians(activation, q)
+    gauss, equal = gaussians(activation, q, (rows, rows.T)), gaussians(activation, q)
     for name in ("pair", "pair_slope"):
         kernel = getattr(gauss, name)(np.ones((2, 2)) * 0.3)
         np.testing.assert_allclose(np.diag(kernel), getattr(equal, name)(np.array([0.3, 0.3])))
@@ -219,22 +225,22 @@ def test_a_matrix_of_correlations_pairs_every_variance_with_every_other(activati
 
 @pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
 def test_both_expectations_at_once_are_the_two_one_by_one(activation):
-    gauss, c = theory._gaussians(activation, np.array([0.5, 2.0, 30.0])), np.array([-0.4, 0.3, 1.0])
+    gauss, c = gaussians(activation, np.array([0.5, 2.0, 30.0])), np.array([-0.4, 0.3, 1.0])
     np.testing.assert_allclose(gauss.pair_both(c), [gauss.pair(c), gauss.pair_slope(c)], rtol=1e-12)
 
 
 def test_the_mean_inverse_of_a_chi_square_is_known():
     for n in (5, 40):
-        assert theory._mean_inverse(np.array([[1 / n]]), np.array([n])) == pytest.approx(n / (n - 2), rel=2e-3)
-    two_groups = theory._mean_inverse(np.full((2, 4), 1 / 40), np.array([1, 9]))  # 4 values once, 4 values 9 times each
+        assert mean_inverse(np.array([[1 / n]]), np.array([n])) == pytest.approx(n / (n - 2), rel=2e-3)
+    two_groups = mean_inverse(np.full((2, 4), 1 / 40), np.array([1, 9]))  # 4 values once, 4 values 9 times each
     assert two_groups == pytest.approx(40 / 38, rel=2e-3)
 
 
 def test_the_loss_gradient_has_its_two_simple_limits():
     """At logits 0 every class gets 1/10; at huge logits one class gets all, right in one case of ten."""
-    alone, pairs, _ = theory._loss_gradient(math.log(1e-4), 1.0, 64)
+    alone, pairs, _ = loss_gradient(math.log(1e-4), 1.0, 64)
     assert (alone, pairs) == pytest.approx((0.9 / 64, 0), abs=1e-8)
-    alone, pairs, along = theory._loss_gradient(math.log(1e20), 1.0, 64)
+    alone, pairs, along = loss_gradient(math.log(1e20), 1.0, 64)
     assert (alone, pairs) == pytest.approx((1.8 / 64, 0.9 * 63 / 64), rel=1e-3)
     assert math.exp(along) == pytest.approx(1.5388e20, rel=0.03)  # the largest of ten normals has mean 1.5388
 
@@ -248,40 +254,33 @@ def test_the_smallest_net_is_exact_where_it_can_be():
     assert 10 ** predicted.activation_rms[-1] == pytest.approx(math.sqrt(1 / 252), rel=0.01)
 
 
-def test_strides_and_settling_change_nothing_that_can_be_seen(monkeypatch):
+def test_strides_and_settling_change_nothing_that_can_be_seen():
     changes = [*itertools.product(("sigmoid", "relu"), (False, True), (False, True))]
     configs = [RunConfig(activation=a, batch_norm=b, shortcut=s, blocks=50) for a, b, s in changes]
     configs += [RunConfig(activation="relu", blocks=50, init_range=a) for a in (0.1406, 0.5)]
-    quick = [theory.predict(config) for config in configs]
-    for name, value in dict(EXACT_BLOCKS=50, BN_EXACT_BLOCKS=50, SETTLED=0, BN_SETTLED=0, BN_MOST_BLOCKS=50).items():
-        monkeypatch.setattr(theory, name, value)
-    theory._predict.cache_clear()
-    for config, fast in zip(configs, quick, strict=True):
-        slow = theory.predict(config)
+    for config in configs:
+        fast, slow = theory.predict(config), theory.predict(config, exactly=True)
+        assert fast.weight_grad_rms is not slow.weight_grad_rms
         for name in ("weight_grad_rms", "signal_rms", "activation_rms", "share"):
             np.testing.assert_allclose(getattr(fast, name), getattr(slow, name), atol=0.06)
-    theory._predict.cache_clear()
 
 
 @pytest.mark.parametrize("activation", ["relu", "sigmoid"])
 @pytest.mark.parametrize("norm", [False, True])
-def test_blocks_alike_give_what_the_same_blocks_give_one_by_one(activation, norm, monkeypatch):
-    """The way back jumps over the blocks that are alike; here it has to walk."""
-    jumped = theory.predict(RunConfig(activation=activation, batch_norm=norm, blocks=150))
-    jump, seen = theory._backward, []
-
-    def walk(way, taps, top, shortcut, blocks):
-        seen.append(len(way.slopes))
-        slopes, below = (np.concatenate([v, np.repeat(v[-1:], blocks - len(v), 0)]) for v in (way.slopes, way.below))
-        return jump(dataclasses.replace(way, slopes=slopes, below=below), taps, top, shortcut, blocks)
-
-    monkeypatch.setattr(theory, "_backward", walk)
-    theory._predict.cache_clear()
-    walked = theory.predict(RunConfig(activation=activation, batch_norm=norm, blocks=150))
-    theory._predict.cache_clear()
-    assert seen[0] < 60
-    for name in ("weight_grad_rms", "signal_rms", "std"):
-        np.testing.assert_allclose(getattr(jumped, name), getattr(walked, name), atol=1e-7)
+def test_blocks_alike_give_what_the_same_blocks_give_one_by_one(activation, norm):
+    """The way back jumps over the blocks that are alike; given each of them, it has to walk."""
+    blocks, variance = 150, 1 / (3 * FAN_IN)
+    conv, state = begin(stem_of("mnist", "relu", None), activation, norm, False, variance, 64)
+    way = forward(conv, state, blocks)
+    assert len(way.slopes) < 60
+    slopes, below = (np.concatenate([v, np.repeat(v[-1:], blocks - len(v), 0)]) for v in (way.slopes, way.below))
+    every = dataclasses.replace(way, slopes=slopes, below=below)
+    top = head_of("relu", way.end, None, 64).top
+    jumped, walked = (backward(each, CHANNELS * variance * TAPS, top, False, blocks) for each in (way, every))
+    for name, one, other in zip(("gradient", "signal"), jumped, walked, strict=False):
+        np.testing.assert_allclose(one, other, atol=4e-7, err_msg=name)  # natural logarithms of squares
+    (_, _, one, log_one, _), (_, _, other, log_other, _) = jumped, walked
+    np.testing.assert_allclose(np.log(one[0]) + log_one, np.log(other[0]) + log_other, atol=4e-7)
 
 
 # --- over the whole range ------------------------------------------------------------------------------------------------
@@ -338,7 +337,7 @@ def test_the_stem_that_the_table_was_measured_with_is_the_stem_of_the_net():
     images, weight, bias = random.standard_normal((3, 2, 8, 8)), random.standard_normal((4, 50)), random.standard_normal(4)
     seed = random.standard_normal((3, 4, 4, 4))
     for name, activation in (("relu", torch.relu), ("sigmoid", torch.sigmoid)):
-        layer = stem_statistics._Layer(stem_statistics.conv_patches(images), weight, bias, name)
+        layer = stem_statistics.StemLayer(stem_statistics.conv_patches(images), weight, bias, name)
         x = torch.tensor(images, requires_grad=True)
         w = torch.tensor(weight.reshape(4, 2, 5, 5), requires_grad=True)
         z = F.conv2d(x, w, torch.tensor(bias), padding=2)
@@ -354,18 +353,18 @@ def test_the_stem_that_the_table_was_measured_with_is_the_stem_of_the_net():
 
 def test_the_shipped_table_is_what_its_command_measures(data):
     """A few new draws against the stored ones: within the scatter of so few."""
-    stored = theory._stem_table()["datasets"][data.name]
+    stored = stem.table()["datasets"][data.name]
     for activation, index, init_range in (("relu", 0, None), ("sigmoid", 5, stem_statistics.INIT_RANGES[4])):
         fresh = stem_statistics.measure(data.train_images.numpy(), activation, init_range, 3, np.random.default_rng(5))
         for name in ("scale", "gap_scale", "conv1_activation", "conv2_activation", "conv2_image_part"):
             assert abs(math.log10(fresh[name] / stored[activation][index][name])) < 0.3, name
-    assert theory._stem_table()["command"].startswith(stem_statistics.COMMAND)
+    assert stem.table()["command"].startswith(stem_statistics.COMMAND)
 
 
 def test_between_two_measured_init_ranges_the_stem_is_interpolated():
     low, middle, high = (theory.predict(RunConfig(blocks=0, init_range=a)).activation_rms[1] for a in (0.2, 0.3, 0.5))
     assert low < middle < high
-    for a in theory._stem_table()["init_ranges"]:
+    for a in stem.table()["init_ranges"]:
         near = theory.predict(RunConfig(blocks=4, init_range=a))
         beside = theory.predict(dataclasses.replace(RunConfig(blocks=4), init_range=min(2.0, a * 1.001)))
         np.testing.assert_allclose(near.weight_grad_rms, beside.weight_grad_rms, atol=0.02)

@@ -52,7 +52,7 @@ def _patches_backward(grad: np.ndarray, channels: int) -> np.ndarray:
     return padded[:, :, 2:-2, 2:-2]
 
 
-class _Layer:
+class StemLayer:
     """conv 5×5, activation, 2×2 max pool on one batch; keeps what the backward pass needs."""
 
     def __init__(self, patches: np.ndarray, weight: np.ndarray, bias: np.ndarray, activation: str):
@@ -86,6 +86,26 @@ def _image_part(values: np.ndarray) -> np.ndarray:
     return (centred**2).sum(0) / (len(values) - 1)
 
 
+def _responses(one: StemLayer, two: StemLayer, grad: np.ndarray) -> np.ndarray:
+    """Sums of squares per channel: signal conv1, signal conv2; then gradient conv1, gradient conv2."""
+    z2, w2, below = two.backward(grad.reshape(BATCH, 16, 7, 7))
+    z1, w1, _ = one.backward(below)
+    return np.array([(z1**2).sum() / 6, (z2**2).sum() / 16, (w1**2).sum(), (w2**2).sum()])
+
+
+def _rings(one: StemLayer, two: StemLayer, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(4, rings) each: responses to a gradient of unit variance that arrives at a ring, of an image alone and between two."""
+    alone, pair = [], []
+    for ring in range(4):
+        there = RINGS == ring
+        own = rng.standard_normal((BATCH, 16, 49)) * there / BATCH**0.5
+        shared = np.broadcast_to(rng.standard_normal((16, 49)) * there / BATCH, (BATCH, 16, 49))
+        r_own, r_shared = _responses(one, two, own) / there.sum(), _responses(one, two, shared) / there.sum()
+        alone.append(r_own)
+        pair.append((r_shared - r_own / BATCH) / (1 - 1 / BATCH))
+    return np.array(alone).T, np.array(pair).T
+
+
 def measure(
     images: np.ndarray, activation: str, init_range: float | None, draws: int, rng: np.random.Generator
 ) -> dict[str, Any]:
@@ -104,8 +124,8 @@ def measure(
 
     for _ in range(draws):
         batch = images[rng.choice(len(images), BATCH, replace=False)].astype(float)
-        one = _Layer(conv_patches(batch), rng.uniform(-a1, a1, (6, 25)), rng.uniform(-bound1, bound1, 6), activation)
-        two = _Layer(conv_patches(one.pooled), rng.uniform(-a2, a2, (16, 150)), rng.uniform(-bound2, bound2, 16), activation)
+        one = StemLayer(conv_patches(batch), rng.uniform(-a1, a1, (6, 25)), rng.uniform(-bound1, bound1, 6), activation)
+        two = StemLayer(conv_patches(one.pooled), rng.uniform(-a2, a2, (16, 150)), rng.uniform(-bound2, bound2, 16), activation)
         for name, layer in (("conv1", one), ("conv2", two)):
             note(name + "_activation", (layer.out**2).mean())
             note(name + "_image_part", _image_part(layer.out).mean())
@@ -119,24 +139,10 @@ def measure(
         mean += x.mean((0, 1)) / norm**0.5 / draws
         same += moment / norm / draws
         gap += difference / ((np.trace(difference) / 49) or 1.0) / draws
-
-        def responses(grad: np.ndarray, one: _Layer = one, two: _Layer = two) -> np.ndarray:
-            """Sums of squares per channel: signal conv1, signal conv2; then gradient conv1, gradient conv2."""
-            z2, w2, below = two.backward(grad.reshape(BATCH, 16, 7, 7))
-            z1, w1, _ = one.backward(below)
-            return np.array([(z1**2).sum() / 6, (z2**2).sum() / 16, (w1**2).sum(), (w2**2).sum()])
-
-        alone, pair = [], []
-        for ring in range(4):
-            there = RINGS == ring
-            own = rng.standard_normal((BATCH, 16, 49)) * there / BATCH**0.5
-            shared = np.broadcast_to(rng.standard_normal((16, 49)) * there / BATCH, (BATCH, 16, 49))
-            r_own, r_shared = responses(own) / there.sum(), responses(shared) / there.sum()
-            alone.append(r_own)
-            pair.append((r_shared - r_own / BATCH) / (1 - 1 / BATCH))
-        logs.setdefault("alone", []).append(np.array(alone).T)
-        logs.setdefault("pair", []).append(np.array(pair).T)
-        note("aligned", responses(x / BATCH))
+        alone, pair = _rings(one, two, rng)
+        logs.setdefault("alone", []).append(alone)
+        logs.setdefault("pair", []).append(pair)
+        note("aligned", _responses(one, two, x / BATCH))
 
     def scaled(name: str) -> np.ndarray:
         """Shape averaged over draws, each draw weighing the same; size from the mean logarithm."""

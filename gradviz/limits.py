@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,12 +22,29 @@ _PER_IMAGE = 110e3  # of stem and head
 _PER_MAP = 30e3  # of one image and block: the tensors that two convolutions, norm and shortcut keep for the way back
 
 
+_NO_MEMORY = ("memoryerror", "out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+
+
 class Refused(RuntimeError):
     """A run that this server does not take; the message is one sentence that says why and what to do. `reason` is a word."""
 
     def __init__(self, reason: str, sentence: str):
         super().__init__(sentence)
         self.reason = reason
+
+
+def shortage(number: int | None, text: str) -> str:
+    """What an error with this errno or text says is used up, as a sentence; empty if it says nothing of the kind."""
+    text = text.lower()
+    if number == errno.EAGAIN or "can't start new thread" in text or "cannot fork" in text:
+        return _("The limit of processes and threads of this server was met: let fewer trainings run at once, or raise it.")
+    if number in (errno.EMFILE, errno.ENFILE):
+        return _("The limit of open files and connections of this server was met: raise it (ulimit -n), or try again later.")
+    if number == errno.ENOSPC:
+        return _("The server's disk is full: delete runs first.")
+    if number == errno.ENOMEM or any(words in text for words in _NO_MEMORY):
+        return _("The memory does not suffice for this net: choose fewer blocks or a smaller batch.")
+    return ""
 
 
 def check(config: RunConfig, limits: Limits) -> None:

@@ -45,6 +45,29 @@ def memory_left(root: Path = ROOT, proc: Path = PROC) -> float | None:
     return max(0.0, min(left)) if left else None
 
 
+def memory_kills(root: Path = ROOT, proc: Path = PROC) -> int | None:
+    """Processes of our control group that the kernel has ended for want of memory; None where that cannot be read."""
+    counts = [count for file in ("memory.events", "memory.oom_control") for folder in _folders(root, proc, "memory")
+              if (count := _count(folder / file, "oom_kill")) is not None]  # fmt: skip
+    return max(counts) if counts else _count(proc / "vmstat", "oom_kill")
+
+
+def process_refusals(root: Path = ROOT, proc: Path = PROC) -> int:
+    """Times that our control group was refused another process or thread."""
+    return max((_count(folder / "pids.events", "max") or 0 for folder in _folders(root, proc, "pids")), default=0)
+
+
+def activity(pid: int, proc: Path = PROC) -> tuple[str, int] | None:
+    """(state as in proc(5): R, S, D, T …, processor time in ticks) of a process; None if there is none."""
+    fields = _text(proc / str(pid) / "stat").rpartition(")")[2].split()
+    return (fields[0], int(fields[11]) + int(fields[12])) if len(fields) > 12 else None
+
+
+def _count(path: Path, name: str) -> int | None:
+    found = dict(line.split() for line in _text(path).splitlines() if len(line.split()) == 2).get(name, "")
+    return int(found) if found.isdecimal() else None
+
+
 def _folders(root: Path, proc: Path, controller: str) -> Iterator[Path]:
     """The control groups we are in, the mounted root included: each of them limits us."""
     yield from (root, root / controller)

@@ -941,16 +941,9 @@ def _sentence(error: Exception) -> str:
     """What went wrong, for a student; the log has the rest."""
     if isinstance(error, (ConfigError, DataError, StoreError, WorkerDied, Refused)):
         return str(error)
-    text = str(error).lower()
-    if (
-        isinstance(error, MemoryError)
-        or getattr(error, "kind", "") == "MemoryError"
-        or "out of memory" in text
-        or "can't allocate memory" in text
-        or "not enough memory" in text
-    ):
-        return "The memory does not suffice for this net: choose fewer blocks or a smaller batch."
     kind = error.kind if isinstance(error, WorkerError) else type(error).__name__
+    if sentence := limits.shortage(getattr(error, "errno", None), f"{kind} {error}"):
+        return sentence
     return f"The training met an error of its own ({kind}); the server's log has the details."
 
 

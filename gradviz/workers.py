@@ -8,14 +8,17 @@ Who dies does so alone. A child that crashes or is ended by the system is the en
 closes ends itself, whatever it is doing: so a dropped training, and a server that was killed, leave no process behind.
 The nursery ends with the server in the same way, and the next training starts another if it has died. For Linux.
 
-    python -m gradviz.workers DESCRIPTOR FOLDER     # the nursery, as the server starts it
+Who owes an answer and does nothing for it is ended too: while the server waits it looks at the processor time that the
+process uses, which a busy one does in the middle of the longest step, and one that is stopped or stuck does not.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import errno
 import json
+import logging
 import os
+import select
 import signal
 import socket
 import struct
@@ -23,52 +26,64 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
-import torch
-
-from gradviz.anatomy import BlockDeletion, PackedSample
+from gradviz import limits, machine
 from gradviz.arithmetic import Arithmetic
 from gradviz.config import ConfigError, RunConfig
 from gradviz.data import DataError, Shelf
+from gradviz.frames import FRAME, NEXT, PREVIEW, outcome_of, record_of
 from gradviz.probe import Interrupted
-from gradviz.runs import QUANTITIES, Outcome, Status, StepRecord
+from gradviz.runs import Outcome, Status, StepRecord
 from gradviz.settings import of_children
-from gradviz.trainer import Trainer, device_text, resolve_device
 from gradviz.words import gettext as _
 
-# Steps that a child may be ahead of what was asked for: lock-step, a server busy with pages would hold up the training.
-# But not for longer than some time after the last question, lest a paused run goes on with work that nobody wants.
-_AHEAD, _AHEAD_SECONDS = 8, 0.2
+log = logging.getLogger("gradviz")
+
 _LOOK = 0.05  # seconds between two looks at whether a training shall stop
-_NEXT, _PREVIEW = b"n", b"p"
-_FRAME = struct.Struct("<II")  # bytes of the header, bytes of the body
-_NICE = 5  # pages are drawn first: they need little, and somebody waits for them
+_PULSE = 0.5  # seconds between two looks at whether it does anything
+_SILENCE = 20.0  # seconds in which it owes an answer and does nothing
+_HEADER, _BODY = 1 << 20, 1 << 28  # bytes of a frame at most; a step of 1000 blocks with pictures has some 2 MB
+_STATES = {"T": "stopped by a signal", "t": "stopped by a debugger", "D": "waiting for a disk", "S": "asleep", "R": "ready"}
 
 
 class WorkerDied(RuntimeError):
     """The process of a training ended without a word; the message is one sentence."""
 
 
-class WorkerError(RuntimeError):
-    """An error inside a child; `kind` is its class, the message its text with the child's traceback."""
+class WorkerSilent(WorkerDied):
+    """A process of which an answer was waited for did nothing, for `seconds`."""
 
-    def __init__(self, kind: str, message: str):
+    def __init__(self, pid: int, seconds: float, state: str):
+        super().__init__(_(
+            "The training's process has not answered for {n:.0f} s and used no processor time ({state}); it was ended. "
+            "The run can be started afresh."
+        ).format(n=seconds, state=_(_STATES.get(state, "gone"))))  # fmt: skip
+        self.pid = pid
+
+
+class WorkerError(RuntimeError):
+    """An error inside a child; `kind` is its class, the message its text with the child's traceback, `errno` the system's."""
+
+    def __init__(self, kind: str, message: str, errno: int | None = None):
         super().__init__(message)
-        self.kind = kind
+        self.kind, self.errno = kind, errno
 
 
 class Nursery:
     """Makes trainings in processes: a `Train` of the run manager. Every method may be called from any thread."""
 
-    def __init__(self, shelf: Shelf, threads: int = 1):
-        """`threads`: processor threads of each training. `shelf` says what data is there; the nursery reads it itself."""
-        self._shelf, self._threads = shelf, threads
+    def __init__(self, shelf: Shelf, threads: int = 1, patience: float = _SILENCE):
+        """`threads`: processor threads of each training. `shelf` says what data is there; the nursery reads it itself.
+
+        `patience`: seconds after which a process is ended that owes an answer and does nothing.
+        """
+        self._shelf, self._threads, self._patience = shelf, threads, patience
+        self._fates: dict[int, int] = {}  # pid -> exit code, of children that did not end as they should
+        self._heard = b""
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -89,12 +104,23 @@ class Nursery:
             ours, theirs = socket.socketpair()
             try:
                 with theirs, self._lock:  # closed here at once: else its end would not be the end of the line
+                    process = self._process
                     process = self._send(request, theirs)
-                return RemoteTraining(ours, config, interrupt)
-            except OSError:  # the nursery is gone
+                return RemoteTraining(ours, config, interrupt, process.pid, self._patience, self._fate)
+            except OSError as error:  # the nursery is gone, or does not even take the request
                 ours.close()
+                if isinstance(error, TimeoutError):
+                    self._replace(process)
                 if last_try:
-                    raise WorkerDied(_("No worker process could be started; the server's log has the details.")) from None
+                    reason = limits.shortage(error.errno, "") or error.strerror or str(error)
+                    raise WorkerDied(_("No worker process could be started: {reason}").format(reason=reason)) from error
+            except WorkerSilent as error:
+                if error.pid != process.pid:
+                    raise
+                log.warning("event=nursery-silent pid=%d", process.pid)
+                self._replace(process)
+                if last_try:
+                    raise
             except WorkerDied:
                 if last_try or not _ended(process):
                     raise
@@ -130,9 +156,46 @@ class Nursery:
         socket.send_fds(self._control, [struct.pack("<I", len(data)) + data], [each.fileno() for each in sockets])
         return self._process
 
+    def _replace(self, process: subprocess.Popen[bytes]) -> None:
+        """Ends this nursery, if it is still the one, and starts another."""
+        with self._lock:
+            if self._process is process and not self._closed:
+                process.kill()
+                self._end()
+                self._start()
+
+    def _fate(self, pid: int) -> int | None:
+        """The exit code of a child that has just ended, negative for a signal; None if it ended as it should or nobody knows."""
+        deadline = time.monotonic() + 1.0
+        while time.monotonic() < deadline:
+            with self._lock:
+                self._listen()
+                if pid in self._fates:
+                    return self._fates.pop(pid)
+            time.sleep(_LOOK)
+        return None
+
+    def _listen(self) -> None:
+        """What the nursery has said about its children: a line `pid code` for each that did not end as it should."""
+        poll = select.poll()  # not select: it takes no descriptor of 1024 and more
+        poll.register(self._control, select.POLLIN)
+        try:
+            while poll.poll(0) and (data := self._control.recv(4096)):
+                self._heard += data
+        except OSError:
+            pass
+        *lines, self._heard = self._heard.split(b"\n")
+        for line in lines:
+            pid, code = map(int, line.split())
+            self._fates[pid] = code
+        while len(self._fates) > 256:
+            del self._fates[next(iter(self._fates))]
+
     def _start(self) -> None:
         self._control, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "gradviz.workers", str(theirs.fileno()), str(self._shelf.folder.absolute())]
+        self._control.settimeout(2.0)  # a nursery that takes nothing must not hold up whoever wants another
+        self._heard = b""
+        command = [sys.executable, "-m", "gradviz.nursery", str(theirs.fileno()), str(self._shelf.folder.absolute())]
         with theirs:
             self._process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, cwd=Path(__file__).parents[1], env=of_children()
@@ -156,46 +219,74 @@ def _ended(process: subprocess.Popen[bytes]) -> bool:
 class RemoteTraining:
     """A training in a child process; the manager drives it as it does a Trainer."""
 
-    def __init__(self, connection: socket.socket, config: RunConfig, interrupt: Callable[[], bool]):
-        """Waits until the child has built its net. Raises DataError, ConfigError, Interrupted, WorkerDied or WorkerError."""
+    def __init__(
+        self,
+        connection: socket.socket,
+        config: RunConfig,
+        interrupt: Callable[[], bool],
+        nursery: int = 0,
+        patience: float = _SILENCE,
+        fate: Callable[[int], int | None] = lambda _pid: None,
+    ):
+        """Waits until the child has built its net. Raises DataError, ConfigError, Interrupted, WorkerDied or WorkerError.
+
+        `nursery`: its pid, watched until the child is there. `fate(pid)`: how a child ended, as `Nursery._fate`.
+        """
         self.config = config
         self.outcome: Outcome | None = None
         self._connection, self._interrupt = connection, interrupt
+        self._watched, self._patience, self._fate = nursery, patience, fate
+        self._kills, self._refusals = machine.memory_kills(), machine.process_refusals()
         connection.settimeout(_LOOK)  # by poll: select takes no descriptor of 1024 and more
+        self.pid = 0
         try:
+            self.pid = self._watched = self._receive()[0]["pid"]
             header, _body = self._receive()
         except BaseException:
-            connection.close()
+            self._close()
             raise
         self.device: str = header["device"]  # in words
         self.arithmetic = Arithmetic.from_dict(header["arithmetic"])
-        self.pid: int = header["pid"]
 
     def __iter__(self) -> Iterator[StepRecord]:
         layers = self.config.layers
         try:
             while not self._interrupt():
-                self._send(_NEXT)
+                self._send(NEXT)
                 header, body = self._receive()
                 if "status" in header:
-                    self.outcome = _outcome(header)
+                    self.outcome = outcome_of(header)
                     return
-                yield _record(header, body, layers)
+                yield record_of(header, body, layers)
             self.outcome = Outcome(Status.STOPPED)
         except Interrupted:
             self.outcome = Outcome(Status.STOPPED)
         finally:
-            self._connection.close()  # the child ends with it
+            self._close()
 
     def preview(self) -> StepRecord:
         """As `Trainer.preview`."""
-        with self._connection:
-            self._send(_PREVIEW)
-            return _record(*self._receive(), self.config.layers)
+        try:
+            self._send(PREVIEW)
+            return record_of(*self._receive(), self.config.layers)
+        finally:
+            self._close()
 
     def __del__(self) -> None:
-        if connection := getattr(self, "_connection", None):
-            connection.close()
+        if getattr(self, "_connection", None):
+            self._close()
+
+    def _close(self) -> None:
+        """The child ends with its line; one that is stopped cannot."""
+        if self._connection.fileno() >= 0:
+            self._connection.close()
+            if self.pid and (now := machine.activity(self.pid)) and now[0] in "Tt":
+                self._kill()
+
+    def _kill(self) -> None:
+        if self.pid:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def _send(self, letter: bytes) -> None:
         try:
@@ -204,230 +295,70 @@ class RemoteTraining:
             pass  # it has ended: what it said last may still be read
 
     def _receive(self) -> tuple[dict[str, Any], memoryview]:
-        head, body = _FRAME.unpack(self._read(_FRAME.size))
-        data = self._read(head + body)
-        header = json.loads(bytes(data[:head]))
+        head, body = FRAME.unpack(self._read(FRAME.size))
+        try:
+            if head > _HEADER or body > _BODY:
+                raise ValueError(f"a frame of {head} + {body} bytes")
+            data = self._read(head + body)
+            header = json.loads(bytes(data[:head]))
+            if not isinstance(header, dict):
+                raise ValueError("a header that is none")
+        except ValueError as error:
+            self._kill()
+            raise WorkerDied(_("The training's process sent what is no record, and was ended.")) from error
         if "error" in header:
             kind, message = header["error"], header["message"]
             if kind == "ConfigError":
                 raise ConfigError(header["field"], message)
-            raise DataError(message) if kind == "DataError" else WorkerError(kind, message)
+            raise DataError(message) if kind == "DataError" else WorkerError(kind, message, header["errno"])
         return header, data[head:]
 
     def _read(self, count: int) -> memoryview:
-        """Raises Interrupted if asked to stop meanwhile, WorkerDied if the child has ended."""
+        """Raises Interrupted if asked to stop meanwhile, WorkerDied if the child has ended or stands still."""
         data, have = memoryview(bytearray(count)), 0
+        quiet, ticks = 0.0, -1  # by the number of looks: a server that was itself stopped has waited for nobody
         while have < count:
             try:
                 got = self._connection.recv_into(data[have:])
             except TimeoutError:
                 if self._interrupt():
                     raise Interrupted from None
+                quiet += _LOOK
+                if self._watched and quiet % _PULSE < _LOOK:
+                    state, now = machine.activity(self._watched) or ("X", ticks)
+                    if now != ticks:
+                        quiet, ticks = 0.0, now
+                    elif quiet >= self._patience:
+                        self._kill()
+                        raise WorkerSilent(self._watched, quiet, state) from None
                 continue
             except OSError:
                 got = 0
             if not got:
-                raise WorkerDied(_(
-                    "The worker process of this run was ended by the system, most likely because memory ran out: "
-                    "choose fewer blocks or a smaller batch."
-                ))  # fmt: skip
-            have += got
+                raise WorkerDied(self._end_in_words())
+            have, quiet = have + got, 0.0
         return data
 
-
-def _pack(header: dict[str, Any], *parts: bytes) -> bytes:
-    text = json.dumps(header).encode()  # nan and inf pass: Python reads what it writes
-    return b"".join([_FRAME.pack(len(text), sum(map(len, parts))), text, *parts])
-
-
-def _pack_record(record: StepRecord) -> bytes:
-    sample = record.anatomy.packed() if record.anatomy else None
-    header = {
-        "step": record.step,
-        "loss": record.loss,
-        "accuracy": record.accuracy,
-        "seconds": record.seconds,
-        "test_accuracy": record.test_accuracy,
-        "nonfinite_layer": record.nonfinite_layer,
-        "sample": [len(sample.numbers), len(sample.images)] if sample else None,
-    }
-    layers = np.ascontiguousarray(record.layers, "<f4").tobytes()
-    return _pack(header, layers, *((sample.numbers, sample.images) if sample else ()))
-
-
-def _record(header: dict[str, Any], body: memoryview, layers: int) -> StepRecord:
-    size = 4 * len(QUANTITIES) * layers
-    numbers = np.frombuffer(body[:size], "<f4").reshape(len(QUANTITIES), layers)
-    lengths, sample = header.pop("sample"), None
-    if lengths:
-        middle = size + lengths[0]
-        sample = PackedSample(header["step"], bytes(body[size:middle]), bytes(body[middle : middle + lengths[1]]))
-    return StepRecord(layers=numbers, anatomy=sample, **header)
+    def _end_in_words(self) -> str:
+        """What was measured of the end of the child."""
+        code = self._fate(self.pid) if self.pid else None
+        kills = machine.memory_kills()
+        if code in (None, -signal.SIGKILL) and kills is not None and kills > (self._kills or 0):
+            return _("The training's process was ended by the system because memory ran out: "
+                     "choose fewer blocks or a smaller batch.")  # fmt: skip
+        if code is None:
+            if self.pid and machine.activity(self.pid):
+                self._kill()
+            return _("The training's process ended without a word; the server's log may say more.")
+        if code < 0:
+            text = _("The training's process was ended by signal {n} ({name}).")
+            if code == -signal.SIGKILL and kills is not None:
+                text += " " + _("The system has not counted it as a want of memory.")
+            return text.format(n=-code, name=_signal_name(-code))
+        if machine.process_refusals() > self._refusals:
+            return limits.shortage(errno.EAGAIN, "")
+        return _("The training's process ended itself with exit code {n}; the server's log has the details.").format(n=code)
 
 
-def _pack_outcome(outcome: Outcome) -> bytes:
-    return _pack(dataclasses.asdict(outcome))
-
-
-def _outcome(header: dict[str, Any]) -> Outcome:
-    deletion = header.pop("deletion")
-    if deletion:
-        deletion = BlockDeletion(**deletion | {name: tuple(deletion[name]) for name in ("blocks", "accuracies")})
-    return Outcome(Status(header.pop("status")), deletion=deletion, **header)
-
-
-def _pack_error(error: BaseException) -> bytes:
-    plain = isinstance(error, (ConfigError, DataError))
-    return _pack(
-        {
-            "error": type(error).__name__,
-            "message": str(error) if plain else f"{error}\n{traceback.format_exc()}",
-            "field": getattr(error, "field", ""),
-        }
-    )
-
-
-# The nursery process
-
-
-def _nursery(control: socket.socket, folder: Path) -> None:
-    """Forks a child for each request, until the server is gone. One thread only: a fork copies no other."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, and the end of the server is the end here
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children need no burial
-    torch.set_num_threads(1)  # a pool of threads would not survive the fork
-    shelf = Shelf(folder, download=False)
-    _warm_up()
-    while True:
-        data, sockets, _flags, _address = socket.recv_fds(control, 4, 1)
-        if not data:
-            return
-        try:
-            length = struct.unpack("<I", _rest(control, data, 4))[0]
-            request = json.loads(_rest(control, b"", length))
-            if "load" in request:
-                with suppress(Exception):  # the training that wants it meets the same and says so
-                    shelf.load(request["load"])
-            else:
-                (descriptor,) = sockets
-                _birth(control, socket.socket(fileno=descriptor), shelf, request)
-        except EOFError:
-            return
-
-
-def _rest(control: socket.socket, data: bytes, length: int) -> bytes:
-    while len(data) < length:
-        more = control.recv(length - len(data))
-        if not more:
-            raise EOFError
-        data += more
-    return data
-
-
-def _warm_up() -> None:
-    """Has PyTorch load what it loads late, before the first fork rather than after each."""
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    torch.optim.Adam([parameter], fused=True)
-    torch.nn.functional.conv2d(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 3, 3))
-
-
-def _birth(control: socket.socket, connection: socket.socket, shelf: Shelf, request: dict[str, Any]) -> None:
-    with connection:
-        try:
-            config = RunConfig.from_dict(request["config"])
-            data = shelf.load(config.dataset)
-            child = os.fork()
-        except Exception as error:  # a damaged data set, or no room for another process
-            with suppress(OSError):  # nobody waits for it any more
-                connection.sendall(_pack_error(error))
-            return
-        if child == 0:
-            control.close()
-            _live(connection, config, data, request["threads"])
-
-
-def _live(connection: socket.socket, config: RunConfig, data: Any, threads: int) -> NoReturn:
-    """The child: trains, and never comes back."""
-    status = 1
-    try:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        _volunteer()
-        torch.set_num_threads(threads)
-        line = _Line(connection)
-        try:
-            trainer = Trainer(config, data, resolve_device(config.device))
-            arithmetic = trainer.arithmetic.to_dict()
-            line.send(_pack({"device": device_text(trainer.device), "arithmetic": arithmetic, "pid": os.getpid()}))
-            if line.wants_preview():
-                line.send(_pack_record(trainer.preview()))
-            else:
-                for record in trainer:
-                    line.send(_pack_record(record))
-                    if record.step == 0:  # somebody waits for the first picture
-                        os.nice(_NICE)
-                    line.wait(record.step + 1)
-                line.send(_pack_outcome(trainer.outcome))
-            status = 0
-        except Exception as error:
-            line.send(_pack_error(error))
-        line.linger()
-    finally:
-        os._exit(status)  # nothing that the nursery prepared for its own end is the child's business
-
-
-def _volunteer() -> None:
-    """If memory runs out, let it be this process and not the server that the system ends."""
-    try:
-        Path("/proc/self/oom_score_adj").write_text("700")
-    except OSError:
-        pass
-
-
-class _Line:
-    """The child's end of the socket. A thread reads it, so that its closing ends the child in the middle of a step."""
-
-    def __init__(self, connection: socket.socket):
-        self._connection = connection
-        self._asked, self._heard, self._preview = 0, time.monotonic(), False
-        self._changed = threading.Condition()
-        threading.Thread(target=self._read, name="line", daemon=True).start()
-
-    def _read(self) -> None:
-        try:
-            while letters := self._connection.recv(64):
-                with self._changed:
-                    self._asked += letters.count(_NEXT)
-                    self._preview |= _PREVIEW in letters
-                    self._heard = time.monotonic()
-                    self._changed.notify_all()
-        finally:
-            os._exit(0)  # nobody is there any more
-
-    def send(self, frame: bytes) -> None:
-        self._connection.sendall(frame)
-
-    def wants_preview(self) -> bool:
-        """Waits for the first wish."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._asked or self._preview)
-            return self._preview
-
-    def wait(self, step: int) -> None:
-        """Until this step may begin: it is asked for, or soon will be to judge by what is asked right now."""
-
-        def may_begin() -> bool:
-            return step < self._asked or step < self._asked + _AHEAD and time.monotonic() - self._heard < _AHEAD_SECONDS
-
-        with self._changed:
-            self._changed.wait_for(may_begin)
-
-    def linger(self) -> None:
-        """Until the server has read the last frame and closes."""
-        threading.Event().wait()
-
-
-if __name__ == "__main__":
-    try:
-        _nursery(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]))
-    except BaseException:
-        traceback.print_exc()
-    os._exit(0)  # Python would spend seconds on taking torch apart
+def _signal_name(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else "?"

@@ -7,12 +7,26 @@ from __future__ import annotations
 
 import gettext as _gettext
 import math
+import re
 from pathlib import Path
 
 _catalogue = _gettext.translation("gradviz", Path(__file__).parent / "locale", fallback=True)
 gettext, ngettext = _catalogue.gettext, _catalogue.ngettext
 
+# What Streamlit's Markdown takes for markup, and what it makes of plain text afterwards, where a backslash is gone already:
+# links, :smile:, :material/icon:, arrows and dashes.
+_MARKUP = re.compile(r"[\\`*\[\]<>$~|&]|(?<![^\W_])_|_(?![^\W_])")
+_MADE_LATER = re.compile(r"[:@](?=\S)|www(?=\.)|[<~>-](?=\\?[=>-])|^(?=[#=+-]|\d+[.)])", re.IGNORECASE)
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def as_text(text: str) -> str:
+    """Markdown that shows `text` as it is, on one line: for what somebody typed, and for words of links, files and the system.
+
+    Some places get an invisible character (U+2060) for that. What turns text about (bidirectional overrides) goes.
+    """
+    text = " ".join("".join(c if c.isprintable() else " " if c.isspace() else "" for c in text).split())
+    return _MADE_LATER.sub("\\g<0>\u2060", _MARKUP.sub(r"\\\g<0>", text))
 
 
 def power(exponent: float) -> str:

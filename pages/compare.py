@@ -23,6 +23,7 @@ from gradviz.sweep import setting_text
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily, said_if_refused
 from gradviz.ui.server import server
+from gradviz.words import as_text
 from gradviz.words import gettext as _
 
 MOST, CHOSEN = 8, "compare_runs"
@@ -159,7 +160,7 @@ if chosen:
             st.button(_(change), key=f"change {change}", on_click=start_changed, args=(named[base].id, change),
                       disabled=classroom.locked())  # fmt: skip
     if refusal := st.session_state.pop("compare_refusal", ""):
-        st.error(refusal)
+        st.error(as_text(refusal))
 
     # A session keeps what is named here until its next script run, so the records of eight deep runs are not.
     given = []

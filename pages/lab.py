@@ -17,6 +17,7 @@ from gradviz.runs import Run, Status
 from gradviz.ui import classroom, controls
 from gradviz.ui.heavy import said_if_refused
 from gradviz.ui.server import server
+from gradviz.words import as_text
 from gradviz.words import gettext as _
 
 manager, shelf, change = server().manager, server().shelf, classroom.change
@@ -43,7 +44,7 @@ def data_notice(wanted: str) -> None:
     if state.status == "downloading":
         _progress(wanted)
     elif name != wanted:
-        st.info(sentence, icon=":material/info:")
+        st.info(as_text(sentence), icon=":material/info:")
 
 
 @st.fragment(run_every=1)
@@ -52,7 +53,7 @@ def _progress(wanted: str) -> None:
     state = shelf.state(wanted)
     if state.status != "downloading":
         st.rerun()  # the whole page: its data set has changed
-    st.info(sentence, icon=":material/download:")
+    st.info(as_text(sentence), icon=":material/download:")
     st.progress(state.progress)
 
 

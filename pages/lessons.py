@@ -18,6 +18,7 @@ from gradviz.sweep import Sweep, cost, estimate, measured_rate
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily
 from gradviz.ui.server import server
+from gradviz.words import as_text
 from gradviz.words import gettext as _
 
 LESSON, PREDICTION, DATASET, CONTROLS = "lesson", "prediction", "dataset", "controls"  # words of the URL
@@ -218,7 +219,7 @@ def one(lesson: Lesson, plain: bool) -> None:
             st.rerun()
     dataset, notice = shelf.effective(wanted)
     if dataset == "digits":
-        st.info((notice + " " if notice else "") + _(DIGITS_DIFFER), icon=":material/info:")
+        st.info(as_text((notice + " " if notice else "") + _(DIGITS_DIFFER)), icon=":material/info:")
     st.markdown(f"#### {_(lesson.question)}")
 
     prediction = read_prediction(lesson)
@@ -243,7 +244,7 @@ def answered(lesson: Lesson, sweep: Sweep, prediction: str, plain: bool) -> None
         run_button(lesson, sweep, missing)
         for run in runs:
             if run is not None and run.message and run not in done and not run.status.live:
-                st.warning(f"{net_name(run.config)}: {run.message}")
+                st.warning(as_text(f"{net_name(run.config)}: {run.message}"))
     if not missing:
         finding = lesson.conclude(done)
         outcome(lesson, prediction, finding)

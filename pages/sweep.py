@@ -14,6 +14,7 @@ from gradviz.sweep import AXES, JUDGED, OUTCOMES, Sweep, border, cost, estimate,
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily
 from gradviz.ui.server import server
+from gradviz.words import as_text
 from gradviz.words import gettext as _
 
 _CURES = (
@@ -123,7 +124,7 @@ def question() -> Sweep | None:
     asked = {name: st.session_state.get(key(name), usual) for name, usual in FIRST.items()}
     dataset, notice = shelf.effective(asked["dataset"])
     if notice:
-        st.info(notice, icon=":material/info:")
+        st.info(as_text(notice), icon=":material/info:")
     try:
         shared = {name: asked[name] for name in ("steps", "batch_size", "optimizer", "lr", "blocks")}
         bases = [replace(REMEDIES[name], **shared, dataset=dataset) for name in asked["remedies"]]
@@ -133,7 +134,7 @@ def question() -> Sweep | None:
         )
         return Sweep.over(name, bases, points, range(asked["seeds"]), asked["early"])
     except ConfigError as error:
-        st.error(str(error))
+        st.error(as_text(str(error)))
         return None
 
 
@@ -195,7 +196,7 @@ def picture(sweep: Sweep) -> None:
             st.markdown(_("All {all} runs are there.").format(all=len(sweep.configs)))
     bar()
     if sweeps.warning:
-        st.warning(sweeps.warning)
+        st.warning(as_text(sweeps.warning))
     if not results:
         return
     if len(sweep.axes) == 1:
@@ -226,7 +227,7 @@ def open_sweep() -> None:
 open_session()
 st.title(_("Where is the border of trainability?"), anchor=False)
 for problem in st.session_state[PROBLEMS]:
-    st.warning(_("Something in the link is not as it should be. {problem}").format(problem=problem))
+    st.warning(as_text(_("Something in the link is not as it should be. {problem}").format(problem=problem)))
 kept = sweeps.get(st.query_params.get("sweep", ""))
 if st.query_params.get("sweep") and kept is None:
     st.warning(_("The sweep in this link is not on this server."))
@@ -239,7 +240,7 @@ if known:
         format_func=lambda id: f"{known[id].name} · {len(known[id].configs)} {_('runs')}" if id else _("a new one"),
     )
 if kept:
-    st.subheader(kept.name, anchor=False)
+    st.subheader(as_text(kept.name), anchor=False)
     heavily(lambda: picture(kept))
 else:
     asked = question()

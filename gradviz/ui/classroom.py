@@ -21,6 +21,7 @@ from gradviz.runs import Run
 from gradviz.sweep import Sweep
 from gradviz.ui import controls
 from gradviz.ui.server import kept_words, notice, server
+from gradviz.words import as_text
 from gradviz.words import gettext as _
 
 log = logging.getLogger("gradviz")
@@ -314,10 +315,10 @@ def frame(lessons_page: Any) -> None:
             st.markdown(f":material/campaign: **{_('The teacher points to a lesson:')}**", width="content")
             st.page_link(lessons_page, label=_(LESSONS[room.lesson].title), query_params={"lesson": room.lesson})
     if locked():
-        st.info(locked_sentence(), icon=":material/lock:")
+        st.info(as_text(locked_sentence()), icon=":material/lock:")
     if sentence := st.session_state.pop(_SAID, ""):
-        st.warning(sentence)
+        st.warning(as_text(sentence))
     if words := kept_words():
-        st.warning(words.replace("$", "\\$"), icon=":material/database_off:")
+        st.warning(as_text(words), icon=":material/database_off:")
     if room.warning:
-        st.warning(room.warning)
+        st.warning(as_text(room.warning))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from gradviz.config import CRITICAL_RANGE, FIELDS, PRESETS, ConfigError, RunConfig, unescaped
+from gradviz.words import as_text
 from gradviz.words import gettext as _
 
 CONFIG = "config"  # the last valid RunConfig of this session
@@ -43,7 +44,7 @@ def open_session(config_of_run: Callable[[str], RunConfig | None]) -> None:
 
 def show_problems() -> None:
     for problem in st.session_state.get(_PROBLEMS, ()):
-        st.warning(_("Something in the link is not as it should be. {problem}").format(problem=problem))
+        st.warning(as_text(_("Something in the link is not as it should be. {problem}").format(problem=problem)))
 
 
 def write_url() -> None:
@@ -127,7 +128,7 @@ def sidebar(locked: bool = False) -> RunConfig:
         try:
             st.session_state[CONFIG] = RunConfig(**values)
         except ConfigError as error:
-            st.error(str(error))
+            st.error(as_text(str(error)))
     return st.session_state[CONFIG]
 
 

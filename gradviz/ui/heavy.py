@@ -12,6 +12,7 @@ from gradviz.config import RunConfig
 from gradviz.limits import Refused, history_bytes
 from gradviz.ui import classroom
 from gradviz.ui.server import server
+from gradviz.words import as_text
 from gradviz.words import gettext as _
 
 _DRAWING = 60e6  # bytes that pictures take beside the records
@@ -27,7 +28,8 @@ def heavily(draw: Callable[[], None], configs: Iterable[RunConfig] = ()) -> None
 
     def said(place: int) -> None:
         nonlocal place_said
-        note.info(_("Others are being served; place {n} in the line …").format(n=place), icon=":material/hourglass_empty:")
+        words = _("Others are being served; place {n} in the line …").format(n=place)
+        note.info(as_text(words), icon=":material/hourglass_empty:")
         place_said = place
 
     try:
@@ -36,7 +38,7 @@ def heavily(draw: Callable[[], None], configs: Iterable[RunConfig] = ()) -> None
                 note.empty()
             draw()
     except Refused as refusal:
-        note.warning(str(refusal), icon=":material/memory:")
+        note.warning(as_text(str(refusal)), icon=":material/memory:")
 
 
 def said_if_refused(action: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from gradviz.config import unescaped
 from gradviz.limits import Refused
 from gradviz.ui import classroom
 from gradviz.ui.server import server
+from gradviz.words import as_text
 from gradviz.words import gettext as _
 
 _PAGES = Path(__file__).parents[2] / "pages"
@@ -34,9 +35,9 @@ if any(name.startswith("amp;") for name in st.query_params):
     st.query_params.from_dict(unescaped({name: st.query_params.get_all(name) for name in st.query_params}))
 classroom.frame(lessons)
 if short := server().desk.short():
-    st.warning(short, icon=":material/memory:")
+    st.warning(as_text(short), icon=":material/memory:")
     st.stop()
 try:
     page.run()
 except Refused as refusal:  # too little memory to read a run, say
-    st.warning(str(refusal), icon=":material/memory:")
+    st.warning(as_text(str(refusal)), icon=":material/memory:")

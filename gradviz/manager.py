@@ -745,6 +745,9 @@ class RunManager:
         with self._saving:
             try:
                 self._store.tend(last)
+                if "read" in self._troubles:
+                    self._store.check()
+                    self._fine("read")
                 begun_again = self._generation != (generation := self._store.generation)
                 with self._changed:
                     states = [(job, (job.run.status, job.run.history.steps)) for job in self._jobs.values()]

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import sqlite3
+import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -99,11 +100,12 @@ class Parts:
         return 0 < stride < 2**40 and stride & (stride - 1) == 0 and self._count(stride) <= self._most
 
     def take(self, table: str, place: object, *values: object) -> None:
-        """A row without its run's id."""
-        if not is_whole(place) or not getattr(self, f"_take_{table}")(place, *values):
+        """A row without its run's id; its checksum is the last value."""
+        right = is_whole(place) and is_right(table, place, *values)
+        if not right or not getattr(self, f"_take_{table}")(place, *values):
             self._bad += table in ("tests", "samples")
 
-    def _take_scalars(self, first: int, data: object) -> bool:
+    def _take_scalars(self, first: int, data: object, _checksum: object) -> bool:
         count = len(data) // 24 if isinstance(data, bytes) else 0
         if not count or len(data) % 24 or first < 0 or first + count > self._steps:
             return False
@@ -111,7 +113,7 @@ class Parts:
         self._there[0][first : first + count] = True
         return True
 
-    def _take_columns(self, place: int, data: object) -> bool:
+    def _take_columns(self, place: int, data: object, _checksum: object) -> bool:
         size = 4 * len(self._names) * self._layers
         if not isinstance(data, bytes) or len(data) != size or not 0 <= place < len(self._columns):
             return False
@@ -125,16 +127,16 @@ class Parts:
         self._there[1][place] = True
         return True
 
-    def _take_tests(self, step: int, accuracy: object) -> bool:
+    def _take_tests(self, step: int, accuracy: object, _checksum: object) -> bool:
         if not is_number(accuracy) or not 0 <= step < self._steps:
             return False
         self._tests.append((step, float(accuracy)))
         return True
 
-    def _take_samples(self, step: int, numbers: object, images: object) -> bool:
+    def _take_samples(self, step: int, numbers: object, images: object, kept: object) -> bool:
         if not isinstance(numbers, bytes) or not isinstance(images, bytes) or not 0 <= step < self._steps:
             return False
-        if not _unzips(numbers) or images and not _unzips(images):
+        if kept is None and (not _unzips(numbers) or images and not _unzips(images)):
             return False
         self._samples.append(PackedSample(step, numbers, images))
         return True
@@ -151,6 +153,23 @@ class Parts:
 
     def history(self) -> History:
         return History.restored(self._columns, self._scalars, self._tests, self._stride, self._most, self._samples)
+
+
+def checksum(table: str, place: int, *values: bytes | float) -> int:
+    """Of a row of a run's records; without the run's id, which may change."""
+    total = zlib.crc32(f"{table} {place}".encode())
+    for value in values:
+        total = zlib.crc32(value if isinstance(value, bytes) else struct.pack("<d", value), total)
+    return total
+
+
+def is_right(table: str, place: object, *values: object) -> bool:
+    """Whether a row's last value, if it has one, is the checksum of the others."""
+    *rest, kept = values
+    if kept is None:
+        return True  # written before there were any
+    return is_whole(place) and all(isinstance(each, bytes) or is_number(each) for each in rest) and checksum(
+        table, place, *rest) == kept  # fmt: skip
 
 
 def is_whole(value: object) -> bool:

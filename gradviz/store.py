@@ -24,7 +24,7 @@ import numpy as np
 
 from gradviz.config import RunConfig
 from gradviz.record.quantities import QUANTITIES
-from gradviz.rows import Parts, Sound, arithmetic, clients, deletion, is_whole
+from gradviz.rows import Parts, Sound, arithmetic, checksum, clients, deletion, is_whole
 from gradviz.runs import History, Run, Status
 from gradviz.storefile import INTERRUPTED, StoreError, StoreFile
 from gradviz.words import gettext as _
@@ -303,25 +303,39 @@ class RunStore:
             f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in row if name != 'id')}",
             row,
         )
+        self._save_parts(run.id, history, done, old["stride"] if old else stride)
+
+    def _save_parts(self, id: str, history: History, done: int, old_stride: int) -> None:
+        """`done`: steps that are kept already, in columns of `old_stride` steps."""
+        stride, steps = history.stride, history.steps
         if steps > done:
             scalars = np.column_stack((history.loss[done:], history.accuracy[done:], history.seconds[done:]))
-            self._db.execute("INSERT INTO scalars VALUES (?, ?, ?)", (run.id, done, scalars.astype("<f8").tobytes()))
-        if old and old["stride"] != stride:
-            self._db.execute("DELETE FROM columns WHERE run = ?", (run.id,))
+            data = scalars.astype("<f8").tobytes()
+            self._db.execute("INSERT INTO scalars VALUES (?, ?, ?, ?)", (id, done, data, checksum("scalars", done, data)))
+        if old_stride != stride:
+            self._db.execute("DELETE FROM columns WHERE run = ?", (id,))
             done = 0
         columns = history.columns
         self._db.executemany(
-            "INSERT OR REPLACE INTO columns VALUES (?, ?, ?)",
+            "INSERT OR REPLACE INTO columns VALUES (?, ?, ?, ?)",
             # From the column that was partial at the last call: done // stride.
-            ((run.id, place, columns[place].astype("<f4").tobytes()) for place in range(done // stride, len(columns))),
+            (
+                (id, place, data := columns[place].astype("<f4").tobytes(), checksum("columns", place, data))
+                for place in range(done // stride, len(columns))
+            ),
         )
         self._db.executemany(
-            "INSERT OR IGNORE INTO tests VALUES (?, ?, ?)", ((run.id, step, accuracy) for step, accuracy in history.tests)
+            "INSERT OR IGNORE INTO tests VALUES (?, ?, ?, ?)",
+            ((id, step, accuracy, checksum("tests", step, accuracy)) for step, accuracy in history.tests),
         )
-        kept = {step for (step,) in self._db.execute("SELECT step FROM samples WHERE run = ?", (run.id,))}
+        kept = {step for (step,) in self._db.execute("SELECT step FROM samples WHERE run = ?", (id,))}
         self._db.executemany(
-            "INSERT INTO samples VALUES (?, ?, ?, ?)",
-            ((run.id, part.step, part.numbers, part.images) for part in history.samples if part.step not in kept),
+            "INSERT INTO samples VALUES (?, ?, ?, ?, ?)",
+            (
+                (id, part.step, part.numbers, part.images, checksum("samples", part.step, part.numbers, part.images))
+                for part in history.samples
+                if part.step not in kept
+            ),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import sqlite3
@@ -13,38 +14,14 @@ from pathlib import Path
 
 from gradviz.rows import Sound, is_whole
 from gradviz.runs import Status
+from gradviz.salvage import salvaged
+from gradviz.schema import PARTS, VERSION, bring_up_to_date, is_complete
 from gradviz.words import gettext as _
 
 log = logging.getLogger("gradviz")
 
 INTERRUPTED = "The server ended while this run was live; its records up to then are kept."
 
-_VERSION = 4  # PRAGMA user_version
-_SCHEMA = """
-CREATE TABLE runs (
-    id TEXT PRIMARY KEY, config TEXT, status TEXT, device TEXT, message TEXT, nonfinite_layer TEXT,
-    test_accuracy REAL, created REAL, steps INTEGER, loss REAL, seconds REAL,
-    quantities TEXT, max_columns INTEGER, stride INTEGER
-);
-CREATE TABLE scalars ( -- data: float64 (n, 3), the loss, accuracy and seconds of steps first … first + n − 1
-    run TEXT REFERENCES runs (id) ON DELETE CASCADE ON UPDATE CASCADE, first INTEGER, data BLOB, PRIMARY KEY (run, first)
-);
-CREATE TABLE columns ( -- data: float32 (quantities, layers)
-    run TEXT REFERENCES runs (id) ON DELETE CASCADE ON UPDATE CASCADE, place INTEGER, data BLOB, PRIMARY KEY (run, place)
-);
-CREATE TABLE tests (
-    run TEXT REFERENCES runs (id) ON DELETE CASCADE ON UPDATE CASCADE, step INTEGER, accuracy REAL, PRIMARY KEY (run, step)
-);
-"""
-_SINCE_2 = """
-ALTER TABLE runs ADD COLUMN deletion TEXT;
-CREATE TABLE samples ( -- numbers, images: .npz, as in anatomy.PackedSample
-    run TEXT REFERENCES runs (id) ON DELETE CASCADE ON UPDATE CASCADE, step INTEGER, numbers BLOB, images BLOB,
-    PRIMARY KEY (run, step)
-);
-"""
-_SINCE_3 = "ALTER TABLE runs ADD COLUMN clients TEXT;"  # as JSON
-_SINCE_4 = "ALTER TABLE runs ADD COLUMN arithmetic TEXT;"  # as JSON
 _REASONS = {
     "SQLITE_BUSY": "another program holds it locked",
     "SQLITE_READONLY": "it may not be written",
@@ -55,8 +32,7 @@ _REASONS = {
     "SQLITE_CORRUPT": "it is damaged",
     "SQLITE_NOTADB": "it is not a database",
 }
-_PARTS = ("scalars", "columns", "tests", "samples")  # tables of what belongs to a run
-_NEW = "runs-new.sqlite"  # while it is being written
+_PART, _NEW = "runs-new.part", "runs-new.sqlite"  # a new file while it is being written, and once it is whole
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
@@ -77,6 +53,7 @@ class StoreFile:
         self._grace, self._clock = grace, clock
         self._gone_since: float | None = None
         self._shut = False  # `db` is closed and no other could be opened yet
+        self._damaged = False  # somebody met damage; `tend` looks into it
         self._marks: dict[Path, tuple[int, int]] = {}  # file -> what it was when it was opened
         self._lock = threading.Lock()
         with self._plainly():
@@ -87,7 +64,7 @@ class StoreFile:
             except BaseException:
                 self._claim.close()
                 raise
-            self._marks = self._found()
+            self._marks = _found(self.path)
 
     def close(self) -> None:
         with self._lock:
@@ -116,6 +93,8 @@ class StoreFile:
             gone = self._gone()
             if not gone:
                 self._gone_since = None
+                if self._damaged and self._marks:
+                    self._look_into()
                 return
             if self._gone_since is None:
                 self._gone_since = self._clock()
@@ -136,18 +115,19 @@ class StoreFile:
     # Opening
 
     def _opened(self) -> sqlite3.Connection:
+        new = self.path.with_name(_NEW)
+        if new.exists() and not self.path.exists():
+            new.rename(self.path)  # the last server was ended between the two
         try:
             return _connected(self.path)
         except sqlite3.DatabaseError as error:
-            if _code(error) not in _DAMAGE:
+            if not _is_damage(error):
                 raise
-        aside = self.path.with_name(f"runs-damaged-{time.strftime('%Y%m%d-%H%M%S')}.sqlite")
-        for ending in ("", "-wal", "-shm"):
-            if (part := Path(f"{self.path}{ending}")).exists():
-                part.rename(f"{aside}{ending}")
-        self.told = f"The file of runs was damaged: it was put aside as {aside}, and a new, empty one begun."
-        log.warning("event=store-damaged aside=%s", aside.name)
+        self._tell(_salvage(self.path))
         return _connected(self.path)
+
+    def _tell(self, sentence: str) -> None:
+        self.told = " ".join(filter(None, (self.told, sentence)))
 
     def _reader(self) -> sqlite3.Connection:
         """A connection of its own, so that reading never waits for a write."""
@@ -166,23 +146,11 @@ class StoreFile:
 
     # The file and its name
 
-    def _found(self) -> dict[Path, tuple[int, int]]:
-        """Which file lies under each of the names that SQLite opened."""
-        names = (self.path, *(Path(f"{self.path}{ending}") for ending in ("-wal", "-shm")), self.path.with_name("runs.lock"))
-        found = {}
-        for name in names:
-            try:
-                state = name.stat()
-            except OSError:
-                continue
-            found[name] = (state.st_dev, state.st_ino)
-        return found
-
     def _gone(self) -> str:
         """One sentence if what is written would not be found again, else empty."""
         if self._shut:
             return _("The file of runs {name} could not be opened again.").format(name=self.path)
-        if not (marks := self._marks) or (found := self._found()) == marks:
+        if not (marks := self._marks) or (found := _found(self.path)) == marks:
             return ""
         what = next((name for name in marks if found.get(name) != marks[name]), None)
         if what is None:
@@ -200,48 +168,49 @@ class StoreFile:
     def _claim_again(self) -> None:
         """Takes the lock anew if its file was removed. Raises StoreError if another server was quicker."""
         lock = self.path.with_name("runs.lock")
-        if not self._marks or self._found().get(lock) == self._marks[lock]:
+        if not self._marks or _found(self.path).get(lock) == self._marks[lock]:
             return
         claim = _claimed(self.path, 0)
         self._claim.close()
         self._claim = claim
-        self._marks[lock] = self._found()[lock]
+        self._marks[lock] = _found(self.path)[lock]
         log.warning("event=store-claimed-again")
+
+    def _look_into(self) -> None:
+        """Opens the file anew, as at the start, since somebody met damage in it."""
+        told, self._shut, self._damaged = self.told, True, False
+        self.db.close()
+        self.db = self._opened()
+        text = _("The file of runs was met damaged while the server ran and was opened anew; there are {n} runs in it, and what "
+                 "is in memory is written into it.")  # fmt: skip
+        count = self.db.execute("SELECT count(*) FROM runs").fetchone()[0]
+        self._go_on(text.format(n=count) if self.told == told else "")
 
     def _begin_again(self) -> None:
         """Goes on in the file that has the name now, or in a new one, and brings over what the lost one held."""
-        found, marks, old = self._found(), self._marks, self.db
+        found, marks, old = _found(self.path), self._marks, self.db
         if self._shut:
             told = ""
         elif found.get(self.path) == marks[self.path]:
-            told = self._log_written(old)
+            told = _log_written(self.path, old)
         elif self.path in found:
             return self._other_opened(old)
         else:
-            told = self._written_anew(old)
+            told = _written_anew(self.path, old, self._marks)
         self._shut = True
         self.db = self._opened()
         self._go_on(told)
 
     def _go_on(self, told: str) -> None:
         self._shut = False
-        self.told = " ".join(filter(None, (self.told, told)))
+        self._tell(told)
         self.generation += 1
-        self._marks = self._found()
+        self._marks = _found(self.path)
         log.warning("event=store-begun-again told=%s", json.dumps(told))
-
-    def _log_written(self, old: sqlite3.Connection) -> str:
-        """The file is there, its log alone is gone, and still open here."""
-        try:
-            old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        finally:
-            old.close()
-        text = _("The log of the file of runs {name} was removed while the server ran; what was in it is kept.")
-        return text.format(name=self.path)
 
     def _other_opened(self, old: sqlite3.Connection) -> None:
         """Another file has the name now: somebody has put a copy of other days there, say."""
-        self._sweep(self._marks)
+        _sweep(self.path, self._marks)
         other = self._opened()
         try:
             count = _brought_over(old, other)
@@ -258,46 +227,93 @@ class StoreFile:
                  "not have were brought over.")  # fmt: skip
         self._go_on(text.format(name=self.path, n=count))
 
-    def _written_anew(self, old: sqlite3.Connection) -> str:
-        """No file has the name any more."""
-        new = self.path.with_name(_NEW)
-        new.unlink(missing_ok=True)
-        try:
-            with closing(sqlite3.connect(new)) as copy:
-                old.backup(copy)
-                count = copy.execute("SELECT count(*) FROM runs").fetchone()[0]
-            text = _("The file of runs {name} was removed while the server ran; it was written anew, with its {n} runs.")
-            told = text.format(name=self.path, n=count)
-        except sqlite3.DatabaseError as error:
-            new.unlink(missing_ok=True)
-            if _code(error) == "SQLITE_FULL":
-                raise
-            text = _("The file of runs {name} was removed while the server ran, and could not be read any more: {why}. "
-                     "A new one was begun.")  # fmt: skip
-            told = text.format(name=self.path, why=_REASONS.get(_code(error), str(error)))
-        old.close()
-        self._sweep(self._marks)
-        if new.exists():
-            new.rename(self.path)
-        return told
-
-    def _sweep(self, marks: dict[Path, tuple[int, int]]) -> None:
-        """Removes what the lost file left beside it: it would be read as part of the next one."""
-        found = self._found()
-        for ending in ("-wal", "-shm"):
-            name = Path(f"{self.path}{ending}")
-            if self.path not in found or found.get(name) == marks.get(name):
-                name.unlink(missing_ok=True)
-
     @contextmanager
     def _plainly(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
+            self._damaged = self._damaged or _is_damage(error)
             reason = _REASONS.get(_code(error), str(error))
             raise StoreError(f"The file of runs {self.path} cannot be used: {reason}.") from error
         except OSError as error:
             raise StoreError(f"The folder {self.path.parent} cannot hold the runs: {error.strerror}.") from error
+
+
+def _found(path: Path) -> dict[Path, tuple[int, int]]:
+    """Which file lies under each of the names that SQLite opened."""
+    names = (path, *(Path(f"{path}{ending}") for ending in ("-wal", "-shm")), path.with_name("runs.lock"))
+    found = {}
+    for name in names:
+        try:
+            state = name.stat()
+        except OSError:
+            continue
+        found[name] = (state.st_dev, state.st_ino)
+    return found
+
+
+def _log_written(path: Path, old: sqlite3.Connection) -> str:
+    """The file is there, its log alone is gone, and still open here."""
+    try:
+        old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        old.close()
+    text = _("The log of the file of runs {name} was removed while the server ran; what was in it is kept.")
+    return text.format(name=path)
+
+
+def _written_anew(path: Path, old: sqlite3.Connection, marks: dict[Path, tuple[int, int]]) -> str:
+    """No file has the name any more."""
+    part, new = path.with_name(_PART), path.with_name(_NEW)
+    new.unlink(missing_ok=True)
+    part.unlink(missing_ok=True)
+    try:
+        with closing(sqlite3.connect(part)) as copy:
+            old.backup(copy)
+            count = copy.execute("SELECT count(*) FROM runs").fetchone()[0]
+        text = _("The file of runs {name} was removed while the server ran; it was written anew, with its {n} runs.")
+        told = text.format(name=path, n=count)
+        part.rename(new)
+    except sqlite3.DatabaseError as error:
+        part.unlink(missing_ok=True)
+        if _code(error) == "SQLITE_FULL":
+            raise
+        text = _("The file of runs {name} was removed while the server ran, and could not be read any more: {why}. "
+                 "A new one was begun.")  # fmt: skip
+        told = text.format(name=path, why=_REASONS.get(_code(error), str(error)))
+    old.close()
+    _sweep(path, marks)
+    if new.exists():
+        new.rename(path)
+    return told
+
+
+def _sweep(path: Path, marks: dict[Path, tuple[int, int]]) -> None:
+    """Removes what the lost file left beside it: it would be read as part of the next one."""
+    found = _found(path)
+    for ending in ("-wal", "-shm"):
+        name = Path(f"{path}{ending}")
+        if path not in found or found.get(name) == marks.get(name):
+            name.unlink(missing_ok=True)
+
+
+def _salvage(path: Path) -> str:
+    """Puts a damaged file aside, and a new one in its place with all that can be read; says so."""
+    part, new = path.with_name(_PART), path.with_name(_NEW)
+    for left in (part, new):
+        left.unlink(missing_ok=True)
+    log.warning("event=store-damaged")
+    saved = salvaged(path, part)
+    part.rename(new)
+    aside = _free_name(path.with_name(f"runs-damaged-{time.strftime('%Y%m%d-%H%M%S')}.sqlite"))
+    for ending in ("", "-wal", "-shm"):
+        if (piece := Path(f"{path}{ending}")).exists():
+            piece.rename(f"{aside}{ending}")
+    new.rename(path)
+    text = _("The file of runs was damaged and is kept as {aside}. {whole} of its runs were saved whole, {gaps} with gaps "
+             "where records could not be read, and {lost} could not be saved.")  # fmt: skip
+    log.warning("event=store-salvaged aside=%s whole=%d gaps=%d lost=%d", aside.name, saved.whole, saved.gaps, saved.lost)
+    return text.format(aside=aside, whole=saved.whole, gaps=saved.gaps, lost=saved.lost)
 
 
 def _brought_over(old: sqlite3.Connection, db: sqlite3.Connection) -> int:
@@ -310,7 +326,7 @@ def _brought_over(old: sqlite3.Connection, db: sqlite3.Connection) -> int:
         with _transaction(db):
             db.execute("DELETE FROM runs WHERE id = ?", (run["id"],))
             _insert(db, "runs", run)
-            for table in _PARTS:
+            for table in PARTS:
                 for row in old.execute(f"SELECT * FROM {table} WHERE run = ?", (run["id"],)):
                     _insert(db, table, row)
         count += 1
@@ -341,21 +357,18 @@ def _connected(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous = NORMAL")  # safe from kill -9; a power cut may cost the last commits, never the file
         db.execute("PRAGMA journal_size_limit = 67108864")
         db.execute("PRAGMA foreign_keys = ON")
-        if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-            damage = sqlite3.DatabaseError("quick_check")
-            damage.sqlite_errorname = "SQLITE_CORRUPT"
-            raise damage
+        # Not quick_check: an entry missing in an index would hide a row that is there.
+        if (found := db.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
+            raise _damage(found)
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > _VERSION:
+        if version > VERSION:
             raise StoreError(
                 f"The file of runs {path} was written by a newer gradviz: "
                 "update this one, or set GRADVIZ_STORE to another folder."
             )
-        if version < _VERSION:
-            db.executescript(
-                f"BEGIN; {_SCHEMA if version == 0 else ''} {_SINCE_2 if version < 2 else ''} "
-                f"{_SINCE_3 if version < 3 else ''} {_SINCE_4} PRAGMA user_version = {_VERSION}; COMMIT;"
-            )
+        bring_up_to_date(db)
+        if not is_complete(db):
+            raise _damage("a table is missing")
         live = [str(status) for status in Status if status.live]
         db.execute(
             f"UPDATE runs SET status = ?, message = ? WHERE status IN ({', '.join('?' * len(live))}) "
@@ -379,6 +392,22 @@ def _connected(path: Path) -> sqlite3.Connection:
 def _code(error: sqlite3.Error) -> str:
     """SQLITE_BUSY for SQLITE_BUSY_SNAPSHOT, and so on."""
     return "_".join(getattr(error, "sqlite_errorname", "").split("_")[:2])
+
+
+def _damage(what: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(what)
+    error.sqlite_errorname = "SQLITE_CORRUPT"
+    return error
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file is to blame, not the disk and not the moment. A lost table is said as a mistake in the SQL."""
+    return _code(error) in _DAMAGE or "no such table" in str(error) or "no such column" in str(error)
+
+
+def _free_name(path: Path) -> Path:
+    names = itertools.chain([path], (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2)))
+    return next(name for name in names if not name.exists())
 
 
 def _prepared(db: sqlite3.Connection) -> sqlite3.Connection:

@@ -5,8 +5,9 @@ generator that nobody asks, so that it costs its memory and no worker. Nothing h
 training in another process, with the same records, fits the same loop.
 
 Who is next, when several people wait: everybody's one run before anybody's second; what somebody looks at before
-what nobody does; what a button was pressed for; what has no picture yet; and then round and round. A run that has had
-its slice while others wait gives its worker away and goes to the back, its generator kept. It stays "running".
+what nobody does; what a button was pressed for; what has no picture yet; and then round and round, from address to
+address. A run that has had its slice while others wait gives its worker away and goes to the back, its generator kept.
+It stays "running".
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import math
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -31,6 +32,7 @@ from gradviz.config import FIELDS, ConfigError, RunConfig
 from gradviz.data import DataError, Shelf
 from gradviz.desk import Desk
 from gradviz.limits import Refused
+from gradviz.people import GUEST, Pace
 from gradviz.probe import Interrupted
 from gradviz.runs import History, Outcome, Run, Status, StepRecord, max_columns
 from gradviz.settings import Limits
@@ -49,6 +51,9 @@ _LOADS = 2  # runs that are read from the store at once
 _LOAD_COPIES = 3  # of its bytes that a run takes while it is read: SQLite's, joined, and as arrays
 _KEPT_PREVIEWS = 64
 _WATCHED = 10.0  # seconds after the last look; a page in front looks every second, one in the background less often
+_HURRY, _HURRY_THERE = (20, 0.5), (60, 1.0)  # first pictures and presses that go before the turns of others: at once, per second
+_TOGETHER = 4  # turns of one address to one of another where both have people who wait; guests, who may be one and the same, one
+_SHARE, _SHARE_THERE = 0.1, 0.5  # of the places in the queue that one person, and one address, may have
 _FIRST = 0.25  # of a slice, then a worker may go to whom it matters more: enough for a first picture of most nets
 _PRESENT = 24 * 3600.0  # seconds: what is younger is not deleted to make room, somebody may be working with it
 AFRESH = (Status.INTERRUPTED, Status.STOPPED, Status.FAILED)
@@ -90,7 +95,10 @@ class _Job:
     run: Run
     number: int = 0  # counts the starts
     turn: int = 0  # counts the waitings: among equals the lower goes first
+    tag: float = 0.0  # the round in which its address has its turn
     urgent: bool = False  # somebody pressed Resume or Step
+    fresh: bool = True  # its first picture goes before the turns of others
+    addresses: set[str] = field(default_factory=set)  # of those who asked for it, as far as they are known
     seen: float = -math.inf  # when somebody last looked, by the manager's clock
     since: float = 0.0  # when a worker took it
     begun: int = 0  # steps that it had then
@@ -103,6 +111,10 @@ class _Job:
     records: Iterator[StepRecord] | None = None
     saved: tuple[Status, int] | None = None  # status and steps that are in the store
     counted: int = 0  # steps that are in the statistics
+
+    @property
+    def newcomer(self) -> bool:
+        return self.fresh and not self.run.history.steps
 
 
 @dataclass(frozen=True)
@@ -150,6 +162,9 @@ class RunManager:
         self._jobs: dict[str, _Job] = {}
         self._queue: list[_Job] = []  # whoever waits for a worker; see _order
         self._count = 0  # of starts and of waitings
+        self._round = 0.0  # of whom a worker took last; see _tag
+        self._tags: dict[tuple[str, bool], float] = {}
+        self._hurry, self._hurry_there = Pace(*_HURRY, clock), Pace(*_HURRY_THERE, clock)
         self._turn = slice if math.isfinite(slice) else 0.0  # seconds that a worker is taken at a time, a running mean
         self._deletions = 0
         self._started = time.time()
@@ -182,30 +197,32 @@ class RunManager:
         troubles = self._troubles.copy()
         return next((troubles[word] for word in ("write", "read", "delete") if word in troubles), "")
 
-    def start(self, config: RunConfig, again: bool = False, client: str = "") -> Run:
+    def start(self, config: RunConfig, again: bool = False, client: str = "", address: str = "") -> Run:
         """The run of this config: the live or kept one if there is one, else a new one in the queue.
 
         `again` starts an interrupted, stopped or failed run afresh; its records are kept until the new one has as many
         or has come to its own end. `client` is the person
-        who asks, whose other runs then take second place; without one it is work that nobody sits before.
+        who asks, whose other runs then take second place; without one it is work that nobody sits before. `address`, where
+        he is, keeps one who calls himself many people from having the turns of all.
         Raises Refused if this server does not take the run, RuntimeError once the manager is closed.
         """
-        if (joined := self._join(config, again, client)) is not None:
+        if (joined := self._join(config, again, client, address)) is not None:
             return joined
         try:
             self._admit(config, again)
             old = self.get(config.run_id) if again else None
             with self._changed:
-                if (joined := self._join(config, again, client)) is not None:  # started meanwhile
+                if (joined := self._join(config, again, client, address)) is not None:  # started meanwhile
                     return joined
                 waiting = sum(bool(job.run.clients) for job in self._queue)  # to begin, or for another slice
                 if client and waiting >= self._limits.queue:
                     raise Refused("queue", _("Too many runs wait already ({most}): wait until some have ended.").format(
                         most=self._limits.queue))  # fmt: skip
+                self._check_share(client, address)
                 run = Run(config, History(config.layers, max_columns(config.layers)), clients=(client,) if client else ())
                 unsaved = self._jobs.get(run.id)
                 old = unsaved.replaces or old if unsaved else old
-                self._begin(run, replaces=old if old and old.history.steps else None)
+                self._begin(run, address, replaces=old if old and old.history.steps else None)
         except Refused as refusal:
             with self._changed:
                 self._refused[refusal.reason] += 1
@@ -394,11 +411,11 @@ class RunManager:
             if job := self._live(id):
                 self._stop(job)
 
-    def join(self, id: str, client: str) -> None:
+    def join(self, id: str, client: str, address: str = "") -> None:
         """The live run is this person's too, from now on."""
         with self._changed:
             if job := self._live(id):
-                self._join_job(job, client)
+                self._join_job(job, client, address)
 
     def leave(self, id: str, client: str, stop: bool = True) -> bool:
         """The live run is no longer this person's; with `stop` it is stopped if he was the last. Says whether it goes on."""
@@ -483,7 +500,7 @@ class RunManager:
 
     # Starting
 
-    def _join(self, config: RunConfig, again: bool, client: str) -> Run | None:
+    def _join(self, config: RunConfig, again: bool, client: str, address: str) -> Run | None:
         """The run of this config, unless there is none or it shall be started afresh."""
         kept = self.get(config.run_id)
         with self._changed:
@@ -493,11 +510,12 @@ class RunManager:
             kept = job.run if job else kept
             if kept and not (again and kept.status in AFRESH):
                 if job and client:
-                    self._join_job(job, client)
+                    self._join_job(job, client, address)
                 return kept
             return None
 
-    def _join_job(self, job: _Job, client: str) -> None:
+    def _join_job(self, job: _Job, client: str, address: str) -> None:
+        job.addresses |= {address} - {""}
         if client not in job.run.clients:
             job.run.clients += (client,)
             job.saved = None
@@ -555,9 +573,41 @@ class RunManager:
         """Whether it outlives the server: it has not begun, and somebody asked for it. Sweeps start theirs again themselves."""
         return job in self._queue and job.run.status is Status.QUEUED and not job.run.history.steps and bool(job.run.clients)
 
-    def _begin(self, run: Run, replaces: Run | None = None) -> None:
+    def _check_share(self, client: str, address: str) -> None:
+        """Raises Refused if the person has his share of the queue already, or the address that of all who are there."""
+        mine = sum(client in job.run.clients for job in self._queue)
+        if client and mine >= max(1, _SHARE * self._limits.queue):
+            raise Refused("queue", _("{n} runs of yours wait already: wait until some have ended, or stop some.").format(n=mine))
+        there = sum(address in job.addresses for job in self._queue)
+        if client and there >= max(1, _SHARE_THERE * self._limits.queue):
+            raise Refused("queue", _("{n} runs from your network wait already: wait until some have ended.").format(n=there))
+
+    def _hurries(self, client: str, addresses: Iterable[str]) -> bool:
+        return self._hurry.allows(client) and all([self._hurry_there.allows(address) for address in addresses])
+
+    def _tag(self, job: _Job) -> float:
+        """Its round: a person has one turn in each, an address so many, and of two the lower round goes first."""
+        further, now = self._ranks()(job) in (2, 4), self._round
+        self._tags = {who: tag for who, tag in self._tags.items() if tag > now}
+
+        def after(who: str, turns: int) -> float:
+            return self._tags.get((who, further), now) + 1 / turns
+
+        guest = bool(job.run.clients) and all(client.startswith(GUEST) for client in job.run.clients)
+        turns = 1 if guest else _TOGETHER
+        tag = min((after(client, 1) for client in job.run.clients), default=now + 1)
+        if places := [GUEST * guest + address for address in job.addresses]:
+            place = min(places, key=lambda place: after(place, turns))
+            self._tags[place, further] = after(place, turns)
+            tag = max(tag, self._tags[place, further])
+        if further:  # while a first run that another try at the controls takes the place of costs its person no turn
+            self._tags |= {(client, further): tag for client in job.run.clients}
+        return tag
+
+    def _begin(self, run: Run, address: str = "", replaces: Run | None = None) -> None:
         self._count += 1
-        job = _Job(run, number=self._count, replaces=replaces)
+        job = _Job(run, number=self._count, replaces=replaces, addresses={address} - {""})
+        job.fresh = not run.clients or self._hurries(run.clients[0], job.addresses)
         if run.clients:
             job.seen = self._clock()  # who has just asked for it looks at it
         self._jobs[run.id] = job
@@ -565,10 +615,10 @@ class RunManager:
         self._line_up(job)
 
     def _line_up(self, job: _Job, urgent: bool = False) -> None:
-        job.urgent = urgent
+        job.urgent = urgent and self._hurries(next(iter(job.run.clients), job.run.id), job.addresses)
         if job not in self._queue:
             self._count += 1
-            job.turn = self._count
+            job.turn, job.tag = self._count, self._tag(job)
             self._queue.append(job)
         self._changed.notify_all()
 
@@ -582,8 +632,9 @@ class RunManager:
             self._leave(job)
             self._end(job, Outcome(Status.STOPPED))
 
-    def _ranks(self) -> Callable[[_Job], tuple[bool, bool]]:
-        """(somebody's further run, nobody looks at it) of a job: the lower rank has the worker, to the end if need be.
+    def _ranks(self) -> Callable[[_Job], int]:
+        """The lower rank has the worker, to the end if need be: 0 a first run that is looked at, 1 one that is not, 2 somebody's
+        further run that is, 4 one that is not. Work that nobody asked for alone is as 1, but waits for 2.
 
         A person's first run is the newest of those that are looked at: after another try at the controls it is that.
         """
@@ -592,18 +643,25 @@ class RunManager:
         def unseen(job: _Job) -> bool:
             return now - job.seen > _WATCHED
 
-        first: dict[str, _Job] = {}
+        firsts: dict[str, int] = {}
         live = [job for job in self._jobs.values() if (job.steps or not job.held) and job.run.status.live]
         for job in sorted(live, key=lambda job: (unseen(job), -job.number)):
             for client in job.run.clients:
-                first.setdefault(client, job)
-        firsts = {job.number for job in first.values()}
-        return lambda job: (bool(job.run.clients) and job.number not in firsts, unseen(job))
+                firsts.setdefault(client, job.number)
+        first = set(firsts.values())
+        wanted = any(job.run.clients and job.number not in first and not unseen(job) for job in live)
+
+        def rank(job: _Job) -> int:
+            if not job.run.clients:
+                return 0 if not unseen(job) else 3 if wanted else 1
+            return (0 if job.number in first else 2) + (unseen(job) if job.number in first else 2 * unseen(job))
+
+        return rank
 
     def _order(self) -> list[_Job]:
         """The queue, next first."""
         rank = self._ranks()
-        return sorted(self._queue, key=lambda job: (*rank(job), not job.urgent, job.run.history.steps > 0, job.turn))
+        return sorted(self._queue, key=lambda job: (rank(job), not job.urgent, not job.newcomer, job.tag, job.turn))
 
     def _ready(self) -> _Job | None:
         """The first in the queue whose memory is there. A smaller net may thus overtake a large one."""
@@ -649,6 +707,8 @@ class RunManager:
             if self._closing:
                 return None
             self._leave(job)
+            self._round = max(self._round, job.tag)
+            self._tags |= {(client, False): job.tag for client in job.run.clients}
             job.driven, job.since, job.begun, job.urgent = True, self._clock(), job.run.history.steps, False
             if not job.held and job.run.status is not Status.RUNNING:
                 self._set(job, Status.RUNNING)
@@ -713,7 +773,7 @@ class RunManager:
         rank = self._ranks()
         if rank(other) != rank(job):
             return rank(other) < rank(job)
-        return other.urgent or not other.run.history.steps or had >= self._slice
+        return other.urgent or other.newcomer or had >= self._slice
 
     def _release(self, job: _Job) -> None:
         job.driven = False

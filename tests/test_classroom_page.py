@@ -239,6 +239,7 @@ def test_without_a_pin_whoever_sits_at_the_server_stops_his_run_from_another_bro
     assert person(other) != person(first) and not other.button(key="stop").disabled
     pressed(other, "stop")
     assert server().manager.wait(KEPT.run_id, 60)
+    other.run()
     pressed(other, "start")
     assert server().manager.get(KEPT.run_id).status.live
     pressed(other, "stop")

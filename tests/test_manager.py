@@ -473,6 +473,90 @@ def test_a_run_that_several_people_want_is_the_first_run_of_each(fair: RunManage
     assert busy.status == Status.RUNNING
 
 
+def test_an_unwatched_sweep_does_not_go_before_a_persons_second_run_that_is_watched(fair: RunManager, stage: Stage) -> None:
+    busy = fair.start(seeded(9), client="zoe")
+    stage[9]
+    sweep = fair.start(seeded(1))
+    second, first = (fair.start(seeded(seed), client="ann") for seed in (2, 3))
+    bobs = fair.start(seeded(4), client="bob")
+    expected = [first, bobs, second, sweep]
+    assert sorted(expected, key=lambda run: fair.position(run.id)) == expected
+    assert busy.status == Status.RUNNING
+
+
+def turns(manager: RunManager, stage: Stage, clock: Clock, count: int) -> list[int]:
+    """Whose runs (seeds) have the one worker, one slice after the other."""
+    had = []
+    for _ in range(count):
+        until(lambda: any(job.driven for job in manager._jobs.values()))
+        run = next(job.run for job in list(manager._jobs.values()) if job.driven)
+        clock.now += 2.1
+        for job in list(manager._jobs.values()):
+            manager.watched(job.run.id)
+        do(manager, stage, run)
+        had.append(run.config.seed)
+    return had
+
+
+@pytest.mark.parametrize("who, least", [("person", 5), ("guest-", 15)])
+def test_forty_people_of_one_address_do_not_take_the_turns_of_another(
+    managed: Callable, stage: Stage, clock: Clock, who: str, least: int
+) -> None:
+    """He has cleared his cookies forty times, or takes none at all."""
+    manager = managed(train=stage, slice=2.0, clock=clock)
+    for seed in range(40):
+        manager.start(seeded(seed, steps=1000), client=f"{who}{seed}", address="10.0.0.1")
+    manager.start(seeded(99, steps=1000), client="bob", address="10.0.0.2")
+    turns(manager, stage, clock, 41)  # everybody's first picture
+    assert turns(manager, stage, clock, 40).count(99) >= least
+
+
+def test_a_class_behind_one_address_has_four_turns_to_one_of_another(managed: Callable, stage: Stage, clock: Clock) -> None:
+    manager = managed(train=stage, slice=2.0, clock=clock)
+    for seed in range(30):
+        manager.start(seeded(seed, steps=1000), client=f"person {seed}", address="10.0.0.1")
+    for seed in (98, 99):
+        manager.start(seeded(seed, steps=1000), client="hoarder", address="10.0.0.2")
+    turns(manager, stage, clock, 40)
+    had = turns(manager, stage, clock, 40)
+    assert len({seed for seed in had if seed < 30}) == 30  # nobody starves
+
+
+def test_one_person_and_one_address_have_only_a_share_of_the_queue(managed: Callable, stage: Stage) -> None:
+    manager = managed(train=stage, limits=Limits(queue=40))
+    manager.start(seeded(999), client="zoe")
+    stage[999]
+
+    def starts(people: list[str], address: str, first: int) -> int:
+        taken = 0
+        for seed, client in enumerate(people, first):
+            try:
+                manager.start(seeded(seed), client=client, address=address)
+                taken += 1
+            except Refused as refusal:
+                assert refusal.reason == "queue" and str(refusal).endswith(".")
+        return taken
+
+    assert starts(["ann"] * 202, "10.0.0.1", 1000) == 4
+    assert starts([f"cleared {n}" for n in range(202)], "10.0.0.1", 2000) == 16
+    assert starts(["bob"], "10.0.0.2", 3000) == 1
+
+
+def test_new_starts_and_presses_go_before_the_turns_of_others_only_so_often(
+    managed: Callable, stage: Stage, clock: Clock
+) -> None:
+    manager = managed(train=stage, slice=2.0, clock=clock)
+    bob = manager.start(seeded(500, steps=1000), client="bob", address="10.0.0.2")
+    do(manager, stage, bob)
+    for seed in range(60):
+        manager.start(seeded(seed, steps=1000), client="ann", address="10.0.0.1")
+        if seed:
+            manager.stop(seeded(seed - 1, steps=1000).run_id)
+    clock.now += 0.6
+    do(manager, stage, bob)
+    assert not manager._jobs[seeded(59, steps=1000).run_id].newcomer and manager._jobs[bob.id].driven
+
+
 def test_the_expected_wait_follows_from_the_turns_and_from_what_goes_before(
     fair: RunManager, stage: Stage, clock: Clock
 ) -> None:

@@ -255,7 +255,7 @@ def start(config: RunConfig, again: bool = False) -> Run | None:
     if known and not known.status.live and not may_change(people_of(known)):
         return say(_other_ended())
     try:
-        run = server().manager.start(config, again=again, client=client())
+        run = server().manager.start(config, again=again, client=client(), address=address())
     except Refused as refusal:
         return say(str(refusal))
     join(run.id)
@@ -264,7 +264,7 @@ def start(config: RunConfig, again: bool = False) -> Run | None:
 
 def join(run_id: str) -> None:
     """Callback: a run that exists already is this person's too."""
-    server().manager.join(run_id, client())
+    server().manager.join(run_id, client(), address())
     server().classroom.join(client(), name(), run_id)
 
 

@@ -17,7 +17,7 @@ import logging
 import math
 import threading
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -50,6 +50,11 @@ _UNSAVED_BYTES = 512e6  # of ended runs that wait in memory for a store that ref
 _LOADS = 2  # runs that are read from the store at once
 _LOAD_COPIES = 3  # of its bytes that a run takes while it is read: SQLite's, joined, and as arrays
 _KEPT_PREVIEWS = 64
+_KEPT_PEOPLE = 1000  # whose turns with previews are remembered
+_OF_ONE = 40  # previews that wait for one person; the newest
+_LARGE = 8000  # images times blocks of a preview, LSUV ten times as many; about a second
+_ASIDE = 3  # times that a large preview is laid aside for a small one
+_SMALL_ONES = 8  # previews of small nets after which one of a large one has its turn
 _WATCHED = 10.0  # seconds after the last look; a page in front looks every second, one in the background less often
 _HURRY, _HURRY_THERE = (20, 0.5), (60, 1.0)  # first pictures and presses that go before the turns of others: at once, per second
 _TOGETHER = 4  # turns of one address to one of another where both have people who wait; guests, who may be one and the same, one
@@ -482,12 +487,13 @@ class RunManager:
 
     # Previews
 
-    def preview(self, config: RunConfig, client: str = "") -> Preview:
+    def preview(self, config: RunConfig, client: str = "", person: str = "") -> Preview:
         """The first forward and backward pass of this config, computed in the background.
 
-        The newest wish of a `client` counts: it drops an older one of the same client that is not ready.
+        The newest wish of a `client`, a page, counts: it drops an older one of the same client that is not ready. `person`
+        is who sits before it, `client` itself where that is not known: people take turns.
         """
-        return self._previews.ask(config, client)
+        return self._previews.ask(config, client, person or client)
 
     def _train_preview(self, config: RunConfig, interrupt: Callable[[], bool]) -> Training:
         limits.check(replace(config, steps=1), self._limits)
@@ -881,8 +887,13 @@ class Preview:
     ready: threading.Event = field(default_factory=threading.Event)
     record: StepRecord | None = None
     error: str = ""  # one sentence
-    clients: set[str] = field(default_factory=set)  # who waits for it
+    clients: dict[str, str] = field(default_factory=dict)  # which pages wait for it -> whose they are
     dropped: threading.Event = field(default_factory=threading.Event)  # nobody does any more
+    yields: threading.Event = field(default_factory=threading.Event)  # somebody else's small one goes before it
+    aside: int = 0  # how often that has been
+
+    def interrupted(self) -> bool:
+        return self.dropped.is_set() or self.yields.is_set()
 
     @property
     def id(self) -> str:
@@ -895,17 +906,23 @@ class Preview:
 
 
 class _Previews:
-    """One thread that computes previews, first come first served, the newest wish of each client only."""
+    """One thread that computes previews: of each client only the newest wish, small nets first, people in turn.
+
+    A large one is laid aside for a small one of somebody else, some times, and begun again after it.
+    """
 
     def __init__(self, train: Train, threads: int):
         self._train, self._threads = train, threads
         self._known: OrderedDict[str, Preview] = OrderedDict()  # waiting, running or ready; last asked for last
-        self._queue: deque[Preview] = deque()
+        self._queue: list[Preview] = []
+        self._running: Preview | None = None
+        self._served: OrderedDict[str, int] = OrderedDict()  # person -> when he had his last one, counted
+        self._count = self._small_ones = 0  # of previews begun; and of these the small ones since the last large one
         self._changed = threading.Condition()
         self._closing = False
         _daemon(self._work, "preview")
 
-    def ask(self, config: RunConfig, client: str) -> Preview:
+    def ask(self, config: RunConfig, client: str, person: str) -> Preview:
         config = replace(config, **{name: FIELDS[name].default for name in _AFTER_PREVIEW})
         with self._changed:
             preview = self._known.get(config.run_id)
@@ -914,15 +931,43 @@ class _Previews:
                 self._known[preview.id] = preview
                 self._queue.append(preview)
                 self._changed.notify_all()
-            preview.clients.add(client)
+            preview.clients[client] = person
             self._known.move_to_end(preview.id)
-            for other in [other for other in self._known.values() if client in other.clients and other is not preview]:
-                other.clients.remove(client)
-                if not other.clients and not other.ready.is_set():
-                    self._drop(other)
+            mine = [other for other in self._known.values() if other is not preview and client in other.clients]
+            for other in mine:
+                self._let_go(other, client)
+            waiting = [other for other in self._queue if person and set(other.clients.values()) == {person}]
+            for other in waiting[:-_OF_ONE]:  # more pages of one person than he can look at
+                self._drop(other)
             ready = [known.id for known in self._known.values() if known.ready.is_set()]
             for id in ready[: max(0, len(self._known) - _KEPT_PREVIEWS)]:
                 del self._known[id]
+            running = self._running
+            if running and preview in self._queue and _large(running) and not _large(preview) and running.aside < _ASIDE:
+                if person not in running.clients.values():
+                    running.yields.set()
+        return preview
+
+    def _let_go(self, preview: Preview, client: str) -> None:
+        del preview.clients[client]
+        if not preview.clients and not preview.ready.is_set():
+            self._drop(preview)
+
+    def _next(self) -> Preview:
+        """Small before large, but after some small ones a large one; then whose people have waited longest."""
+        def order(preview: Preview) -> tuple[bool, int]:
+            large = _large(preview) != (self._small_ones >= _SMALL_ONES)
+            return large, min((self._served.get(person, 0) for person in preview.clients.values()), default=0)
+
+        preview = min(self._queue, key=order)
+        self._queue.remove(preview)
+        self._count += 1
+        self._small_ones = 0 if _large(preview) else self._small_ones + 1
+        for person in preview.clients.values():
+            self._served[person] = self._count
+            self._served.move_to_end(person)
+        while len(self._served) > _KEPT_PEOPLE:
+            self._served.popitem(last=False)
         return preview
 
     def get(self, id: str) -> Preview | None:
@@ -950,20 +995,33 @@ class _Previews:
                 self._changed.wait_for(lambda: self._queue or self._closing)
                 if self._closing:
                     return
-                preview = self._queue.popleft()
+                preview = self._running = self._next()
             record, error = None, ""
             try:
-                record = self._train(preview.config, preview.dropped.is_set).preview()
+                record = self._train(preview.config, preview.interrupted).preview()
             except Interrupted:
                 error = "Another preview was asked for meanwhile."
             except Exception as problem:  # whatever it is, the next preview must not suffer
                 log.exception("event=preview-error summary=%s", json.dumps(preview.config.summary))
                 error = _sentence(problem)
+            with self._changed:
+                self._running = None
+                again = preview.yields.is_set() and record is None and not preview.dropped.is_set()
+                if again and not self._closing:
+                    preview.yields.clear()
+                    preview.aside += 1
+                    self._queue.append(preview)
+                    continue
             self._finish(preview, record, error)
 
     def _finish(self, preview: Preview, record: StepRecord | None, error: str) -> None:
         preview.record, preview.error = record, error
         preview.ready.set()
+
+
+def _large(preview: Preview) -> bool:
+    config = preview.config
+    return config.blocks * preview_images(config) * (10 if config.init == "lsuv" else 1) >= _LARGE
 
 
 def _held_back(job: _Job, state: tuple[Status, int]) -> bool:

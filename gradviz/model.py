@@ -122,7 +122,11 @@ class DeepLeNet(nn.Module):
 
 @torch.no_grad()
 def initialise(
-    model: DeepLeNet, init: str | float | None, generator: torch.Generator, images: torch.Tensor | None = None
+    model: DeepLeNet,
+    init: str | float | None,
+    generator: torch.Generator,
+    images: torch.Tensor | None = None,
+    look: Callable[[], None] = lambda: None,
 ) -> None:
     """Draws every parameter, layer by layer in forward order, weights before bias, always on the CPU.
 
@@ -131,9 +135,11 @@ def initialise(
     weights from U(−a, a) instead (article, experiment 2), a word of config.INITS as said there; biases keep their
     default. Norms start as the identity, the learnt scales of SkipInit at 0.
     `images` (n, 1, 28, 28) on any device: LSUV measures on the first lsuv_images of them, and only it needs them.
+    `look` is called at every layer, some times a second at least: it raises to end this in the middle.
     """
     inside = {conv for block in model.blocks for conv in (block.conv1, block.conv2)}
     for layer in model.weight_layers:
+        look()
         bound = 1 / math.sqrt(layer.weight[0].numel())
         if init == "critical":
             uniform = CRITICAL_RANGE[model.activation] if layer in inside else bound
@@ -150,7 +156,7 @@ def initialise(
         if isinstance(module, Block) and isinstance(module.scale, nn.Parameter):
             module.scale.zero_()
     if init == "lsuv":
-        _unit_variance(model, images[: lsuv_images(len(model.blocks))].cpu())
+        _unit_variance(model, images[: lsuv_images(len(model.blocks))].cpu(), look)
 
 
 def lsuv_images(blocks: int) -> int:
@@ -175,13 +181,14 @@ def _draw(init: str, weight: torch.Tensor, gain: float, generator: torch.Generat
         nn.init.orthogonal_(weight, gain, generator=generator)
 
 
-def _unit_variance(model: DeepLeNet, images: torch.Tensor) -> None:
+def _unit_variance(model: DeepLeNet, images: torch.Tensor, look: Callable[[], None]) -> None:
     """LSUV: one forward pass; each layer divides its weights by the spread of its output before it hands it on.
 
     The bias is left alone, so one division does not hit 1; at most ten, as in the paper.
     """
     def divide(layer: nn.Module, inputs: tuple[torch.Tensor]) -> None:
         for _ in range(10):
+            look()
             spread = layer.forward(*inputs).std()
             if not spread > 0 or abs(spread - 1) < LSUV_TOLERANCE:  # a dead layer has no spread to divide by
                 break

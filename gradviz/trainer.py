@@ -100,7 +100,7 @@ class Trainer:
         self._looks = device.type == "cpu" and capture is None  # at each step before the next is begun
         self._generator = torch.Generator().manual_seed(config.seed)
         self.model = DeepLeNet(config)
-        initialise(self.model, config.init_range or config.init, self._generator, self.data.train_images)
+        initialise(self.model, config.init_range or config.init, self._generator, self.data.train_images, self._stop_if_asked)
         steer(config.treatment, config.threshold, self.model.weight_layers)
         # channels_last suits the CPU's convolution kernels for 16 channels: ×0.9 of the time (benchmarks/).
         self.model.to(device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format)

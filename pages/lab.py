@@ -219,7 +219,7 @@ if run is not None:
 if run is None or run.id != config.run_id:
     if run is not None:
         st.subheader(_("The next run, at initialisation"), anchor=False)
-    preview_panel(manager.preview(config, classroom.client()))
+    preview_panel(classroom.preview(config))
 theory_words(config)
 earlier_runs()  # in the sidebar, but nobody waits for them
 with st.sidebar:

@@ -92,7 +92,7 @@ def ask(lesson: Lesson) -> None:
 def run_button(lesson: Lesson, sweep: Sweep, missing: list) -> None:
     rate = measured_rate(manager.list())
     if rate is None:
-        preview = manager.preview(max(missing, key=lambda config: config.blocks if config.blocks <= 100 else 0), client="lessons")
+        preview = classroom.preview(max(missing, key=lambda config: config.blocks if config.blocks <= 100 else 0), "lessons")
         preview.ready.wait(0.5)
         if preview.seconds_per_step:
             rate = preview.seconds_per_step / cost(preview.config)

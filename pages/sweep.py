@@ -145,7 +145,7 @@ def minutes(seconds: float) -> str:
 def price(missing: list[RunConfig]) -> str:
     rate = measured_rate(manager.list())
     if rate is None and missing:
-        preview = manager.preview(min(missing, key=lambda config: config.blocks), client="sweep")
+        preview = classroom.preview(min(missing, key=lambda config: config.blocks), "sweep")
         preview.ready.wait(0.5)
         if preview.seconds_per_step:
             rate = preview.seconds_per_step / cost(preview.config)

@@ -1126,6 +1126,64 @@ def test_a_newer_preview_drops_the_older_ones_of_the_same_client_only(managed: C
     assert manager.get_preview(waiting.id) is None
 
 
+LARGE = replace(SMALL, blocks=1000, init="lsuv")
+
+
+def test_twelve_large_previews_of_one_person_do_not_make_another_wait(managed: Callable, stage: Stage) -> None:
+    manager = managed(train=stage)
+    manager.preview(replace(LARGE, seed=0), client="tab 0", person="ann")
+    stage[0]  # has begun, and is not allowed to end
+    for seed in range(1, 12):
+        manager.preview(replace(LARGE, seed=seed), client=f"tab {seed}", person="ann")
+    small = manager.preview(seeded(20), client="bob's tab", person="bob")
+    stage[20].allow(1)  # at once: the large one is laid aside
+    assert small.ready.wait(60) and small.record
+    stage.free = True
+    rest = [manager.get_preview(replace(LARGE, seed=seed).run_id) for seed in range(12)]
+    until(lambda: all(preview is None or preview.ready.is_set() or preview.dropped.is_set() for preview in rest))
+
+
+def test_people_take_turns_with_large_previews_whoever_has_more_pages(managed: Callable, stage: Stage) -> None:
+    manager = managed(train=stage)
+    asked = [manager.preview(replace(LARGE, seed=seed), client=f"tab {seed}", person="ann") for seed in range(6)]
+    stage[0]
+    bobs = manager.preview(replace(LARGE, seed=20), client="bob's", person="bob")
+    stage[0].allow(1)
+    assert asked[0].ready.wait(60)
+    stage[20].allow(1)
+    assert bobs.ready.wait(60) and stage.made[:2] == [0, 20]
+
+
+def test_a_large_preview_comes_to_its_end_among_ever_new_small_ones(managed: Callable, stage: Stage) -> None:
+    manager = managed(train=stage)
+    large = manager.preview(replace(LARGE, seed=1), client="ann", person="ann")
+    stage[1]
+    for seed in range(100, 140):
+        small = manager.preview(seeded(seed), client=f"{seed}", person=f"{seed}")
+        if large.aside < 3:
+            stage[seed].allow(1)
+            assert small.ready.wait(60)
+    until(lambda: large.aside == 3)
+    stage.free = True
+    for puppet in list(stage.puppets.values()):
+        puppet.allow(1)
+    assert large.ready.wait(60) and large.record
+
+
+def test_a_thousand_blocks_of_lsuv_are_interrupted_within_a_second(shelf: Shelf) -> None:
+    data, asked, looks = shelf.load("digits"), threading.Event(), []
+
+    def interrupt() -> bool:
+        looks.append(time.monotonic())
+        if len(looks) == 2200:  # in the middle of the measuring
+            asked.set()
+        return asked.is_set()
+
+    with pytest.raises(Interrupted):
+        Trainer(replace(SMALL, blocks=1000, init="lsuv"), data, torch.device("cpu"), interrupt)
+    assert len(looks) == 2200
+
+
 def test_a_preview_does_not_wait_for_trainings(managed: Callable, stage: Stage) -> None:
     manager = managed(train=stage)
     runs = [manager.start(seeded(seed)) for seed in (1, 2)]

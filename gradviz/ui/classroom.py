@@ -15,7 +15,7 @@ from gradviz.config import RunConfig
 from gradviz.lessons import LESSONS
 from gradviz.limits import Refused
 from gradviz.live.classroom import notice_panel
-from gradviz.manager import AFRESH
+from gradviz.manager import AFRESH, Preview
 from gradviz.people import COOKIE, GUEST
 from gradviz.runs import Run
 from gradviz.sweep import Sweep
@@ -53,6 +53,12 @@ def client() -> str:
 def tab() -> str:
     """Tells this page from others of the same person."""
     return st.session_state.setdefault(_TAB, uuid.uuid4().hex)
+
+
+def preview(config: RunConfig, purpose: str = "") -> Preview:
+    """This page's newest wish for that purpose; guests of one address, who may be one and the same, wait their turns as one."""
+    person = GUEST + address() if client().startswith(GUEST) else client()
+    return server().manager.preview(config, tab() + purpose, person)
 
 
 def address() -> str:

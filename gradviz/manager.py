@@ -59,6 +59,8 @@ _WATCHED = 10.0  # seconds after the last look; a page in front looks every seco
 _HURRY, _HURRY_THERE = (20, 0.5), (60, 1.0)  # first pictures and presses that go before the turns of others: at once, per second
 _TOGETHER = 4  # turns of one address to one of another where both have people who wait; guests, who may be one and the same, one
 _SHARE, _SHARE_THERE = 0.1, 0.5  # of the places in the queue that one person, and one address, may have
+_GRACE = 60.0  # seconds for which a paused training is given up for nobody
+_ROOM_EVERY = 5.0  # seconds between two that are: their memory takes a moment to come back
 _FIRST = 0.25  # of a slice, then a worker may go to whom it matters more: enough for a first picture of most nets
 _PRESENT = 24 * 3600.0  # seconds: what is younger is not deleted to make room, somebody may be working with it
 AFRESH = (Status.INTERRUPTED, Status.STOPPED, Status.FAILED)
@@ -110,6 +112,7 @@ class _Job:
     stop: threading.Event = field(default_factory=threading.Event)
     replaces: Run | None = None  # whose records the store keeps until this one has as many
     held: bool = False  # a pause was asked for
+    rests: float = math.inf  # since when it is paused
     steps: int = 0  # single steps asked for while held
     driven: bool = False  # a worker has it
     training: Training | None = None
@@ -152,17 +155,20 @@ class RunManager:
         train: Train | None = None,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         slice: float = 2.0,
+        hold: float = 2 * 3600.0,
         memory_left: Callable[[], float | None] = machine.memory_left,
         clock: Callable[[], float] = time.monotonic,
     ):
         """`threads`: processor threads of each training. `train`: what makes a training, `trainer_on(shelf)` by default.
 
-        `slice`: seconds after which a run gives its worker to another that waits. `memory_left`: bytes, or None if
+        `slice`: seconds after which a run gives its worker to another that waits. `hold`: seconds for which a paused training
+        keeps its memory, if nobody needs it before. `memory_left`: bytes, or None if
         that cannot be known. `clock`: seconds, for slices and looks.
         """
         self._troubles: dict[str, str] = {}  # with reading, deleting, writing: one sentence each
         self._store, self._threads, self._limits = store, threads, limits
-        self._slice, self._memory_left, self._clock = slice, memory_left, clock
+        self._slice, self._hold, self._memory_left, self._clock = slice, hold, memory_left, clock
+        self._room_made = -math.inf  # when a paused training was last given up for its memory
         self._train = train or trainer_on(shelf)
         self._jobs: dict[str, _Job] = {}
         self._queue: list[_Job] = []  # whoever waits for a worker; see _order
@@ -436,11 +442,12 @@ class RunManager:
             return True
 
     def clear_queue(self) -> int:
-        """Stops every run that waits and has not begun, or was resumed and waits; says how many."""
+        """Stops every run that waits and has not begun, or was resumed and waits, or is paused; says how many."""
         with self._changed:
-            waiting = [job for job in self._queue if job.run.status is Status.QUEUED]
+            waiting = [job for job in self._jobs.values() if job.run.status.live and not job.stop.is_set()]
+            waiting = [job for job in waiting if job.held or job in self._queue and job.run.status is Status.QUEUED]
             for job in waiting:
-                self._stop(job)
+                self._stop(job, _("The teacher has cleared the queue, and what was paused. What it recorded is kept."))
             return len(waiting)
 
     def delete(self, id: str) -> None:
@@ -556,13 +563,9 @@ class RunManager:
 
     def _check_memory(self, config: RunConfig) -> None:
         """Raises Refused if it does not fit even once the trainings that have taken their memory have given it back."""
-        with self._changed:  # what somebody has paused gives nothing back
-            passing = [
-                job.run.config
-                for job in self._jobs.values()
-                if job.training is not None and not job.held and job.run.history.steps
-            ]
-        limits.check_memory(config, self._memory_left(), passing)
+        with self._changed:  # what is paused is given up if need be
+            jobs = [job for job in self._jobs.values() if job.training is not None and job.run.history.steps]
+        limits.check_memory(config, self._memory_left(), [job.run.config for job in jobs])
 
     # Under the lock
 
@@ -572,6 +575,7 @@ class RunManager:
 
     def _set(self, job: _Job, status: Status) -> None:
         job.run.status = status
+        job.rests = self._clock() if status is Status.PAUSED else math.inf
         self._changed.notify_all()
         _log(status, job.run, steps=job.run.history.steps)
 
@@ -632,11 +636,11 @@ class RunManager:
         if job in self._queue:
             self._queue.remove(job)
 
-    def _stop(self, job: _Job) -> None:
+    def _stop(self, job: _Job, message: str = "") -> None:
         job.stop.set()
         if not job.driven:
             self._leave(job)
-            self._end(job, Outcome(Status.STOPPED))
+            self._end(job, Outcome(Status.STOPPED, message=message))
 
     def _ranks(self) -> Callable[[_Job], int]:
         """The lower rank has the worker, to the end if need be: 0 a first run that is looked at, 1 one that is not, 2 somebody's
@@ -680,6 +684,34 @@ class RunManager:
                 return job
         return None
 
+    def _resting(self, seconds: float) -> list[_Job]:
+        """Paused for so long and with its memory; first the one whose person has most of them, of these the longest paused."""
+        now = self._clock()
+        resting = [job for job in self._jobs.values() if job.held and job.training is not None]
+        resting = [job for job in resting if not job.driven and not job.steps]
+        of = Counter(client for job in resting for client in job.run.clients)
+        most = {job: max((of[client] for client in job.run.clients), default=0) for job in resting}
+        return sorted((job for job in resting if now - job.rests >= seconds), key=lambda job: (-most[job], job.rests))
+
+    def _make_room(self) -> None:
+        """Gives one paused training up, if the first in the queue would else not fit whatever ends."""
+        left, now = self._memory_left(), self._clock()
+        if left is None or now - self._room_made < _ROOM_EVERY or not (resting := self._resting(_GRACE)):
+            return
+        passing = [job for job in self._jobs.values() if job.training is not None and not job.held]
+        needed = limits.memory_needed(self._order()[0].run.config)
+        if needed > left + sum(limits.memory_needed(job.run.config) for job in passing):
+            self._room_made = now
+            self._stop(resting[0], _("While it was paused, its memory was needed for another run: the training was given up. "
+                                     "What it recorded is kept; Start afresh trains it anew."))  # fmt: skip
+
+    def _end_long_rests(self) -> None:
+        with self._changed:
+            for job in self._resting(self._hold):
+                text = _("Paused for {n:.0f} minutes, the training was given up, so that others have its memory. What it "
+                         "recorded is kept; Start afresh trains it anew.")  # fmt: skip
+                self._stop(job, text.format(n=self._hold / 60))
+
     def _room(self) -> float:
         """Bytes for one more training. What is alone need not wait: `_drive` looks whether it fits at all."""
         others = [job for job in self._jobs.values() if job.driven or job.training is not None]
@@ -709,6 +741,8 @@ class RunManager:
     def _next(self) -> _Job | None:
         with self._changed:
             while not self._closing and (job := self._ready()) is None:
+                if self._queue:
+                    self._make_room()
                 self._changed.wait(1.0 if self._queue else None)  # memory comes back without a word
             if self._closing:
                 return None
@@ -805,6 +839,7 @@ class RunManager:
         ended = False
         while not ended:
             ended = self._workers_ended.wait(_SAVE_EVERY)
+            self._end_long_rests()
             self._flush(last=ended)
 
     def _flush(self, last: bool = False) -> None:

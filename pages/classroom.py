@@ -126,7 +126,7 @@ def teacher() -> None:
             st.button(_("Pause all"), key="class_pause", icon=":material/pause:", on_click=pause_all)
             st.button(_("Resume all"), key="class_resume", icon=":material/play_arrow:", on_click=resume_all)
             st.button(_("Clear the queue"), key="class_clear", icon=":material/playlist_remove:", on_click=clear_queue,
-                      help=_("Stops what waits for its turn, sweeps too; what trains now goes on."))
+                      help=_("Stops what waits for its turn and what is paused, sweeps too; what trains now goes on."))
             download_button(_("All runs as one archive"), f"api/archive?key={room.key}", "gradviz-class.zip", key="class_archive")
         with st.container(horizontal=True, vertical_alignment="bottom"):
             lesson = st.selectbox(

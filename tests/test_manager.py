@@ -805,6 +805,57 @@ def test_stop_acts_in_the_middle_of_a_step_and_in_the_queue(managed: Callable, s
     assert 2 not in stage.puppets
 
 
+def paused(manager: RunManager, stage: Stage, seed: int, client: str, **changes: object) -> Run:
+    run = manager.start(seeded(seed, **changes), client=client)
+    do(manager, stage, run)
+    manager.pause(run.id)
+    stage[seed].allow()
+    until(lambda: run.status == Status.PAUSED)
+    return run
+
+
+def test_a_paused_training_gives_its_memory_back_after_a_while_and_says_so(
+    managed: Callable, stage: Stage, store: RunStore, clock: Clock
+) -> None:
+    manager = managed(train=stage, clock=clock, hold=600)
+    run = paused(manager, stage, 1, "ann")
+    clock.now = 599
+    manager.pause(run.id)  # once more changes nothing
+    other = paused(manager, stage, 2, "ann")
+    assert run.status == Status.PAUSED
+    clock.now = 601
+    assert manager.wait(run.id, 60) and stage[1].ended
+    assert run.status == Status.STOPPED and "Paused for 10 minutes" in run.message and "kept" in run.message
+    assert steps(run) == 2 and other.status == Status.PAUSED
+    until(lambda: store.load(run.id).status == Status.STOPPED)
+
+
+def test_paused_trainings_give_way_to_a_run_that_needs_their_memory_those_of_who_has_most_first(
+    managed: Callable, stage: Stage, clock: Clock
+) -> None:
+    net = dict(blocks=200, batch_size=64)
+    size = memory_needed(seeded(1, **net))
+    manager = managed(train=stage, clock=clock, memory_left=lambda: 4.5 * size - size * sum(
+        not puppet.ended for puppet in stage.puppets.values()))  # fmt: skip
+    bobs = paused(manager, stage, 1, "bob", **net)
+    anns = [paused(manager, stage, seed, "ann", **net) for seed in (2, 3, 4)]
+    clock.now = 61
+    late = manager.start(seeded(5, **net), client="cyd")  # was refused
+    do(manager, stage, late)
+    assert [run.status for run in (bobs, *anns)] == ["paused", "stopped", "paused", "paused"]
+    assert "memory was needed" in anns[0].message and late.status == Status.RUNNING
+
+
+def test_clearing_the_queue_stops_what_is_paused_too(managed: Callable, stage: Stage) -> None:
+    manager = managed(train=stage)
+    run = paused(manager, stage, 1, "ann")
+    trains = manager.start(seeded(2), client="bob")
+    do(manager, stage, trains)
+    waits = manager.start(seeded(3), client="ann")
+    assert manager.clear_queue() == 2
+    assert [each.status for each in (run, trains, waits)] == ["stopped", "running", "stopped"]
+
+
 # Failures
 
 

@@ -22,6 +22,7 @@ from gradviz.live.routes import Described, build_routes
 from gradviz.people import COOKIE
 from gradviz.store import StoreError
 from gradviz.ui.server import close_server, notice, server
+from gradviz.words import gettext as _
 
 
 def _words(run):
@@ -69,8 +70,14 @@ def _names() -> set[str]:
     return {*server().settings.hosts, *(name.lower() for name in told if name)}
 
 
+def _failed(_error: Exception) -> bool:
+    """Says on the page, instead of Streamlit's words for whoever wrote it, that it failed; the log has the error."""
+    st.error(_("This page met an error, which the server's log has. Reload it; runs go on meanwhile."))
+    return True
+
+
 @asynccontextmanager
-async def _lifespan(_):
+async def _lifespan(_app):
     _log_to_stderr()
     # A training thread asks for Python's lock some ten times per layer; by default whoever has it may keep it for 5 ms.
     sys.setswitchinterval(0.0005)
@@ -128,4 +135,5 @@ app = st.App(
     )],
     middleware=[Middleware(Guard, get_names=_names), Middleware(Badge, get_people=lambda: server().people)],
     lifespan=_lifespan,
+    on_script_error=_failed,
 )

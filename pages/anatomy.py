@@ -77,7 +77,7 @@ def read(sentence: str) -> None:
 def scrub(steps: list[int]) -> int:
     """The slider and the play button; while playing, each call goes one step on."""
     query = st.query_params.get("step", "")
-    st.session_state.setdefault(STEP, int(query) if query.isdecimal() else steps[-1])
+    st.session_state.setdefault(STEP, int(query) if query.isdecimal() and len(query) < 10 else steps[-1])
     now = st.session_state[STEP]
     if now not in steps:  # a link, or columns that were merged since
         now = min(steps, key=lambda step: abs(step - now))

@@ -31,6 +31,7 @@ FIRST = {  # what the page asks when it is opened
 }  # fmt: skip
 VALUES = {"blocks": "1, 2, 3, 4, 6, 8, 10", "init_range": "0.03, 0.05, 0.1, 0.14, 0.2, 0.5", "lr": "0.0001, 0.0003, 0.001, 0.003"}
 PROBLEMS = "sweep_problems"  # sentences about the URL that was opened
+LONGEST_VALUES = 2000  # characters
 manager, shelf, sweeps = server().manager, server().shelf, server().sweeps
 
 
@@ -82,6 +83,8 @@ def write_url(sweep_id: str | None) -> None:
 
 def numbers(text: str, axis: str) -> list[float]:
     """'1, 2, 4' -> [1, 2, 4]. Raises ConfigError for what is not a value of the axis."""
+    if len(text) > LONGEST_VALUES:  # a browser may send megabytes of them
+        raise ConfigError(axis, _("Values: {n} characters at most.").format(n=LONGEST_VALUES))
     words = [word for word in text.replace(";", ",").replace(" ", ",").split(",") if word]
     return sorted({getattr(RunConfig(**{axis: word}), axis) for word in words})
 

@@ -169,10 +169,23 @@ def test_another_site_gets_no_leave_to_read_and_no_websocket(port):
     assert connection.getresponse().status == 101
 
 
-def test_an_upload_without_the_token_of_the_page_is_refused(port):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("PUT", "/_stcore/upload_file/a/b", body=b"x")
-    assert connection.getresponse().status == 403
+def test_nothing_can_be_uploaded_nor_sent_to_any_address_of_the_real_server(port):
+    cookie = {"Cookie": "_streamlit_xsrf=x", "X-Xsrftoken": "x"}  # whoever sends both has Streamlit's leave
+    for method, path, status in (
+        ("PUT", "/_stcore/upload_file/a/b", 403), ("DELETE", "/_stcore/upload_file/a/b", 403), ("POST", "/_stcore/health", 413),
+        ("POST", "/_stcore/agent/interact", 413), ("PUT", "/", 413), ("POST", "/component/x/y", 413),
+    ):  # fmt: skip
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request(method, path, body=b"x" * (method != "DELETE"), headers=cookie)
+        answer = connection.getresponse()
+        assert answer.status == status and re.fullmatch(rb"[A-Z][^\n]+\.", answer.read()), path
+
+
+@pytest.mark.parametrize("path", ["/", "/compare", "/_stcore/health", "/static/x", "/api/runs/x"])
+def test_what_a_client_chooses_is_bounded_on_every_address(port, path):
+    assert _get(port, path, Cookie="a" * 10_000).status in (200, 404)
+    for answer, status in ((_get(port, path, Cookie="a" * 40_000), 431), (_get(port, f"{path}?step={'9' * 9000}"), 414)):
+        assert answer.status == status and re.fullmatch(rb"[A-Z][^\n]+\.", answer.body)
 
 
 def test_every_page_works_under_its_content_policy_and_asks_nobody_else(page: Page, server):

@@ -1,5 +1,5 @@
 """What stands before every answer: by which name the server was called and from whose page, security headers, limits on
-size and rate for the routes of our own, and for the websocket what a browser may say there."""
+size, and on the rate for the routes of our own, and for the websocket what a browser may say there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from gradviz.live import hosts, spoken
 from gradviz.words import gettext as _
 
 OURS = ("/api/", "/live/", "/metrics", "/ready")  # what begins so is ours, the rest is Streamlit's
+UPLOAD = "/_stcore/upload_file"
 MAX_ADDRESS = 2000  # characters of path and query together; the longest that a page of ours asks for is under 200
+MAX_LINK = 8000  # of a page's address, which names the settings
+MAX_HEADERS = 32_000  # bytes; the cookies of everything else on this host are among them
 RATE = 300  # requests per second and client address, in the long run: a class behind one address asks up to 30 × 3.3
 BURST = 1500  # requests that may come at once: thirty pages that open together ask ten times a second until a point is there
 _KEPT_CLIENTS = 4096
@@ -41,7 +44,7 @@ def headers(authority: str = "") -> dict[str, str]:
 
 
 class Guard:
-    """ASGI middleware. A refusal is one sentence: 403, 413, 414, or 429 with Retry-After."""
+    """ASGI middleware. A refusal is one sentence: 403, 413, 414, 431, or 429 with Retry-After."""
 
     def __init__(
         self,
@@ -77,9 +80,7 @@ class Guard:
                     given.setdefault(name, value)
             await send(message)
 
-        refusal = PlainTextResponse(stranger, 403, {"Connection": "close"}) if stranger else None
-        if refusal is None and scope["path"].startswith(OURS):
-            refusal = self._refusal(scope)
+        refusal = PlainTextResponse(stranger, 403, {"Connection": "close"}) if stranger else self._refusal(scope)
         await (refusal or self._app)(scope, receive, send_with_headers)
 
     def _stranger(self, scope: Scope) -> str:
@@ -95,12 +96,19 @@ class Guard:
         return ""
 
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
-        wait = self._wait(scope["client"][0] if scope.get("client") else "")
+        path = scope["path"]
+        ours = path.startswith(OURS)
+        wait = ours and self._wait(scope["client"][0] if scope.get("client") else "")
         if wait:
             sentence = f"Too many requests from one address; wait {wait} s."
             return PlainTextResponse(sentence, 429, {"Retry-After": str(wait)})
-        if len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"]) > MAX_ADDRESS:
-            return PlainTextResponse(f"The address is too long: {MAX_ADDRESS} characters at most.", 414)
+        most = MAX_ADDRESS if ours else MAX_LINK
+        if len(scope.get("raw_path") or path) + len(scope["query_string"]) > most:
+            return PlainTextResponse(f"The address is too long: {most} characters at most.", 414)
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
+            return PlainTextResponse(f"The headers are too long: {MAX_HEADERS} bytes at most.", 431, {"Connection": "close"})
+        if UPLOAD in path:  # Streamlit keeps what is uploaded in memory, as often as one likes
+            return PlainTextResponse("Nothing can be uploaded here.", 403, {"Connection": "close"})
         if {b"transfer-encoding", b"content-length"} & {name for name, value in scope["headers"] if value != b"0"}:
             return PlainTextResponse("This address takes no content.", 413, {"Connection": "close"})
         return None

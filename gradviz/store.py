@@ -23,10 +23,11 @@ from pathlib import Path
 import numpy as np
 
 from gradviz.config import RunConfig
+from gradviz.opening import INTERRUPTED, StoreError
 from gradviz.record.quantities import QUANTITIES
 from gradviz.rows import Parts, Sound, arithmetic, checksum, clients, deletion, is_whole
 from gradviz.runs import History, Run, Status
-from gradviz.storefile import INTERRUPTED, StoreError, StoreFile
+from gradviz.storefile import StoreFile
 from gradviz.words import gettext as _
 
 log = logging.getLogger("gradviz")
@@ -147,7 +148,7 @@ class RunStore:
             if row is None:
                 return None
             try:
-                sound = Sound.of(row)
+                sound = self._sound(row)
             except ValueError as error:
                 log.warning("event=run-unreadable run=%s why=%s", json.dumps(id), json.dumps(str(error)))
                 return None
@@ -194,7 +195,7 @@ class RunStore:
         summaries, unreadable = [], {}
         for row in rows:
             try:
-                sound = Sound.of(row)
+                sound = self._sound(row)
             except ValueError as error:
                 name = str(row["id"])[:20]
                 unreadable[name] = str(error)
@@ -259,9 +260,15 @@ class RunStore:
 
     def delete(self, id: str) -> None:
         """Removes the run and its records, if it is there, and gives the space back."""
-        with self._file.writing(free=True):
-            self._db.execute("DELETE FROM runs WHERE id = ?", (id,))
+        self._file.delete(id)
         self._gaps.pop(id, None)
+
+    def _sound(self, row: sqlite3.Row) -> Sound:
+        """Raises ValueError. What was live when the last server ended could not be marked where nothing can be written."""
+        sound = Sound.of(row)
+        if self._file.reading_only and sound.status in (Status.RUNNING, Status.PAUSED):
+            return dataclasses.replace(sound, status=Status.INTERRUPTED, message=INTERRUPTED)
+        return sound
 
     # Writing
 

@@ -28,6 +28,7 @@ _LONGEST = 100  # of all who wait
 _LONGEST_OF_ONE = 30  # of one person; a class behind one address counts as one where nothing else is known
 _REMEMBERED = 1000  # people
 _LOOK = 0.2  # seconds between two looks at the memory
+_LARGE = 50e6  # bytes, after whose use the system gets back what was freed
 _TIDY = 5.0  # seconds between two tries to give memory back
 
 
@@ -81,6 +82,8 @@ class Desk:
             yield
         finally:
             self.leave(ticket)
+            if need >= _LARGE:
+                trim()
 
     def line_up(self, who: str = "", need: float = 0.0) -> Ticket:
         """Ask `serve` until it is true, and `leave` in any case. Raises Refused if too many wait."""
@@ -189,8 +192,13 @@ def too_little(left: float, need: float, reserve: float = RESERVE) -> str:
 
 
 def give_back() -> None:
-    """Has the process hand memory that it no longer uses to the system, which counts it as taken until then."""
+    """Looks for what is no longer used and has the system take it back, which counts it as taken until then."""
     gc.collect()
+    trim()
+
+
+def trim() -> None:
+    """Gives freed memory to the system: the C library keeps it, so that one large drawing after the other adds up."""
     if sys.platform == "linux":
         try:
             ctypes.CDLL(None).malloc_trim(0)

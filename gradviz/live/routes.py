@@ -84,7 +84,7 @@ def build_routes(
     and the seconds it is expected to wait. `get_at_hand(id)` gives the run if nothing need be read for that.
     """
 
-    few = anyio.CapacityLimiter(_AT_ONCE)
+    few, one = anyio.CapacityLimiter(_AT_ONCE), anyio.CapacityLimiter(1)
 
     async def answer(request: Request, make: Callable[[Run], bytes]) -> Response:
         """In a thread, since reading an old run from the store or packing a long one would hold up everybody's pages."""
@@ -155,7 +155,7 @@ def build_routes(
     async def plotly_script(request: Request) -> Response:
         if "gzip" not in request.headers.get("Accept-Encoding", ""):
             return Response(_PLOTLY.read_bytes(), media_type="text/javascript", headers=_FOREVER)
-        body = await anyio.to_thread.run_sync(_zipped_plotly)
+        body = await anyio.to_thread.run_sync(_zipped_plotly, limiter=one)  # thirty first visitors: once
         zipped = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
         return Response(body, media_type="text/javascript", headers={**_FOREVER, **zipped})
 

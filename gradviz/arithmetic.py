@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,11 +73,9 @@ def _processor(cpuinfo: Path) -> str:
     """The vendor too: Intel's library of matrix products chooses by it."""
     import torch
 
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # not Linux
-        lines = []
-    vendor = next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
+    vendor = ""
+    with suppress(OSError), cpuinfo.open(encoding="utf-8", errors="replace") as lines:  # Linux only
+        vendor = next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
     return " ".join(filter(None, (torch.backends.cpu.get_cpu_capability(), platform.machine(), vendor)))
 
 
@@ -99,3 +98,15 @@ def arithmetic_text(arithmetic: Arithmetic | None) -> str:
     else:
         text = _("processor {processor}{held}, {threads} threads, PyTorch {torch}")
     return text.format(**arithmetic.to_dict() | {"held": held})
+
+
+def other_arithmetic(kept: Arithmetic | None, now: Arithmetic | None) -> str:
+    """One sentence for who meets a run that was computed otherwise than it would be `now`, here; else empty."""
+    if not differences(kept, now):
+        return ""
+    if kept is None:
+        return _("It was not noted what this run was computed with: here and now its digits may come out other.")
+    if now is None:
+        return _("This run was computed with {kept}; its device is not on this machine.").format(kept=arithmetic_text(kept))
+    return _("This run was computed with {kept}. This machine would compute with {now}: its digits may come out other.").format(
+        kept=arithmetic_text(kept), now=arithmetic_text(now))  # fmt: skip

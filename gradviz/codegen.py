@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from gradviz.arithmetic import Arithmetic, arithmetic_text
 from gradviz.config import CRITICAL_RANGE, RunConfig
 from gradviz.data import DIGITS_TRAIN, TORCHVISION_CLASS
 from gradviz.idx import FOLDERS, PIXELS
@@ -24,9 +25,9 @@ _DRAW = {
 }
 _DEVICE = {"auto": '"cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"'}
 _OPTIMIZER = {
-    "adam": "torch.optim.Adam(model.parameters(), lr={lr!r})",
-    "sgd": "torch.optim.SGD(model.parameters(), lr={lr!r})",
-    "momentum": "torch.optim.SGD(model.parameters(), lr={lr!r}, momentum=0.9)",
+    "adam": "torch.optim.Adam(model.parameters(), lr={lr!r}, fused={fused})",
+    "sgd": "torch.optim.SGD(model.parameters(), lr={lr!r}, fused={fused})",
+    "momentum": "torch.optim.SGD(model.parameters(), lr={lr!r}, momentum=0.9, fused={fused})",
 }
 _TREATMENT = {
     "none": "",
@@ -43,17 +44,20 @@ _TREATMENT = {
 }
 
 
-def code(config: RunConfig) -> str:
+def code(config: RunConfig, arithmetic: Arithmetic | None = None) -> str:
     """Python text that needs torch, and scikit-learn for the built-in digits or torchvision for a download.
 
-    It draws the same random numbers in the same order as the Trainer, so it prints the same losses.
+    It does what the Trainer does with the same random numbers in the same order: on the same processor, with the same
+    number of threads and PyTorch, it prints the same losses to the last digit. `arithmetic` is what the run was
+    computed with: the program takes its number of threads, without it one, and says the rest.
     """
     title = f"{config.summary}: a LeNet of {config.layers} layers and its training."
-    parts = [_header(config, title), _data(config), _block(config), _net(config), _initialisation(config), _loop(config)]
+    parts = [_header(config, title, arithmetic)]
+    parts += [part(config) for part in (_data, _block, _net, _initialisation, _loop)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _header(config: RunConfig, title: str) -> str:
+def _header(config: RunConfig, title: str, arithmetic: Arithmetic | None) -> str:
     if config.dataset == "digits":
         modules, needs = "import math\n", "Needs torch and scikit-learn, which brings the pictures."
         library = "from sklearn.datasets import load_digits\n"
@@ -62,10 +66,12 @@ def _header(config: RunConfig, title: str) -> str:
         modules, library = "import gzip\nimport math\nimport os\nimport re\nfrom pathlib import Path\n", ""
         needs = f"Needs torch. Reads {folder} from the folder GRADVIZ_DATA, else data; if absent, torchvision downloads it."
     device = _DEVICE.get(config.device, f'"{config.device}"')
+    threads = arithmetic.threads if arithmetic else 1
     return f'''\
 """{title}
 
 {needs}
+{_equality(config, arithmetic)}
 """
 
 {modules}
@@ -74,8 +80,18 @@ import torch.nn.functional as F
 {library}from torch import nn
 
 device = {device}
+torch.set_num_threads({threads})  # as many as the run: others add up in another order, and each sum is rounded
 random = torch.Generator().manual_seed({config.seed})  # all randomness comes from here
 '''
+
+
+def _equality(config: RunConfig, arithmetic: Arithmetic | None) -> str:
+    """Lines for the head of the program: what its losses are equal to, and what not."""
+    which = f":\n{arithmetic_text(arithmetic)}." if arithmetic else "."
+    gpu = "\nA GPU may add up in another order each time: not even two runs need be equal there." * (config.device != "cpu")
+    return f"""\
+Prints the losses that gradviz records, digit for digit, with the same processor, number of threads and PyTorch{which}
+With others each sum is rounded otherwise: the losses begin nearly the same, and part sooner or later.{gpu}"""
 
 
 def _data(config: RunConfig) -> str:
@@ -167,8 +183,8 @@ class Block(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv1 = nn.Conv2d(16, 16, 5, padding=2)
-{norm.format(1)}        self.conv2 = nn.Conv2d(16, 16, 5, padding=2)
-{norm.format(2)}{scale}
+        self.conv2 = nn.Conv2d(16, 16, 5, padding=2)
+{norm.format(1)}{norm.format(2)}{scale}
     def forward(self, x):
         h = {activation}({layer.format(1, "x")})
         h = {activation}({layer.format(2, "h")})
@@ -226,6 +242,9 @@ if layer.weight.ndim == 4:  # an orthogonal mix of the channels at the middle pi
     lsuv = _LSUV.format(images=lsuv_images(config.blocks), tolerance=LSUV_TOLERANCE) if config.init == "lsuv" else ""
     if lsuv and config.batch_norm and config.blocks:
         lsuv += _FORGET
+    layout = {"cpu": ", memory_format=torch.channels_last", "cuda": "", "mps": ""}.get(
+        config.device, ', memory_format=torch.channels_last if device == "cpu" else torch.preserve_format')  # fmt: skip
+    fused = {"cpu": "True", "cuda": "True", "mps": "False"}.get(config.device, 'device != "mps"')
     return f'''\
 model = DeepLeNet()
 # Initialisation: {said}
@@ -235,8 +254,9 @@ with torch.no_grad():
             bound = 1 / math.sqrt(layer.weight[0].numel())
             {weight}
             layer.bias.uniform_(-bound, bound, generator=random)
-{lsuv}{_steering(config)}model.to(device)
-optimizer = {_OPTIMIZER[config.optimizer].format(lr=config.lr)}
+{lsuv}{_steering(config)}# A pixel's channels lie together on a processor, one kernel steps all weights: last digits hang on that.
+model.to(device{layout})
+optimizer = {_OPTIMIZER[config.optimizer].format(lr=config.lr, fused=fused)}
 '''
 
 
@@ -362,7 +382,7 @@ for step, batch in zip(range({config.steps}), batches()):
     accuracy = (logits.argmax(1) == labels).float().mean()
     first, last = rms(model.{first}.weight.grad), rms(model.{last}.weight.grad)
     print(
-        f"step {{step}}  loss {{loss.item():.7g}}  accuracy {{accuracy.item():.3f}}  "
+        f"step {{step}}  loss {{loss.item():.9g}}  accuracy {{accuracy.item():.3f}}  "
         f"gradient: {words[0]} {{first:.3e}}, {words[1]} {{last:.3e}}"
     )
     if not math.isfinite(loss.item()):

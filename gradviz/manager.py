@@ -20,6 +20,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 from weakref import WeakValueDictionary
@@ -27,7 +28,7 @@ from weakref import WeakValueDictionary
 import torch
 
 from gradviz import limits, machine
-from gradviz.arithmetic import Arithmetic
+from gradviz.arithmetic import Arithmetic, here
 from gradviz.config import FIELDS, ConfigError, RunConfig
 from gradviz.data import DataError, Shelf
 from gradviz.desk import Desk
@@ -358,6 +359,12 @@ class RunManager:
         with self._changed:
             if job := self._jobs.get(id):
                 job.seen = self._clock()
+
+    def arithmetic(self, config: RunConfig) -> Arithmetic | None:
+        """What a training of this config would be computed with here; None if its device is not on this machine."""
+        with suppress(ConfigError):
+            return here(resolve_device(config.device), self._threads)
+        return None
 
     def statistics(self) -> Statistics:
         with self._changed:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import streamlit as st
 
 from gradviz import codegen
+from gradviz.arithmetic import arithmetic_text, other_arithmetic
 from gradviz.config import RunConfig
 from gradviz.diagnosis import diagnose
 from gradviz.lenet.theory.predict import critical_range, depth_marks, predict
@@ -158,6 +159,15 @@ def _diagnosis(run_id: str) -> None:
         st.button(_("Set it up"), key="next", icon=":material/arrow_forward:", on_click=controls.set_config, args=(config,))
 
 
+def arithmetic_words(run: Run) -> None:
+    if run.arithmetic is None and not run.history.steps:
+        return  # it has not begun
+    if other := other_arithmetic(run.arithmetic, manager.arithmetic(run.config)):
+        st.info(other, icon=":material/memory:")
+    else:
+        st.caption(_("Computed with: {arithmetic}.").format(arithmetic=arithmetic_text(run.arithmetic)))
+
+
 def downloads(run: Run) -> None:
     labels = {
         "layers.csv": _("Layers as CSV"), "layers.parquet": _("Layers as Parquet"),
@@ -215,6 +225,7 @@ if run is not None:
         st.caption(_("On screen: {summary}. The controls on the left set up the next run and do not touch this one.").format(
             summary=run.config.summary))
     live_panel(run, status=status)
+    arithmetic_words(run)
     diagnosis_words(run)
 if run is None or run.id != config.run_id:
     if run is not None:
@@ -226,8 +237,15 @@ with st.sidebar:
     classroom.name_field()
 
 with st.expander(_("The PyTorch code of these settings")):
-    st.caption(_("Runs on its own and prints the numbers of this run."))
-    code = codegen.code(config)
+    same = run if run is not None and run.id == config.run_id else manager.get(config.run_id)
+    arithmetic = same and same.arithmetic or manager.arithmetic(config)
+    if arithmetic:
+        st.caption(_(
+            "Runs on its own. With {arithmetic}, it prints the losses of the run digit for digit; another processor, number of "
+            "threads or PyTorch rounds sums otherwise, and the losses part sooner or later. A GPU need not repeat even its own."
+        ).format(arithmetic=arithmetic_text(arithmetic)))  # fmt: skip
+    code = codegen.code(config, arithmetic)
+    same = None  # as run, below
     st.download_button(_("Download the code"), code, f"gradviz-{config.run_id}.py", "text/x-python", on_click="ignore")
     st.code(code, language="python")
 if run is not None and run.history.steps:

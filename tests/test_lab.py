@@ -7,6 +7,7 @@ import idx
 import torch
 from streamlit.testing.v1 import AppTest
 
+from gradviz.arithmetic import arithmetic_text
 from gradviz.config import PRESETS, RunConfig
 from gradviz.runs import History, Run, Status
 from gradviz.trainer import Trainer
@@ -54,6 +55,25 @@ def test_start_trains_and_puts_the_run_into_the_url(page_server):
     page.run()
     assert not page.exception and not keys(page) & {"pause", "stop"}
     assert run.config == RunConfig(activation="relu", blocks=1, batch_size=8, steps=6, dataset="digits")
+
+
+def test_a_kept_run_of_other_arithmetic_is_joined_with_a_sentence_that_says_so(page_server, monkeypatch):
+    page = opened()
+    assert "Runs on its own. With processor" in text(page)
+    page.button(key="start").click().run()
+    run = finished(page)
+    page.run()
+    assert f"Computed with: {arithmetic_text(run.arithmetic)}." in text(page) and "come out other" not in text(page)
+    close_server()
+    server.clear()
+    monkeypatch.setenv("GRADVIZ_THREADS", str(run.arithmetic.threads + 1))
+    page = opened()
+    page.button(key="join").click().run()
+    assert not page.exception
+    assert f"This run was computed with {arithmetic_text(run.arithmetic)}. This machine would compute with" in text(page)
+    assert f"torch.set_num_threads({run.arithmetic.threads})" in page.code[0].value  # the program is that of the run
+    page = opened(seed="1")
+    assert f"torch.set_num_threads({run.arithmetic.threads + 1})" in page.code[0].value
 
 
 def test_a_live_run_can_be_paused_stepped_resumed_and_stopped(page_server):

@@ -39,5 +39,6 @@ USER gradviz
 VOLUME /data
 EXPOSE 8501
 HEALTHCHECK --start-period=60s --interval=10s --timeout=5s CMD python -c \
-  "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"STREAMLIT_SERVER_PORT\"]}/ready', timeout=4)"
+  "from os import environ as e; from urllib.request import urlopen; base = e.get('STREAMLIT_SERVER_BASE_URL_PATH', '').strip('/'); \
+   urlopen(f'http://127.0.0.1:{e[\"STREAMLIT_SERVER_PORT\"]}/{base}{\"/\" * bool(base)}ready', timeout=4)"
 CMD ["python", "-m", "streamlit", "run", "app.py"]

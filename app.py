@@ -10,6 +10,7 @@ from functools import cache
 
 import streamlit as st
 from starlette.middleware import Middleware
+from starlette.routing import Route
 
 from gradviz.classroom import archive
 from gradviz.diagnosis import diagnose
@@ -116,24 +117,29 @@ def _warm_up() -> None:
             pass  # the page says so, from the shelf's state
 
 
+_routes = [*build_routes(
+    get_run=lambda run_id: server().manager.get(run_id),
+    get_preview=lambda preview_id: server().manager.get_preview(preview_id),
+    describe=_describe,
+    get_problem=_problem,
+    get_metrics=lambda: _metrics()(),
+    look=_look,
+    get_at_hand=lambda run_id: server().manager.at_hand(run_id),
+), *classroom_routes(_board, notice), *download_routes(
+    get_run=lambda run_id: server().manager.get(run_id),
+    get_desk=lambda: server().exports,
+    get_archive=_archive,
+    get_key=lambda: server().classroom.key,
+    get_person=lambda request: server().people.person(request.cookies.get(COOKIE)),
+)]
+# Streamlit puts its own routes under the base path, but not ours.
+_base = "".join(f"/{part}" for part in st.get_option("server.baseUrlPath").split("/") if part)
 app = st.App(
     "gradviz/ui/shell.py",
-    routes=[*build_routes(
-        get_run=lambda run_id: server().manager.get(run_id),
-        get_preview=lambda preview_id: server().manager.get_preview(preview_id),
-        describe=_describe,
-        get_problem=_problem,
-        get_metrics=lambda: _metrics()(),
-        look=_look,
-        get_at_hand=lambda run_id: server().manager.at_hand(run_id),
-    ), *classroom_routes(_board, notice), *download_routes(
-        get_run=lambda run_id: server().manager.get(run_id),
-        get_desk=lambda: server().exports,
-        get_archive=_archive,
-        get_key=lambda: server().classroom.key,
-        get_person=lambda request: server().people.person(request.cookies.get(COOKIE)),
-    )],
-    middleware=[Middleware(Guard, get_names=_names), Middleware(Badge, get_people=lambda: server().people)],
+    routes=[Route(_base + route.path, route.endpoint, methods=route.methods) for route in _routes],
+    middleware=[
+        Middleware(Guard, get_names=_names, base=_base), Middleware(Badge, get_people=lambda: server().people, base=_base),
+    ],
     lifespan=_lifespan,
     on_script_error=_failed,
 )

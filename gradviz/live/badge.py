@@ -8,7 +8,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gradviz.live.guard import OURS
+from gradviz.live.guard import is_ours
 from gradviz.people import COOKIE, People
 
 _AGE = 365 * 24 * 3600  # seconds
@@ -17,8 +17,9 @@ _AGE = 365 * 24 * 3600  # seconds
 class Badge:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, get_people: Callable[[], People]):
-        self._app, self._people = app, get_people
+    def __init__(self, app: ASGIApp, get_people: Callable[[], People], base: str = ""):
+        """`base`: as of Guard."""
+        self._app, self._people, self._base = app, get_people, base
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not self._wants(Request(scope)):
@@ -39,4 +40,4 @@ class Badge:
     def _wants(self, request: Request) -> bool:
         """Whether it opens a page, also one that the browser has in its cache, and is of nobody known."""
         opens = request.method == "GET" and "text/html" in request.headers.get("Accept", "")
-        return opens and not request.url.path.startswith(OURS) and not self._people().person(request.cookies.get(COOKIE))
+        return opens and not is_ours(request.url.path, self._base) and not self._people().person(request.cookies.get(COOKIE))

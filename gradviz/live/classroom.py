@@ -22,6 +22,7 @@ from gradviz.classroom import Classroom
 from gradviz.diagnosis import CHANCE, Verdict
 from gradviz.limits import Refused
 from gradviz.live import wire
+from gradviz.live.element import unloaded
 from gradviz.live.element import words as live_words
 from gradviz.live.routes import NEVER, script_route, script_url
 from gradviz.manager import RunManager
@@ -254,6 +255,11 @@ export default function (component) {
   const load = (name) => import(new URL(component.data[name], document.baseURI).href);
   Promise.all([load("script"), load("live")]).then(([classroom, live]) => {
     if (state.calls === call) classroom.render(state, component, live);
+  }, () => {
+    host.textContent = component.data.unloaded;
+    if (component.data.mode === "notice") { // it has no place of its own on the page
+      host.style.cssText = "position: fixed; left: 1rem; bottom: 1rem; z-index: 9; background: var(--st-background-color, #fff)";
+    }
   });
   return () => setTimeout(() => {
     if (state.calls === call) { state.calls++; state.part?.destroy(); state.part = null; }
@@ -300,7 +306,7 @@ def notice_panel(
 
 
 def _mount(data: dict[str, Any], key: str, **callbacks: Callable[[], None]) -> None:
-    data |= {"script": script_url(_SCRIPT), "live": script_url()}
+    data |= {"script": script_url(_SCRIPT), "live": script_url(), "unloaded": unloaded()}
     _component(key=key, data=data, **callbacks)
 
 

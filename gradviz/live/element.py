@@ -22,7 +22,7 @@ export default function (component) {
   const call = ++state.calls;
   import(new URL(component.data.script, document.baseURI).href).then((live) => {
     if (state.calls === call) live.render(state, component);
-  });
+  }, () => { host.textContent = component.data.unloaded; });
   return () => setTimeout(() => {
     if (state.calls === call) { state.calls++; state.panel?.destroy(); state.panel = null; }
   }, 300);
@@ -55,6 +55,12 @@ def preview_panel(preview: Preview, key: str = "preview", on_lost_change: Callab
     return _mount("preview", preview.id, key, {}, lost=on_lost_change)
 
 
+def unloaded() -> str:
+    """What stands in the place of an element whose script did not come."""
+    return _("A script of this page could not be loaded: reload the page. If it is still missing then, something between this "
+             "browser and the server keeps it back.")  # fmt: skip
+
+
 def words() -> dict[str, Any]:
     """Every text that live.js shows. `{name}` is filled in there."""
     return {
@@ -81,6 +87,7 @@ def _mount(mode: str, id: str, key: str, data: dict[str, Any], **callbacks: Call
             "id": id,
             "script": script_url(),
             "plotly": plotly_url(),
+            "unloaded": unloaded(),
             **scales(),
             "words": words(),
             **data,

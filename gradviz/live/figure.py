@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from gradviz.charts.draft import INK
+from gradviz.live.element import unloaded
 from gradviz.live.routes import plotly_url
 
 # The page's colours come in here, so that one figure serves light and dark. The clean-up does nothing: Streamlit may
@@ -37,6 +38,7 @@ export default function (component) {
     const text = read("--st-text-color", "#31333f"), back = read("--st-background-color", "#ffffff");
     const width = Math.floor(host.clientWidth);
     const shown = [width, text, back, style.getPropertyValue("--st-font"), data.id, data.figure].join();
+    if (!plot.shown) plot.textContent = "";
     if (width < 50 || shown === plot.shown) return; // asked by each script run, and by the observer as soon as it begins
     plot.shown = shown;
     const faint = `color-mix(in srgb, ${text} 22%, ${back})`;
@@ -56,6 +58,7 @@ export default function (component) {
     return Plotly.react(plot, ink(figure.data), ink(layout), config);
   }).catch((error) => {
     plot.shown = null; // the next call tries again
+    if (!window.Plotly) plot.textContent = data.unloaded;
     console.error(error);
   });
   plot.draw();
@@ -73,6 +76,7 @@ def figure_panel(figure: go.Figure, key: str, label: str, about: str = "") -> No
         "plotly": plotly_url(),
         "figure": figure.to_json(),  # Plotly's own: inf and nan become null
         "label": label,
+        "unloaded": unloaded(),
         "ink": INK,
         "id": f"{key} {about}",
     }

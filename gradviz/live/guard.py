@@ -43,6 +43,11 @@ def headers(authority: str = "") -> dict[str, str]:
     }
 
 
+def is_ours(path: str, base: str = "") -> bool:
+    """Whether a route of ours answers it, and not Streamlit."""
+    return path.removeprefix(base).startswith(OURS)
+
+
 class Guard:
     """ASGI middleware. A refusal is one sentence: 403, 413, 414, 431, or 429 with Retry-After."""
 
@@ -53,10 +58,12 @@ class Guard:
         burst: int = BURST,
         clock: Callable[[], float] = time.monotonic,
         get_names: Callable[[], Iterable[str]] = lambda: (),
+        base: str = "",
     ):
-        """`get_names()`: what the server may be called beside what the machine calls itself; see hosts.py."""
+        """`get_names()`: what the server may be called beside what the machine calls itself; see hosts.py. `base`: what
+        every path begins with, such as /gradviz."""
         self._app, self._rate, self._burst, self._clock = app, rate, burst, clock
-        self._own, self._get_names = hosts.own_names(), get_names
+        self._own, self._get_names, self._base = hosts.own_names(), get_names, base
         self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()  # address -> requests left, and when that was
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,7 +104,7 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
         path = scope["path"]
-        ours = path.startswith(OURS)
+        ours = is_ours(path, self._base)
         wait = ours and self._wait(scope["client"][0] if scope.get("client") else "")
         if wait:
             sentence = f"Too many requests from one address; wait {wait} s."

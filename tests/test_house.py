@@ -43,7 +43,6 @@ LONGER = {
     "gradviz/lessons.py",
     "gradviz/live/live.js",
     "gradviz/live/routes.py::build_routes",
-    "gradviz/live/wire.py::delta",
     "gradviz/manager.py",
     "gradviz/manager.py::RunManager",
     "gradviz/store.py::RunStore",

@@ -54,31 +54,17 @@ def delta(
     newest = pool(values[-1]) if columns else np.empty(0, np.float32)
     tests = [test for test in history.tests if test[0] >= first * history.stride]
     header = {
-        "id": run.id,
-        "created": run.created,
-        "status": status,
-        "live": status.live,
-        "device": run.device,
-        "message": run.message,
+        **_state(run, status, history),
         "verdict": verdict,
         "sentence": sentence,
-        "nonfinite_layer": run.nonfinite_layer,
-        "test_accuracy": run.test_accuracy,
-        "steps": history.steps,
-        "total": run.config.steps,
-        "stride": history.stride,
         "first": first,
         "columns": columns,
-        "layers": history.layers,
-        "rows": min(history.layers, MAX_ROWS),
         "tests": len(tests),
         "quantity": quantity,
         "low": low,
         "high": high,
-        **_figures(history),
         "place": place if status is Status.QUEUED else None,
         "wait": wait if status is Status.QUEUED else None,
-        "seconds_left": _seconds_left(run, history) if status is Status.RUNNING else None,
     }
     if first == 0:
         header["names"] = run.config.layer_names
@@ -92,6 +78,27 @@ def delta(
         np.array([accuracy for _, accuracy in tests], np.float32),
         encode(pool(values[first:]), quantity, low, high),
     )
+
+
+def _state(run: Run, status: Status, history: History) -> dict[str, Any]:
+    """What a header says of the run itself."""
+    return {
+        "id": run.id,
+        "created": run.created,
+        "status": status,
+        "live": status.live,
+        "device": run.device,
+        "message": run.message,
+        "nonfinite_layer": run.nonfinite_layer,
+        "test_accuracy": run.test_accuracy,
+        "steps": history.steps,
+        "total": run.config.steps,
+        "stride": history.stride,
+        "layers": history.layers,
+        "rows": min(history.layers, MAX_ROWS),
+        **_figures(history),
+        "seconds_left": _seconds_left(run, history) if status is Status.RUNNING else None,
+    }
 
 
 def profile(run: Run, step: int, **extra: Any) -> bytes:

@@ -179,7 +179,9 @@ class RunManager:
         self._hurry, self._hurry_there = Pace(*_HURRY, clock), Pace(*_HURRY_THERE, clock)
         self._turn = slice if math.isfinite(slice) else 0.0  # seconds that a worker is taken at a time, a running mean
         self._deletions = 0
-        self._started = time.time()
+        self._started, self._steady = time.time(), machine.steady()
+        self._newest = self._newest_kept()
+        self._first = max(self._started, self._newest + 0.001)  # what is begun now is newer than all that is kept
         self._steps = self._crashes = 0
         self._refused: Counter[str] = Counter()
         self._ended: Counter[Status] = Counter()
@@ -231,7 +233,8 @@ class RunManager:
                     raise Refused("queue", _("Too many runs wait already ({most}): wait until some have ended.").format(
                         most=self._limits.queue))  # fmt: skip
                 self._check_share(client, address)
-                run = Run(config, History(config.layers, max_columns(config.layers)), clients=(client,) if client else ())
+                history = History(config.layers, max_columns(config.layers))
+                run = Run(config, history, created=self._now(), clients=(client,) if client else ())
                 unsaved = self._jobs.get(run.id)
                 old = unsaved.replaces or old if unsaved else old
                 self._begin(run, address, replaces=old if old and old.history.steps else None)
@@ -541,6 +544,13 @@ class RunManager:
             job.saved = None
         job.seen = self._clock()
 
+    def _newest_kept(self) -> float:
+        try:
+            return self._store.newest()
+        except StoreError as error:
+            self._warn("read", str(error))
+            return 0.0
+
     def _waiting(self) -> list[Run]:
         try:
             return self._store.waiting()
@@ -555,7 +565,7 @@ class RunManager:
         self._check_memory(config)
         try:
             surplus = self._store.count() + (not again) - self._limits.runs  # `again` replaces one
-            old = self._store.oldest_ended(surplus, time.time() - _PRESENT) if surplus > 0 else []
+            old = self._store.oldest_ended(surplus, self._is_old) if surplus > 0 else []
         except StoreError as error:
             self._warn("read", str(error))
             self._check_unsaved()
@@ -567,6 +577,16 @@ class RunManager:
         for id in old:
             if id not in self._jobs:
                 self.delete(id)
+
+    def _now(self) -> float:
+        """Unix time, by a clock that nobody sets while the server runs: a jump makes no run of minutes ago an old one."""
+        return self._first + machine.steady() - self._steady
+
+    def _is_old(self, created: float) -> bool:
+        """Whether a run is surely a day old. How long ago the last server ran only a clock could say that may have been set."""
+        if created >= self._first:
+            return self._now() - created > _PRESENT
+        return self._now() - self._first + max(0.0, (self._newest or self._first) - created) > _PRESENT
 
     def _check_memory(self, config: RunConfig) -> None:
         """Raises Refused if it does not fit even once the trainings that have taken their memory have given it back."""
@@ -886,7 +906,7 @@ class RunManager:
                         self._keep(runs[job])
                     job.replaces = None
 
-    def _unsaved(self) -> list[Run]:
+    def unsaved(self) -> list[Run]:
         """Ended runs that are in memory and not in the store."""
         with self._changed:
             return [job.run for job in self._jobs.values() if not job.run.status.live]
@@ -894,7 +914,7 @@ class RunManager:
     def _unsaved_sentence(self) -> str:
         with self._changed:
             live = sum(job.run.status.live for job in self._jobs.values())
-        ended = len(self._unsaved())
+        ended = len(self.unsaved())
         if not live and not ended:
             return ""
         text = _("In memory, but not kept yet: {live} runs that go on and {ended} that have ended.")
@@ -902,7 +922,7 @@ class RunManager:
 
     def _check_unsaved(self) -> None:
         """Raises Refused while the memory for runs that cannot be written is used up."""
-        if "write" in self._troubles and sum(run.history.nbytes for run in self._unsaved()) > _UNSAVED_BYTES:
+        if "write" in self._troubles and sum(run.history.nbytes for run in self.unsaved()) > _UNSAVED_BYTES:
             raise Refused("disk", _("The runs that cannot be written have used up the memory for them: {reason}").format(
                 reason=self.warning))  # fmt: skip
 

@@ -32,6 +32,8 @@ from gradviz.words import gettext as _
 
 log = logging.getLogger("gradviz")
 
+_YEAR = 366 * 86400.0  # seconds
+
 __all__ = ["INTERRUPTED", "RunStore", "StoreError", "Summary"]
 
 
@@ -221,7 +223,7 @@ class RunStore:
 
     def waiting(self) -> list[Run]:
         """The runs that somebody asked for and that had not begun when the last server ended, oldest first."""
-        query = "SELECT * FROM runs WHERE status = ? ORDER BY created, rowid"
+        query = "SELECT * FROM runs WHERE status = ? ORDER BY rowid"
         with self._file.reading() as db:
             rows = db.execute(query, (str(Status.QUEUED),)).fetchall()
         runs = []
@@ -239,23 +241,29 @@ class RunStore:
         with self._file.reading() as db:
             return db.execute("SELECT count(*) FROM runs").fetchone()[0]
 
-    def oldest_ended(self, count: int, before: float) -> list[str]:
-        """Ids of at most `count` runs that have ended and were created before this Unix time, oldest first.
+    def newest(self) -> float:
+        """When the newest run was created, Unix time; 0 if there is none. Those from beyond next year are no help."""
+        with self._file.reading() as db:
+            query = "SELECT max(created) FROM runs WHERE typeof(created) IN ('real', 'integer') AND created BETWEEN 0 AND ?"
+            return db.execute(query, (time.time() + _YEAR,)).fetchone()[0] or 0.0
+
+    def oldest_ended(self, count: int, is_old: Callable[[float], bool]) -> list[str]:
+        """Ids of at most `count` runs that have ended and whose time of creation `is_old`, the first that were kept first.
 
         What this version cannot read is not among them: another may.
         """
         ended = [str(status) for status in Status if not status.live]
-        query = f"SELECT * FROM runs WHERE status IN ({', '.join('?' * len(ended))}) AND created < ? ORDER BY created"
+        query = f"SELECT * FROM runs WHERE status IN ({', '.join('?' * len(ended))}) ORDER BY rowid"
         ids: list[str] = []
         with self._file.reading() as db:
-            for row in db.execute(query, (*ended, before)):
+            for row in db.execute(query, ended):
                 if len(ids) == count:
                     break
                 try:
-                    Sound.of(row)
+                    if is_old(Sound.of(row).created):
+                        ids.append(row["id"])
                 except ValueError:
                     continue
-                ids.append(row["id"])
         return ids
 
     def delete(self, id: str) -> None:

@@ -53,12 +53,16 @@ class Desk:
         memory_left: Callable[[], float | None] = machine.memory_left,
         reserve: float = RESERVE,
         patience: float = PATIENCE,
+        hope: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ):
-        """`share`: places that one person may have. `memory_left`: bytes, or None if that cannot be known."""
+        """`share`: places that one person may have. `memory_left`: bytes, or None if that cannot be known.
+
+        `hope`: seconds to wait for memory where nobody who has a place here will give any back, but others may.
+        """
         self._places, self._share = places, share or places
         self._memory_left, self._reserve = memory_left, reserve
-        self._patience, self._clock = patience, clock
+        self._patience, self._hope, self._clock = patience, hope, clock
         self._changed = threading.Condition()
         self._waiting: list[Ticket] = []
         self._taken: list[Ticket] = []
@@ -115,7 +119,7 @@ class Desk:
                     while len(self._last) > _REMEMBERED:
                         self._last.popitem(last=False)
                     return True
-                if not others or self._clock() - ticket.came > self._patience:  # nobody gives any back
+                if self._clock() - ticket.came >= (self._patience if others else self._hope):
                     raise Refused("memory", too_little(left, ticket.need, self._reserve))
             elif self._clock() - ticket.came > self._patience:
                 raise Refused("busy", _("The server is busy with other people's wishes. Try again in {n} s.").format(n=RETRY))

@@ -77,6 +77,7 @@ def parquet_parts(tables: Iterable[pd.DataFrame]) -> Iterator[bytes]:
     finally:
         if writer:
             writer.close()
+        pyarrow.default_memory_pool().release_unused()
     yield sink.take()
 
 

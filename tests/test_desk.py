@@ -86,6 +86,19 @@ def test_nothing_new_begins_while_memory_is_short_and_the_sentence_says_how_much
     assert it.busy == 0
 
 
+def test_memory_that_others_may_give_back_is_waited_for():
+    now, left = 0.0, 1e6
+    it = Desk(memory_left=lambda: left, hope=15, clock=lambda: now)
+    ann, bob = it.line_up("ann"), it.line_up("bob")
+    assert not it.serve(ann)
+    left, now = 1e9, 14.0
+    assert it.serve(ann)
+    it.leave(ann)
+    left, now = 1e6, 15.0
+    with pytest.raises(Refused, match="too little memory"):
+        it.serve(bob)
+
+
 def test_who_waits_too_long_and_who_wishes_too_much_is_told_so():
     now = 0.0
     it = Desk(places=1, memory_left=lambda: None, patience=60, clock=lambda: now)
@@ -142,6 +155,10 @@ def test_a_page_says_why_it_draws_nothing_when_memory_is_short(page_server, path
     page.run()
     assert not page.exception
     assert any("too little memory left for this now: 1 MB" in warning.value for warning in page.warning)
+    again = next(button for button in page.button if button.label == "Try again")
+    object.__setattr__(page_server, "desk", Desk(memory_left=lambda: None))
+    again.click().run()
+    assert not page.exception and not any("too little memory" in warning.value for warning in page.warning)
 
 
 def test_any_page_is_one_sentence_while_hardly_any_memory_is_left(page_server):

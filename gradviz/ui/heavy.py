@@ -39,6 +39,7 @@ def heavily(draw: Callable[[], None], configs: Iterable[RunConfig] = ()) -> None
             draw()
     except Refused as refusal:
         note.warning(as_text(str(refusal)), icon=":material/memory:")
+        st.button(_("Try again"), key=f"again {draw.__code__.co_firstlineno}")
 
 
 def said_if_refused(action: Callable[..., Any]) -> Callable[..., Any]:

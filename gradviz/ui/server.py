@@ -62,7 +62,8 @@ def _build() -> Server:
     sweeps = SweepRunner(manager, settings.store / "sweeps", at_once=max(1, settings.workers - 1))
     classroom = Classroom(settings.store / "classroom.json", settings.pin)
     people = People(settings.store / "people.secret")
-    return Server(settings, shelf, store, manager, sweeps, classroom, people, nursery, Desk(2), Desk(6, share=3))
+    desk, exports = Desk(2, hope=15.0), Desk(4, share=2, hope=15.0)
+    return Server(settings, shelf, store, manager, sweeps, classroom, people, nursery, desk, exports)
 
 
 # The only thing of a module that changes: pages and routes are given nothing by Streamlit that they could hold it by. One for

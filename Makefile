@@ -1,5 +1,6 @@
 # make run    installs the app into .venv and starts it; a second start installs nothing
 # make test   installs what the tests need as well, checks the style and runs every test
+# make test-others  does the same, and before it runs the tests that train under two other arithmetics
 # make audit  asks a public database whether a dependency has a known weakness
 # Plain sh and make 3.81 (macOS). Another Python: make run PYTHON=python3.12
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -8,7 +9,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run test audit install clean
+.PHONY: help run test test-others audit install clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -16,11 +17,10 @@ help:
 run: $(VENV)/app.stamp
 	@exec $(BIN)/python -m streamlit run app.py
 
-test: $(VENV)/app.stamp $(VENV)/tests.stamp
+test test-others: $(VENV)/app.stamp $(VENV)/tests.stamp
 	@$(BIN)/python tests/chromium.py
 	@$(BIN)/ruff check
-	@$(BIN)/python -m pytest -m "not browser" -n 2 --dist loadfile
-	@$(BIN)/python -m pytest -m browser
+	@exec $(BIN)/python tests/parts.py $(if $(filter test-others,$@),--others)
 
 audit: $(VENV)/app.stamp
 	@$(BIN)/python tests/audit.py

@@ -7,19 +7,21 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# One thread: the same sums in the same order everywhere, and no fight for the cores. Must stand before torch is imported.
-os.environ["OMP_NUM_THREADS"] = "1"
+# One thread: no fight for the cores. Two are another arithmetic, under which the tests hold too. Before torch is imported.
+os.environ["OMP_NUM_THREADS"] = os.environ.get("GRADVIZ_TEST_THREADS", "1")
 os.environ.setdefault("GRADVIZ_DOWNLOAD", "off")  # no test waits for the network
 
 import pytest
 from chromium import MISSING, find
 
 ROOT = Path(__file__).parent.parent
+UNMARKED_STEPS = 19  # of an optimiser, which a test may take without the mark `trains`; an outcome is judged by 20
 
 
 @pytest.fixture(scope="session")
@@ -126,6 +128,17 @@ def page_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[obj
     server.clear()
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For a test that compares its own numbers with those of a worker of one thread, however many the suite is played with."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def browser_type_launch_args() -> dict[str, object]:
     """Read by pytest-playwright. Without a Chromium every test that asks for a page is skipped, with the reason."""
@@ -141,3 +154,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"page", "context", "browser"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.browser)
+
+
+_taken = pytest.StashKey[list[int]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_taken] = []
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Counts the steps that tests take themselves; those in a manager's threads come and go with time."""
+    taken = item.config.stash[_taken]
+    if not taken and "torch" in sys.modules:
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        taken.append(0)
+
+        def count(*_: object) -> None:
+            taken[0] += threading.current_thread() is threading.main_thread()
+
+        register_optimizer_step_post_hook(count)
+    if taken:
+        taken[0] = 0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """What trains must say so: only then is it run again under other arithmetics."""
+    yield
+    steps = sum(item.config.stash[_taken])
+    if steps > UNMARKED_STEPS and not item.get_closest_marker("trains"):
+        pytest.fail(f"{item.name} takes {steps} steps of an optimiser: mark it `trains`", pytrace=False)

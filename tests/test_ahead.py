@@ -23,6 +23,7 @@ from gradviz.data import Dataset, Shelf
 from gradviz.runs import QUANTITIES, Status, StepRecord
 from gradviz.trainer import Trainer, never
 
+pytestmark = pytest.mark.trains
 CPU = torch.device("cpu")
 aten = torch.ops.aten
 ROW = {name: row for row, name in enumerate(QUANTITIES)}

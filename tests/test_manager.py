@@ -1273,6 +1273,8 @@ def test_only_so_many_previews_are_held(managed: Callable, stage: Stage) -> None
 # With the real trainer
 
 
+@pytest.mark.trains
+@pytest.mark.usefixtures("one_thread")
 def test_a_run_gives_the_same_numbers_alone_and_among_three_others(managed: Callable, shelf: Shelf) -> None:
     config = replace(SMALL, steps=25, batch_norm=True, activation="relu", blocks=2)
     alone = list(Trainer(config, shelf.load("digits"), torch.device("cpu")))

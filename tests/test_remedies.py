@@ -21,6 +21,7 @@ from gradviz.trainer import Trainer
 from gradviz.treatment import FEEDBACK_GAIN, steer
 from gradviz.ui import controls
 
+pytestmark = pytest.mark.trains
 ROWS = {name: row for row, name in enumerate(QUANTITIES)}
 IMAGES = torch.randn(32, 1, 28, 28, generator=torch.Generator().manual_seed(9))
 

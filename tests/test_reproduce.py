@@ -37,6 +37,7 @@ def bench(store, **more) -> tuple[Bench, list[str]]:
     return Bench(DIGITS, store, said.append, device="cpu", **more), said
 
 
+@pytest.mark.trains
 def test_a_run_ends_as_soon_as_it_has_trained_and_a_second_start_takes_it_from_the_store(store):
     first, said = bench(store)
     run = first.run(NET)
@@ -47,6 +48,7 @@ def test_a_run_ends_as_soon_as_it_has_trained_and_a_second_start_takes_it_from_t
     assert list(again.used) == [NET.run_id]
 
 
+@pytest.mark.trains
 def test_a_lesson_that_wants_the_whole_run_is_not_given_a_shortened_one(store):
     first, _said = bench(store)
     first.run(NET)
@@ -54,6 +56,7 @@ def test_a_lesson_that_wants_the_whole_run_is_not_given_a_shortened_one(store):
     assert whole.status is Status.FINISHED and whole.history.steps == NET.steps
 
 
+@pytest.mark.trains
 def test_no_run_begins_after_the_time_is_up_but_kept_ones_still_count(store):
     bench(store)[0].run(NET)
     late, _said = bench(store, seconds=-1)

@@ -302,6 +302,7 @@ def test_a_stopped_sweep_rests_and_a_resumed_one_trains_what_was_cut_short(room)
     assert len(room.counted.begun) == begun + 40 - (begun - len(cut)) and len(room.counted.ended) == 40
 
 
+@pytest.mark.trains
 def test_a_run_stops_once_it_has_trained_and_only_then(room):
     bases = [RunConfig(activation="relu", steps=5000, blocks=0), RunConfig(activation="sigmoid", steps=60, blocks=0)]
     sweep = Sweep.over("early", bases, {"blocks": [0]}, [0])
@@ -313,6 +314,7 @@ def test_a_run_stops_once_it_has_trained_and_only_then(room):
     assert sigmoid.outcome == STUCK and sigmoid.steps == 60
 
 
+@pytest.mark.trains
 def test_a_sweep_that_wants_whole_runs_is_not_content_with_one_that_was_stopped_early(room):
     base = [RunConfig(activation="relu", steps=2000, blocks=0)]
     early, whole = (Sweep.over("s", base, {"blocks": [0]}, [0], early=early) for early in (True, False))

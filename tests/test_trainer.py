@@ -14,6 +14,7 @@ from gradviz.model import DeepLeNet, initialise
 from gradviz.runs import QUANTITIES, History, Status
 from gradviz.trainer import Trainer, resolve_device
 
+pytestmark = pytest.mark.trains
 CPU = torch.device("cpu")
 ROW = {name: row for row, name in enumerate(QUANTITIES)}
 
@@ -102,13 +103,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_record_and_names_the_la
 
 
 def test_the_same_config_gives_the_same_numbers_alone_and_beside_three_others(digits):
+    threads_of_torch = torch.get_num_threads()
     configs = [config(seed=seed, batch_norm=seed % 2 == 1, steps=6) for seed in range(4)]
     alone = [[r.loss for r in Trainer(c, digits, CPU)] for c in configs]
     together: dict[int, list[float]] = {}
     start = threading.Barrier(4)
 
     def train(k: int) -> None:
-        torch.get_num_threads(), torch.set_num_threads(1)
+        torch.set_num_threads(threads_of_torch)  # each thread has its own
         trainer = Trainer(configs[k], digits, CPU)
         start.wait()
         together[k] = [record.loss for record in trainer]

@@ -97,9 +97,10 @@ def history(records: list[StepRecord]) -> History:
     ],
     ids=["shortcut", "batch-norm", "diverging"],
 )
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.trains
 def test_a_process_gives_the_same_bits_as_a_thread(nursery: Nursery, shelf: Shelf, changes: dict) -> None:
     config = replace(SMALL, **changes)
-    torch.set_num_threads(1)
     trainer = Trainer(config, shelf.load("digits"), CPU)
     here = list(trainer)
     training = nursery(config, never)
@@ -122,8 +123,8 @@ def test_a_process_gives_the_same_bits_as_a_thread(nursery: Nursery, shelf: Shel
         assert end.status == Status.DIVERGED
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_preview_is_that_of_the_trainer(nursery: Nursery, shelf: Shelf) -> None:
-    torch.set_num_threads(1)
     mine, its = Trainer(SMALL, shelf.load("digits"), CPU).preview(), nursery(SMALL, never).preview()
     assert mine.layers.tobytes() == its.layers.tobytes() and mine.loss == its.loss and its.seconds > 0
 
@@ -311,8 +312,9 @@ def test_a_server_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> Non
     until(lambda: not any(map(alive, pids)), seconds=15)
 
 
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.trains
 def test_a_run_through_the_manager_is_the_run_of_a_thread(managed: RunManager, shelf: Shelf) -> None:
-    torch.set_num_threads(1)
     here = list(Trainer(SMALL, shelf.load("digits"), CPU))
     run: Run = managed.start(SMALL)
     assert managed.wait(run.id, 60) and run.status == Status.FINISHED and run.device == "cpu, 1 thread"

@@ -42,6 +42,11 @@ class Arithmetic:
         """Whether it gives the same digits twice: a GPU's kernels may add up in another order each time."""
         return self.device == "cpu"
 
+    @property
+    def code(self) -> str:
+        """On one line, for a column of a table: 'cpu AVX512 x86_64 AuthenticAMD threads=1 torch=2.13.0+cpu'."""
+        return " ".join(filter(None, (self.device, self.processor, self.held, f"threads={self.threads}", f"torch={self.torch}")))
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -23,30 +23,33 @@ def layer_table(run: Run) -> pd.DataFrame:
     """One row per kept column and layer, layers in forward order.
 
     `step` is the column's first step and `steps` how many it covers: each quantity is the maximum over them. `loss`
-    and `accuracy` are those of the first step.
+    and `accuracy` are those of the first step. `computed_with`, in each row, is Arithmetic.code or "unknown".
     """
     history = run.history.snapshot()
-    return _layers(history, run.config.layer_names, 0, len(history.columns))
+    return _layers(history, run, 0, len(history.columns))
 
 
 def step_table(run: Run) -> pd.DataFrame:
-    """One row per step: loss (nats), accuracy of the batch, seconds since the start, test accuracy (nan: not taken)."""
+    """One row per step: loss (nats), accuracy of the batch, seconds since the start, test accuracy (nan: not taken).
+
+    And `computed_with`, as in `layer_table`.
+    """
     history = run.history.snapshot()
-    return _steps(history, 0, history.steps)
+    return _steps(history, run, 0, history.steps)
 
 
 def layer_parts(run: Run) -> Iterator[pd.DataFrame]:
     """`layer_table` in pieces, at least one."""
-    history, names = run.history.snapshot(), run.config.layer_names
-    for first, end in _pieces(len(history.columns), max(1, _ROWS // len(names))):
-        yield _layers(history, names, first, end)
+    history = run.history.snapshot()
+    for first, end in _pieces(len(history.columns), max(1, _ROWS // run.config.layers)):
+        yield _layers(history, run, first, end)
 
 
 def step_parts(run: Run) -> Iterator[pd.DataFrame]:
     """`step_table` in pieces, at least one."""
     history = run.history.snapshot()
     for first, end in _pieces(history.steps, _ROWS):
-        yield _steps(history, first, end)
+        yield _steps(history, run, first, end)
 
 
 def csv(table: pd.DataFrame) -> str:
@@ -114,7 +117,8 @@ class Sink:
         return data
 
 
-def _layers(history: History, names: tuple[str, ...], first: int, end: int) -> pd.DataFrame:
+def _layers(history: History, run: Run, first: int, end: int) -> pd.DataFrame:
+    names = run.config.layer_names
     columns = history.columns[first:end]
     steps = np.arange(first, first + len(columns)) * history.stride
 
@@ -128,14 +132,21 @@ def _layers(history: History, names: tuple[str, ...], first: int, end: int) -> p
         "accuracy": each_layer(history.accuracy[steps]),
         "layer": np.tile(np.array(names, dtype=object), len(columns)),
     }
-    return pd.DataFrame(head | {name: columns[:, row].ravel() for row, name in enumerate(QUANTITIES)})
+    table = pd.DataFrame(head | {name: columns[:, row].ravel() for row, name in enumerate(QUANTITIES)})
+    return table.assign(computed_with=_computed_with(run, len(table)))
 
 
-def _steps(history: History, first: int, end: int) -> pd.DataFrame:
+def _computed_with(run: Run, rows: int) -> np.ndarray:
+    return np.full(rows, run.arithmetic.code if run.arithmetic else "unknown", dtype=object)
+
+
+def _steps(history: History, run: Run, first: int, end: int) -> pd.DataFrame:
     steps, some = np.arange(first, end), slice(first, end)
     scalars = {"step": steps, "loss": history.loss[some], "accuracy": history.accuracy[some], "seconds": history.seconds[some]}
     tests = pd.Series(dict(history.tests), dtype=float)
-    return pd.DataFrame(scalars).assign(test_accuracy=tests.reindex(steps).to_numpy())
+    return pd.DataFrame(scalars).assign(
+        test_accuracy=tests.reindex(steps).to_numpy(), computed_with=_computed_with(run, len(steps))
+    )
 
 
 def _pieces(count: int, size: int) -> Iterator[tuple[int, int]]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
+from gradviz.arithmetic import arithmetic_text
 from gradviz.charts import HOW_TO_READ
 from gradviz.charts.runs import (
     accuracy_figure,
@@ -89,6 +90,11 @@ def settings_table(runs: dict) -> None:
     ]  # fmt: skip
     st.table(pd.DataFrame(rows).set_index(_("run")))
     st.caption(_("In common: {settings}.").format(settings=" · ".join(same)))
+    computed = {name.split(" · ")[0]: run.arithmetic for name, run in runs.items() if run.history.steps}
+    if len(set(computed.values())) > 1:
+        st.info(_("Not computed alike, so these runs may differ, a little at first, by more than their settings: {runs}.").format(
+            runs="; ".join(f"{number}: {arithmetic_text(arithmetic)}" for number, arithmetic in computed.items())),
+            icon=":material/memory:")  # fmt: skip
 
 
 def pictures(runs: dict) -> None:

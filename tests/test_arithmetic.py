@@ -62,5 +62,11 @@ def test_an_arithmetic_comes_back_from_json_also_with_what_a_later_version_added
     assert Arithmetic.from_dict(json.loads(json.dumps(PLAIN.to_dict() | {"later": 1}))) == PLAIN
 
 
+def test_its_code_is_one_line_with_all_of_it():
+    other = replace(PLAIN, held="ONEDNN_MAX_CPU_ISA=SSE41")
+    assert PLAIN.code == "cpu AVX2 x86_64 GenuineIntel threads=2 torch=2.13.0+cpu"
+    assert other.code == "cpu AVX2 x86_64 GenuineIntel ONEDNN_MAX_CPU_ISA=SSE41 threads=2 torch=2.13.0+cpu"
+
+
 def test_only_a_processor_repeats_its_digits():
     assert PLAIN.repeatable and not replace(PLAIN, device="cuda").repeatable

@@ -18,6 +18,7 @@ from asgi import ask
 from starlette.applications import Starlette
 
 from gradviz import sweep
+from gradviz.arithmetic import Arithmetic
 from gradviz.charts.sweeps import border_figure
 from gradviz.classroom import (
     LONGEST_NAME,
@@ -477,10 +478,12 @@ def test_the_archive_holds_every_run_as_it_was_recorded(tmp_path):
     room = Classroom(tmp_path / "c.json")
     room.join("one", "Ann", SMALL.run_id)
     room.join("two", "李雷", SMALL.run_id)
+    runs[0].arithmetic = Arithmetic("cpu", "AVX2 x86_64", "", 2, "2.13.0")
     with zipfile.ZipFile(io.BytesIO(b"".join(archive(iter(runs), room.names)))) as file:
         assert file.testzip() is None
         rows = list(csv.DictReader(io.TextIOWrapper(file.open("runs.csv"), encoding="utf-8")))
         assert [row["run"] for row in rows] == [run.id for run in runs] and rows[0]["names"] == "Ann, 李雷"
+        assert [row["computed_with"] for row in rows] == [runs[0].arithmetic.code] + ["unknown"] * (len(runs) - 1)
         for run, row in zip(runs, rows, strict=True):
             steps = run.history.steps
             assert (row["status"], int(row["steps_done"]), int(row["blocks"])) == (run.status, steps, run.config.blocks)

@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
+from gradviz.arithmetic import Arithmetic, arithmetic_text
 from gradviz.config import RunConfig
 from gradviz.runs import QUANTITIES, History, Run, Status
 from gradviz.store import RunStore
@@ -49,6 +50,19 @@ def test_the_table_shows_what_differs_and_the_line_below_it_what_is_shared(page_
     table = page.table[0].value
     assert list(table["Learning rate"]) == ["0.001", "0.01"] and "Blocks" not in table.columns and "Seed" not in table.columns
     assert "relu" in text(page) and "shortcut" in text(page) and "1 blocks" in text(page)
+
+
+def test_runs_that_were_not_computed_alike_are_said_to_be(page_server):
+    here = Arithmetic("cpu", "AVX2 x86_64", "", 1, "2.13.0")
+    runs = [kept(replace(BASE, seed=seed)) for seed in range(3)]
+    for run, arithmetic in zip(runs, (here, replace(here, threads=2), None), strict=True):
+        run.arithmetic = arithmetic
+    page_server.store.save(*runs)
+    for chosen in (runs[:2], runs[::2]):
+        said = text(opened(*chosen))
+        assert "Not computed alike" in said and all(arithmetic_text(run.arithmetic) in said for run in chosen)
+    page_server.store.save(same := replace(runs[0], config=replace(BASE, seed=9)))
+    assert "Not computed alike" not in text(opened(runs[0], same))
 
 
 def test_a_run_that_is_not_here_and_a_ninth_are_left_out(page_server):

@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from gradviz import export
+from gradviz.arithmetic import Arithmetic
 from gradviz.config import RunConfig
 from gradviz.runs import QUANTITIES, History, Run, StepRecord
 
@@ -46,12 +47,12 @@ def test_csv_gives_every_number_back_exactly():
 def test_every_number_of_a_csv_is_one_to_the_readers_of_csv():
     """polars takes a column for numbers if each of them matches this; R and pandas read these words too."""
     run, records = measured(4)
-    text = export.csv(export.layer_table(run))
+    text, words = export.csv(export.layer_table(run)), ["layer", "computed_with"]
     polars = re.compile(r"[-+]?((\d*\.\d+)([eE][-+]?\d+)?|inf|NaN|(\d+)[eE][-+]?\d+|\d+\.|\d+)")
     for row in csv_reader.DictReader(io.StringIO(text)):
-        assert all(polars.fullmatch(value) for name, value in row.items() if name != "layer"), row
+        assert all(polars.fullmatch(value) for name, value in row.items() if name not in words), row
     table = pd.read_csv(io.StringIO(text))
-    assert [name for name in table if table[name].dtype == object or table[name].dtype == "str"] == ["layer"]
+    assert [name for name in table if table[name].dtype == object or table[name].dtype == "str"] == words
     steps = export.csv(export.step_table(run))
     assert [row["test_accuracy"] for row in csv_reader.DictReader(io.StringIO(steps))] == ["NaN", "NaN", "0.5", "NaN"]
 
@@ -86,8 +87,25 @@ def test_the_step_table_keeps_every_step_however_columns_were_merged():
     assert back["step"] == list(range(7)) and back["loss"][-1] == math.inf
 
 
+@pytest.mark.parametrize("name", export.FILES)
+def test_each_file_says_in_each_row_what_the_run_was_computed_with(name):
+    run, _records = measured(3)
+    for run.arithmetic, said in (
+        (None, "unknown"),
+        (Arithmetic("cpu", "AVX2 x86_64", "ONEDNN_MAX_CPU_ISA=SSE41", 2, "2.13.0"),
+         "cpu AVX2 x86_64 ONEDNN_MAX_CPU_ISA=SSE41 threads=2 torch=2.13.0"),
+    ):  # fmt: skip
+        data = b"".join(export.FILES[name][0](run))
+        if name.endswith(".csv"):
+            rows = [row["computed_with"] for row in csv_reader.DictReader(io.StringIO(data.decode()))]
+        else:
+            rows = pyarrow.parquet.read_table(io.BytesIO(data))["computed_with"].to_pylist()
+        assert rows == [said] * (3 * (7 if name.startswith("layers") else 1))
+
+
 def test_a_run_without_a_record_gives_tables_with_headings_only():
     run = Run(CONFIG, History(CONFIG.layers))
-    assert export.csv(export.layer_table(run)).strip() == ",".join(["step", "steps", "loss", "accuracy", "layer", *QUANTITIES])
-    assert export.csv(export.step_table(run)).strip() == "step,loss,accuracy,seconds,test_accuracy"
+    assert export.csv(export.layer_table(run)).strip() == ",".join(
+        ["step", "steps", "loss", "accuracy", "layer", *QUANTITIES, "computed_with"])
+    assert export.csv(export.step_table(run)).strip() == "step,loss,accuracy,seconds,test_accuracy,computed_with"
     assert pyarrow.parquet.read_table(io.BytesIO(export.parquet(export.layer_table(run)))).num_rows == 0

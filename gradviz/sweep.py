@@ -9,26 +9,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import logging
 import math
-import os
 import statistics
-import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from gradviz.config import FIELDS, ConfigError, RunConfig
 from gradviz.diagnosis import CHANCE, LEFT_CHANCE, LOUD
-from gradviz.limits import Refused
-from gradviz.manager import RunManager
 from gradviz.runs import Run, Status
 from gradviz.store import Summary
-
-log = logging.getLogger("gradviz")
 
 WINDOW = 20  # steps whose mean loss is judged: one batch of 32 scatters by up to 0.1
 MARGIN = 0.5  # nats under chance: a fifth of the way down, and five times what the loss of a net that learns nothing scatters
@@ -245,7 +236,7 @@ def estimate(configs: Iterable[RunConfig], rate: float, at_once: int = 1) -> flo
     return rate * sum(config.steps * cost(config) for config in configs) / at_once
 
 
-# Running
+# While it runs
 
 
 def looked(run: Run) -> bool:
@@ -257,238 +248,3 @@ def trained_already(run: Run) -> bool:
     """Whether it counts as trained now: cheap enough to ask after every step."""
     loss = run.history.loss[-WINDOW:]
     return len(loss) == WINDOW and bool(np.mean(loss) < TRAINED_BELOW)
-
-
-class SweepRunner:
-    """Leads sweeps through the run manager, a few runs at a time, so that somebody's single run never waits behind a whole sweep.
-
-    Definitions lie as small JSON files in `folder`; those that were going on when the server ended go on when it
-    starts. Every method may be called from any thread.
-    """
-
-    def __init__(self, manager: RunManager, folder: Path, at_once: int = 1, tick: float = 0.3):
-        """`at_once`: live runs of all sweeps together. `tick`: seconds between two looks."""
-        self.at_once = at_once
-        self.warning = ""  # one sentence while definitions cannot be kept or after a run was refused, else empty
-        self._refusal = ""
-        self._manager, self._folder = manager, folder
-        self._sweeps: dict[str, Sweep] = {}
-        self._active: list[str] = []  # ids, first come first served
-        self._people: dict[str, tuple[str, ...]] = {}  # sweep id -> who asked for it, the first first
-        self._flying: dict[str, RunConfig] = {}  # run id -> config, of the runs that a sweep waits for
-        self._ours: set[str] = set()  # of these, the ones that a sweep started
-        self._tried: set[str] = set()  # run ids that were started once; a run that somebody stops is not forced on him again
-        self._results: dict[str, Result] = {}  # of ended runs
-        self._mute: dict[str, float] = {}  # run id -> created, of ended runs that have no result
-        self._lock = threading.RLock()
-        self._ended = threading.Event()
-        self._read()
-        threading.Thread(target=self._work, args=(tick,), name="sweeps", daemon=True).start()
-
-    def start(self, sweep: Sweep, client: str = "") -> None:
-        """Begins or resumes it, for `client` too. Runs that exist count as they are; those stopped midway are trained afresh."""
-        with self._lock:
-            self._sweeps[sweep.id] = sweep
-            if client and client not in self.people(sweep.id):
-                self._people[sweep.id] = (*self.people(sweep.id), client)
-            self._tried -= {config.run_id for config in sweep.configs}
-            self._refusal = ""
-            if sweep.id not in self._active:
-                self._active.append(sweep.id)
-            self._keep(sweep)
-        log.info("event=sweep-started sweep=%s runs=%d", sweep.id, len(sweep.configs))
-
-    def join(self, id: str, client: str) -> None:
-        """The active sweep is this person's too."""
-        with self._lock:
-            if id in self._active and client not in self.people(id):
-                self._people[id] = (*self.people(id), client)
-                self._keep(self._sweeps[id])
-
-    def leave(self, id: str, client: str) -> bool:
-        """The sweep is no longer this person's; once it is nobody's it is stopped. Whether it goes on."""
-        with self._lock:
-            others = tuple(other for other in self.people(id) if other != client)
-            if client in self.people(id) and others:
-                self._people[id] = others
-                self._keep(self._sweeps[id])
-            elif client in self.people(id):
-                self.stop(id)  # and stays his: he may go on with it
-            return id in self._active
-
-    def people(self, id: str) -> tuple[str, ...]:
-        """Who asked for the sweep; empty for one of an earlier version."""
-        with self._lock:
-            return self._people.get(id, ())
-
-    def people_of_run(self, run_id: str) -> set[str]:
-        """Those of all active sweeps that wait for this run."""
-        with self._lock:
-            if run_id not in self._flying:
-                return set()
-            config = self._flying[run_id]
-            return {person for id in self._active if config in self._sweeps[id].configs for person in self.people(id)}
-
-    def stop(self, id: str) -> None:
-        """Stops what it has live, unless another sweep wants that too. What is done stays done."""
-        with self._lock:
-            if id not in self._active:
-                return
-            self._active.remove(id)
-            wanted = {config.run_id for other in self._active for config in self._sweeps[other].configs}
-            for run_id in [config.run_id for config in self._sweeps[id].configs if config.run_id not in wanted]:
-                if self._flying.pop(run_id, None) and run_id in self._ours:
-                    run = self._manager.get(run_id)
-                    if run and not run.clients:
-                        self._manager.stop(run_id)
-            self._keep(self._sweeps[id])
-
-    def forget(self, id: str) -> None:
-        """Stops the sweep and removes its definition; the runs stay."""
-        self.stop(id)
-        with self._lock:
-            self._sweeps.pop(id, None)
-            self._people.pop(id, None)
-            (self._folder / f"{id}.json").unlink(missing_ok=True)
-
-    def get(self, id: str) -> Sweep | None:
-        with self._lock:
-            return self._sweeps.get(id)
-
-    def list(self) -> list[Sweep]:
-        with self._lock:
-            return list(self._sweeps.values())
-
-    def active(self, id: str) -> bool:
-        with self._lock:
-            return id in self._active
-
-    def results(self, sweep: Sweep) -> dict[RunConfig, Result]:
-        """Of its ended runs, whoever started them; also of a sweep that was never started."""
-        with self._lock:
-            missing = {config.run_id: config for config in sweep.configs if config.run_id not in self._results}
-            active = sweep.id in self._active
-        if missing and not active:  # an active one is looked after by the thread
-            for summary in self._manager.list():
-                # Not under the lock: to read a hundred runs takes a while. Those that say nothing are not read again.
-                if summary.id in missing and not summary.status.live and self._mute.get(summary.id) != summary.created:
-                    self._judge(missing[summary.id])
-        with self._lock:
-            return {config: found for config in sweep.configs if (found := self._known(config, sweep.early))}
-
-    def live(self, sweep: Sweep) -> list[Run]:
-        """Its runs that are live now."""
-        with self._lock:
-            flying = [config for config in sweep.configs if config.run_id in self._flying]
-        runs = [self._manager.get(config.run_id) for config in flying]
-        return [run for run in runs if run is not None and run.status.live]
-
-    def close(self) -> None:
-        """Ends the thread; active sweeps stay active for the next start."""
-        self._ended.set()
-
-    # The thread
-
-    def _work(self, tick: float) -> None:
-        while not self._ended.wait(tick):
-            try:
-                with self._lock:
-                    self._advance()
-            except Refused:
-                pass  # too little memory to read a run
-            except Exception:  # the next look may go better; a sweep must not die of one bad moment
-                log.exception("event=sweep-error")
-
-    def _advance(self) -> None:
-        for run_id, config in list(self._flying.items()):
-            run = self._manager.get(run_id)
-            if run is None or not run.status.live:
-                del self._flying[run_id]
-                self._ours.discard(run_id)
-                self._judge(config)
-            elif run_id in self._ours and not run.clients and (looked(run) or (self._early(config) and trained_already(run))):
-                self._manager.stop(run_id)  # but who has joined it wants all of it
-        for id in list(self._active):
-            for config in self._sweeps[id].configs:
-                if len(self._flying) >= self.at_once:
-                    return
-                if config.run_id not in self._flying and not self._known(config, self._sweeps[id].early):
-                    self._launch(config, self._sweeps[id].early)
-            if self._ended.is_set():
-                return  # nothing could be launched because the manager closes: the sweep is not over
-            if not any(config.run_id in self._flying for config in self._sweeps[id].configs):
-                self._active.remove(id)
-                self._keep(self._sweeps[id])
-                log.info("event=sweep-ended sweep=%s", id)
-
-    def _early(self, config: RunConfig) -> bool:
-        """Whether all active sweeps that want this run are content once it has trained."""
-        return all(self._sweeps[id].early for id in self._active if config in self._sweeps[id].configs)
-
-    def _known(self, config: RunConfig, early: bool) -> Result | None:
-        """Its result, if there is one that is enough: a run that was stopped once trained says nothing of its later steps."""
-        found = self._results.get(config.run_id)
-        return None if found and found.outcome == TRAINED and found.steps < config.steps and not early else found
-
-    def _launch(self, config: RunConfig, early: bool) -> None:
-        run = self._manager.get(config.run_id)
-        if run is not None and not run.status.live:
-            self._judge(config)
-            if self._known(config, early):
-                return
-        if run is None or not run.status.live:
-            if config.run_id in self._tried:
-                return
-            self._tried.add(config.run_id)
-            self._ours.add(config.run_id)
-            self._results.pop(config.run_id, None)
-            try:
-                run = self._manager.start(config, again=run is not None)
-            except Refused as refusal:  # the others may still fit
-                self._ours.discard(config.run_id)
-                self._refusal = self.warning = str(refusal)
-                return
-            except RuntimeError:  # the manager is closing
-                self._ended.set()
-                return
-        self._flying[config.run_id] = config
-
-    def _judge(self, config: RunConfig) -> None:
-        """Keeps the result of an ended run, if it has one: a run that was cut short has none."""
-        run = self._manager.get(config.run_id)
-        if run is not None and not run.status.live:
-            found = result(run)
-            with self._lock:
-                if found.outcome != UNFINISHED:
-                    self._results[config.run_id] = found
-                else:
-                    self._mute[config.run_id] = run.created
-
-    # The definitions
-
-    def _keep(self, sweep: Sweep) -> None:
-        path = self._folder / f"{sweep.id}.json"
-        text = json.dumps({
-            **sweep.to_dict(), "active": sweep.id in self._active, "created": time.time(), "people": self.people(sweep.id),
-        })  # fmt: skip
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            part.write_text(text, encoding="utf-8")
-            os.replace(part, path)  # whole or not at all
-            self.warning = self._refusal
-        except OSError as error:
-            self.warning = f"The sweep goes on, but would not survive a restart: {error.strerror}."
-
-    def _read(self) -> None:
-        for path in sorted(self._folder.glob("*.json"), key=lambda path: path.stat().st_mtime):
-            try:
-                values = json.loads(path.read_text(encoding="utf-8"))
-                sweep = Sweep.from_dict(values)
-            except (OSError, ValueError, KeyError, TypeError) as error:  # ConfigError is a ValueError
-                log.warning("event=sweep-unreadable file=%s reason=%s", path.name, json.dumps(str(error)))
-                continue
-            self._sweeps[sweep.id] = sweep
-            self._people[sweep.id] = tuple(map(str, people)) if isinstance(people := values.get("people"), list) else ()
-            if values.get("active"):
-                self._active.append(sweep.id)

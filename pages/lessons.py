@@ -117,6 +117,8 @@ def progress(sweep: Sweep) -> None:
         done, live = len(sweeps.results(sweep)), sweeps.live(sweep)
         text = _("{done} of {all} runs done").format(done=done, all=len(sweep.configs))
         st.progress(done / len(sweep.configs), text=text + "".join(f" · {net_name(run.config)}" for run in live))
+        if reason := sweeps.waits_for(sweep.id):
+            st.caption(reason)
         if [run.id for run in live] != shown or not sweeps.active(sweep.id):
             st.rerun()
 

@@ -178,6 +178,8 @@ def picture(sweep: Sweep) -> None:
         live = "".join(f" · {run.config.summary}, {run.history.steps}/{run.config.steps}" for run in sweeps.live(sweep))
         text = _("{done} of {all} runs done").format(done=done, all=len(sweep.configs)) + live
         st.progress(done / len(sweep.configs), text=text)
+        if reason := sweeps.waits_for(sweep.id):
+            st.caption(reason)
         if active and (done != len(results) or not sweeps.active(sweep.id)):
             st.rerun()
 
@@ -223,6 +225,21 @@ def picture(sweep: Sweep) -> None:
         st.download_button(_("Download as CSV"), lambda: export.csv(table), "gradviz-sweep.csv", on_click="ignore")
 
 
+def overview(known: dict[str, Sweep]) -> None:
+    """Who has asked for which, how far it is, and a way to be rid of it."""
+    ended = {summary.id for summary in manager.list() if not summary.status.live and summary.steps}
+    for id, sweep in sorted(known.items(), key=lambda item: not sweeps.active(item[0])):
+        with st.container(horizontal=True, vertical_alignment="center", key=f"sweep-row-{id}"):
+            who = ", ".join(server().classroom.names(id)) or _("somebody without a name")
+            state = sweeps.waits_for(id) or _("goes on") if sweeps.active(id) else _("rests")
+            done = sum(config.run_id in ended for config in sweep.configs)
+            st.markdown(as_text(_("{name} · {who} · {done} of {all} runs ended · {state}").format(
+                name=sweep.name, who=who, done=done, all=len(sweep.configs), state=state)), width="stretch")  # fmt: skip
+            if classroom.may_change_sweep(id):
+                st.button(_("Remove"), key=f"forget-{id}", icon=":material/delete:", on_click=classroom.forget_sweep, args=(id,),
+                          disabled=classroom.locked(), help=_("Stops it and takes it off this list; its runs are kept."))
+
+
 def open_sweep() -> None:
     st.query_params.from_dict({"sweep": picked} if (picked := st.session_state["sweep_open"]) else {})
 
@@ -242,6 +259,9 @@ if known:
         _("Sweeps on this server"), ["", *known], key="sweep_open", on_change=open_sweep,
         format_func=lambda id: f"{known[id].name} · {len(known[id].configs)} {_('runs')}" if id else _("a new one"),
     )
+    with st.expander(_("Whose sweeps they are, and how far"), key="sweeps", on_change="rerun") as panel:
+        if panel.open:
+            overview(known)
 if kept:
     st.subheader(as_text(kept.name), anchor=False)
     heavily(lambda: picture(kept))

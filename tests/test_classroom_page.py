@@ -275,6 +275,24 @@ def test_the_sweep_of_another_and_its_runs_are_not_a_strangers_to_stop(pin, page
     server().sweeps.stop(sweep.id)
 
 
+def test_sweeps_are_listed_and_removed_by_their_owner_or_the_teacher(pin, page_server):
+    sweep = Sweep.over("mine", [LONG], {"lr": [0.001, 0.002]}, [0], early=False)
+    server().classroom.join("ann", "Ann", sweep.id)
+
+    def listed(test: AppTest) -> AppTest:
+        test.session_state["sweeps"] = True
+        return test.run()
+
+    server().sweeps.start(sweep, "ann")
+    stranger = listed(opened("sweep"))
+    assert "mine · Ann · 0 of 2 runs ended" in text(stranger) and f"forget-{sweep.id}" not in keys(stranger)
+    teacher = listed(as_teacher("sweep"))
+    teacher.session_state["class_teacher"] = False
+    assert "removed by the one" in pressed(teacher, f"forget-{sweep.id}") and server().sweeps.get(sweep.id)
+    listed(as_teacher("sweep")).button(key=f"forget-{sweep.id}").click().run()
+    assert not server().sweeps.list() and not any(summary.status.live for summary in server().manager.list())
+
+
 def test_a_lesson_for_which_several_wait_goes_on_when_one_of_them_stops_it(pin, page_server):
     lesson = next(lesson for lesson in LESSONS.values() if lesson.choices)
     query = dict(lesson=lesson.id, prediction=next(iter(lesson.choices)), dataset="digits")

@@ -18,7 +18,7 @@ ORDER = """
     words record config machine settings people arithmetic
     anatomy runs limits desk idx data model treatment probe ahead
     lenet.theory trainer rows schema salvage reserve opening storefile store frames nursery workers
-    diagnosis manager sweep lessons long_runs article_length charts report reproduce codegen export classroom
+    diagnosis manager sweep sweeps lessons long_runs article_length charts report reproduce codegen export classroom
     live ui
     __main__ pages app
 """.split()

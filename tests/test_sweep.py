@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
 from gradviz.config import ConfigError, RunConfig
+from gradviz.limits import Refused
 from gradviz.manager import RunManager
 from gradviz.runs import QUANTITIES, History, Outcome, Run, Status, StepRecord
 from gradviz.settings import Limits
@@ -27,7 +28,6 @@ from gradviz.sweep import (
     WINDOW,
     Result,
     Sweep,
-    SweepRunner,
     border,
     cost,
     estimate,
@@ -35,6 +35,7 @@ from gradviz.sweep import (
     remedy_name,
     result,
 )  # fmt: skip
+from gradviz.sweeps import SweepRunner
 from gradviz.ui.server import server
 
 CHANCE = math.log(10)
@@ -185,7 +186,7 @@ class _Quick:
         import torch
 
         self.config, self.interrupt, self.counted = config, interrupt, counted
-        self.device, self.outcome = torch.device("cpu"), None
+        self.device, self.arithmetic, self.outcome = torch.device("cpu"), None, None
 
     def __iter__(self):
         self.counted.begun.append(self.config.run_id)
@@ -214,12 +215,12 @@ class Room:
     """A store, a manager and a sweep runner that can be torn down and built again, as by a restart."""
 
     def __init__(self, folder):
-        self.folder, self.counted, self.limits = folder, Counted(), Limits()
+        self.folder, self.counted, self.limits, self.workers = folder, Counted(), Limits(), 2
         self.open()
 
     def open(self):
         self.store = RunStore(self.folder)
-        self.manager = RunManager(self.store, None, workers=2, train=self.counted, limits=self.limits)
+        self.manager = RunManager(self.store, None, workers=self.workers, train=self.counted, limits=self.limits)
         self.sweeps = SweepRunner(self.manager, self.folder / "sweeps", at_once=2, tick=0.01)
 
     def close(self):
@@ -345,6 +346,83 @@ def test_a_spoilt_file_in_the_folder_does_not_stop_the_server(room):
     (room.folder / "sweeps" / "worse.json").write_text('{"name": 1, "configs": [{"blocks": -5}], "early": true}')
     room.open()
     assert [sweep.id for sweep in room.sweeps.list()] == [FORTY.id]
+
+
+# People
+
+
+def long(name: str, steps: int = 100_000, seed: int = 0) -> Sweep:
+    return Sweep.over(name, [RunConfig(activation="sigmoid", steps=steps, seed=seed)], {"lr": [1e-3, 2e-3, 3e-3]}, [seed])
+
+
+@pytest.fixture
+def wide(room):
+    """The same with a worker for each: what rests there keeps its own from nobody."""
+    room.close()
+    room.workers = 8
+    room.open()
+    return room
+
+
+def begun(room: Room, sweep: Sweep) -> bool:
+    return any(config.run_id in room.counted.begun for config in sweep.configs)
+
+
+def test_a_long_sweep_does_not_keep_a_lesson_or_the_sweep_of_another_from_its_first_run(wide):
+    wide.counted.rest = 5  # of every run: none ends by itself
+    hog, other, lesson = long("hog", seed=1), long("other", seed=2), long("lesson float32", 3, seed=3)
+    wide.sweeps.start(hog, "ann")
+    until(lambda: len(wide.sweeps.live(hog)) == 2)
+    wide.sweeps.start(other, "bob")
+    wide.sweeps.start(lesson, "cyd")
+    until(lambda: begun(wide, other) and len(wide.sweeps.results(lesson)) == 3)
+    assert len(wide.sweeps.live(hog)) == 2 and len(wide.sweeps.live(other)) == 1
+    assert wide.sweeps.waits_for(lesson.id) == ""
+
+
+def test_a_second_sweep_of_one_person_waits_and_says_why_and_can_be_removed(wide):
+    wide.counted.rest = 5
+    first, second = long("first", seed=1), long("second", seed=2)
+    wide.sweeps.start(first, "ann")
+    until(lambda: len(wide.sweeps.live(first)) == 2)
+    wide.sweeps.start(second, "ann")
+    until(lambda: wide.sweeps.waits_for(second.id))
+    assert "waits for its turn" in wide.sweeps.waits_for(second.id) and not wide.sweeps.live(second)
+    wide.sweeps.forget(second.id)
+    assert [sweep.id for sweep in wide.sweeps.list()] == [first.id] and not wide.sweeps.waits_for(second.id)
+
+
+def test_two_sweeps_take_turns(wide):
+    one, two = (Sweep.over(name, [RunConfig(steps=25, batch_size=4)], {"blocks": blocks}, [0])
+                for name, blocks in (("one", range(20)), ("two", range(20, 40))))  # fmt: skip
+    wide.counted.gate.clear()
+    wide.sweeps.start(one, "ann")
+    wide.sweeps.start(two, "bob")
+    until(lambda: begun(wide, one) and begun(wide, two))
+    wide.counted.gate.set()
+    until(lambda: len(wide.counted.ended) == 40)
+    half = [RunConfig(steps=25, batch_size=4, blocks=blocks).run_id for blocks in range(20)]
+    assert 5 <= sum(run_id in half for run_id in wide.counted.ended[:20]) <= 15
+
+
+def test_one_person_has_only_so_many_sweeps_going_on(room):
+    room.counted.rest = 5
+    with pytest.raises(Refused, match="going on"):
+        for seed in range(20):
+            room.sweeps.start(long(f"sweep {seed}", seed=seed), "ann")
+    room.sweeps.start(long("bob's", seed=30), "bob")
+
+
+def test_whose_a_sweep_is_outlives_a_restart_and_it_ends_when_the_last_has_left(room):
+    room.counted.rest = 5
+    sweep = long("ours")
+    room.sweeps.start(sweep, "ann")
+    room.sweeps.join(sweep.id, "bob")
+    room.close()
+    room.open()
+    assert room.sweeps.people(sweep.id) == ("ann", "bob")
+    assert room.sweeps.leave(sweep.id, "ann") and room.sweeps.leave(sweep.id, "eve") and room.sweeps.active(sweep.id)
+    assert not room.sweeps.leave(sweep.id, "bob") and not room.sweeps.active(sweep.id)
 
 
 # The page

@@ -278,9 +278,7 @@ def start_sweep(sweep: Sweep) -> None:
     """Callback, in this person's name."""
     if locked():
         return say(locked_sentence())
-    server().sweeps.start(sweep, client())
-    server().classroom.join(client(), name(), sweep.id)
-    return None
+    return _start_sweep(sweep, sweep.id)
 
 
 def join_lesson(sweep: Sweep) -> None:
@@ -294,8 +292,15 @@ def start_lesson(sweep: Sweep) -> None:
     if locked():
         return say(locked_sentence())
     st.session_state.pop(_LEFT, None)
-    server().sweeps.start(sweep, client())
-    server().classroom.join(client(), name(), *(config.run_id for config in sweep.configs))
+    return _start_sweep(sweep, *(config.run_id for config in sweep.configs))
+
+
+def _start_sweep(sweep: Sweep, *named: str) -> None:
+    try:
+        server().sweeps.start(sweep, client())
+    except Refused as refusal:
+        return say(str(refusal))
+    server().classroom.join(client(), name(), *named)
     return None
 
 

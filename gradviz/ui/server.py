@@ -13,7 +13,7 @@ from gradviz.manager import RunManager
 from gradviz.people import People
 from gradviz.settings import Settings
 from gradviz.store import RunStore
-from gradviz.sweep import SweepRunner
+from gradviz.sweeps import SweepRunner
 from gradviz.workers import Nursery
 
 

@@ -1,0 +1,333 @@
+"""Sweeps on the server: whose turn it is, what is live, and the files that outlive a restart."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from gradviz.config import RunConfig
+from gradviz.limits import Refused
+from gradviz.manager import RunManager
+from gradviz.runs import Run
+from gradviz.sweep import TRAINED, UNFINISHED, Result, Sweep, looked, result, trained_already
+from gradviz.words import gettext as _
+
+log = logging.getLogger("gradviz")
+
+LESSON = "lesson "  # begins the name of a lesson's sweep
+_MOST_AT_ONCE = 8  # live runs of sweeps, when so many people have one
+_MOST_OF_ONE = 8  # active sweeps of one person
+_MOST_KEPT = 300  # definitions; the oldest that is not active gives way
+
+
+class _Turns:
+    """Whose sweep launches the next run. A line, (whose it is, whether it is a lesson), is what takes turns."""
+
+    def __init__(self) -> None:
+        self._flying: dict[str, tuple[str, bool]] = {}  # run id -> the line that has launched it
+        self._served: dict[tuple[str, bool], int] = {}  # line -> when it last launched one, counted
+        self._count = 0
+
+    def order(self, line: tuple[str, bool]) -> tuple[bool, int, int]:
+        """Lessons first; then who has fewest live runs; then who has waited longest."""
+        return not line[1], self._of(line), self._served.get(line, 0)
+
+    def may_launch(self, line: tuple[str, bool], at_once: int) -> bool:
+        return len(self._flying) < at_once or len(self._flying) < _MOST_AT_ONCE and not self._of(line)
+
+    def launched(self, run_id: str, line: tuple[str, bool]) -> None:
+        self._flying[run_id] = line
+        self._count += 1
+        self._served[line] = self._count
+        if len(self._served) > _MOST_KEPT:
+            del self._served[min(self._served, key=self._served.get)]
+
+    def landed(self, run_id: str) -> None:
+        self._flying.pop(run_id, None)
+
+    def _of(self, line: tuple[str, bool]) -> int:
+        return list(self._flying.values()).count(line)
+
+
+class SweepRunner:
+    """Leads sweeps through the run manager, a few runs at a time, so that somebody's single run never waits behind a whole sweep.
+    Lessons go first, and whoever has a sweep has one live run, whatever others have begun.
+
+    Definitions lie as small JSON files in `folder`; those that were going on when the server ended go on when it
+    starts. Every method may be called from any thread.
+    """
+
+    def __init__(self, manager: RunManager, folder: Path, at_once: int = 1, tick: float = 0.3):
+        """`at_once`: live runs of all sweeps together, unless more people have sweeps. `tick`: seconds between two looks."""
+        self.at_once = at_once
+        self.warning = ""  # one sentence while definitions cannot be kept or after a run was refused, else empty
+        self._refusal = ""
+        self._manager, self._folder = manager, folder
+        self._sweeps: dict[str, Sweep] = {}
+        self._active: list[str] = []  # ids, first come first served
+        self._people: dict[str, tuple[str, ...]] = {}  # sweep id -> who asked for it, the first first
+        self._flying: dict[str, RunConfig] = {}  # run id -> config, of the runs that a sweep waits for
+        self._turns = _Turns()
+        self._ours: set[str] = set()  # of these, the ones that a sweep started
+        self._tried: set[str] = set()  # run ids that were started once; a run that somebody stops is not forced on him again
+        self._results: dict[str, Result] = {}  # of ended runs
+        self._mute: dict[str, float] = {}  # run id -> created, of ended runs that have no result
+        self._lock = threading.RLock()
+        self._ended = threading.Event()
+        for sweep, active, people in _read(folder):
+            self._sweeps[sweep.id], self._people[sweep.id] = sweep, people
+            self._active += [sweep.id] * active
+        threading.Thread(target=self._work, args=(tick,), name="sweeps", daemon=True).start()
+
+    def start(self, sweep: Sweep, client: str = "") -> None:
+        """Begins or resumes it, for `client` too. Runs that exist count as they are; those stopped midway are trained afresh.
+
+        Raises Refused if this person has too many going on.
+        """
+        with self._lock:
+            mine = [id for id in self._active if client and client in self.people(id)]
+            if len(mine) >= _MOST_OF_ONE and sweep.id not in mine:
+                text = _("You have {n} sweeps and lessons going on: wait for one, or stop one.")
+                raise Refused("queue", text.format(n=len(mine)))
+            old = [id for id in self._sweeps if id not in self._active]
+            for id in old[: max(0, len(self._sweeps) - _MOST_KEPT)]:
+                self.forget(id)
+            self._sweeps[sweep.id] = sweep
+            self._people[sweep.id] = tuple(dict.fromkeys((*self.people(sweep.id), client))) if client else self.people(sweep.id)
+            self._tried -= {config.run_id for config in sweep.configs}
+            self._refusal = ""
+            if sweep.id not in self._active:
+                self._active.append(sweep.id)
+            self._keep(sweep)
+        log.info("event=sweep-started sweep=%s runs=%d", sweep.id, len(sweep.configs))
+
+    def join(self, id: str, client: str) -> None:
+        """The active sweep is this person's too."""
+        with self._lock:
+            if id in self._active and client not in self.people(id):
+                self._people[id] = (*self.people(id), client)
+                self._keep(self._sweeps[id])
+
+    def leave(self, id: str, client: str) -> bool:
+        """The sweep is no longer this person's; once it is nobody's it is stopped. Whether it goes on."""
+        with self._lock:
+            people = self.people(id)
+            if people == (client,):
+                self.stop(id)  # and stays his: he may go on with it
+            elif client in people:
+                self._people[id] = tuple(other for other in people if other != client)
+                self._keep(self._sweeps[id])
+            return id in self._active
+
+    def people(self, id: str) -> tuple[str, ...]:
+        """Who asked for the sweep; empty for one of an earlier version."""
+        with self._lock:
+            return self._people.get(id, ())
+
+    def people_of_run(self, run_id: str) -> set[str]:
+        """Those of all active sweeps that wait for this run."""
+        with self._lock:
+            if run_id not in self._flying:
+                return set()
+            config = self._flying[run_id]
+            return {person for id in self._active if config in self._sweeps[id].configs for person in self.people(id)}
+
+    def stop(self, id: str) -> None:
+        """Stops what it has live, unless another sweep wants that too. What is done stays done."""
+        with self._lock:
+            if id not in self._active:
+                return
+            self._active.remove(id)
+            wanted = {config.run_id for other in self._active for config in self._sweeps[other].configs}
+            for run_id in [config.run_id for config in self._sweeps[id].configs if config.run_id not in wanted]:
+                self._turns.landed(run_id)
+                if self._flying.pop(run_id, None) and run_id in self._ours:
+                    run = self._manager.get(run_id)
+                    if run and not run.clients:
+                        self._manager.stop(run_id)
+            self._keep(self._sweeps[id])
+
+    def forget(self, id: str) -> None:
+        """Stops the sweep and removes its definition; the runs stay."""
+        self.stop(id)
+        with self._lock:
+            self._sweeps.pop(id, None)
+            self._people.pop(id, None)
+            (self._folder / f"{id}.json").unlink(missing_ok=True)
+
+    def get(self, id: str) -> Sweep | None:
+        with self._lock:
+            return self._sweeps.get(id)
+
+    def list(self) -> list[Sweep]:
+        with self._lock:
+            return list(self._sweeps.values())
+
+    def active(self, id: str) -> bool:
+        with self._lock:
+            return id in self._active
+
+    def results(self, sweep: Sweep) -> dict[RunConfig, Result]:
+        """Of its ended runs, whoever started them; also of a sweep that was never started."""
+        with self._lock:
+            missing = {config.run_id: config for config in sweep.configs if config.run_id not in self._results}
+            active = sweep.id in self._active
+        if missing and not active:  # an active one is looked after by the thread
+            for summary in self._manager.list():
+                # Not under the lock: to read a hundred runs takes a while. Those that say nothing are not read again.
+                if summary.id in missing and not summary.status.live and self._mute.get(summary.id) != summary.created:
+                    self._judge(missing[summary.id])
+        with self._lock:
+            return {config: found for config in sweep.configs if (found := self._known(config, sweep.early))}
+
+    def live(self, sweep: Sweep) -> list[Run]:
+        """Its runs that are live now."""
+        with self._lock:
+            flying = [config for config in sweep.configs if config.run_id in self._flying]
+        runs = [self._manager.get(config.run_id) for config in flying]
+        return [run for run in runs if run is not None and run.status.live]
+
+    def waits_for(self, id: str) -> str:
+        """Why an active sweep does not get on now, in one sentence; empty if it does."""
+        with self._lock:
+            if id not in self._active:
+                return ""
+            mine = [config for config in self._sweeps[id].configs if config.run_id in self._flying]
+        if not mine:
+            return _("It waits for its turn: a lesson, or another sweep of the same person or of others, goes before.")
+        if all(self._manager.position(config.run_id) is not None for config in mine):
+            return _("Its runs wait for a worker: lessons and what people look at in the Lab go first.")
+        return ""
+
+    def close(self) -> None:
+        """Ends the thread; active sweeps stay active for the next start."""
+        self._ended.set()
+
+    # The thread
+
+    def _work(self, tick: float) -> None:
+        while not self._ended.wait(tick):
+            try:
+                with self._lock:
+                    self._advance()
+            except Refused:
+                pass  # too little memory to read a run
+            except Exception:  # the next look may go better; a sweep must not die of one bad moment
+                log.exception("event=sweep-error")
+
+    def _advance(self) -> None:
+        for run_id, config in list(self._flying.items()):
+            run = self._manager.get(run_id)
+            if run is None or not run.status.live:
+                del self._flying[run_id]
+                self._ours.discard(run_id)
+                self._turns.landed(run_id)
+                self._judge(config)
+            elif run_id in self._ours and not run.clients and (looked(run) or (self._early(config) and trained_already(run))):
+                self._manager.stop(run_id)  # but who has joined it wants all of it
+        for run_id, config in self._flying.items():
+            if any(self._line(id)[1] and config in self._sweeps[id].configs for id in self._active):
+                self._manager.watched(run_id)  # a class waits for it
+        rest: dict[str, Iterator[RunConfig]] = {id: iter(self._sweeps[id].configs) for id in self._active}
+        while rest and not self._ended.is_set():
+            id = min(rest, key=lambda id: self._turns.order(self._line(id)))
+            if not self._turns.may_launch(self._line(id), self.at_once):
+                del rest[id]
+                continue
+            early = self._sweeps[id].early
+            wanted = (config for config in rest[id] if config.run_id not in self._flying and not self._known(config, early))
+            if (config := next(wanted, None)) is not None:
+                self._launch(config, id)
+                continue
+            del rest[id]
+            if not any(config.run_id in self._flying for config in self._sweeps[id].configs):
+                self._active.remove(id)
+                self._keep(self._sweeps[id])
+                log.info("event=sweep-ended sweep=%s", id)
+
+    def _line(self, id: str) -> tuple[str, bool]:
+        """(whose it is, a lesson): what takes turns."""
+        return next(iter(self.people(id)), ""), self._sweeps[id].name.startswith(LESSON)
+
+    def _early(self, config: RunConfig) -> bool:
+        """Whether all active sweeps that want this run are content once it has trained."""
+        return all(self._sweeps[id].early for id in self._active if config in self._sweeps[id].configs)
+
+    def _known(self, config: RunConfig, early: bool) -> Result | None:
+        """Its result, if there is one that is enough: a run that was stopped once trained says nothing of its later steps."""
+        found = self._results.get(config.run_id)
+        return None if found and found.outcome == TRAINED and found.steps < config.steps and not early else found
+
+    def _launch(self, config: RunConfig, id: str) -> None:
+        early = self._sweeps[id].early
+        run = self._manager.get(config.run_id)
+        if run is not None and not run.status.live:
+            self._judge(config)
+            if self._known(config, early):
+                return
+        if run is None or not run.status.live:
+            if config.run_id in self._tried:
+                return
+            self._tried.add(config.run_id)
+            self._ours.add(config.run_id)
+            self._results.pop(config.run_id, None)
+            try:
+                run = self._manager.start(config, again=run is not None)
+            except Refused as refusal:  # the others may still fit
+                self._ours.discard(config.run_id)
+                self._refusal = self.warning = str(refusal)
+                return
+            except RuntimeError:  # the manager is closing
+                self._ended.set()
+                return
+        self._flying[config.run_id] = config
+        self._turns.launched(config.run_id, self._line(id))
+
+    def _judge(self, config: RunConfig) -> None:
+        """Keeps the result of an ended run, if it has one: a run that was cut short has none."""
+        run = self._manager.get(config.run_id)
+        if run is not None and not run.status.live:
+            found = result(run)
+            with self._lock:
+                if found.outcome != UNFINISHED:
+                    self._results[config.run_id] = found
+                else:
+                    self._mute[config.run_id] = run.created
+
+    def _keep(self, sweep: Sweep) -> None:
+        problem = _write(self._folder, sweep, sweep.id in self._active, self.people(sweep.id))
+        self.warning = problem or self._refusal
+
+
+# The definitions, as files
+
+
+def _write(folder: Path, sweep: Sweep, active: bool, people: tuple[str, ...]) -> str:
+    """Empty, or one sentence that says why it is not kept."""
+    path = folder / f"{sweep.id}.json"
+    text = json.dumps({**sweep.to_dict(), "active": active, "created": time.time(), "people": people})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)  # whole or not at all
+        return ""
+    except OSError as error:
+        return f"The sweep goes on, but would not survive a restart: {error.strerror}."
+
+
+def _read(folder: Path) -> Iterator[tuple[Sweep, bool, tuple[str, ...]]]:
+    """(sweep, active, people) of each that can be read, oldest first."""
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime):
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            sweep, people = Sweep.from_dict(values), values.get("people")
+        except (OSError, ValueError, KeyError, TypeError) as error:  # ConfigError is a ValueError
+            log.warning("event=sweep-unreadable file=%s reason=%s", path.name, json.dumps(str(error)))
+            continue
+        yield sweep, bool(values.get("active")), tuple(map(str, people)) if isinstance(people, list) else ()

@@ -1,21 +1,25 @@
 # docker build -t gradviz .                            for any processor; --build-arg TORCH=cuda for an NVIDIA card
 # docker run -p 8501:8501 -v gradviz:/data gradviz     docs/classroom.md says the rest
-FROM python:3.11-slim-bookworm AS build
+# `make base` writes the digest of today's image behind the name, and fetches the mends of Debian and Python with that.
+ARG BASE=python:3.11-slim-bookworm
+FROM ${BASE} AS build
 ARG TORCH=cpu
 # An index that pip asks besides its own, for a network with a mirror; none is needed.
 ARG PIP_EXTRA_INDEX_URL
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /venv && python -m venv /uv
-COPY requirements.txt constraints.txt /
-# Left alone, pip takes the CUDA build, gigabytes that only an NVIDIA card can use. Where pip does not know the processor
+COPY requirements.txt constraints.txt requirements.lock requirements-build.lock /
+# All but PyTorch is checked against the hashes of requirements.lock (`make lock`); see deploy/lock.py.
+# Left alone, pip takes PyTorch's CUDA build, gigabytes that only an NVIDIA card can use. Where pip does not know the processor
 # build either, uv fetches it: that one knows where PyTorch keeps it.
-RUN torch=$(grep -oE '^torch==[0-9.]+' requirements.txt) && vision=$(grep -oE '^torchvision==[0-9.]+' requirements.txt) && \
+RUN /venv/bin/pip install --quiet --require-hashes --no-deps -r requirements.lock && \
+    torch=$(grep -oE '^torch==[0-9.]+' requirements.txt) && vision=$(grep -oE '^torchvision==[0-9.]+' requirements.txt) && \
     if [ "$TORCH" = cpu ] && ! /venv/bin/pip install --dry-run --no-deps --quiet --report - "$torch" | grep -q '+cpu"'; then \
-      /uv/bin/pip install --quiet uv==0.13.9 && \
+      /uv/bin/pip install --quiet --require-hashes -r requirements-build.lock && \
       /uv/bin/uv pip install --no-cache --compile-bytecode --python /venv/bin/python --torch-backend=cpu \
-        --constraint constraints.txt "$torch" "$vision"; \
+        --no-deps "$torch" "$vision"; \
     fi && \
-    /venv/bin/pip install --quiet -r requirements.txt && \
+    /venv/bin/pip install --quiet -r requirements.txt && /venv/bin/pip check && \
     cd /venv/lib/python3.*/site-packages && \
     rm -rf torch/test torch/include pip pip-* && find torch/bin -type f ! -name torch_shm_manager -delete && \
     find . -type d -name tests -prune -exec rm -rf {} +
@@ -23,9 +27,10 @@ COPY app.py /app/
 COPY pages /app/pages
 COPY gradviz /app/gradviz
 COPY .streamlit /app/.streamlit
+COPY THIRD_PARTY.md /app/
 RUN python -m compileall -q /app
 
-FROM python:3.11-slim-bookworm
+FROM ${BASE}
 # HOME: Streamlit wants a place for its own small files, and nothing but /tmp and /data can be written.
 # Without the browser's address Streamlit asks a server outside for it at every start.
 ENV PATH=/venv/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \

@@ -2,6 +2,8 @@
 # make test   installs what the tests need as well, checks the style and runs every test
 # make test-others  does the same, and before it runs the tests that train under two other arithmetics
 # make audit  asks a public database whether a dependency has a known weakness
+# make lock   writes the hashes of what the container installs, and whose software that is
+# make base   writes the digest of today's base image into the Dockerfile; needs Docker and its registry
 # Plain sh and make 3.81 (macOS). Another Python: make run PYTHON=python3.12
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -9,7 +11,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run test test-others audit install clean
+.PHONY: help run test test-others audit lock base install clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -24,6 +26,15 @@ test test-others: $(VENV)/app.stamp $(VENV)/tests.stamp
 
 audit: $(VENV)/app.stamp
 	@$(BIN)/python tests/audit.py
+
+lock: $(VENV)/app.stamp
+	@$(BIN)/python deploy/lock.py
+
+base:
+	@name=$$(sed -n 's/^ARG BASE=\([^@]*\).*/\1/p' Dockerfile) && \
+	digest=$$(docker buildx imagetools inspect "$$name" --format '{{.Manifest.Digest}}') && \
+	sed "s|^ARG BASE=.*|ARG BASE=$$name@$$digest|" Dockerfile >Dockerfile.new && mv Dockerfile.new Dockerfile && \
+	grep '^ARG BASE=' Dockerfile
 
 install: $(VENV)/app.stamp
 

@@ -186,3 +186,10 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     steps = sum(item.config.stash[_taken])
     if steps > UNMARKED_STEPS and not item.get_closest_marker("trains"):
         pytest.fail(f"{item.name} takes {steps} steps of an optimiser: mark it `trains`", pytrace=False)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Repeats what `make audit` had to say before, where nobody who reads the end can miss it."""
+    said = ROOT / ".venv" / "audit.txt"
+    if said.exists() and (text := said.read_text(encoding="utf-8").strip()).startswith("NOT AUDITED"):
+        terminalreporter.write_line(f"dependencies {text}", yellow=True)

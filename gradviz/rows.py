@@ -79,7 +79,8 @@ class Sound:
 class Parts:
     """Puts a run's history together from its rows; a row that cannot be used leaves a gap of nan."""
 
-    def __init__(self, sound: Sound, quantities: object, stride: object):
+    def __init__(self, sound: Sound, quantities: object, stride: object, *most: object):
+        """`most`: the numbers of tests and of samples, if they were kept."""
         self._layers, self._steps, self._most = sound.config.layers, sound.steps, sound.max_columns
         names = quantities.split() if isinstance(quantities, str) else []
         self._names = names if set(names) & set(QUANTITIES) else list(QUANTITIES)
@@ -91,6 +92,7 @@ class Parts:
         self._there = np.zeros(self._steps, bool), np.zeros(len(self._columns), bool)
         self._tests: list[tuple[int, float]] = []
         self._samples: list[PackedSample] = []
+        self._counts = sum(number for number in most if is_whole(number) and 0 <= number <= sound.steps)
         self._bad = 0  # tests and samples that cannot be used
 
     def _count(self, stride: int) -> int:
@@ -147,8 +149,8 @@ class Parts:
         for there, text in zip(self._there, (_("{n} of {all} steps"), _("{n} of {all} columns of layers")), strict=True):
             if missing := len(there) - int(there.sum()):
                 words.append(text.format(n=missing, all=len(there)))
-        if self._bad:
-            words.append(_("{n} tests and samples").format(n=self._bad))
+        if bad := max(self._bad, self._counts - len(self._tests) - len(self._samples)):
+            words.append(_("{n} tests and samples").format(n=bad))
         return ", ".join(words)
 
     def history(self) -> History:

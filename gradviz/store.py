@@ -154,7 +154,7 @@ class RunStore:
             except ValueError as error:
                 log.warning("event=run-unreadable run=%s why=%s", json.dumps(id), json.dumps(str(error)))
                 return None
-            parts = Parts(sound, row["quantities"], row["stride"])
+            parts = Parts(sound, row["quantities"], row["stride"], row["tests"], row["samples"])
             for table in ("scalars", "columns", "tests", "samples"):
                 for values in db.execute(f"SELECT * FROM {table} WHERE run = ? ORDER BY 2", (id,)):
                     parts.take(table, *values[1:])
@@ -310,6 +310,8 @@ class RunStore:
             "stride": stride,
             "deletion": json.dumps(dataclasses.asdict(run.deletion)) if run.deletion else None,
             "clients": json.dumps(run.clients),
+            "tests": len(history.tests),
+            "samples": len(history.samples),
             "arithmetic": json.dumps(run.arithmetic.to_dict()) if run.arithmetic else None,
         }
         # An upsert, not INSERT OR REPLACE: that would delete the row first and, with it, all its records.

@@ -153,6 +153,15 @@ def test_a_flipped_bit_in_a_sample_costs_that_sample(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_test_that_is_missing_is_said(tmp_path: Path) -> None:
+    store, run = RunStore(tmp_path), ended_run(count=12)
+    store.save(run)
+    store._db.execute("DELETE FROM tests WHERE step = 5")
+    loaded = store.load(run.id)
+    assert [step for step, _accuracy in loaded.history.tests] == [0, 10] and "1 tests and samples" in loaded.message
+    store.close()
+
+
 def test_what_was_written_and_not_yet_moved_into_the_file_is_salvaged_too(kept: tuple, tmp_path: Path) -> None:
     """As after a kill: the last records lie in the log beside the file."""
     folder = tmp_path / "live"
@@ -246,6 +255,8 @@ def test_a_store_of_each_earlier_version_opens_as_it_did_and_is_checked_from_the
     store.save(run)
     for table in ("scalars", "columns", "tests", "samples"):
         store._db.execute(f"ALTER TABLE {table} DROP COLUMN crc")
+    for column in ("tests", "samples"):
+        store._db.execute(f"ALTER TABLE runs DROP COLUMN {column}")
     for since, column in ((4, "arithmetic"), (3, "clients"), (2, "deletion")):
         if version < since:
             store._db.execute(f"ALTER TABLE runs DROP COLUMN {column}")

@@ -12,18 +12,23 @@ import streamlit as st
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from gradviz import machine
 from gradviz.classroom import archive
 from gradviz.diagnosis import diagnose
 from gradviz.live.badge import Badge
 from gradviz.live.classroom import Board, classroom_routes
+from gradviz.live.connections import Connections
 from gradviz.live.download import download_routes
 from gradviz.live.guard import Guard
+from gradviz.live.logs import Bounded
 from gradviz.live.metrics import Metrics
 from gradviz.live.routes import Described, build_routes
 from gradviz.people import COOKIE
 from gradviz.store import StoreError
 from gradviz.ui.server import close_server, notice, server
 from gradviz.words import gettext as _
+
+MOST_CONNECTIONS = 8000
 
 
 def _words(run):
@@ -80,11 +85,15 @@ def _failed(_error: Exception) -> bool:
 @asynccontextmanager
 async def _lifespan(_app):
     _log_to_stderr()
+    Bounded().attach()
+    files = machine.open_files()
     # A training thread asks for Python's lock some ten times per layer; by default whoever has it may keep it for 5 ms.
     sys.setswitchinterval(0.0005)
     server()  # before the first page: two pages that open at once must not build two
     threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
-    yield
+    # The other half of the files is for the store, the data and the trainings.
+    async with Connections(MOST_CONNECTIONS if files is None else min(MOST_CONNECTIONS, files // 2)).watch():
+        yield
     close_server()
     atexit.register(_leave)
 

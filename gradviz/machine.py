@@ -69,6 +69,28 @@ def _count(path: Path, name: str) -> int | None:
     return int(found) if found.isdecimal() else None
 
 
+def open_files(wanted: int = 65_536) -> int | None:
+    """Raises what this process may hold open (files, connections) towards `wanted` and returns it; None where nothing limits it.
+
+    The soft limit is 256 on macOS and 1024 on Linux, the hard one mostly far above.
+    """
+    try:
+        import resource  # Windows has none
+    except ImportError:
+        return None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for most in (wanted, 10_240, 4096):  # macOS takes no more than 10,240, whatever its hard limit says
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+                break
+            except (OSError, ValueError):
+                continue
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
 def _folders(root: Path, proc: Path, controller: str) -> Iterator[Path]:
     """The control groups we are in, the mounted root included: each of them limits us."""
     yield from (root, root / controller)

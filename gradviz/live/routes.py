@@ -45,19 +45,22 @@ _SAID_AGAIN = 1.0  # seconds for which a training run's verdict is not worked ou
 
 def script_url(script: Path = _SCRIPT) -> str:
     """Address of a script of this folder relative to the page's base, with the hash of its content."""
-    return f"live/{script.name}?v={_version(script, script.stat().st_mtime_ns)}"
+    return f"live/{script.name}?v={hashlib.sha256(_read(script)).hexdigest()[:12]}"
 
 
 @cache
-def _version(script: Path, _changed: int) -> str:
-    return hashlib.sha256(script.read_bytes()).hexdigest()[:12]
+def _read(script: Path) -> bytes:
+    # Once per process: where every descriptor is taken, the pages go on.
+    return script.read_bytes()
 
 
 def script_route(script: Path) -> Route:
     """Serves a script of this folder under the address that `script_url` gives."""
 
+    body = _read(script)
+
     async def serve(_: Request) -> Response:
-        return Response(script.read_bytes(), media_type="text/javascript", headers=_FOREVER)
+        return Response(body, media_type="text/javascript", headers=_FOREVER)
 
     return Route(f"/live/{script.name}", serve)
 
@@ -154,7 +157,7 @@ def build_routes(
 
     async def plotly_script(request: Request) -> Response:
         if "gzip" not in request.headers.get("Accept-Encoding", ""):
-            return Response(_PLOTLY.read_bytes(), media_type="text/javascript", headers=_FOREVER)
+            return Response(_read(_PLOTLY), media_type="text/javascript", headers=_FOREVER)
         body = await anyio.to_thread.run_sync(_zipped_plotly, limiter=one)  # thirty first visitors: once
         zipped = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
         return Response(body, media_type="text/javascript", headers={**_FOREVER, **zipped})
@@ -262,4 +265,4 @@ def _number(text: str | float, name: str) -> float:
 @cache
 def _zipped_plotly() -> bytes:
     # Once per process: the server's own compression would spend 0.2 s on every visitor.
-    return gzip.compress(_PLOTLY.read_bytes(), 6, mtime=0)
+    return gzip.compress(_read(_PLOTLY), 6, mtime=0)

@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -193,3 +194,13 @@ def test_fewer_images_than_a_batch_are_refused_and_not_waited_for(digits, images
 def test_an_epoch_of_one_batch_trains_like_any(digits, images, size, norm):
     trainer = Trainer(config(batch_size=size, steps=5, **norm), few(digits, images, test=1), CPU)
     assert [record.step for record in trainer] == list(range(5)) and trainer.outcome.status is Status.FINISHED
+
+
+def test_the_seconds_of_an_outcome_leave_out_what_was_between_the_steps(digits):
+    trainer = Trainer(config(steps=3), digits, CPU)
+    begun, between = time.perf_counter(), 0.0
+    for _ in trainer:
+        begin = time.perf_counter()
+        threading.Event().wait(0.5)  # paused, or the turn of another
+        between += time.perf_counter() - begin
+    assert 0 < trainer.outcome.seconds <= time.perf_counter() - begun - between

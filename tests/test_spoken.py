@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from google.protobuf.message import Message
 from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ClientState_pb2 import ClientState
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.testing.v1 import AppTest
 from websockets.asyncio.client import ClientConnection, connect
@@ -212,3 +213,25 @@ def test_whatever_a_browser_says_its_widgets_hold_gets_a_page_or_one_sentence(se
 async def said_again(stream: ClientConnection, name: str) -> None:
     drawn = await page(stream, name=name)
     assert "heading {" in drawn and "This page met an error" not in drawn
+
+
+def test_whatever_a_message_says_of_page_fragment_and_context_the_service_goes_on(server):
+    long = "x" * 200_000
+    fields = [
+        {"page_script_hash": long}, {"page_name": long}, {"page_name": "../../etc/passwd"}, {"fragment_id": long},
+        {"fragment_id": "x"}, {"is_auto_rerun": True, "fragment_id": "none"}, {"cached_message_hashes": ["x" * 10] * 20_000},
+        {"query_string": "%ff&=&&;"}, {"query_string": "blocks=1&" * 800}, {"query_string": "run=" + "%00" * 2000},
+        {"context_info": {"timezone": long, "locale": long, "url": "http://evil.example/" + long}},
+    ]  # fmt: skip
+
+    async def hostile(stream: ClientConnection, field: dict) -> None:
+        message = BackMsg()
+        message.rerun_script.CopyFrom(ClientState(**field))
+        await stream.send(message.SerializeToString())
+        await page(stream)  # whatever came of that, the next message is answered
+        assert "heading {" in await page(stream)
+
+    for field in fields:
+        with_a_socket(server, lambda stream, field=field: hostile(stream, field))
+    with_a_socket(server, lambda stream: said_again(stream, ""))
+    assert server.healthy()

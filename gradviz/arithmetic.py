@@ -110,8 +110,8 @@ def other_arithmetic(kept: Arithmetic | None, now: Arithmetic | None) -> str:
     if not differences(kept, now):
         return ""
     if kept is None:
-        return _("It was not noted what this run was computed with: here and now its digits may come out other.")
+        return _("It was not noted what this run was computed with: computed here and now, its digits may differ.")
     if now is None:
         return _("This run was computed with {kept}; its device is not on this machine.").format(kept=arithmetic_text(kept))
-    return _("This run was computed with {kept}. This machine would compute with {now}: its digits may come out other.").format(
+    return _("This run was computed with {kept}. This machine would compute with {now}, and the digits may differ.").format(
         kept=arithmetic_text(kept), now=arithmetic_text(now))  # fmt: skip

@@ -159,15 +159,6 @@ def _diagnosis(run_id: str) -> None:
         st.button(_("Set it up"), key="next", icon=":material/arrow_forward:", on_click=controls.set_config, args=(config,))
 
 
-def arithmetic_words(run: Run) -> None:
-    if run.arithmetic is None and not run.history.steps:
-        return  # it has not begun
-    if other := other_arithmetic(run.arithmetic, manager.arithmetic(run.config)):
-        st.info(other, icon=":material/memory:")
-    else:
-        st.caption(_("Computed with: {arithmetic}.").format(arithmetic=arithmetic_text(run.arithmetic)))
-
-
 def downloads(run: Run) -> None:
     labels = {
         "layers.csv": _("Layers as CSV"), "layers.parquet": _("Layers as Parquet"),
@@ -224,8 +215,12 @@ if run is not None:
     if run.id != config.run_id:
         st.caption(_("On screen: {summary}. The controls on the left set up the next run and do not touch this one.").format(
             summary=run.config.summary))
+    other = other_arithmetic(run.arithmetic, manager.arithmetic(run.config))
+    if run.arithmetic and other:
+        st.info(other, icon=":material/memory:")  # before the numbers, for who has just joined the run
     live_panel(run, status=status)
-    arithmetic_words(run)
+    if run.history.steps and not (run.arithmetic and other):
+        st.caption(other or _("Computed with: {arithmetic}.").format(arithmetic=arithmetic_text(run.arithmetic)))
     diagnosis_words(run)
 if run is None or run.id != config.run_id:
     if run is not None:

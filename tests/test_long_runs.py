@@ -95,6 +95,7 @@ def test_a_silent_block_proves_nothing_where_a_road_leads_past_it_or_a_zero_grad
     assert judged((record(step, silent=[3]) for step in range(2 * EPOCH)), config).verdict is None
 
 
+@pytest.mark.trains
 def test_below_a_dead_layer_nothing_changes_and_every_image_gets_the_same_answer():
     """Why an epoch of zeros may end a run: the mathematics of it, on a real net with one dead layer."""
     data = Shelf(Path("nowhere"), download=False).load("digits")

@@ -19,16 +19,17 @@ def lesson_figures(lesson: Lesson, runs: Sequence[Run]) -> dict[str, go.Figure]:
     named = {net_name(run.config): run for run in runs if run.history.steps}
     if not named:
         return {}
+    one_each = {name: run for name, run in named.items() if not run.config.seed} or named  # at step 0 the seeds are alike
     makers = {
         "border": lambda: border_figure(
             Sweep(lesson.id, tuple(run.config for run in runs)), {run.config: result(run) for run in runs}, ARTICLE_BORDERS
         ),
         "profile": lambda: profile_figure(
-            {name: run.history.quantity(lesson.quantity)[0] for name, run in named.items()},
+            {name: run.history.quantity(lesson.quantity)[0] for name, run in one_each.items()},
             lesson.quantity,
-            {name: getattr(predict(run.config), lesson.quantity) for name, run in named.items()},
+            {name: getattr(predict(run.config), lesson.quantity) for name, run in one_each.items()},
         ),
-        "wake": lambda: wake_figure(named),
+        "wake": lambda: wake_figure(one_each),
         "weights": lambda: ratio_to_start_figure(runs[0], "weight_rms"),
         "loss": lambda: loss_figure({name: run for name, run in named.items() if run.history.steps > 1}),
     }

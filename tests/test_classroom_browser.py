@@ -151,7 +151,7 @@ def test_a_browser_is_the_same_person_after_a_reload_and_a_restart_and_another_b
     expect(other.get_by_role("button", name="Stop", exact=True)).to_be_disabled()
     page.reload()
     expect(page.get_by_role("button", name="Stop", exact=True)).to_be_enabled(timeout=60_000)
-    server.stop()
+    server.stop(seconds=60)
     server.start()
     page.goto(link)
     other.goto(link)

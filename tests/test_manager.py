@@ -561,6 +561,7 @@ def test_the_expected_wait_follows_from_the_turns_and_from_what_goes_before(
     fair: RunManager, stage: Stage, clock: Clock
 ) -> None:
     first = fair.start(seeded(1, steps=101), client="ann")
+    until(lambda: fair._jobs[first.id].driven)
     second, third = (fair.start(seeded(seed), client=f"person {seed}") for seed in (2, 3))
     background = fair.start(seeded(4))
     assert [fair.expected_wait(run.id) for run in (first, second, third)] == [None, 2.0, 4.0]

@@ -9,6 +9,7 @@ from pathlib import Path
 from gradviz import arithmetic, article_length
 from gradviz.charts import HOW_TO_READ
 from gradviz.charts.lessons import lesson_figures
+from gradviz.charts.long_runs import course_figure, depth_figure
 from gradviz.charts.sweeps import border_figure, ratio_figure, theory_ratios
 from gradviz.lessons import ARTICLE_BORDERS, BATCH, DEEP_STEPS, LESSONS, RESULTS, STEPS, Finding, Lesson, net_name, number
 from gradviz.long_runs import BATCH as LONG_BATCH
@@ -18,7 +19,7 @@ from gradviz.long_runs import LongRun
 from gradviz.runs import Run
 from gradviz.sweep import OUTCOMES, Sweep, border, result
 
-OPTIMISERS = (("adam", 1e-3), ("adam", 3e-4), ("adam", 1e-4), ("momentum", 1e-2), ("momentum", 1e-1))
+OPTIMISERS = article_length.RATES
 OPTIMISER_NETS = (("sigmoid", 2), ("sigmoid", 4), ("relu", 6), ("relu", 8))
 
 
@@ -44,6 +45,10 @@ class Report:
             sweep, results = self.border_sweep, self.border_results
             found[folder / "border.svg"] = border_figure(sweep, results, ARTICLE_BORDERS)
             found[folder / "ratio.svg"] = ratio_figure(sweep, results, theory_ratios(sweep))
+        if self.long:
+            found[folder / "long-depth.svg"] = depth_figure(self.long)
+        if nine := next((run for run in self.long if run.config == article_length.NINE_RELU), None):
+            found[folder / "long-course.svg"] = course_figure(nine)
         for id, (_finding, runs) in self.lessons.items():
             for kind, figure in lesson_figures(LESSONS[id], runs).items():
                 found[folder / f"{id}-{kind}.svg"] = figure
@@ -68,7 +73,7 @@ class Report:
             f"Written by `{self.command}`; every number and every verdict below is computed from the runs of that command. "
             f"{len(everything)} runs on {self.data}, {self.device}, {seconds / 60:.0f} minutes of training in all. "
             f"Unless a table says otherwise: batches of {BATCH}, Adam with learning rate 0.001, at most {STEPS} steps, or "
-            f"{DEEP_STEPS} with batch norm or shortcut "
+            f"{DEEP_STEPS} with batch norm or shortcut. "
             "A run is stopped as soon as it counts as trained.",
             "",
             "What the outcomes mean:",
@@ -95,7 +100,7 @@ class Report:
             ),
             "",
         ]
-        lines += self._long_lines()
+        lines += self._long_lines(pictures)
         lines += self._border_lines(pictures) + self._optimiser_lines() + self._thousand_lines()
         for id, lesson in LESSONS.items():
             if id in self.lessons:
@@ -113,7 +118,7 @@ class Report:
     def long_findings(self) -> Mapping[str, Finding]:
         return article_length.findings(self.long)
 
-    def _long_lines(self) -> list[str]:
+    def _long_lines(self, pictures: set[str]) -> list[str]:
         if not self.long:
             return []
         steps, hours = sum(run.steps for run in self.long), sum(run.seconds for run in self.long) / 3600
@@ -126,11 +131,13 @@ class Report:
             "profiles; the command trains what is missing there.", "",
             *(f"- **{word}**: {meaning}." for word, meaning in LONG_OUTCOMES.items()), "",
             "### Depth, optimiser and learning rate", "",
+            *_picture("long-depth.svg", "Outcome of every long run over depth, optimiser and rate", pictures),
             "In a cell the outcome of each seed; for *learnt* the step at which it had.", "",
         ]  # fmt: skip
         evidence = article_length.LongEvidence(self.long)
         for activation in article_length.DEPTHS:
             lines += _rate_table(evidence, activation)
+        lines += _picture("long-course.svg", "9 relu blocks, Adam 0.0003: loss and gradient over 10 epochs", pictures)
         others = [run for run in self.long if not article_length.is_plain(run.config)]
         lines += ["### Remedies", "", *_LONG_HEAD, *map(_long_row, others), ""]
         lines += ["<details><summary>All long runs</summary>", "", *_LONG_HEAD, *map(_long_row, self.long), "", "</details>", ""]

@@ -9,7 +9,6 @@ import hmac
 import json
 import logging
 import math
-import os
 import re
 import secrets
 import threading
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gradviz import export
+from gradviz import export, smallfile
 from gradviz.config import RunConfig
 from gradviz.diagnosis import diagnose
 from gradviz.lessons import LESSONS
@@ -162,6 +161,8 @@ class Classroom:
         """`path`: the file, made when first needed. A damaged one is put aside, and the class begins anew."""
         self.pin = PinCheck(pin, clock)
         self.warning = ""  # one sentence while the file cannot be written, else empty
+        self.damage = ""  # one sentence if it could not be read at the start, else empty
+        self._written = self._unkept = False  # there is a file; it is not what is true now
         self.key = secrets.token_urlsafe(24)  # to the archive; a teacher's page alone is told
         self._path = Path(path)
         self._lock = threading.RLock()
@@ -248,18 +249,20 @@ class Classroom:
             self._keep()
         log.info(" ".join(["event=classroom", *(f"{name}={json.dumps(value)}" for name, value in values.items())]))
 
+    def tend(self) -> None:
+        """Writes the file again if it is gone or could not be written, once its folder is there."""
+        with self._lock:
+            if self._unkept or self._written and not self._path.exists():
+                if self._path.parent.is_dir():
+                    self._keep()
+
     def _keep(self) -> None:
-        text = json.dumps({"names": self._names, "wall": self._wall, "lesson": self._lesson, "locked": self._locked})
-        part = self._path.with_suffix(".part")
+        values = {"names": self._names, "wall": self._wall, "lesson": self._lesson, "locked": self._locked}
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, self._path)  # whole or not at all
-            self.warning = ""
+            smallfile.write(self._path, values)
+            self._written, self._unkept, self.warning = True, False, ""
         except OSError as error:
+            self._unkept = True
             self.warning = _("Names and the teacher's choices would not survive a restart: {reason}.").format(
                 reason=error.strerror)
 
@@ -267,7 +270,7 @@ class Classroom:
         try:
             values = json.loads(self._path.read_text(encoding="utf-8"))
             names = {
-                str(run_id): {str(client): clean_name(name) for client, name in people.items()}
+                str(run_id): {str(client): clean_name(name) for client, name in people.items() if isinstance(name, str)}
                 for run_id, people in values["names"].items()
             }
             wall, lesson, locked = values["wall"], values["lesson"], values["locked"]
@@ -275,13 +278,13 @@ class Classroom:
                 raise ValueError("wall, lesson or locked")
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("event=classroom-unreadable reason=%s", json.dumps(str(error)))
-            try:
-                self._path.replace(self._path.with_suffix(".damaged.json"))
-            except OSError:
-                pass  # it is written over then
+        except smallfile.UNREADABLE as error:
+            aside = smallfile.put_aside(self._path)
+            log.warning("event=classroom-unreadable aside=%s reason=%s", aside, json.dumps(str(error)))
+            self.damage = _("The file of names and of the teacher's choices could not be read; it is kept as {name}.").format(
+                name=aside)  # fmt: skip
             return
+        self._written = True
         self._names, self._wall, self._locked = names, wall, locked
         self._lesson = lesson if lesson in LESSONS else ""
 

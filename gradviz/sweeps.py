@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from gradviz import smallfile
 from gradviz.config import RunConfig
 from gradviz.limits import Refused
 from gradviz.manager import RunManager
@@ -77,9 +77,9 @@ class SweepRunner:
         self._tried: set[str] = set()  # run ids that were started once; a run that somebody stops is not forced on him again
         self._results: dict[str, Result] = {}  # of ended runs
         self._mute: dict[str, float] = {}  # run id -> created, of ended runs that have no result
-        self._lock = threading.RLock()
-        self._ended = threading.Event()
-        for sweep, active, people in _read(folder):
+        self._lock, self._ended = threading.RLock(), threading.Event()
+        known, self.damage = _read(folder)  # one sentence if definitions could not be read, else empty
+        for sweep, active, people in known:
             self._sweeps[sweep.id], self._people[sweep.id] = sweep, people
             self._active += [sweep.id] * active
         threading.Thread(target=self._work, args=(tick,), name="sweeps", daemon=True).start()
@@ -215,6 +215,8 @@ class SweepRunner:
             try:
                 with self._lock:
                     self._advance()
+                    for id in _gone(self._folder, self._sweeps):
+                        self._keep(self._sweeps[id])
             except Refused:
                 pass  # too little memory to read a run
             except Exception:  # the next look may go better; a sweep must not die of one bad moment
@@ -310,24 +312,32 @@ class SweepRunner:
 def _write(folder: Path, sweep: Sweep, active: bool, people: tuple[str, ...]) -> str:
     """Empty, or one sentence that says why it is not kept."""
     path = folder / f"{sweep.id}.json"
-    text = json.dumps({**sweep.to_dict(), "active": active, "created": time.time(), "people": people})
+    values = {**sweep.to_dict(), "active": active, "created": time.time(), "people": people}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)  # whole or not at all
+        smallfile.write(path, values)
         return ""
     except OSError as error:
         return f"The sweep goes on, but would not survive a restart: {error.strerror}."
 
 
-def _read(folder: Path) -> Iterator[tuple[Sweep, bool, tuple[str, ...]]]:
-    """(sweep, active, people) of each that can be read, oldest first."""
+def _gone(folder: Path, ids: dict[str, Sweep]) -> set[str]:
+    """Of these sweeps, those whose file is gone while there is a folder for it."""
+    return {id for id in ids if not (folder / f"{id}.json").exists()} if folder.parent.is_dir() else set()
+
+
+def _read(folder: Path) -> tuple[list[tuple[Sweep, bool, tuple[str, ...]]], str]:
+    """(sweep, active, people) of each that can be read, oldest first, and one sentence if there are others."""
+    known, unreadable = [], []
     for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime):
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             sweep, people = Sweep.from_dict(values), values.get("people")
-        except (OSError, ValueError, KeyError, TypeError) as error:  # ConfigError is a ValueError
+            if not sweep.configs:
+                raise ValueError("it has no runs")
+        except smallfile.UNREADABLE as error:  # ConfigError is a ValueError
+            unreadable.append(path.name)
             log.warning("event=sweep-unreadable file=%s reason=%s", path.name, json.dumps(str(error)))
             continue
-        yield sweep, bool(values.get("active")), tuple(map(str, people)) if isinstance(people, list) else ()
+        known.append((sweep, bool(values.get("active")), tuple(map(str, people)) if isinstance(people, list) else ()))
+    text = _("{n} kept sweeps could not be read and are left as they are: {which}.")
+    return known, text.format(n=len(unreadable), which=", ".join(unreadable[:5])) if unreadable else ""

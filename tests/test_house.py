@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 # settings, then record, train, diagnosis, lenet, serve, charts, web, ui, and what stands outside. Who moves a room moves
 # its name: `theory` becomes `lenet.theory`, and `lenet` alone once all of it is there.
 ORDER = """
-    words record config machine settings people arithmetic
+    words smallfile record config machine settings people arithmetic
     anatomy runs limits desk idx data model treatment probe ahead
     lenet.theory trainer rows schema salvage reserve opening storefile store frames nursery workers
     diagnosis manager sweep sweeps lessons long_runs article_length charts report reproduce codegen export classroom

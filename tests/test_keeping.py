@@ -16,11 +16,14 @@ from streamlit.testing.v1 import AppTest
 from test_manager import Stage, seeded, steps, until
 from test_store import assert_same, extend, new_run
 
+from gradviz.classroom import Classroom
 from gradviz.data import Shelf
 from gradviz.live.classroom import classroom_routes
 from gradviz.manager import RunManager
 from gradviz.runs import Run, Status
 from gradviz.store import RunStore, StoreError
+from gradviz.sweep import Sweep
+from gradviz.sweeps import SweepRunner
 
 ROOT = Path(__file__).parent.parent
 
@@ -399,3 +402,54 @@ def test_a_server_is_not_ready_while_what_it_writes_would_not_be_found(server) -
     server.store.mkdir()
     until(lambda: ready()[0] == 200)
     assert (server.store / "runs.sqlite").exists()
+
+
+# The small files beside it
+
+
+BROKEN = ["", "{", "[]", "7", "null", "[" * 100_000, '"x"', "\x00\x01", '{"names": ']
+
+
+@pytest.mark.parametrize("text", BROKEN, ids=range(len(BROKEN)))
+def test_a_broken_file_of_names_is_put_aside_and_said(tmp_path: Path, text: str) -> None:
+    for _turn in range(2):  # the second does not take the first one's place
+        (tmp_path / "classroom.json").write_text(text)
+        room = Classroom(tmp_path / "classroom.json", "4711")
+        assert "could not be read" in room.damage and room.names("a") == ()
+    assert [path.read_text() for path in sorted(tmp_path.glob("classroom.damaged*"))] == [text, text]
+
+
+def test_a_bad_name_costs_that_name(tmp_path: Path) -> None:
+    path = tmp_path / "classroom.json"
+    names = {"a": {"1": "Ann", "2": None, "3": 7}, "c": {"4": "Cy"}}
+    path.write_text(json.dumps({"names": names, "wall": "", "lesson": "", "locked": False}))
+    room = Classroom(path, "4711")
+    assert room.names("a") == ("Ann",) and room.names("c") == ("Cy",) and room.damage == ""
+
+
+def test_names_and_sweeps_are_written_again_where_their_folder_comes_back(manager: RunManager, store: RunStore) -> None:
+    room, sweeps = Classroom(store.folder / "classroom.json", "4711"), SweepRunner(manager, store.folder / "sweeps", tick=0.01)
+    room.join("1", "Ann", "a")
+    sweep = Sweep("mine", (seeded(1),))
+    sweeps.start(sweep)
+    folder_removed(store)
+    room.tend()
+    assert not store.folder.exists()  # who removed it may be about to put another there
+    store.folder.mkdir()
+    room.tend()
+    assert Classroom(store.folder / "classroom.json", "4711").names("a") == ("Ann",)
+    until(lambda: (store.folder / "sweeps" / f"{sweep.id}.json").exists())
+    sweeps.close()
+
+
+NO_RUNS = '{"name": "x", "early": true, "configs": []}'
+
+
+@pytest.mark.parametrize("text", [*BROKEN, NO_RUNS, '{"configs": [1], "name": 1, "early": 0}'])
+def test_a_broken_sweep_costs_that_sweep_and_is_said(manager: RunManager, store: RunStore, text: str) -> None:
+    (store.folder / "sweeps").mkdir()
+    (store.folder / "sweeps" / "0123.json").write_text(text)
+    sweeps = SweepRunner(manager, store.folder / "sweeps")
+    assert sweeps.list() == [] and "0123.json" in sweeps.damage
+    assert (store.folder / "sweeps" / "0123.json").read_text() == text
+    sweeps.close()

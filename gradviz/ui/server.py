@@ -78,7 +78,9 @@ def notice() -> dict[str, str | bool]:
 
 def kept_words() -> str:
     """What is wrong with the keeping of runs, now or since the start, in sentences; empty if all is well."""
-    return " ".join(filter(None, (server().manager.warning, server().store.notice)))
+    here = server()
+    here.classroom.tend()
+    return " ".join(filter(None, (here.manager.warning, here.store.notice, here.classroom.damage, here.sweeps.damage)))
 
 
 def close_server() -> None:

@@ -1,0 +1,40 @@
+"""Small JSON files: each is there whole or not at all, and one that cannot be read is put aside rather than written over."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)  # of what was read
+
+
+def write(path: Path, values: Any) -> None:
+    """Raises OSError; what was there before is there then."""
+    part = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(values))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:
+        try:
+            part.unlink(missing_ok=True)  # half a file takes room on a full disk
+        except OSError:
+            pass
+        raise
+
+
+def put_aside(path: Path) -> str:
+    """The name that it has now, or its own if it cannot be moved."""
+    numbered = (path.with_suffix(f".damaged{number or ''}{path.suffix}") for number in itertools.count())
+    aside = next(name for name in numbered if not name.exists())
+    try:
+        path.rename(aside)
+    except OSError:
+        return path.name
+    return aside.name

@@ -110,6 +110,7 @@ def _train(given: dict[str, Any]) -> int:
     # torch takes seconds to import: a bad option is refused before.
     from gradviz.data import DataError, Shelf
     from gradviz.diagnosis import diagnose
+    from gradviz.probe import Interrupted
     from gradviz.trainer import Trainer, device_text, resolve_device
 
     device = resolve_device(config.device)
@@ -129,7 +130,10 @@ def _train(given: dict[str, Any]) -> int:
 
     run = Run(config, History(config.layers, max_columns(config.layers)), Status.RUNNING, device_text(device))
     with _stop_signals() as received:
-        trainer = Trainer(config, data, device, interrupt=lambda: bool(received))
+        try:
+            trainer = Trainer(config, data, device, interrupt=lambda: bool(received))
+        except Interrupted:
+            return _complain("Stopped before the first step.", 128 + received[0])
         run.arithmetic = trainer.arithmetic
         report = _JsonLines(run) if as_json else _Text(run)
         try:

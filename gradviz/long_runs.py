@@ -24,6 +24,7 @@ from gradviz.arithmetic import Arithmetic
 from gradviz.config import FIELDS, ConfigError, RunConfig
 from gradviz.diagnosis import CHANCE, LEFT_CHANCE
 from gradviz.manager import Train
+from gradviz.probe import Interrupted
 from gradviz.runs import QUANTITIES, StepRecord
 from gradviz.sweep import cost
 
@@ -316,7 +317,10 @@ class _Crew:
     def _one(self, config: RunConfig) -> LongRun | None:
         """None if asked to stop meanwhile."""
         judge = Judge(config, early=config not in self._whole)
-        training = self._train(config, self.stopped.is_set)
+        try:
+            training = self._train(config, self.stopped.is_set)
+        except Interrupted:  # while the net was being made
+            return None
         with closing(iter(training)) as records:
             for record in records:
                 judge.take(record)

@@ -21,6 +21,7 @@ from gradviz.data import DataError, Dataset, Shelf
 from gradviz.lessons import BATCH, DEEP_STEPS, LESSONS, STEPS
 from gradviz.long_runs import KEPT, Keep, KeepError, train_all
 from gradviz.manager import Train, limit_threads, trainer_on
+from gradviz.probe import Interrupted
 from gradviz.report import OPTIMISER_NETS, OPTIMISERS, Report
 from gradviz.runs import History, Run, Status, max_columns
 from gradviz.settings import Settings
@@ -83,7 +84,10 @@ class Bench:
             raise TimeUp
         run = Run(config, History(config.layers, max_columns(config.layers)), Status.RUNNING, self.device)
         limit_threads(1)
-        trainer = Trainer(config, self._data, self._device, self.stopped.is_set)
+        try:
+            trainer = Trainer(config, self._data, self._device, self.stopped.is_set)
+        except Interrupted:
+            raise TimeUp from None
         run.arithmetic = trainer.arithmetic
         for record in trainer:
             run.history.append(record)

@@ -92,9 +92,10 @@ def settings_table(runs: dict) -> None:
     st.caption(_("In common: {settings}.").format(settings=" · ".join(same)))
     computed = {name.split(" · ")[0]: run.arithmetic for name, run in runs.items() if run.history.steps}
     if len(set(computed.values())) > 1:
-        st.info(_("Not computed alike, so these runs may differ, a little at first, by more than their settings: {runs}.").format(
-            runs="; ".join(f"{number}: {arithmetic_text(arithmetic)}" for number, arithmetic in computed.items())),
-            icon=":material/memory:")  # fmt: skip
+        said = _("Not computed alike, so these runs may differ, a little at first, by more than their settings: {runs}.").format(
+            runs="; ".join(f"{number}: {arithmetic_text(arithmetic)}" for number, arithmetic in computed.items())
+        )
+        st.info(as_text(said), icon=":material/memory:")
 
 
 def pictures(runs: dict) -> None:

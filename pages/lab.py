@@ -217,7 +217,7 @@ if run is not None:
             summary=run.config.summary))
     other = other_arithmetic(run.arithmetic, manager.arithmetic(run.config))
     if run.arithmetic and other:
-        st.info(other, icon=":material/memory:")  # before the numbers, for who has just joined the run
+        st.info(as_text(other), icon=":material/memory:")  # before the numbers, for who has just joined the run
     live_panel(run, status=status)
     if run.history.steps and not (run.arithmetic and other):
         st.caption(other or _("Computed with: {arithmetic}.").format(arithmetic=arithmetic_text(run.arithmetic)))

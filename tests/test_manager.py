@@ -828,7 +828,7 @@ def test_a_paused_training_gives_its_memory_back_after_a_while_and_says_so(
     assert manager.wait(run.id, 60) and stage[1].ended
     assert run.status == Status.STOPPED and "Paused for 10 minutes" in run.message and "kept" in run.message
     assert steps(run) == 2 and other.status == Status.PAUSED
-    until(lambda: store.load(run.id).status == Status.STOPPED)
+    until(lambda: (kept := store.load(run.id)) is not None and kept.status == Status.STOPPED)
 
 
 def test_paused_trainings_give_way_to_a_run_that_needs_their_memory_those_of_who_has_most_first(

@@ -75,31 +75,41 @@ class Tally:
 
 
 class Http:
-    """One connection that is kept open; opened again when the server closed it."""
+    """One connection that is kept open; opened again when the server closed it. It keeps the cookies that it is given."""
 
     def __init__(self, host: str, port: int):
         self._place, self._streams = (host, port), None
+        self._cookies: dict[str, str] = {}
 
-    async def get(self, path: str) -> tuple[int, bytes, int]:
-        """Status, content, and bytes on the wire."""
+    @property
+    def cookie(self) -> str:
+        return "; ".join(f"{name}={value}" for name, value in self._cookies.items())
+
+    async def get(self, path: str, page: bool = False) -> tuple[int, bytes, int]:
+        """Status, content, and bytes on the wire. `page`: asked for as a browser opens a page."""
         for attempt in (0, 1):
             fresh = self._streams is None
             try:
-                return await asyncio.wait_for(self._get(path), 30)
+                return await asyncio.wait_for(self._get(path, page), 30)
             except BROKEN:
                 self.close()
                 if fresh or attempt:
                     raise
         raise AssertionError
 
-    async def _get(self, path: str) -> tuple[int, bytes, int]:
+    async def _get(self, path: str, page: bool) -> tuple[int, bytes, int]:
         if self._streams is None:
             self._streams = await asyncio.open_connection(*self._place)
         reader, writer = self._streams
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: {self._place[0]}:{self._place[1]}\r\nAccept-Encoding: gzip\r\n\r\n".encode())
+        asks = [f"GET {path} HTTP/1.1", f"Host: {self._place[0]}:{self._place[1]}", "Accept-Encoding: gzip"]
+        asks += ["Accept: text/html"] * page + [f"Cookie: {self.cookie}"] * bool(self._cookies)
+        writer.write("\r\n".join([*asks, "", ""]).encode())
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         lines = head.split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
+        if "set-cookie" in headers:
+            name, _, value = headers["set-cookie"].partition(";")[0].partition("=")
+            self._cookies[name] = value
         if headers.get("transfer-encoding") == "chunked":
             body = b""
             while size := int(await reader.readline(), 16):
@@ -130,11 +140,14 @@ class Tab:
         self.buttons: dict[str, str] = {}
         self.query = ""
 
-    async def open(self, page: str = "", query: str = "") -> None:
+    async def open(self, page: str = "", query: str = "", cookie: str = "") -> None:
         """Returns when the page's script has ended."""
         self.query = query
         address = self._url.replace("http", "ws", 1) + "/_stcore/stream"
-        self._socket = await connect(address, subprotocols=["streamlit"], origin=self._url, max_size=None, compression=None)
+        self._socket = await connect(
+            address, subprotocols=["streamlit"], origin=self._url, max_size=None, compression=None,
+            additional_headers={"Cookie": cookie} if cookie else None,
+        )  # fmt: skip
         self._keep(self._listen(self._socket))
         await self.rerun(page=page)
 
@@ -263,12 +276,12 @@ class Viewer:
 
     async def _open(self, tab: Tab, page: str, query: str) -> None:
         began = time.monotonic()
-        index = await self._get(f"/{page}?{query}")
+        index = await self._get(f"/{page}?{query}", page=True)
         for script in re.findall(r'(?:src|href)="\./(static/[^"]+)"', index.decode()) + ["live/live.js", "live/plotly.js"]:
             if script not in self._scripts:
                 await self._get(f"/{script}")
                 self._scripts.add(script)
-        await tab.open(page, query)
+        await tab.open(page, query, self._http.cookie)
         self._tally.page.append(time.monotonic() - began)
 
     async def _watch(self, tab: Tab, run: str, began: float | None, until: float) -> None:
@@ -307,9 +320,9 @@ class Viewer:
         if began is not None and time.monotonic() < self.until:
             self._tally.first.append(time.monotonic() - began)  # left without a point: it took at least that
 
-    async def _get(self, path: str) -> bytes | None:
+    async def _get(self, path: str, page: bool = False) -> bytes | None:
         """The body; None if it was refused, which is counted, and why is in `_status`."""
-        self._status, body, size = await self._http.get(path)
+        self._status, body, size = await self._http.get(path, page)
         self._tally.bytes += size
         if self._status == 200:
             return body

@@ -64,6 +64,18 @@ def test_text_rubbish_and_what_is_too_long_close_the_websocket():
     assert spoken.judge(message.SerializeToString()) == spoken.TOO_BIG
 
 
+@pytest.mark.parametrize("id", ["", "start", "class_teacher", "$$WIDGET_ID-x", "$$ID-" + "a" * spoken.LONGEST_NAME])
+def test_a_value_for_what_is_no_widget_is_not_heard(id):
+    message = BackMsg()
+    message.rerun_script.widget_states.widgets.add(id="$$ID-0123-start", trigger_value=True)
+    assert spoken.judge(message.SerializeToString()) == spoken.HEARD
+    message.rerun_script.widget_states.widgets.add(id=id, bool_value=True)
+    assert spoken.judge(message.SerializeToString()) == spoken.IGNORED
+    message = BackMsg()
+    message.rerun_script.fragment_id = "a" * (spoken.LONGEST_NAME + 1)  # a line of the log would say it
+    assert spoken.judge(message.SerializeToString()) == spoken.IGNORED
+
+
 def socket(server) -> ClientConnection:
     return connect(f"ws://127.0.0.1:{server.port}/_stcore/stream", subprotocols=["streamlit"], origin=server.url, max_size=None)
 
@@ -189,6 +201,7 @@ NASTY = [
     {"json_value": "[" * 100_000}, {"json_value": "{"}, {"json_value": "1"},
     {"json_value": '{"action": {"a": 1}, "name": [1]}'}, {"json_trigger_value": "[" * 100_000}, {"trigger_value": True},
     {"json_trigger_value": '{"action": "pause x", "name": "\\ud800", "changed": 5}'}, {"bytes_value": b"\xff"},
+    {"string_array_value": {"data": ["x"]}}, {"double_array_value": {"data": [math.nan]}}, {"int_array_value": {}},
 ]  # fmt: skip
 
 

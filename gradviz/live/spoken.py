@@ -11,9 +11,11 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 
 LONGEST = 1_000_000  # bytes of a message; what the widgets of a page say takes some kilobytes
 LONGEST_QUERY = 8000  # characters of the page's address that it repeats
+LONGEST_NAME = 400  # characters of what it calls a page, a fragment or a widget: the log repeats some of them
 HEARD, IGNORED = 0, -1
 TOO_BIG, NOT_UNDERSTOOD = 1009, 1003  # websocket's words for why it is closed
 _KINDS = {"rerun_script", "stop_script", "app_heartbeat"}  # each about the sender's own session
+_WIDGETS = ("$$ID-", "$$STREAMLIT_INTERNAL_KEY_")  # begins the ids that Streamlit gives; any other would be a key of a session
 _OPERATIONS = {"deferred_file", "dataframe_chunk"}  # a download's file; the rows of a long table
 
 
@@ -31,6 +33,11 @@ def judge(data: bytes | None) -> int:
     kind = message.WhichOneof("type")
     if kind == "backend_operation_request":
         return HEARD if message.backend_operation_request.WhichOneof("payload") in _OPERATIONS else IGNORED
-    if len(message.rerun_script.query_string) > LONGEST_QUERY:
+    rerun = message.rerun_script
+    widgets = [widget.id for widget in rerun.widget_states.widgets]
+    names = (rerun.page_name, rerun.page_script_hash, rerun.fragment_id, *widgets)
+    if len(rerun.query_string) > LONGEST_QUERY:
         return TOO_BIG
+    if max(map(len, names)) > LONGEST_NAME or not all(id.startswith(_WIDGETS) for id in widgets):
+        return IGNORED
     return HEARD if kind in _KINDS else IGNORED

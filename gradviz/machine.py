@@ -6,7 +6,9 @@ A container sees every core and all memory of its host; what it may use stands i
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +91,17 @@ def open_files(wanted: int = 65_536) -> int | None:
                 continue
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return None if soft == resource.RLIM_INFINITY else soft
+
+
+def has_address(text: str) -> bool:
+    """Whether this IP address is one of this machine's own: a socket can be bound to no other."""
+    try:
+        family = socket.AF_INET if ipaddress.ip_address(text).version == 4 else socket.AF_INET6
+        with socket.socket(family, socket.SOCK_DGRAM) as here:
+            here.bind((text, 0))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _folders(root: Path, proc: Path, controller: str) -> Iterator[Path]:

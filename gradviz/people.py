@@ -6,7 +6,6 @@ A cookie outlives a reload, a closed tab and a restart of the server. It says no
 from __future__ import annotations
 
 import logging
-import math
 import os
 import secrets
 import threading
@@ -57,7 +56,7 @@ class People:
         self._signer = Signer(_secret(Path(secret)), salt="gradviz.person")
         self._clock, self._begun = clock, clock()
         self._cookies = Pace(_COOKIES, _COOKIES_PER_SECOND, clock)
-        self._seen: OrderedDict[str, float] = OrderedDict()
+        self._seen: OrderedDict[str, tuple[float, str]] = OrderedDict()  # person -> when he was here last, and where
         self._lock = threading.Lock()
 
     def cookie(self, address: str) -> str | None:
@@ -71,18 +70,27 @@ class People:
         except (BadSignature, UnicodeError):
             return ""
 
-    def seen(self, person: str) -> None:
-        """He has just opened a page or clicked something."""
+    def seen(self, person: str, address: str = "") -> None:
+        """He has just opened a page or clicked something, at this address."""
         with self._lock:
-            self._seen[person] = self._clock()
+            self._seen[person] = (self._clock(), address)
             self._seen.move_to_end(person)
             if len(self._seen) > _MOST:
                 self._seen.popitem(last=False)
 
-    def here(self, person: str) -> bool:
-        """Whether he was seen within AWAY seconds; the start of the server counts as the last that it knows of everybody."""
+    def elsewhere(self, person: str, address: str) -> bool:
+        """Whether he was seen within AWAY seconds, and at another address than this one.
+
+        The start of the server counts as the last that it knows of everybody, in a place that it does not know, as soon as
+        people are there from more than this address. A guest of an earlier server never comes back.
+        """
         with self._lock:
-            return self._clock() - max(self._begun, self._seen.get(person, -math.inf)) < AWAY
+            when, where = self._seen.get(person, (self._begun, None))
+            if self._clock() - when >= AWAY:
+                return False
+            if where is None:
+                return not person.startswith(GUEST) and any(other != address for _when, other in self._seen.values())
+            return where != address
 
 
 def _secret(path: Path) -> bytes:

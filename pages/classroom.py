@@ -109,8 +109,9 @@ def teacher() -> None:
         with st.expander(_("Teacher mode")):
             st.markdown(_(
                 "Off on this server. To turn it on, start the server with a PIN of 4 to 64 characters in the environment "
-                "variable `GRADVIZ_PIN`. Without a PIN only those who started a run, and whoever sits at this computer, can "
-                "stop it, and nobody can lock the controls, choose what is on the wall or delete runs."
+                "variable `GRADVIZ_PIN`. Without a PIN those who started a run, others at their address, and whoever sits "
+                "at the server's computer can stop it, and nobody can lock the controls, choose what is on the wall or delete "
+                "runs."
             ))
         return
     with st.expander(_("Teacher mode"), expanded=classroom.is_teacher(), key="class_teacher_box"):

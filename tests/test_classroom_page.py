@@ -7,16 +7,18 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from gradviz.classroom import archive
 from gradviz.config import RunConfig
 from gradviz.lessons import LESSONS
+from gradviz.limits import Refused
 from gradviz.people import AWAY
 from gradviz.runs import Status
 from gradviz.sweep import Sweep
 from gradviz.ui import classroom
-from gradviz.ui.server import server
+from gradviz.ui.server import close_server, server
 
 ROOT = Path(__file__).parents[1]
 SHELL = ROOT / "gradviz" / "ui" / "shell.py"
@@ -245,17 +247,72 @@ def test_without_a_pin_whoever_sits_at_the_server_stops_his_run_from_another_bro
     pressed(other, "stop")
 
 
-def test_without_a_pin_a_run_of_the_network_is_its_own_peoples_until_they_have_gone(page_server, monkeypatch):
-    monkeypatch.setattr(classroom, "at_the_server", lambda: False)
-    owner = opened("lab", **KEPT.to_query())
+def at(place: str, **query: str) -> AppTest:
+    """A browser of its own at this address; see `places`."""
+    test = AppTest.from_file(str(SHELL), default_timeout=60)
+    test.session_state["place"] = place
+    test.query_params.update(query)
+    test.run()
+    assert not test.exception
+    return test
+
+
+@pytest.fixture
+def places(monkeypatch):
+    """Each browser is where its session says, and none at the server's own computer."""
+    monkeypatch.setattr(classroom, "address", lambda: st.session_state["place"])
+
+
+def test_without_a_pin_a_run_of_the_network_is_its_own_peoples_until_they_have_gone(page_server, places):
+    owner = at("10.0.0.1", **KEPT.to_query())
     pressed(owner, "start")
-    stranger = opened("lab", run=KEPT.run_id)
+    stranger = at("10.0.0.2", run=KEPT.run_id)
     assert stranger.button(key="stop").disabled
-    server().people._begun -= AWAY
-    server().people._seen[person(owner)] -= AWAY
+    people = server().people
+    people._seen[person(owner)] = (people._clock() - AWAY, "10.0.0.1")
     assert not stranger.run().button(key="stop").disabled
+    people.seen(person(owner), "10.0.0.1")  # he is back, and the stranger's button has not become grey yet
+    assert "somebody else's" in pressed(stranger, "stop") and server().manager.get(KEPT.run_id).status.live
+    people._seen[person(owner)] = (people._clock() - AWAY, "10.0.0.1")
+    stranger.run()
     pressed(stranger, "stop")
     assert server().manager.wait(KEPT.run_id, 60)
+
+
+def test_without_a_pin_who_is_alone_at_an_address_that_is_not_the_servers_is_never_refused_his_own_runs(page_server, places):
+    """In a container or behind a proxy, without cookies or with another browser, and after a restart."""
+    first = at("172.17.0.1", **KEPT.to_query())
+    pressed(first, "start")
+    second = at("172.17.0.1", run=KEPT.run_id)
+    assert person(second) != person(first) and not second.button(key="pause").disabled
+    pressed(second, "pause")
+    _until(lambda: server().manager.get(KEPT.run_id).status is Status.PAUSED)
+    second.run()
+    pressed(second, "stop")
+    assert server().manager.wait(KEPT.run_id, 60)
+    _until(lambda: not server().manager.unsaved())
+    close_server()
+    server.clear()
+    third = at("172.17.0.1", run=KEPT.run_id)
+    assert not third.button(key="start").disabled and not pressed(third, "start")
+    assert server().manager.get(KEPT.run_id).status.live
+
+
+@pytest.mark.parametrize("key", ["start", "stop"])
+def test_a_button_whose_run_cannot_be_read_now_says_so(page_server, monkeypatch, key):
+    def refused(_id):
+        raise Refused("memory", "There is too little memory left for this now.")
+
+    page, manager = opened("lab", **KEPT.to_query()), server().manager
+    pressed(page, "start")
+    if key == "start":
+        pressed(page, "stop")
+        assert manager.wait(KEPT.run_id, 60)
+        page.run()
+    monkeypatch.setattr(manager, "get", refused)
+    assert "too little memory" in pressed(page, key)
+    monkeypatch.undo()
+    assert manager.wait(KEPT.run_id, 60) and manager.get(KEPT.run_id).status is Status.STOPPED
 
 
 def test_the_sweep_of_another_and_its_runs_are_not_a_strangers_to_stop(pin, page_server):

@@ -7,7 +7,7 @@ from asgi import ask
 from starlette.responses import HTMLResponse, PlainTextResponse
 
 from gradviz.live.badge import Badge
-from gradviz.people import AWAY, COOKIE, People
+from gradviz.people import AWAY, COOKIE, GUEST, People
 
 
 class Clock:
@@ -41,13 +41,24 @@ def test_an_address_that_wants_ever_new_cookies_gets_no_more_for_a_while_and_oth
     assert people.cookie("10.0.0.1")
 
 
-def test_somebody_is_here_for_half_an_hour_after_his_last_click_and_everybody_after_a_restart(people):
+def test_somebody_is_elsewhere_for_half_an_hour_after_his_last_click_at_another_address(people):
     clock = people._clock
-    assert people.here("ann")
-    clock.now = AWAY - 1
-    people.seen("bob")
+    people.seen("bob", "10.0.0.2")
+    assert people.elsewhere("bob", "10.0.0.1") and not people.elsewhere("bob", "10.0.0.2")
     clock.now = AWAY + 1
-    assert people.here("bob") and not people.here("ann")
+    assert not people.elsewhere("bob", "10.0.0.1")
+    people.seen("bob", "10.0.0.1")
+    assert not people.elsewhere("bob", "10.0.0.1") and people.elsewhere("bob", "10.0.0.3")
+
+
+def test_after_a_restart_everybody_may_be_elsewhere_but_guests_and_only_if_somebody_is(people):
+    clock = people._clock
+    people.seen("ann", "10.0.0.1")
+    assert not people.elsewhere("bob", "10.0.0.1")  # as far as the server knows, she is alone
+    people.seen("eve", "10.0.0.5")
+    assert people.elsewhere("bob", "10.0.0.1") and not people.elsewhere(GUEST + "1", "10.0.0.1")
+    clock.now = AWAY + 1
+    assert not people.elsewhere("bob", "10.0.0.1")
 
 
 def page(people: People, path: str = "/", **headers: str):

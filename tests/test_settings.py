@@ -183,3 +183,10 @@ def test_the_pin_is_not_inherited_by_what_the_server_starts(process, tmp_path, m
     children = [json.loads(file.read_text()) for file in tmp_path.glob("*.json")]
     assert children and all(child["GRADVIZ_DOWNLOAD"] for child in children)  # the rest they have
     assert not any("s3cret" in value for child in children for value in child.values())
+
+
+@pytest.mark.parametrize(
+    "text, own", [("127.0.0.1", True), ("203.0.113.9", False), ("localhost", False), ("", False), ("::g", False)]
+)
+def test_an_address_is_the_machines_own_or_not(text: str, own: bool) -> None:
+    assert machine.has_address(text) is own

@@ -10,6 +10,7 @@ from typing import Any
 
 import streamlit as st
 
+from gradviz import machine
 from gradviz.classroom import LONGEST_NAME, clean_name
 from gradviz.config import RunConfig
 from gradviz.lessons import LESSONS
@@ -46,7 +47,7 @@ def client() -> str:
     people = server().people
     if controls.CLIENT not in st.session_state:
         st.session_state[controls.CLIENT] = people.person(st.context.cookies.get(COOKIE)) or GUEST + uuid.uuid4().hex
-    people.seen(st.session_state[controls.CLIENT])
+    people.seen(st.session_state[controls.CLIENT], address())
     return st.session_state[controls.CLIENT]
 
 
@@ -62,9 +63,9 @@ def preview(config: RunConfig, purpose: str = "") -> Preview:
 
 
 def address() -> str:
-    """Where this browser is: many people may share one."""
-    here = st.context.ip_address  # None for this computer
-    return here if isinstance(here, str) else _LOOPBACK
+    """Where this browser is: many people may share one. All addresses of this computer are one."""
+    here = st.context.ip_address  # None for localhost
+    return here if isinstance(here, str) and not machine.has_address(here) else _LOOPBACK
 
 
 def at_the_server() -> bool:
@@ -145,17 +146,18 @@ def only_teacher(action: Callable[..., Any]) -> Callable[..., Any]:
 
 def people_of(run: Run) -> set[str]:
     """Who asked for it, and for the sweeps that wait for it, as far as they have a say: without a teacher, who could
-    be asked, those that have long gone have none."""
+    be asked, those that have long gone have none, nor have those at the same address, who may be one and the same."""
     everybody = {*run.clients, *(server().sweeps.people_of_run(run.id) if run.status.live else ())}
     return _with_a_say(everybody)
 
 
 def _with_a_say(people: Iterable[str]) -> set[str]:
-    room, here = server().classroom, server().people.here
+    room, elsewhere = server().classroom, server().people.elsewhere
     if room.pin.on:
         return set(people)
-    # Whoever sits at the computer that all this runs on needs no button to end it.
-    return set() if at_the_server() else {person for person in people if person == client() or here(person)}
+    # Whoever sits at the computer that all this runs on needs no button to end it. He may also be alone with it and yet look
+    # like several: two browsers, localhost and 127.0.0.1, no cookies; in a container or behind a proxy, at an address of those.
+    return set() if at_the_server() else {person for person in people if person == client() or elsewhere(person, address())}
 
 
 def may_change(people: set[str]) -> bool:
@@ -191,7 +193,7 @@ def _other_ended() -> str:
 def change(word: str, run_id: str) -> None:
     """Callback: pause, resume, step or stop a run, if he may: whoever can open the page can send this."""
     manager = server().manager
-    run = manager.get(run_id)
+    run = manager.at_hand(run_id)  # a live one is
     if locked():
         return say(locked_sentence())
     if run is None or not run.status.live:
@@ -257,10 +259,10 @@ def start(config: RunConfig, again: bool = False) -> Run | None:
     """Callback: starts or joins the run in this session's name. None, and a sentence, if that is refused."""
     if locked():
         return say(locked_sentence())
-    known = server().manager.get(config.run_id) if again else None
-    if known and not known.status.live and not may_change(people_of(known)):
-        return say(_other_ended())
     try:
+        known = server().manager.get(config.run_id) if again else None
+        if known and not known.status.live and not may_change(people_of(known)):
+            return say(_other_ended())
         run = server().manager.start(config, again=again, client=client(), address=address())
     except Refused as refusal:
         return say(str(refusal))

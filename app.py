@@ -147,7 +147,8 @@ app = st.App(
     "gradviz/ui/shell.py",
     routes=[Route(_base + route.path, route.endpoint, methods=route.methods) for route in _routes],
     middleware=[
-        Middleware(Guard, get_names=_names, base=_base), Middleware(Badge, get_people=lambda: server().people, base=_base),
+        Middleware(Guard, get_names=_names, base=_base, get_person=lambda cookie: server().people.person(cookie)),
+        Middleware(Badge, get_people=lambda: server().people, base=_base),
     ],
     lifespan=_lifespan,
     on_script_error=_failed,

@@ -1,18 +1,21 @@
 """What stands before every answer: by which name the server was called and from whose page, security headers, limits on
-size, and on the rate for the routes of our own, and for the websocket what a browser may say there."""
+size, and on the rate for the routes of our own, and for websockets how many they are and what a browser may say there."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gradviz.live import hosts, spoken
+from gradviz.live.sockets import Sockets
+from gradviz.people import COOKIE
 from gradviz.words import gettext as _
 
 OURS = ("/api/", "/live/", "/metrics", "/ready")  # what begins so is ours, the rest is Streamlit's
@@ -59,11 +62,13 @@ class Guard:
         clock: Callable[[], float] = time.monotonic,
         get_names: Callable[[], Iterable[str]] = lambda: (),
         base: str = "",
+        get_person: Callable[[str | None], str] = lambda _: "",
     ):
         """`get_names()`: what the server may be called beside what the machine calls itself; see hosts.py. `base`: what
-        every path begins with, such as /gradviz."""
+        every path begins with, such as /gradviz. `get_person(cookie)`: whose it is, or empty."""
         self._app, self._rate, self._burst, self._clock = app, rate, burst, clock
         self._own, self._get_names, self._base = hosts.own_names(), get_names, base
+        self._get_person, self._sockets = get_person, Sockets(clock)
         self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()  # address -> requests left, and when that was
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,11 +77,7 @@ class Guard:
             return
         stranger = self._stranger(scope)
         if scope["type"] == "websocket":
-            if stranger:
-                await receive()
-                await send({"type": "websocket.close", "code": 1008})  # before it is accepted: 403
-            else:
-                await self._app(scope, *_by_what_may_be_said(receive, send))
+            await (_close(receive, send) if stranger else self._hold(scope, receive, send))
             return
         added = headers("" if stranger else _header(scope, b"host"))
 
@@ -89,6 +90,16 @@ class Guard:
 
         refusal = PlainTextResponse(stranger, 403, {"Connection": "close"}) if stranger else self._refusal(scope)
         await (refusal or self._app)(scope, receive, send_with_headers)
+
+    async def _hold(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A websocket, if whoever opens it may have one more."""
+        person, address = self._get_person(HTTPConnection(scope).cookies.get(COOKIE)), _address(scope)
+
+        async def heard(whole: bool) -> None:
+            await self._sockets.heard(person, address, whole)
+
+        with self._sockets.one(person, address) as may:
+            await (self._app(scope, *_by_what_may_be_said(receive, send, heard)) if may else _close(receive, send))
 
     def _stranger(self, scope: Scope) -> str:
         """Empty, or why the name that the server was called by, or the page that asks, is none of ours."""
@@ -105,7 +116,7 @@ class Guard:
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
         path = scope["path"]
         ours = is_ours(path, self._base)
-        wait = ours and self._wait(scope["client"][0] if scope.get("client") else "")
+        wait = ours and self._wait(_address(scope))
         if wait:
             sentence = f"Too many requests from one address; wait {wait} s."
             return PlainTextResponse(sentence, 429, {"Retry-After": str(wait)})
@@ -132,19 +143,33 @@ class Guard:
         return 0 if allowed else math.ceil((1 - left) / self._rate)
 
 
+def _address(scope: Scope) -> str:
+    return scope["client"][0] if scope.get("client") else ""
+
+
+async def _close(receive: Receive, send: Send) -> None:
+    """Of a websocket, before it is accepted: 403. A page of ours tries again after a while."""
+    await receive()
+    await send({"type": "websocket.close", "code": 1008})
+
+
 def _header(scope: Scope, name: bytes) -> str:
     return next((value.decode("latin-1") for header, value in scope["headers"] if header == name), "")
 
 
-def _by_what_may_be_said(receive: Receive, send: Send) -> tuple[Receive, Send]:
-    """The two ends of a websocket, at which the app behind hears only what `spoken` lets pass."""
+def _by_what_may_be_said(receive: Receive, send: Send, heard: Callable[[bool], Awaitable[None]]) -> tuple[Receive, Send]:
+    """The two ends of a websocket, at which the app behind hears only what `spoken` lets pass, and no more often than `heard`."""
     closed = False
 
     async def hear() -> Message:
         nonlocal closed
         while True:
             message = await receive()
-            judged = spoken.judge(message.get("bytes")) if message["type"] == "websocket.receive" else spoken.HEARD
+            if message["type"] != "websocket.receive":
+                return message
+            data = message.get("bytes")
+            await heard(data is not None and spoken.wants_whole_page(data))
+            judged = spoken.judge(data)
             if judged == spoken.HEARD:
                 return message
             if judged != spoken.IGNORED:

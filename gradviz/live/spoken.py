@@ -41,3 +41,15 @@ def judge(data: bytes | None) -> int:
     if max(map(len, names)) > LONGEST_NAME or not all(id.startswith(_WIDGETS) for id in widgets):
         return IGNORED
     return HEARD if kind in _KINDS else IGNORED
+
+
+def wants_whole_page(data: bytes) -> bool:
+    """Whether this message, of a size and kind that is heard, has a page's script run from its beginning."""
+    if len(data) > LONGEST:
+        return False
+    message = BackMsg()
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        return False
+    return message.WhichOneof("type") == "rerun_script" and not message.rerun_script.fragment_id

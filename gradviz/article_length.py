@@ -122,14 +122,23 @@ class RateBorder:
     def text(self) -> str:
         """'adam 0.001: learnt up to 3 blocks, not at 4'"""
         rate = f"{self.optimizer} {self.lr:g}"
-        deeper = [blocks for blocks in self.trains if blocks > (self.deepest or 0) and self.trains[blocks] is False]
+        failed = [blocks for blocks, learnt in self.trains.items() if learnt is False]
+        after = next((blocks for blocks in failed if blocks > (self.deepest or 0)), math.inf)
+        divided = [blocks for blocks, learnt in self.trains.items() if learnt is None and blocks < after]
         if self.deepest is None:
-            return _("{rate}: none that was tried learnt, from {n} blocks on").format(rate=rate, n=min(self.trains))
-        if not deeper:
-            return _("{rate}: learnt up to {n} blocks, the deepest that was tried").format(rate=rate, n=self.deepest)
-        divided = [blocks for blocks in self.trains if self.deepest < blocks < min(deeper)]
-        text = _("{rate}: learnt up to {n} blocks, not at {m}") + (_(", at {k} one seed of two") if divided else "")
-        return text.format(rate=rate, n=self.deepest, m=min(deeper), k=", ".join(map(str, divided)))
+            text = _("{rate}: none that was tried learnt with most seeds") if divided else _("{rate}: none that was tried learnt")
+            text += _(", from {n} blocks on")
+        elif max(self.trains) == self.deepest:
+            text = _("{rate}: learnt up to {n} blocks, the deepest that was tried")
+        else:
+            text = _("{rate}: learnt up to {n} blocks")
+        not_at = [blocks for blocks in failed if self.deepest and blocks <= after]
+        if not_at:
+            text += _(", not at {m}")
+        if divided:
+            text += _(", at {k} one seed of two")
+        return text.format(rate=rate, n=self.deepest or min(self.trains), m=", ".join(map(str, not_at)),
+                           k=", ".join(map(str, divided)))  # fmt: skip
 
 
 def border_at(e: LongEvidence, activation: str, optimizer: str, lr: float) -> RateBorder | None:

@@ -269,6 +269,21 @@ def test_the_plan_holds_what_the_report_promises():
             assert {article_length.net(activation, n, optimizer=optimizer, lr=lr) for n in depths} <= set(configs)
 
 
+@pytest.mark.parametrize(
+    "trains, text",
+    [
+        ({7: True, 8: False, 9: True}, "learnt up to 9 blocks, the deepest that was tried, not at 8"),
+        ({7: True, 8: False, 9: True, 10: False, 11: False}, "learnt up to 9 blocks, not at 8, 10"),
+        ({8: True, 9: None}, "learnt up to 8 blocks, at 9 one seed of two"),
+        ({8: None, 9: True}, "learnt up to 9 blocks, the deepest that was tried, at 8 one seed of two"),
+        ({4: None, 5: False}, "none that was tried learnt with most seeds, from 4 blocks on, at 4 one seed of two"),
+        ({4: False, 5: False}, "none that was tried learnt, from 4 blocks on"),
+    ],
+)
+def test_a_border_names_what_failed_before_it_and_what_is_divided(trains, text):
+    assert article_length.RateBorder("relu", "adam", 0.001, trains).text == f"adam 0.001: {text}"
+
+
 def test_a_border_outside_the_plan_is_followed_and_both_its_sides_get_a_second_seed():
     def at(blocks, **more):
         return article_length.net("sigmoid", blocks, **more)

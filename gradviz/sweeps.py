@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gradviz import smallfile
@@ -54,6 +54,40 @@ class _Turns:
         return list(self._flying.values()).count(line)
 
 
+class _Results:
+    """What ended runs say. Each is judged once."""
+
+    def __init__(self, manager: RunManager):
+        self._manager = manager
+        self._found: dict[str, Result] = {}  # by run id
+        self._mute: dict[str, float] = {}  # run id -> created, of ended runs that have no result
+
+    def known(self, config: RunConfig, early: bool) -> Result | None:
+        """Its result, if there is one that is enough: a run that was stopped once trained says nothing of its later steps."""
+        found = self._found.get(config.run_id)
+        return None if found and found.outcome == TRAINED and found.steps < config.steps and not early else found
+
+    def judge(self, config: RunConfig) -> None:
+        """Keeps the result of an ended run, if it has one: a run that was cut short has none."""
+        run = self._manager.get(config.run_id)
+        if run is not None and not run.status.live:
+            found = result(run)
+            if found.outcome != UNFINISHED:
+                self._found[config.run_id] = found
+            else:
+                self._mute[config.run_id] = run.created
+
+    def look_for(self, configs: Iterable[RunConfig]) -> None:
+        """Judges those of them that have ended, which takes a while if it is a hundred. Those that say nothing are read once."""
+        missing = {config.run_id: config for config in configs if config.run_id not in self._found}
+        for summary in self._manager.list() if missing else ():
+            if summary.id in missing and not summary.status.live and self._mute.get(summary.id) != summary.created:
+                self.judge(missing[summary.id])
+
+    def forget(self, run_id: str) -> None:
+        self._found.pop(run_id, None)
+
+
 class SweepRunner:
     """Leads sweeps through the run manager, a few runs at a time, so that somebody's single run never waits behind a whole sweep.
     Lessons go first, and whoever has a sweep has one live run, whatever others have begun.
@@ -75,8 +109,7 @@ class SweepRunner:
         self._turns = _Turns()
         self._ours: set[str] = set()  # of these, the ones that a sweep started
         self._tried: set[str] = set()  # run ids that were started once; a run that somebody stops is not forced on him again
-        self._results: dict[str, Result] = {}  # of ended runs
-        self._mute: dict[str, float] = {}  # run id -> created, of ended runs that have no result
+        self._results = _Results(manager)
         self._lock, self._ended = threading.RLock(), threading.Event()
         known, self.damage = _read(folder)  # one sentence if definitions could not be read, else empty
         for sweep, active, people in known:
@@ -158,7 +191,7 @@ class SweepRunner:
         with self._lock:
             self._sweeps.pop(id, None)
             self._people.pop(id, None)
-            (self._folder / f"{id}.json").unlink(missing_ok=True)
+            self.warning = _remove(self._folder, id) or self._refusal
 
     def get(self, id: str) -> Sweep | None:
         with self._lock:
@@ -174,16 +207,9 @@ class SweepRunner:
 
     def results(self, sweep: Sweep) -> dict[RunConfig, Result]:
         """Of its ended runs, whoever started them; also of a sweep that was never started."""
-        with self._lock:
-            missing = {config.run_id: config for config in sweep.configs if config.run_id not in self._results}
-            active = sweep.id in self._active
-        if missing and not active:  # an active one is looked after by the thread
-            for summary in self._manager.list():
-                # Not under the lock: to read a hundred runs takes a while. Those that say nothing are not read again.
-                if summary.id in missing and not summary.status.live and self._mute.get(summary.id) != summary.created:
-                    self._judge(missing[summary.id])
-        with self._lock:
-            return {config: found for config in sweep.configs if (found := self._known(config, sweep.early))}
+        if not self.active(sweep.id):  # an active one is looked after by the thread
+            self._results.look_for(sweep.configs)  # not under the lock
+        return {config: found for config in sweep.configs if (found := self._results.known(config, sweep.early))}
 
     def live(self, sweep: Sweep) -> list[Run]:
         """Its runs that are live now."""
@@ -213,23 +239,32 @@ class SweepRunner:
     def _work(self, tick: float) -> None:
         while not self._ended.wait(tick):
             try:
-                with self._lock:
-                    self._advance()
-                    for id in _gone(self._folder, self._sweeps):
-                        self._keep(self._sweeps[id])
+                read: dict[str, Run | None] = {}  # what was read in this look; the latest last, the others given back
+                while (wanted := self._look(read)) is not None:
+                    run = self._manager.get(wanted)  # not under the lock: it may take long, and pages ask meanwhile
+                    read = {id: None for id in read if id != wanted} | {wanted: run}
             except Refused:
                 pass  # too little memory to read a run
             except Exception:  # the next look may go better; a sweep must not die of one bad moment
                 log.exception("event=sweep-error")
 
-    def _advance(self) -> None:
+    def _look(self, read: dict[str, Run | None]) -> str | None:
+        """Launches what has its turn; the id of a kept run that must be read before it goes on."""
+        with self._lock:
+            wanted = self._advance(read)
+            if wanted is None:
+                for id in _gone(self._folder, self._sweeps):
+                    self._keep(self._sweeps[id])
+            return wanted
+
+    def _advance(self, read: dict[str, Run | None]) -> str | None:
         for run_id, config in list(self._flying.items()):
             run = self._manager.get(run_id)
             if run is None or not run.status.live:
                 del self._flying[run_id]
                 self._ours.discard(run_id)
                 self._turns.landed(run_id)
-                self._judge(config)
+                self._results.judge(config)
             elif run_id in self._ours and not run.clients and (looked(run) or (self._early(config) and trained_already(run))):
                 self._manager.stop(run_id)  # but who has joined it wants all of it
         for run_id, config in self._flying.items():
@@ -242,15 +277,18 @@ class SweepRunner:
                 del rest[id]
                 continue
             early = self._sweeps[id].early
-            wanted = (config for config in rest[id] if config.run_id not in self._flying and not self._known(config, early))
+            undone = (config for config in rest[id] if not self._results.known(config, early))
+            wanted = (config for config in undone if config.run_id not in self._flying)
             if (config := next(wanted, None)) is not None:
-                self._launch(config, id)
+                if (unread := self._launch(config, id, read)) is not None:
+                    return unread
                 continue
             del rest[id]
             if not any(config.run_id in self._flying for config in self._sweeps[id].configs):
                 self._active.remove(id)
                 self._keep(self._sweeps[id])
                 log.info("event=sweep-ended sweep=%s", id)
+        return None
 
     def _line(self, id: str) -> tuple[str, bool]:
         """(whose it is, a lesson): what takes turns."""
@@ -260,46 +298,34 @@ class SweepRunner:
         """Whether all active sweeps that want this run are content once it has trained."""
         return all(self._sweeps[id].early for id in self._active if config in self._sweeps[id].configs)
 
-    def _known(self, config: RunConfig, early: bool) -> Result | None:
-        """Its result, if there is one that is enough: a run that was stopped once trained says nothing of its later steps."""
-        found = self._results.get(config.run_id)
-        return None if found and found.outcome == TRAINED and found.steps < config.steps and not early else found
-
-    def _launch(self, config: RunConfig, id: str) -> None:
+    def _launch(self, config: RunConfig, id: str, read: dict[str, Run | None]) -> str | None:
+        """The id of its run if that must be read first."""
         early = self._sweeps[id].early
-        run = self._manager.get(config.run_id)
+        run = self._manager.at_hand(config.run_id) or read.get(config.run_id)
+        if run is None and config.run_id != next(reversed(read), None):
+            return None if config.run_id in self._tried and config.run_id in read else config.run_id
         if run is not None and not run.status.live:
-            self._judge(config)
-            if self._known(config, early):
-                return
+            self._results.judge(config)
+            if self._results.known(config, early):
+                return None
         if run is None or not run.status.live:
             if config.run_id in self._tried:
-                return
+                return None
             self._tried.add(config.run_id)
             self._ours.add(config.run_id)
-            self._results.pop(config.run_id, None)
+            self._results.forget(config.run_id)
             try:
                 run = self._manager.start(config, again=run is not None)
             except Refused as refusal:  # the others may still fit
                 self._ours.discard(config.run_id)
                 self._refusal = self.warning = str(refusal)
-                return
+                return None
             except RuntimeError:  # the manager is closing
                 self._ended.set()
-                return
+                return None
         self._flying[config.run_id] = config
         self._turns.launched(config.run_id, self._line(id))
-
-    def _judge(self, config: RunConfig) -> None:
-        """Keeps the result of an ended run, if it has one: a run that was cut short has none."""
-        run = self._manager.get(config.run_id)
-        if run is not None and not run.status.live:
-            found = result(run)
-            with self._lock:
-                if found.outcome != UNFINISHED:
-                    self._results[config.run_id] = found
-                else:
-                    self._mute[config.run_id] = run.created
+        return None
 
     def _keep(self, sweep: Sweep) -> None:
         problem = _write(self._folder, sweep, sweep.id in self._active, self.people(sweep.id))
@@ -317,7 +343,16 @@ def _write(folder: Path, sweep: Sweep, active: bool, people: tuple[str, ...]) ->
         smallfile.write(path, values)
         return ""
     except OSError as error:
-        return f"The sweep goes on, but would not survive a restart: {error.strerror}."
+        return _("The sweep goes on, but would not survive a restart: {reason}.").format(reason=error.strerror)
+
+
+def _remove(folder: Path, id: str) -> str:
+    """Empty, or one sentence that says why it will be back."""
+    try:
+        (folder / f"{id}.json").unlink(missing_ok=True)
+        return ""
+    except OSError as error:
+        return _("The sweep is removed, but would be back after a restart: {reason}.").format(reason=error.strerror)
 
 
 def _gone(folder: Path, ids: dict[str, Sweep]) -> set[str]:

@@ -4,6 +4,7 @@ import math
 import sqlite3
 import threading
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -349,6 +350,52 @@ def test_a_spoilt_file_in_the_folder_does_not_stop_the_server(room):
 
 
 # People
+
+
+def test_a_sweep_whose_kept_runs_take_long_to_read_keeps_no_page_waiting(room):
+    for config in FORTY.configs[:5]:
+        room.manager.start(config)
+        assert room.manager.wait(config.run_id, 30)
+    room.close()
+    gate, reading = threading.Event(), threading.Event()
+
+    class Slow(RunManager):
+        def get(self, id):
+            if self.at_hand(id) is None:
+                reading.set()
+                gate.wait(30)
+            return super().get(id)
+
+    room.store = RunStore(room.folder)
+    room.manager = Slow(room.store, None, workers=2, train=room.counted)
+    room.sweeps = SweepRunner(room.manager, room.folder / "sweeps", at_once=2, tick=0.01)
+    room.sweeps.start(FORTY, "ann")
+    assert reading.wait(30)
+    asked = threading.Thread(target=lambda: (room.sweeps.people_of_run("x"), room.sweeps.waits_for(FORTY.id)), daemon=True)
+    asked.start()
+    asked.join(10)
+    waited = asked.is_alive()
+    gate.set()
+    assert not waited
+    until(lambda: len(room.sweeps.results(FORTY)) == 40 and not room.sweeps.active(FORTY.id))
+    assert len(room.counted.begun) == 40
+
+
+def test_a_sweep_whose_file_cannot_be_removed_says_so(room):
+    room.counted.gate.clear()
+    room.sweeps.start(FORTY)
+    file = room.folder / "sweeps" / f"{FORTY.id}.json"
+
+    def spoilt() -> bool:
+        """A folder of its name is removed as little as a file that is not ours. The file may be written again meanwhile."""
+        file.unlink()
+        with suppress(FileExistsError):
+            file.mkdir()
+        return file.is_dir()
+
+    until(spoilt)
+    room.sweeps.forget(FORTY.id)
+    assert "would be back" in room.sweeps.warning and not room.sweeps.list()
 
 
 def long(name: str, steps: int = 100_000, seed: int = 0) -> Sweep:

@@ -11,9 +11,10 @@ import numpy as np
 
 from gradviz.config import RunConfig
 from gradviz.diagnosis import GAP
-from gradviz.lessons import DECADE, NORMAL, TINY, Finding, Part, decades, net_name, number, scientific
+from gradviz.lessons import DECADE, NORMAL, TINY, Finding, Part, by_depth, decades, net_name, number, scientific
 from gradviz.long_runs import BATCH, DIVERGED, STEPS, Keep, LongRun
 from gradviz.words import gettext as _
+from gradviz.words import ngettext
 
 RATES = (("adam", 1e-3), ("adam", 3e-4), ("adam", 1e-4), ("momentum", 1e-2), ("momentum", 1e-1))
 DEPTHS = {"sigmoid": (4, 5, 6, 7), "relu": (7, 8, 9, 10, 11)}  # the article's borders are 6 to 7, and 9 to 10
@@ -207,7 +208,7 @@ def _sigmoid_depth(e: LongEvidence) -> Finding | None:
             Part(
                 _("More blocks train more slowly."), steps[max(steps)] > steps[min(steps)] if len(steps) > 1 else None,
                 _("Steps until learnt, Adam 0.001: {steps}.").format(
-                    steps=", ".join(_("{n} blocks {s:,.0f}").format(n=n, s=s) for n, s in steps.items()) or _("no net learnt")
+                    steps=by_depth(steps) or _("no net learnt")
                 ),
             ),
             Part(_("6 blocks still train, under some rate."), _holds_at(found, 6, True), _border_text(found) + "."),
@@ -378,7 +379,8 @@ def _dynamics(e: LongEvidence) -> Finding | None:
         (
             Part(_("At the start gradients shrink from the last to the first layer, the more the deeper the net."),
                  max(values) < 0 and all(a > b for a, b in zip(values, values[1:], strict=False)),
-                 ", ".join(_("{n} blocks {gap}").format(n=n, gap=scientific(gap)) for n, gap in gaps.items()) + "."),
+                 ", ".join(ngettext("{n} block {gap}", "{n} blocks {gap}", n).format(n=n, gap=scientific(gap))
+                           for n, gap in gaps.items()) + "."),
             Part(_("In nets that are not too deep the first layers' gradients recover as training goes on."),
                  min(rises) >= DECADE,
                  _("Largest gradient of the first block over that at step 0, in {n} nets that learnt: ×{low} to ×{high}.").format(

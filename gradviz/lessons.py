@@ -26,7 +26,7 @@ RESULTS: dict[str, str] = {
     REPRODUCED: "every statement of the claim held in these runs",
     PARTLY: "some statements of the claim held in these runs, others did not",
     NOT: "no statement of the claim held in these runs",
-    OPEN: "these runs cannot tell",
+    OPEN: "these runs do not settle every statement of the claim",
 }
 
 STEPS = 300  # of nets without a remedy: the slowest that trained in our searches needed 276
@@ -61,10 +61,10 @@ class Finding:
     @property
     def result(self) -> str:
         """A word of RESULTS."""
-        told = [part.holds for part in self.parts if part.holds is not None]
-        if not told:
-            return OPEN
-        return REPRODUCED if all(told) else PARTLY if any(told) else NOT
+        held = [part.holds for part in self.parts]
+        if True in held and False in held:
+            return PARTLY
+        return OPEN if None in held or not held else REPRODUCED if all(held) else NOT
 
 
 class Evidence:
@@ -228,6 +228,13 @@ def net_name(config: RunConfig) -> str:
     return " ".join(parts)
 
 
+def by_depth(steps: Mapping[int, float]) -> str:
+    """'1 block 142, 2 blocks 1,275'"""
+    return ", ".join(
+        ngettext("{n} block {steps:,.0f}", "{n} blocks {steps:,.0f}", n).format(n=n, steps=count) for n, count in steps.items()
+    )
+
+
 def _profile(run: Run, quantity: str = "weight_grad_rms") -> str:
     """'last block 1.2e-2, first block 3.4e-21, factor 0.12 per convolution'"""
     first, last = ends(run, quantity)
@@ -263,7 +270,7 @@ def _check_sigmoid(e: Evidence) -> Finding:
             Part(
                 _("More blocks train more slowly."), slower,
                 _("Steps until trained: {steps}.").format(
-                    steps=", ".join(_("{n} blocks {s:.0f}").format(n=n, s=s) for n, s in steps.items()) or _("no net trained")
+                    steps=by_depth(steps) or _("no net trained")
                 ),
             ),
             Part(_("6 blocks still train."), e.trained(_net("sigmoid", 6)), _told(e, _net("sigmoid", 6)) + "."),

@@ -9,7 +9,7 @@ from gradviz import article_length
 from gradviz.charts import HOW_TO_READ
 from gradviz.charts.lessons import lesson_figures
 from gradviz.lenet.theory.predict import predict
-from gradviz.lessons import DIGITS_DIFFER, LESSONS, OPEN, RESULTS, Finding, Lesson, ended, net_name, number
+from gradviz.lessons import DIGITS_DIFFER, LESSONS, RESULTS, Finding, Lesson, ended, net_name, number
 from gradviz.live.element import live_panel
 from gradviz.live.figure import figure_panel
 from gradviz.long_runs import BATCH as LONG_BATCH
@@ -251,8 +251,6 @@ def answered(lesson: Lesson, sweep: Sweep, prediction: str, plain: bool) -> None
         finding = lesson.conclude(done)
         outcome(lesson, prediction, finding)
         at_length(lesson, sweep)
-        if finding.result == OPEN:
-            st.info(_("These runs cannot tell."))
     if done:
         pictures(lesson, done)
     if not missing:

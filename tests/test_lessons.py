@@ -109,7 +109,7 @@ def test_a_run_that_lacks_makes_no_conclusion():
     "holds, verdict",
     [
         ((True, True), REPRODUCED), ((True, False), PARTLY), ((False, False), NOT), ((None, None), OPEN),
-        ((True, None), REPRODUCED), ((False, None), NOT),
+        ((True, None), OPEN), ((False, None), OPEN), ((True, False, None), PARTLY),
     ],
 )  # fmt: skip
 def test_the_verdict_is_what_its_statements_say(holds, verdict):

@@ -91,7 +91,8 @@ def made(config, trained):
 
 
 @pytest.mark.parametrize(
-    "holds, verdict", [((True, True), REPRODUCED), ((True, False), PARTLY), ((False,), NOT), ((None,), OPEN)]
+    "holds, verdict", [((True, True), REPRODUCED), ((True, False), PARTLY), ((False,), NOT), ((None,), OPEN),
+                       ((True, None), OPEN), ((False, None), OPEN), ((True, False, None), PARTLY)]
 )  # fmt: skip
 def test_the_document_says_the_verdict_that_its_runs_give(holds, verdict):
     finding = Finding(tuple(Part("It is so.", held, "Measured 42.") for held in holds), None, "Forty-two.")

@@ -136,6 +136,21 @@ def test_a_live_run_cannot_be_paused_or_stopped_by_a_student_while_it_is_locked(
     server().manager.stop(LONG.run_id)
 
 
+def test_while_it_is_locked_a_student_can_look_at_a_run_and_not_join_it(pin, page_server):
+    owner, friend = opened("lab", **LONG.to_query()), opened("lab", **LONG.to_query())
+    pressed(owner, "start")
+    run = server().manager.get(LONG.run_id)
+    friend.run()
+    server().classroom.locked = True
+    friend.button(key="join").click().run()
+    assert friend.session_state["run"] == run.id and run.clients == (person(owner),)
+    server().classroom.locked = False
+    other = opened("lab", run=run.id)
+    pressed(other, "join_run")
+    assert run.clients == (person(owner), person(other))
+    server().manager.stop(run.id)
+
+
 def test_the_teachers_buttons_do_nothing_for_a_session_that_is_no_longer_the_teachers(pin, page_server):
     test = as_teacher()
     run = server().manager.start(LONG)

@@ -152,12 +152,14 @@ def people_of(run: Run) -> set[str]:
 
 
 def _with_a_say(people: Iterable[str]) -> set[str]:
-    room, elsewhere = server().classroom, server().people.elsewhere
-    if room.pin.on:
+    if server().classroom.pin.on:
         return set(people)
     # Whoever sits at the computer that all this runs on needs no button to end it. He may also be alone with it and yet look
     # like several: two browsers, localhost and 127.0.0.1, no cookies; in a container or behind a proxy, at an address of those.
-    return set() if at_the_server() else {person for person in people if person == client() or elsewhere(person, address())}
+    if at_the_server():
+        return set()
+    me, place, elsewhere = client(), address(), server().people.elsewhere
+    return {person for person in people if person == me or elsewhere(person, place)}
 
 
 def may_change(people: set[str]) -> bool:
@@ -271,7 +273,9 @@ def start(config: RunConfig, again: bool = False) -> Run | None:
 
 
 def join(run_id: str) -> None:
-    """Callback: a run that exists already is this person's too."""
+    """Callback: a run that exists already is this person's too; while the controls are locked he only looks on."""
+    if locked():
+        return
     server().manager.join(run_id, client(), address())
     server().classroom.join(client(), name(), run_id)
 

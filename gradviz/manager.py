@@ -33,7 +33,7 @@ from gradviz.config import FIELDS, ConfigError, RunConfig
 from gradviz.data import DataError, Shelf
 from gradviz.desk import Desk
 from gradviz.limits import Refused
-from gradviz.people import GUEST, Pace
+from gradviz.people import GUEST, Pace, with_one_more
 from gradviz.probe import Interrupted
 from gradviz.runs import History, Outcome, Run, Status, StepRecord, max_columns
 from gradviz.settings import Limits
@@ -112,6 +112,7 @@ class _Job:
     begun: int = 0  # steps that it had then
     stop: threading.Event = field(default_factory=threading.Event)
     replaces: Run | None = None  # whose records the store keeps until this one has as many
+    heirs: tuple[str, ...] = ()  # whose the run before was: it is theirs again once it has ended, whoever began it anew
     held: bool = False  # a pause was asked for
     rests: float = math.inf  # since when it is paused
     steps: int = 0  # single steps asked for while held
@@ -237,7 +238,7 @@ class RunManager:
                 run = Run(config, history, created=self._now(), clients=(client,) if client else ())
                 unsaved = self._jobs.get(run.id)
                 old = unsaved.replaces or old if unsaved else old
-                self._begin(run, address, replaces=old if old and old.history.steps else None)
+                self._begin(run, address, old)
         except Refused as refusal:
             with self._changed:
                 self._refused[refusal.reason] += 1
@@ -539,8 +540,8 @@ class RunManager:
 
     def _join_job(self, job: _Job, client: str, address: str) -> None:
         job.addresses |= {address} - {""}
-        if client not in job.run.clients:
-            job.run.clients += (client,)
+        if (people := with_one_more(job.run.clients, client)) != job.run.clients:
+            job.run.clients = people
             job.saved = None
         job.seen = self._clock()
 
@@ -641,9 +642,11 @@ class RunManager:
             self._tags |= {(client, further): tag for client in job.run.clients}
         return tag
 
-    def _begin(self, run: Run, address: str = "", replaces: Run | None = None) -> None:
+    def _begin(self, run: Run, address: str = "", old: Run | None = None) -> None:
         self._count += 1
-        job = _Job(run, number=self._count, replaces=replaces, addresses={address} - {""})
+        job = _Job(run, number=self._count, addresses={address} - {""})
+        if old:
+            job.replaces, job.heirs = old if old.history.steps else None, old.clients
         job.fresh = not run.clients or self._hurries(run.clients[0], job.addresses)
         if run.clients:
             job.seen = self._clock()  # who has just asked for it looks at it
@@ -857,6 +860,8 @@ class RunManager:
             if self._closing and outcome.status is Status.STOPPED:
                 outcome = Outcome(Status.INTERRUPTED, message=INTERRUPTED)
             self._ended[outcome.status] += 1
+            for heir in job.heirs:
+                run.clients = with_one_more(run.clients, heir)
             run.end(outcome)
             self._set(job, outcome.status)
 

@@ -23,9 +23,17 @@ COOKIE = "gradviz_person"
 GUEST = "guest-"  # begins the id of a session without a cookie, which lasts as long as the session
 AWAY = 1800.0  # seconds without a click or a page, after which somebody counts as gone
 _MOST = 4096  # keys remembered at a time
+_TOGETHER, _GUESTS = 200, 50  # people of one run or sweep: known ones, and guests, of whom each reload makes another
 # New cookies of one address: a class that opens its pages at once behind one, and then one every ten seconds. Whoever clears
 # his cookies to be somebody else has as many names, and no more.
 _COOKIES, _COOKIES_PER_SECOND = 100, 0.1
+
+
+def with_one_more(people: tuple[str, ...], person: str) -> tuple[str, ...]:
+    """`people` and this one too, unless he is nobody or there are so many of his kind already."""
+    guest = person.startswith(GUEST)
+    alike = sum(other.startswith(GUEST) == guest for other in people)
+    return people if not person or person in people or alike >= (_GUESTS if guest else _TOGETHER) else (*people, person)
 
 
 class Pace:

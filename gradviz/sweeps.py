@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from gradviz import smallfile
 from gradviz.config import RunConfig
 from gradviz.limits import Refused
 from gradviz.manager import RunManager
-from gradviz.runs import Run
+from gradviz.people import GUEST, with_one_more
+from gradviz.runs import Run, Status
 from gradviz.sweep import TRAINED, UNFINISHED, Result, Sweep, looked, result, trained_already
 from gradviz.words import gettext as _
 
@@ -22,7 +24,7 @@ log = logging.getLogger("gradviz")
 LESSON = "lesson "  # begins the name of a lesson's sweep
 _MOST_AT_ONCE = 8  # live runs of sweeps, when so many people have one
 _MOST_OF_ONE = 8  # active sweeps of one person
-_MOST_KEPT = 300  # definitions; the oldest that is not active gives way
+_MOST_KEPT = 300  # definitions; see _surplus
 
 
 class _Turns:
@@ -127,11 +129,11 @@ class SweepRunner:
             if len(mine) >= _MOST_OF_ONE and sweep.id not in mine:
                 text = _("You have {n} sweeps and lessons going on: wait for one, or stop one.")
                 raise Refused("queue", text.format(n=len(mine)))
-            old = [id for id in self._sweeps if id not in self._active]
-            for id in old[: max(0, len(self._sweeps) - _MOST_KEPT)]:
+            resting = {id: self.people(id) for id in self._sweeps if id not in self._active}
+            for id in _surplus(resting, len(self._sweeps) - _MOST_KEPT):
                 self.forget(id)
             self._sweeps[sweep.id] = sweep
-            self._people[sweep.id] = tuple(dict.fromkeys((*self.people(sweep.id), client))) if client else self.people(sweep.id)
+            self._people[sweep.id] = with_one_more(self.people(sweep.id), client)
             self._tried -= {config.run_id for config in sweep.configs}
             self._refusal = ""
             if sweep.id not in self._active:
@@ -142,8 +144,8 @@ class SweepRunner:
     def join(self, id: str, client: str) -> None:
         """The active sweep is this person's too."""
         with self._lock:
-            if id in self._active and client not in self.people(id):
-                self._people[id] = (*self.people(id), client)
+            if id in self._active and (people := with_one_more(self.people(id), client)) != self.people(id):
+                self._people[id] = people
                 self._keep(self._sweeps[id])
 
     def leave(self, id: str, client: str) -> bool:
@@ -177,11 +179,10 @@ class SweepRunner:
                 return
             self._active.remove(id)
             wanted = {config.run_id for other in self._active for config in self._sweeps[other].configs}
-            for run_id in [config.run_id for config in self._sweeps[id].configs if config.run_id not in wanted]:
+            for run_id in {config.run_id for config in self._sweeps[id].configs} - wanted:
                 self._turns.landed(run_id)
                 if self._flying.pop(run_id, None) and run_id in self._ours:
-                    run = self._manager.get(run_id)
-                    if run and not run.clients:
+                    if (run := self._manager.get(run_id)) and not run.clients:
                         self._manager.stop(run_id)
             self._keep(self._sweeps[id])
 
@@ -323,13 +324,25 @@ class SweepRunner:
             except RuntimeError:  # the manager is closing
                 self._ended.set()
                 return None
+        if run.status is Status.PAUSED:
+            self._manager.resume(run.id)  # who paused it was alone then
         self._flying[config.run_id] = config
         self._turns.launched(config.run_id, self._line(id))
         return None
 
     def _keep(self, sweep: Sweep) -> None:
-        problem = _write(self._folder, sweep, sweep.id in self._active, self.people(sweep.id))
-        self.warning = problem or self._refusal
+        self.warning = _write(self._folder, sweep, sweep.id in self._active, self.people(sweep.id)) or self._refusal
+
+
+def _surplus(resting: dict[str, tuple[str, ...]], count: int) -> Iterator[str]:
+    """So many ids of these, sweep id -> whose it is, oldest first: each time the oldest of who has most of them. Guests, who
+    may be one and the same, are one."""
+    owners = {id: GUEST if (first := next(iter(people), GUEST)).startswith(GUEST) else first for id, people in resting.items()}
+    for _number in range(min(count, len(owners))):
+        of = Counter(owners.values())
+        id = max(owners, key=lambda id, of=of: of[owners[id]])  # of equals the first
+        del owners[id]
+        yield id
 
 
 # The definitions, as files

@@ -472,6 +472,61 @@ def test_whose_a_sweep_is_outlives_a_restart_and_it_ends_when_the_last_has_left(
     assert not room.sweeps.leave(sweep.id, "bob") and not room.sweeps.active(sweep.id)
 
 
+def test_a_run_that_a_strangers_sweep_trains_afresh_is_its_own_peoples_afterwards(room):
+    config = long("sweep").configs[0]
+    room.counted.rest = 5
+    run = room.manager.start(config, client="ann")
+    room.manager.join(run.id, "bob")
+    until(lambda: run.history.steps == 5)
+    room.manager.stop(run.id)
+    until(lambda: not run.status.live and not room.manager.unsaved())
+    room.counted.rest = None
+    sweep = Sweep("eve's", (config,))
+    room.sweeps.start(sweep, "eve")
+    until(lambda: len(room.sweeps.results(sweep)) == 1)
+    assert room.manager.get(run.id).history.steps > 5 and room.manager.get(run.id).clients == ("ann", "bob")
+    until(lambda: not room.manager.unsaved())
+    assert room.store.load(run.id).clients == ("ann", "bob")
+
+
+def test_a_run_that_somebody_has_paused_does_not_hold_up_the_lesson_that_needs_it(room):
+    lesson = long("lesson float32")
+    room.counted.rest = 5
+    run = room.manager.start(lesson.configs[0], client="eve")
+    until(lambda: run.history.steps == 5)
+    room.manager.pause(run.id)
+    room.counted.rest = None
+    until(lambda: run.status is Status.PAUSED)
+    room.sweeps.start(lesson, "ann")
+    until(lambda: len(room.sweeps.results(lesson)) == 3)
+    assert run.status is Status.FINISHED
+
+
+def test_whoever_begins_sweep_after_sweep_drives_out_his_own_and_not_those_of_others(room):
+    room.counted.gate.clear()
+    for person in ("ann", "guest-1"):
+        room.sweeps.start(mine := long(person), person)
+        room.sweeps.stop(mine.id)
+    for seed in range(320):
+        room.sweeps.start(one := Sweep(f"sweep {seed}", (RunConfig(seed=seed),)), f"eve {seed % 20}")
+        room.sweeps.stop(one.id)
+    assert {"ann", "guest-1"} <= {sweep.name for sweep in room.sweeps.list()} and len(room.sweeps.list()) <= 301
+
+
+def test_a_flood_of_people_is_remembered_of_neither_run_nor_sweep(room):
+    room.counted.rest = 5
+    room.sweeps.start(sweep := long("ours"), "ann")
+    run = room.manager.start(sweep.configs[0], client="ann")
+    for n in range(1000):
+        room.sweeps.join(sweep.id, f"guest-{n}")
+        room.manager.join(run.id, f"guest-{n}")
+    for n in range(30):  # a class still finds room
+        room.sweeps.join(sweep.id, f"student {n}")
+        room.manager.join(run.id, f"student {n}")
+    for people in (room.sweeps.people(sweep.id), run.clients):
+        assert len(people) < 100 and "ann" in people and "student 29" in people
+
+
 # The page
 
 

@@ -71,7 +71,8 @@ class Report:
             "# The article's claims, put to the test",
             "",
             f"Written by `{self.command}`; every number and every verdict below is computed from the runs of that command. "
-            f"{len(everything)} runs on {self.data}, {self.device}, {seconds / 60:.0f} minutes of training in all. "
+            f"{len(everything)} runs on {self.data}, {_made_with(everything.values()) or self.device}, "
+            f"{seconds / 60:.0f} minutes of training in all. "
             f"Unless a table says otherwise: batches of {BATCH}, Adam with learning rate 0.001, at most {STEPS} steps, or "
             f"{DEEP_STEPS} with batch norm or shortcut. "
             "A run is stopped as soon as it counts as trained.",
@@ -122,13 +123,12 @@ class Report:
         if not self.long:
             return []
         steps, hours = sum(run.steps for run in self.long), sum(run.seconds for run in self.long) / 3600
-        made_with = "; ".join(dict.fromkeys(arithmetic.arithmetic_text(run.arithmetic) for run in self.long))
         lines = [
             "## At the article's length", "",
             f"`python -m gradviz reproduce --article`: {len(self.long)} runs on MNIST, batches of {LONG_BATCH}, up to "
-            f"{LONG_STEPS:,} steps (10 epochs); {steps:,} steps and {hours:.1f} hours of one processor core in all "
-            f"({made_with}). The kept runs are lines of `gradviz/long_runs.jsonl`, with their curves and first and last "
-            "profiles; the command trains what is missing there.", "",
+            f"{LONG_STEPS:,} steps (10 epochs); {steps:,} steps and {hours:.1f} hours of training in all "
+            f"({_made_with(self.long)}). The kept runs are lines of `gradviz/long_runs.jsonl`, with their curves and first and "
+            "last profiles; the command trains what is missing there.", "",
             *(f"- **{word}**: {meaning}." for word, meaning in LONG_OUTCOMES.items()), "",
             "### Depth, optimiser and learning rate", "",
             *_picture("long-depth.svg", "Outcome of every long run over depth, optimiser and rate", pictures),
@@ -210,6 +210,11 @@ class Report:
                 f"{run.history.steps} of {config.steps} | {_outcome(run)} |"
             )
         return [*lines, "", "</details>", "", lesson.explanation, ""]
+
+
+def _made_with(runs: Iterable[Run | LongRun]) -> str:
+    return "; ".join(dict.fromkeys(arithmetic.arithmetic_text(run.arithmetic) for run in runs))
+
 
 def _anchor(lesson: Lesson) -> str:
     """The one that GitHub gives the heading."""

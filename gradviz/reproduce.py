@@ -32,6 +32,7 @@ from gradviz.workers import Nursery
 
 EARLY = "Stopped as soon as it counted as trained."
 QUICK_MINUTES = 15
+_OTHERS = "{n} kept runs were computed with other arithmetic, or with one not noted: their outcomes count, not their digits."
 _COST = 1e-4  # seconds per image and block on one processor core (docs/performance.md)
 
 _PLAIN = RunConfig(batch_size=BATCH, steps=STEPS)
@@ -69,7 +70,9 @@ class Bench:
         self._device = resolve_device(device)
         self.device = device_text(self._device)
         self._end = None if seconds is None else time.monotonic() + seconds
+        self._made_with = arithmetic.here(self._device, 1)
         self.used: dict[str, Run] = {}  # every run that was asked for, by id
+        self.others: set[str] = set()  # ids of kept ones of other arithmetic among them
 
     def run(self, config: RunConfig, early: bool = True) -> Run:
         """The kept run of this config, or a new one. `early`: enough once it counts as trained. Raises TimeUp, if stopped too."""
@@ -78,6 +81,8 @@ class Bench:
         if kept and not kept.status.live and result(kept).outcome not in (UNFINISHED, FAILED):
             if early or kept.status is not Status.STOPPED:
                 self.used[kept.id] = kept
+                if arithmetic.differences(kept.arithmetic, self._made_with):
+                    self.others.add(kept.id)
                 return kept
         expected = 0.0 if self._device.type == "cuda" else _COST * config.blocks * config.batch_size * config.steps
         if self._end is not None and time.monotonic() + expected > self._end:
@@ -174,6 +179,8 @@ def reproduce(
                 stage(bench, report, ahead)
                 path = _write(report, out)
                 _say(f"{path} is up to date")
+        if bench.others:
+            _say(_OTHERS.format(n=f"{len(bench.others)} of {len(bench.used)}"))
     finally:
         store.close()
     return path
@@ -204,7 +211,7 @@ def _long_runs(keep: Keep, train: Train, at_once: int, until: float) -> None:
     made_with = arithmetic.here(resolve_device("auto"), 1)
     others = sum(run.arithmetic != made_with for run in keep)
     if others:
-        _say(f"{others} of {len(keep)} kept runs were computed with other arithmetic: their outcomes count, not their digits.")
+        _say(_OTHERS.format(n=f"{others} of {len(keep)}"))
     before = -1
     while before < len(keep):
         before = len(keep)

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from test_long_runs import long_run
 
 from gradviz import article_length
+from gradviz.arithmetic import arithmetic_text, here
 from gradviz.config import RunConfig
 from gradviz.data import Shelf
 from gradviz.lessons import LESSONS, NOT, OPEN, PARTLY, REPRODUCED, Finding, Part
@@ -102,6 +104,17 @@ def test_the_document_says_the_verdict_that_its_runs_give(holds, verdict):
     assert re.search(rf"\| 5 \| \[{lesson.title}\]\(#claim-5-gradient-clipping\) \| \*\*{verdict}\*\* \| Forty-two\. \|", text)
     assert f"Verdict: **{verdict}**" in text and "Measured 42." in text and "- Nothing else." in text
     assert text.count("not run") >= 15  # the other lessons are said to be missing
+
+
+def test_kept_runs_of_other_arithmetic_are_used_and_said(store):
+    run, same = made(NET, True), made(replace(NET, seed=1), True)
+    same.arithmetic = here(torch.device("cpu"), 1)
+    store.save(run, same)
+    again, silent = bench(store)
+    assert [again.run(kept.config).created for kept in (run, same)] == [run.created, same.created] and not silent
+    assert again.others == {run.id}
+    text = Report("digits", "cpu", "c", [0], {}, [run, same], [], [], []).text([])
+    assert f"unknown arithmetic, not noted when it ran; {arithmetic_text(same.arithmetic)}" in text
 
 
 def test_every_anchor_of_the_table_leads_to_a_heading():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ from gradviz import reserve
 from gradviz.rows import Sound, is_whole
 from gradviz.runs import Status
 from gradviz.salvage import salvaged
-from gradviz.schema import PARTS, VERSION, bring_up_to_date, is_complete
+from gradviz.schema import PARTS, VERSION, bring_up_to_date, is_complete, is_ours
 from gradviz.words import gettext as _
+from gradviz.writeahead import mend
 
 log = logging.getLogger("gradviz")
 
@@ -71,13 +73,28 @@ def _opened(path: Path) -> Opened:
     new = path.with_name(_NEW)
     if new.exists() and not path.exists():
         new.rename(path)  # the last server was ended between the two
-    try:
-        return Opened(_connected(path))
-    except sqlite3.DatabaseError as error:
-        if not is_damage(error):
-            raise
+    if not _begins_right(path):
+        log.warning("event=store-header")
+    else:
+        try:
+            return Opened(_connected(path))
+        except UnicodeDecodeError:  # what SQLite has to say of the damage repeats it
+            pass
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
     told = _salvage(path)
     return Opened(_connected(path), told)
+
+
+def _begins_right(path: Path) -> bool:
+    """Whether the first bytes can be those of our file. SQLite takes a file of no bytes for a new one and removes its log;
+    one whose version of writing is unknown may only be read, says SQLite; and it knows no schema format above 4."""
+    if not path.is_file():
+        return True
+    with path.open("rb") as file:
+        head = file.read(100)
+    return len(head) == 100 and head[18] <= 2 and head[44:47] == bytes(3) and head[47] <= 4
 
 
 def claimed_or_not(path: Path, patience: float) -> sqlite3.Connection:
@@ -101,6 +118,20 @@ def marks_of(path: Path) -> dict[Path, tuple[int, int]]:
             continue
         found[name] = (state.st_dev, state.st_ino)
     return found
+
+
+def log_mended(path: Path) -> str:
+    """Before anybody has opened the file: looks whether its log is whole, mends it, and says so."""
+    try:
+        bad, frames = mend(path)
+    except OSError:
+        return ""  # nothing can be read, or nothing written, and whoever opens the file meets that too
+    if not frames:
+        return ""
+    log.warning("event=store-log-damaged bad=%d of=%d", bad, frames)
+    text = _("The log of the file of runs was damaged and is kept as {aside}: {bad} of the {all} pages last written could not "
+             "be read, and a second of records that lay there may be missing.")  # fmt: skip
+    return text.format(aside=f"{path.name}-wal-damaged", bad=bad, all=frames)
 
 
 def log_written(path: Path, old: sqlite3.Connection) -> str:
@@ -163,6 +194,8 @@ def _salvage(path: Path) -> str:
     new.rename(path)
     text = _("The file of runs was damaged and is kept as {aside}. {whole} of its runs were saved whole, {gaps} with gaps "
              "where records could not be read, and {lost} could not be saved.")  # fmt: skip
+    if not saved.complete:
+        text += " " + _("The list of runs in it was damaged too: there may have been more.")
     log.warning("event=store-salvaged aside=%s whole=%d gaps=%d lost=%d", aside.name, saved.whole, saved.gaps, saved.lost)
     return text.format(aside=aside, whole=saved.whole, gaps=saved.gaps, lost=saved.lost)
 
@@ -186,9 +219,18 @@ def brought_over(old: sqlite3.Connection, db: sqlite3.Connection) -> int:
 
 def claimed(path: Path, patience: float) -> sqlite3.Connection:
     """A lock that ends with the process, however it ends: a second server would declare our live runs interrupted."""
-    claim = sqlite3.connect(path.with_name("runs.lock"), timeout=patience, isolation_level=None, check_same_thread=False)
+    lock = path.with_name("runs.lock")
+    if lock.exists() and not lock.is_file():
+        raise StoreError(_("{name}, by which a server claims its folder, is no file: remove it.").format(name=lock))
+    claim = sqlite3.connect(lock, timeout=patience, isolation_level=None, check_same_thread=False)
     try:
-        claim.execute("BEGIN EXCLUSIVE")
+        try:
+            claim.execute("BEGIN EXCLUSIVE")
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            os.truncate(lock, 0)  # nothing is in it, and nobody holds it: who does is met before it is read
+            claim.execute("BEGIN EXCLUSIVE")
     except sqlite3.OperationalError as error:
         claim.close()
         if code(error) != "SQLITE_BUSY":
@@ -222,6 +264,8 @@ def _connected(path: Path) -> sqlite3.Connection:
         bring_up_to_date(db)
         if not is_complete(db):
             raise _damage("a table is missing")
+        if not is_ours(db):
+            raise _damage("a table has another shape")
         live = [str(status) for status in Status if status.live]
         db.execute(
             f"UPDATE runs SET status = ?, message = ? WHERE status IN ({', '.join('?' * len(live))}) "

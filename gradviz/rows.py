@@ -22,6 +22,7 @@ from gradviz.runs import History, Status, max_columns
 from gradviz.words import gettext as _
 
 _YEAR_9999 = 253_370_764_800  # Unix time
+_LONGEST = 2000  # characters of what a page shows
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,9 @@ class Sound:
             float(row["loss"]) if is_number(row["loss"]) else math.nan,
             float(row["seconds"]) if is_number(row["seconds"]) else 0.0,
             float(accuracy) if is_number(accuracy) else None,
-            row["device"] if isinstance(row["device"], str) else "",
-            row["message"] if isinstance(row["message"], str) else "",
-            layer if isinstance(layer, str) else None,
+            row["device"][:_LONGEST] if isinstance(row["device"], str) else "",
+            row["message"][:_LONGEST] if isinstance(row["message"], str) else "",
+            layer[:_LONGEST] if isinstance(layer, str) else None,
             most,
         )
 

@@ -19,7 +19,9 @@ from gradviz.rows import Sound, is_number, is_right, is_whole
 from gradviz.schema import PARTS, bring_up_to_date
 
 _FEWEST = 14  # values of a row of `runs` in its first version
+_NEEDED = {"runs": {"id", "config", "status", "created", "steps"}}  # without which SQL gives no run; of its records all
 _LEAF = 0x0D  # first byte of a page that holds a table's rows
+_SAMPLE = 2**22  # bytes that are looked at to find the size of a page
 _HEADER = 100  # bytes before the first page's content
 _MOST_PAGES = 2**20  # of one row: no chain of pages may go round and round
 _SIZES = {5: 6, 6: 8, 7: 8, 8: 0, 9: 0}  # serial type -> bytes, where they differ
@@ -32,6 +34,7 @@ class Salvaged:
     whole: int
     gaps: int  # whose records are there in part
     lost: int  # of which there are records, but not what they belong to
+    complete: bool  # the list of runs was read to its end; else more may be lost without a trace
 
 
 def salvaged(path: Path, into: Path) -> Salvaged:
@@ -44,7 +47,7 @@ def salvaged(path: Path, into: Path) -> Salvaged:
         bring_up_to_date(db)
         db.execute("BEGIN")
         whole = _by_sql(path, db)
-        if not whole.pop("runs"):
+        if not (complete := whole.pop("runs")):
             for values in _best_runs(path, db):
                 _put(db, "runs", values)
         sizes = _column_sizes(db)
@@ -62,23 +65,25 @@ def salvaged(path: Path, into: Path) -> Salvaged:
         db.execute("COMMIT")
     with into.open("rb+") as file:
         os.fsync(file.fileno())
-    return Salvaged(count - gaps, gaps, lost)
+    return Salvaged(count - gaps, gaps, lost, complete)
 
 
 def _by_sql(path: Path, db: sqlite3.Connection) -> dict[str, bool]:
     """Copies what SQL reaches. Returns for each table whether that was all."""
     whole = dict.fromkeys(("runs", *PARTS), False)
+    if path.stat().st_size < 512:
+        return whole  # SQLite would take it for a new file, and remove its log
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)) as old:
             old.row_factory = sqlite3.Row
             old.text_factory = lambda data: data.decode("utf-8", "replace")
             for table in whole:
                 known = [name for name in _names(old, table) if name in _names(db, table)]
-                if known:
+                if set(known) >= _NEEDED.get(table, {*_names(db, table)} - {"crc"}):
                     whole[table] = _taken(rows(old, table), lambda row, t=table, k=known: _copy(db, t, k, row))
                 else:
                     whole[table] = False
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):
         pass  # the pages are read one by one then
     return whole
 
@@ -162,11 +167,13 @@ def _table_of(values: list, sizes: dict[str, int]) -> str | None:
 def _with_gaps(db: sqlite3.Connection) -> int:
     """Runs whose steps or columns are not all there."""
     query = ("SELECT steps, stride, (SELECT coalesce(sum(length(data)), 0) / 24 FROM scalars WHERE run = id) AS scalars, "
-             "(SELECT count(*) FROM columns WHERE run = id) AS columns FROM runs")  # fmt: skip
+             "(SELECT count(*) FROM columns WHERE run = id) AS columns, coalesce(tests, 0) + coalesce(samples, 0) AS counts, "
+             "(SELECT count(*) FROM tests WHERE run = id) + (SELECT count(*) FROM samples WHERE run = id) AS there FROM runs")
     return sum(
         not (is_whole(row["steps"]) and is_whole(row["stride"]) and row["stride"] > 0)
         or row["scalars"] < row["steps"]
         or row["columns"] < -(-row["steps"] // row["stride"])
+        or row["there"] < row["counts"]
         for row in db.execute(query)
     )
 
@@ -203,9 +210,8 @@ def loose_rows(path: Path) -> Iterator[list]:
     Raises OSError. The file is not changed; what its write-ahead log holds counts.
     """
     with path.open("rb") as file:
-        if not path.stat().st_size:
-            return
-        with closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as data:
+        size = path.stat().st_size
+        with closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else mmap.mmap(-1, 1)) as data:
             pages = _Pages(data, Path(f"{path}-wal"))
             freed = pages.freed()
             for number in range(1, pages.count + 1):
@@ -218,15 +224,26 @@ class _Pages:
 
     def __init__(self, data: mmap.mmap, log: Path):
         self._data = data
-        size = int.from_bytes(data[16:18], "big")
-        self.size = 65536 if size == 1 else size if size >= 512 and size & (size - 1) == 0 else 4096
-        self._usable = self.size - (data[20] if len(data) > 20 and data[20] < 64 else 0)
-        self._newer: dict[int, bytes] = {}
         try:
-            self._read_log(log.read_bytes())
-        except (OSError, struct.error):
-            pass  # there is none
+            content = log.read_bytes()
+        except OSError:
+            content = b""  # there is none
+        said = 256 * data[16] + 65536 * data[17] if len(data) >= 512 else int.from_bytes(content[8:12], "big")
+        self._newer: dict[int, bytes] = {}
+        sizes = sorted((512 << power for power in range(8)), key=lambda size: size != said)
+        self._divide(max(sizes, key=self._found))  # the header may be what is damaged: where most rows are found
+        self._read_log(content)
         self.count = max(len(data) // self.size, *self._newer, 0)
+
+    def _divide(self, size: int) -> None:
+        data = self._data
+        self.size, self.count = size, len(data) // size
+        self._usable = size - (data[20] if len(data) > 20 and data[20] < 64 else 0)
+
+    def _found(self, size: int) -> int:
+        """Rows in the first pages, if they are of this size."""
+        self._divide(size)
+        return sum(1 for number in range(1, min(self.count, _SAMPLE // size) + 1) for _row in self.rows(number))
 
     def _read_log(self, log: bytes) -> None:
         salt, pending = log[16:24], {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 
 VERSION = 6  # PRAGMA user_version
 _SINCE_1 = """
@@ -68,3 +69,22 @@ def bring_up_to_date(db: sqlite3.Connection) -> None:
 def is_complete(db: sqlite3.Connection) -> bool:
     """Whether all the tables are there."""
     return {"runs", *PARTS} <= {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+
+
+def is_ours(db: sqlite3.Connection) -> bool:
+    """Whether the tables are as this version makes them, and nothing acts when they are written: somebody may have been in it."""
+    with closing(sqlite3.connect(":memory:")) as model:
+        model.isolation_level = None
+        bring_up_to_date(model)
+        return _shape(db) == _shape(model)
+
+
+def _shape(db: sqlite3.Connection) -> list[list[tuple]]:
+    shape = [[tuple(row) for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'")]]
+    for table in ("runs", *PARTS):
+        query = "SELECT name, pk, \"notnull\" FROM pragma_table_xinfo(?) ORDER BY cid"
+        shape.append([tuple(row) for row in db.execute(query, (table,))])
+        query = 'SELECT "from", "to", "table", on_delete, on_update FROM pragma_foreign_key_list(?)'
+        shape.append([tuple(row) for row in db.execute(query, (table,))])
+        shape.append([tuple(row) for row in db.execute('SELECT origin FROM pragma_index_list(?) WHERE "unique"', (table,))])
+    return shape

@@ -27,6 +27,7 @@ from gradviz.opening import INTERRUPTED, StoreError
 from gradviz.record.quantities import QUANTITIES
 from gradviz.rows import Parts, Sound, arithmetic, checksum, clients, deletion, is_whole
 from gradviz.runs import History, Run, Status
+from gradviz.schema import PARTS
 from gradviz.storefile import StoreFile
 from gradviz.words import gettext as _
 
@@ -155,7 +156,7 @@ class RunStore:
                 log.warning("event=run-unreadable run=%s why=%s", json.dumps(id), json.dumps(str(error)))
                 return None
             parts = Parts(sound, row["quantities"], row["stride"], row["tests"], row["samples"])
-            for table in ("scalars", "columns", "tests", "samples"):
+            for table in PARTS:
                 for values in db.execute(f"SELECT * FROM {table} WHERE run = ? ORDER BY 2", (id,)):
                     parts.take(table, *values[1:])
         message = sound.message
@@ -274,6 +275,8 @@ class RunStore:
     def _sound(self, row: sqlite3.Row) -> Sound:
         """Raises ValueError. What was live when the last server ended could not be marked where nothing can be written."""
         sound = Sound.of(row)
+        if not self._file.reading_only and sound.config.run_id != row["id"]:  # opening gives it the right one, if that is free
+            raise ValueError("the settings of another run")
         if self._file.reading_only and sound.status in (Status.RUNNING, Status.PAUSED):
             return dataclasses.replace(sound, status=Status.INTERRUPTED, message=INTERRUPTED)
         return sound
@@ -291,6 +294,9 @@ class RunStore:
             self._db.execute("DELETE FROM runs WHERE id = ?", (run.id,))
             self._gaps.pop(run.id, None)
             old = None
+        if old is None:
+            for table in PARTS:  # whoever has deleted a run by hand may have left its records, which would be in the way
+                self._db.execute(f"DELETE FROM {table} WHERE run = ?", (run.id,))
         done = old["steps"] if old else 0
         loss, seconds = _last(history)
         row = {

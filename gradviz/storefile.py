@@ -21,6 +21,7 @@ from gradviz.opening import (
     claimed_or_not,
     code,
     is_damage,
+    log_mended,
     log_written,
     marks_of,
     moment,
@@ -57,7 +58,10 @@ class StoreFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._claim = claimed_or_not(self.path, patience)
             try:
+                self._tell(log_mended(self.path))  # only here: later somebody may be reading it
                 self._take(opened(self.path))
+                if not self.reading_only and not self._claims():
+                    self._claim = claimed(self.path, patience)  # it can be written, and two servers must not
             except BaseException:
                 self._claim.close()
                 raise
@@ -140,7 +144,7 @@ class StoreFile:
         self.db.close()
         self._shut, said, self.reading_only = True, self.reading_only, ""
         try:
-            if not self._claim.execute("PRAGMA database_list").fetchone()[2]:  # none yet
+            if not self._claims():
                 self._claim = claimed(self.path, 0)
             self._take(opened(self.path))
         except BaseException:
@@ -150,6 +154,9 @@ class StoreFile:
             self._shut = False
             raise StoreError(self.reading_only)
         self._go_on("")
+
+    def _claims(self) -> bool:
+        return bool(self._claim.execute("PRAGMA database_list").fetchone()[2])
 
     def _take(self, opened: Opened) -> None:
         self.db, self.reading_only = opened.db, opened.reading_only

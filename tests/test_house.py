@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = """
     words smallfile record config machine settings people arithmetic
     anatomy runs limits desk idx data model treatment probe ahead
-    lenet.theory trainer rows schema salvage reserve opening storefile store frames nursery workers
+    lenet.theory trainer rows schema writeahead salvage reserve opening storefile store frames nursery workers
     diagnosis manager sweep sweeps lessons long_runs article_length charts report reproduce codegen export classroom
     live ui
     __main__ pages app

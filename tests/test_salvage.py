@@ -18,7 +18,8 @@ from gradviz.anatomy import PackedSample
 from gradviz.data import Shelf
 from gradviz.manager import RunManager
 from gradviz.runs import Run, Status
-from gradviz.store import RunStore
+from gradviz.store import RunStore, StoreError
+from gradviz.writeahead import mended
 
 PAGE = 4096
 COUNT = 90
@@ -275,3 +276,204 @@ def test_a_store_of_each_earlier_version_opens_as_it_did_and_is_checked_from_the
     store._db.execute("UPDATE columns SET data = zeroblob(length(data)) WHERE place = 25")
     assert "1 of 30 columns" in store.load(run.id).message
     store.close()
+
+
+# The log
+
+
+def flipped(log: bytearray) -> None:
+    log[32 + (24 + PAGE) * 5 + 24 + 100] ^= 4
+
+
+def zeroed(log: bytearray) -> None:
+    log[32 + (24 + PAGE) * 5 : 32 + (24 + PAGE) * 6] = bytes(24 + PAGE)
+
+
+def headless(log: bytearray) -> None:
+    log[:24] = b"\xff" * 24
+
+
+def exchanged(log: bytearray) -> None:
+    first, second = (slice(32 + (24 + PAGE) * number, 32 + (24 + PAGE) * (number + 1)) for number in (4, 6))
+    log[first], log[second] = log[second], log[first]
+
+
+@pytest.mark.parametrize("how", [flipped, zeroed, headless, exchanged], ids=lambda how: how.__name__)
+def test_damage_in_the_log_is_said_and_what_lies_behind_it_is_kept(tmp_path: Path, how: Callable[[bytearray], None]) -> None:
+    """SQLite takes it for the end of the log."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    store = RunStore(first)
+    runs = [ended_run(seed=seed, blocks=2) for seed in range(12)]
+    for run in runs:
+        store.save(run)
+    second.mkdir()
+    for name in ("runs.sqlite", "runs.sqlite-wal"):
+        shutil.copy(first / name, second)
+    store.close()
+    log = second / "runs.sqlite-wal"
+    data = bytearray(log.read_bytes())
+    how(data)
+    log.write_bytes(data)
+    again = RunStore(second)
+    assert "log of the file of runs was damaged" in again.notice and "runs.sqlite-wal-damaged" in again.notice
+    assert (second / "runs.sqlite-wal-damaged").read_bytes() == data
+    whole, gaps, lost = judge(again, {run.id: run for run in runs})
+    assert whole >= 10 and lost <= 1 and whole + gaps + lost == 12
+    assert again.load(runs[-1].id) is not None  # the last that was written
+    again.close()
+    once_more = RunStore(second)
+    assert "log" not in once_more.notice
+    once_more.close()
+
+
+def test_a_whole_log_and_one_cut_off_by_a_kill_are_left_as_they_are(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    for seed in range(4):
+        store.save(ended_run(seed=seed))
+    log = Path(f"{store.path}-wal").read_bytes()
+    store._db.execute("BEGIN")
+    store._db.execute("DELETE FROM runs")
+    store._db.execute("ROLLBACK")
+    rolled_back = Path(f"{store.path}-wal").read_bytes()
+    store.close()
+    assert len(log) > 10 * PAGE
+    for content in (b"", log, rolled_back, log[:-1000], log + b"\xff" * 5000, log[: 32 + (24 + PAGE) * 3]):
+        assert mended(content, PAGE) is None
+
+
+# Tables that somebody has changed
+
+CHANGES = {
+    "a column more": "ALTER TABLE scalars ADD COLUMN teacher TEXT",
+    "a column less": "ALTER TABLE columns DROP COLUMN crc",
+    "a column of another name": "ALTER TABLE columns RENAME COLUMN place TO spot",
+    "a trigger": "CREATE TRIGGER t BEFORE UPDATE ON runs BEGIN SELECT RAISE(ABORT, 'no'); END",
+    "a trigger that deletes": "CREATE TRIGGER t AFTER INSERT ON runs BEGIN DELETE FROM runs WHERE id = new.id; END",
+    "a unique index": "CREATE UNIQUE INDEX u ON scalars (run)",
+    "no primary key": "ALTER TABLE samples RENAME TO old; CREATE TABLE samples AS SELECT * FROM old; DROP TABLE old",
+    "a view": "ALTER TABLE tests RENAME TO old; CREATE VIEW tests AS SELECT * FROM old",
+    "another schema": "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = 'CREATE TABLE runs (id TEXT PRIMARY KEY)' "
+    "WHERE name = 'runs'",
+    "no utf-8": "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = CAST(x'435245415445f8' AS TEXT) WHERE name = 'runs'",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_tables_that_somebody_has_changed_cost_no_run_and_can_be_written(kept: tuple, tmp_path: Path, change: str) -> None:
+    path = copied(kept, tmp_path)
+    with sqlite3.connect(path) as db:
+        db.executescript(CHANGES[change])
+    db.close()
+    store = RunStore(tmp_path)
+    runs = kept[1]
+    assert judge(store, runs) == (COUNT, 0, 0)
+    assert f"{COUNT} of its runs were saved whole" in store.notice
+    late = ended_run(seed=500)
+    store.save(late)
+    extend(late, 5)
+    store.save(late)
+    assert_same(store.load(late.id), late)
+    store.delete(late.id)
+    assert len(store.list()) == COUNT
+    store.close()
+
+
+def test_what_is_left_of_a_run_deleted_by_hand_is_not_in_the_way(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    run = ended_run(count=30)
+    store.save(run)
+    with sqlite3.connect(store.path) as db:
+        db.execute("DELETE FROM runs")  # a connection heeds no foreign keys unless it is told to
+    db.close()
+    again = ended_run(seed=0, count=12)
+    store.save(again, ended_run(seed=1))
+    assert_same(store.load(again.id), again)
+    store.close()
+
+
+def test_the_settings_of_another_run_are_no_run(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    one, other = ended_run(seed=1), ended_run(seed=2)
+    store.save(one, other)
+    store._db.execute("UPDATE runs SET config = (SELECT config FROM runs WHERE id = ?) WHERE id = ?", (one.id, other.id))
+    assert store.load(other.id) is None and [line.id for line in store.list()] == [one.id]
+    assert f"{other.id} (the settings of another run)" in store.notice
+    store.close()
+
+
+def test_words_without_end_are_cut_short(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    run = ended_run()
+    store.save(run)
+    store._db.execute("UPDATE runs SET message = hex(zeroblob(5000000)), device = hex(zeroblob(5000000))")
+    assert len(store.load(run.id).message) + len(store.list()[0].device) < 5000
+    store.close()
+
+
+# The header
+
+
+@pytest.mark.parametrize("at, value", [(16, b"\x20\x00"), (16, b"\x02\x00"), (16, b"\x00\x01"), (16, b"\x12\x34"), (18, b"\x03"),
+                                       (44, b"\x00\x00\x00\x09"), (20, b"\x20")])  # fmt: skip
+def test_a_wrong_byte_of_the_header_costs_no_run(kept: tuple, tmp_path: Path, at: int, value: bytes) -> None:
+    path = copied(kept, tmp_path)
+    data = bytearray(path.read_bytes())
+    data[at : at + len(value)] = value
+    path.write_bytes(data)
+    store = RunStore(tmp_path)
+    assert judge(store, kept[1]) == (COUNT, 0, 0)
+    store.save(ended_run(seed=500))
+    store.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"S", b"SQLite format 3\0"])
+def test_an_emptied_file_is_said_and_its_log_is_read(kept: tuple, tmp_path: Path, content: bytes) -> None:
+    store = RunStore(tmp_path / "first")
+    run = ended_run()
+    store.save(run)
+    second = tmp_path / "second"
+    second.mkdir()
+    shutil.copy(tmp_path / "first" / "runs.sqlite-wal", second)
+    store.close()
+    (second / "runs.sqlite").write_bytes(content)
+    again = RunStore(second)
+    assert_same(again.load(run.id), run)
+    assert "damaged" in again.notice and list(second.glob("runs-damaged-*.sqlite"))
+    again.close()
+
+
+def test_what_was_saved_with_gaps_in_the_tests_is_not_called_whole(kept: tuple, tmp_path: Path) -> None:
+    path = copied(kept, tmp_path)
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE tests")
+    db.close()
+    store = RunStore(tmp_path)
+    assert f"0 of its runs were saved whole, {COUNT} with gaps" in store.notice
+    assert judge(store, kept[1]) == (0, COUNT, 0)
+    store.close()
+
+
+def test_a_damaged_list_of_runs_is_said_to_be_one(kept: tuple, tmp_path: Path) -> None:
+    path = copied(kept, tmp_path)
+    path.write_bytes(path.read_bytes()[: 3 * PAGE])
+    store = RunStore(tmp_path)
+    assert "there may have been more" in store.notice
+    store.close()
+
+
+# The lock
+
+
+def test_rubbish_in_the_lock_keeps_nobody_out(tmp_path: Path) -> None:
+    (tmp_path / "runs.lock").write_bytes(b"rubbish" * 1000)
+    store = RunStore(tmp_path)
+    with pytest.raises(StoreError, match="in use by another"):
+        RunStore(tmp_path, patience=0)
+    store.close()
+
+
+def test_what_is_no_lock_is_said_and_two_servers_never_write(kept: tuple, tmp_path: Path) -> None:
+    copied(kept, tmp_path)
+    (tmp_path / "runs.lock").mkdir()
+    with pytest.raises(StoreError, match=r"runs\.lock.*is no file"):
+        RunStore(tmp_path)

@@ -221,13 +221,14 @@ class RunManager:
         he is, keeps one who calls himself many people from having the turns of all.
         Raises Refused if this server does not take the run, RuntimeError once the manager is closed.
         """
-        if (joined := self._join(config, again, client, address)) is not None:
+        if (joined := self._join(self.get(config.run_id), config, again, client, address)) is not None:
             return joined
         try:
             self._admit(config, again)
             old = self.get(config.run_id) if again else None
             with self._changed:
-                if (joined := self._join(config, again, client, address)) is not None:  # started meanwhile
+                meanwhile = self.at_hand(config.run_id)  # what was started; nothing is read under the lock
+                if (joined := self._join(meanwhile, config, again, client, address)) is not None:
                     return joined
                 waiting = sum(bool(job.run.clients) for job in self._queue)  # to begin, or for another slice
                 if client and waiting >= self._limits.queue:
@@ -524,9 +525,8 @@ class RunManager:
 
     # Starting
 
-    def _join(self, config: RunConfig, again: bool, client: str, address: str) -> Run | None:
-        """The run of this config, unless there is none or it shall be started afresh."""
-        kept = self.get(config.run_id)
+    def _join(self, kept: Run | None, config: RunConfig, again: bool, client: str, address: str) -> Run | None:
+        """The run of this config, `kept` if none is live, unless there is none or it shall be started afresh."""
         with self._changed:
             if self._closing:
                 raise RuntimeError("The run manager is closed.")

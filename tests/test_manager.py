@@ -146,6 +146,31 @@ def steps(run: Run) -> int:
 # Sharing
 
 
+def test_while_the_store_is_asked_for_a_run_that_starts_everybody_else_is_answered(tmp_path: Path, shelf: Shelf, stage: Stage):
+    class Asked(RunStore):
+        waited = 0
+
+        def size(self, id: str) -> int | None:
+            other = threading.Thread(target=manager.statistics, daemon=True)
+            other.start()
+            other.join(10)
+            self.waited += other.is_alive()
+            return super().size(id)
+
+    store = Asked(tmp_path / "asked")
+    manager = RunManager(store, shelf, train=stage)
+    try:
+        run = manager.start(seeded(1), client="ann")
+        manager.stop(run.id)
+        assert manager.wait(run.id, 60)
+        manager.start(seeded(1), again=True, client="ann")
+        manager.start(seeded(2), client="bob")
+    finally:
+        manager.close()
+        store.close()
+    assert store.waited == 0
+
+
 def test_equal_configs_share_one_live_run(managed: Callable, stage: Stage) -> None:
     manager = managed(train=stage)
     run = manager.start(seeded(1))

@@ -189,6 +189,11 @@ def _holds_at(found: list[RateBorder], blocks: int, want: bool) -> bool | None:
     return None if learnt.count(False) < len(RATES) else not want
 
 
+def _none(*learnt: bool | None) -> bool | None:
+    """Whether none of them did: one that did decides, else one that is open leaves it open."""
+    return False if True in learnt else None if None in learnt else True
+
+
 def _border_text(found: list[RateBorder]) -> str:
     return "; ".join(border.text for border in found)
 
@@ -257,7 +262,7 @@ def _clipping(e: LongEvidence) -> Finding | None:
     return Finding(
         (
             Part(_("Clipping controls explosion: the loss stays finite."), calmed, _told(e, *EXPLODING) + "."),
-            Part(_("Clipping does nothing for vanishing."), not any(cured) and e.trains(VANISHING[0]) is False,
+            Part(_("Clipping does nothing for vanishing."), _none(*cured, e.trains(VANISHING[0])),
                  _told(e, *VANISHING) + "."),
         ),
         None,
@@ -274,7 +279,7 @@ def _floor(e: LongEvidence) -> Finding | None:
     return Finding(
         (
             Part(_("Where the gradient has vanished, raising small entries to 10⁻¹⁰ does not make the net train."),
-                 e.trains(FLOORED[0]) is False, _told(e, free[0], FLOORED[0]) + "."),
+                 _none(e.trains(FLOORED[0])), _told(e, free[0], FLOORED[0]) + "."),
             Part(_("It spoils nets that train without it."), len(spoilt) == len(learns_without) if learns_without else None,
                  _told(e, *free[1:], *FLOORED[1:]) + "."),
         ),
@@ -288,14 +293,12 @@ def _batch_norm(e: LongEvidence) -> Finding | None:
     if not tried:
         return None
     plain = net("relu", 11)
-    cures = bool(e.trains(tried[0])) and e.trains(plain) is False
+    cures = _none(e.trains(plain), _none(e.trains(tried[0])))  # neither the plain net learnt, nor did the cured one not
     parts = [Part(_("Batch norm cures vanishing."), cures, _told(e, plain, tried[0]) + ".")]
     for config in BATCH_NORM[1:3]:
         parts.append(Part(_("{n} blocks train.").format(n=config.blocks), e.trains(config), _told(e, config) + "."))
     deepest = BATCH_NORM[3]
-    parts.append(
-        Part(_("80 blocks do not."), None if e.trains(deepest) is None else not e.trains(deepest), _told(e, deepest) + ".")
-    )
+    parts.append(Part(_("80 blocks do not."), _none(e.trains(deepest)), _told(e, deepest) + "."))
     return Finding(tuple(parts), None, _told(e, *tried) + ".")
 
 
@@ -356,7 +359,7 @@ def _exploding(e: LongEvidence) -> Finding | None:
                  _("First over last block at step 0, weight gradient: {gap}.").format(gap=scientific(_gap(run)))),
             Part(_("The backward signal does."), _gap(run, "signal_rms") > GAP,
                  _("First over last block at step 0, backward signal: {gap}.").format(gap=scientific(_gap(run, "signal_rms")))),
-            Part(_("Training is hard."), None if e.trains(WIDE) is None else not e.trains(WIDE), _told(e, WIDE) + "."),
+            Part(_("Training is hard."), _none(e.trains(WIDE)), _told(e, WIDE) + "."),
         ),
         None,
         _told(e, WIDE) + ".",

@@ -321,6 +321,17 @@ def test_nine_relu_blocks_that_learn_under_one_rate_hold_the_articles_statement(
     assert held([*runs, *rest[:-1], replace(rest[-1], outcome=LEARNT)])["10 blocks do not, under any rate."] is False
 
 
+@pytest.mark.parametrize("plain, cured, holds", [
+    ((DEAD,), (LEARNT,), True), ((), (LEARNT,), None), ((DEAD, LEARNT), (LEARNT,), None), ((LEARNT,), (LEARNT,), False),
+    ((), (AT_CHANCE,), False), ((DEAD,), (LEARNT, AT_CHANCE), None),
+])  # fmt: skip
+def test_batch_norm_is_no_cure_and_no_failure_where_the_plain_net_was_not_run_or_seeds_are_divided(plain, cured, holds):
+    """One outcome for each seed."""
+    nets = {article_length.net("relu", 11): plain, article_length.BATCH_NORM[0]: cured}
+    runs = [long_run(replace(net, seed=seed), outcome) for net, words in nets.items() for seed, outcome in enumerate(words)]
+    assert article_length.findings(runs)["batch-norm"].parts[0].holds is holds
+
+
 def test_what_was_not_run_is_no_finding():
     assert article_length.findings([]) == {}
 

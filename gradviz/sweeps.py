@@ -103,6 +103,7 @@ class SweepRunner:
         self.at_once = at_once
         self.warning = ""  # one sentence while definitions cannot be kept or after a run was refused, else empty
         self._refusal = ""
+        self._unread = ""  # why a kept run could not be read at the last look: mostly too little memory, for a while
         self._manager, self._folder = manager, folder
         self._sweeps: dict[str, Sweep] = {}
         self._active: list[str] = []  # ids, first come first served
@@ -226,7 +227,8 @@ class SweepRunner:
                 return ""
             mine = [config for config in self._sweeps[id].configs if config.run_id in self._flying]
         if not mine:
-            return _("It waits for its turn: a lesson, or another sweep of the same person or of others, goes before.")
+            return self._unread or _("It waits for its turn: a lesson, or another sweep of the same person or of others, goes "
+                                     "before.")  # fmt: skip
         if all(self._manager.position(config.run_id) is not None for config in mine):
             return _("Its runs wait for a worker: lessons and what people look at in the Lab go first.")
         return ""
@@ -244,8 +246,9 @@ class SweepRunner:
                 while (wanted := self._look(read)) is not None:
                     run = self._manager.get(wanted)  # not under the lock: it may take long, and pages ask meanwhile
                     read = {id: None for id in read if id != wanted} | {wanted: run}
-            except Refused:
-                pass  # too little memory to read a run
+                self._unread = ""
+            except Refused as refusal:
+                self._unread = str(refusal)
             except Exception:  # the next look may go better; a sweep must not die of one bad moment
                 log.exception("event=sweep-error")
 

@@ -219,9 +219,9 @@ class Room:
         self.folder, self.counted, self.limits, self.workers = folder, Counted(), Limits(), 2
         self.open()
 
-    def open(self):
+    def open(self, kind=RunManager):
         self.store = RunStore(self.folder)
-        self.manager = RunManager(self.store, None, workers=self.workers, train=self.counted, limits=self.limits)
+        self.manager = kind(self.store, None, workers=self.workers, train=self.counted, limits=self.limits)
         self.sweeps = SweepRunner(self.manager, self.folder / "sweeps", at_once=2, tick=0.01)
 
     def close(self):
@@ -366,9 +366,7 @@ def test_a_sweep_whose_kept_runs_take_long_to_read_keeps_no_page_waiting(room):
                 gate.wait(30)
             return super().get(id)
 
-    room.store = RunStore(room.folder)
-    room.manager = Slow(room.store, None, workers=2, train=room.counted)
-    room.sweeps = SweepRunner(room.manager, room.folder / "sweeps", at_once=2, tick=0.01)
+    room.open(Slow)
     room.sweeps.start(FORTY, "ann")
     assert reading.wait(30)
     asked = threading.Thread(target=lambda: (room.sweeps.people_of_run("x"), room.sweeps.waits_for(FORTY.id)), daemon=True)
@@ -379,6 +377,25 @@ def test_a_sweep_whose_kept_runs_take_long_to_read_keeps_no_page_waiting(room):
     assert not waited
     until(lambda: len(room.sweeps.results(FORTY)) == 40 and not room.sweeps.active(FORTY.id))
     assert len(room.counted.begun) == 40
+
+
+def test_a_sweep_whose_kept_runs_cannot_be_read_now_says_why_and_goes_on_later(room):
+    room.manager.start(FORTY.configs[0])
+    assert room.manager.wait(FORTY.configs[0].run_id, 30)
+    room.close()
+    enough = threading.Event()
+
+    class Short(RunManager):
+        def get(self, id):
+            if not enough.is_set():
+                raise Refused("memory", "The server has too little memory left for this now.")
+            return super().get(id)
+
+    room.open(Short)
+    room.sweeps.start(FORTY)
+    until(lambda: "too little memory" in room.sweeps.waits_for(FORTY.id))
+    enough.set()
+    until(lambda: len(room.sweeps.results(FORTY)) == 40 and not room.sweeps.active(FORTY.id))
 
 
 def test_a_sweep_whose_file_cannot_be_removed_says_so(room):

@@ -14,6 +14,7 @@ from gradviz.live.element import live_panel
 from gradviz.live.figure import figure_panel
 from gradviz.long_runs import BATCH as LONG_BATCH
 from gradviz.long_runs import STEPS as LONG_STEPS
+from gradviz.long_runs import KeepError
 from gradviz.sweep import Sweep, cost, estimate, measured_rate
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily
@@ -157,7 +158,11 @@ def statements(finding: Finding) -> None:
 
 def at_length(lesson: Lesson, sweep: Sweep) -> None:
     """What the runs of the article's length gave, which come with gradviz: the lesson's own are short."""
-    long = article_length.findings(article_length.kept_runs()).get(lesson.id)
+    try:
+        long = article_length.findings(article_length.kept_runs()).get(lesson.id)
+    except KeepError as error:
+        st.caption(as_text(str(error)))
+        return
     if long is None:
         return
     steps = max(config.steps for config in sweep.configs)

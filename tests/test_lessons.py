@@ -11,6 +11,7 @@ import torch
 from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
+from gradviz import article_length
 from gradviz.config import RunConfig
 from gradviz.data import Shelf
 from gradviz.lenet.theory.predict import predict
@@ -28,6 +29,7 @@ from gradviz.lessons import (
     factor,
     number,
 )  # fmt: skip
+from gradviz.long_runs import Keep
 from gradviz.runs import QUANTITIES, History, Run, Status
 from gradviz.trainer import Trainer
 from gradviz.ui.server import server
@@ -335,6 +337,30 @@ def test_a_committed_prediction_stands_beside_what_was_measured(page_server):
     assert not page.exception
     assert "20 convolutions" in text(page) and "reproduced" in text(page) and LESSONS["float32"].explanation in text(page)
     assert "1,437 scans" in text(page)  # says what differs without MNIST
+
+
+def kept_relu_depth() -> None:
+    """The store holds what the lesson's runs may have given."""
+    server().store.save(*(
+        told(config, losses(config, config.blocks < 7), {"relu": 0.35, "sigmoid": 0.12}[config.activation])
+        for config in LESSONS["relu-depth"].configs("digits")
+    ))  # fmt: skip
+
+
+def test_the_page_says_that_its_runs_are_short_and_what_the_long_ones_gave(page_server):
+    kept_relu_depth()
+    page = opened(lesson="relu-depth", prediction="7")
+    assert "These runs are short" in text(page) and "9 blocks still train, under some rate." in text(page)
+    assert LESSONS["relu-depth"].explanation in text(page)
+
+
+def test_where_the_kept_long_runs_cannot_be_read_the_page_says_so_and_shows_the_rest(page_server, monkeypatch, tmp_path):
+    spoilt = tmp_path / "long_runs.jsonl"
+    spoilt.write_text('{"version": 99}\n', encoding="utf-8")
+    monkeypatch.setattr(article_length, "kept_runs", lambda: tuple(Keep(spoilt)))
+    kept_relu_depth()
+    page = opened(lesson="relu-depth", prediction="7")
+    assert "not a run of this version" in text(page) and LESSONS["relu-depth"].explanation in text(page)
 
 
 @pytest.mark.timeout(300)

@@ -120,6 +120,7 @@ class _Job:
     training: Training | None = None
     records: Iterator[StepRecord] | None = None
     saved: tuple[Status, int] | None = None  # status and steps that are in the store
+    saved_waiting: bool | None = None  # as one that waits for a worker
     counted: int = 0  # steps that are in the statistics
 
     @property
@@ -197,8 +198,8 @@ class RunManager:
         self._closing = False
         waiting = self._waiting()
         with self._changed:
-            for run in waiting:
-                self._begin(run)
+            for run, old in waiting:
+                self._begin(run, old=old)
         self._workers_ended = threading.Event()
         self._workers = [_daemon(self._work, f"worker-{number}") for number in range(workers)]
         self._writer = _daemon(self._write, "store-writer")
@@ -552,12 +553,25 @@ class RunManager:
             self._warn("read", str(error))
             return 0.0
 
-    def _waiting(self) -> list[Run]:
+    def _waiting(self) -> list[tuple[Run, Run | None]]:
+        """What waited when the last server ended. What had begun is trained from the start, and what it had recorded is kept
+        until the new one has as much; more than memory should be taken for stays interrupted."""
+        found, taken = [], 0
         try:
-            return self._store.waiting()
+            for run in self._store.waiting():
+                size = self._store.size(run.id) or 0
+                old = self._store.load(run.id) if size else None
+                if old is not None:
+                    taken += size
+                    old.status, old.message = Status.INTERRUPTED, old.message or INTERRUPTED
+                    if taken > _KEPT_BYTES:
+                        self._store.save(old)
+                        continue
+                    run.created = self._now()
+                found.append((run, old))
         except StoreError as error:
             self._warn("read", str(error))
-            return []
+        return found
 
     def _admit(self, config: RunConfig, again: bool) -> None:
         """Raises Refused for what is over a limit. Not under the lock: it looks at the disk."""
@@ -608,8 +622,11 @@ class RunManager:
         _log(status, job.run, steps=job.run.history.steps)
 
     def _stays(self, job: _Job) -> bool:
-        """Whether it outlives the server: it has not begun, and somebody asked for it. Sweeps start theirs again themselves."""
-        return job in self._queue and job.run.status is Status.QUEUED and not job.run.history.steps and bool(job.run.clients)
+        """Whether it outlives the server: it waits for a worker, and somebody asked for it. Sweeps start theirs again themselves.
+
+        What a worker has when the server ends does not: it may be why.
+        """
+        return job in self._queue and not job.held and bool(job.run.clients)
 
     def _check_share(self, client: str, address: str) -> None:
         """Raises Refused if the person has his share of the queue already, or the address that of all who are there."""
@@ -884,14 +901,18 @@ class RunManager:
                 begun_again = self._generation != (generation := self._store.generation)
                 with self._changed:
                     states = [(job, (job.run.status, job.run.history.steps)) for job in self._jobs.values()]
+                    waiting = {job.run.id for job in self._jobs.values() if self._stays(job)}
                     held = [job for job, state in states if state[0].live and _held_back(job, state)]
-                    due = [(job, state) for job, state in states if job not in held and (begun_again or state != job.saved)]
+                    changed = [(job, state) for job, state in states if begun_again or state != job.saved
+                               or job.saved_waiting != (job.run.id in waiting)]  # fmt: skip
+                    due = [(job, state) for job, state in changed if job not in held]
                     # What was started afresh and has come less far than what it was to replace is given up for that.
                     runs = {job: _instead(job) if _held_back(job, state) else job.run for job, state in due}
                     ended = [run for run in self._kept.values() if run.id not in self._jobs] if begun_again else []
-                    ended += [job.replaces for job in held] if begun_again else []
+                    turned = [job for job in held if job.saved_waiting != (job.run.id in waiting)]
+                    ended += [job.replaces for job in (held if begun_again else turned)]
                 if due or ended:
-                    self._store.save(*ended, *runs.values(), whole=begun_again)
+                    self._store.save(*ended, *runs.values(), whole=begun_again, waiting=waiting)
             except StoreError as error:
                 self._warn("write", " ".join(filter(None, (str(error), self._unsaved_sentence()))))
                 return
@@ -904,8 +925,10 @@ class RunManager:
             if self._clock() - self._refusal > _SAID:
                 self._fine("delete")
             with self._changed:
+                for job in turned:
+                    job.saved_waiting = job.run.id in waiting
                 for job, state in due:
-                    job.saved = state
+                    job.saved, job.saved_waiting = state, job.run.id in waiting
                     if not state[0].live and self._jobs.get(job.run.id) is job:
                         del self._jobs[job.run.id]
                         self._keep(runs[job])

@@ -269,7 +269,7 @@ def _connected(path: Path) -> sqlite3.Connection:
         live = [str(status) for status in Status if status.live]
         db.execute(
             f"UPDATE runs SET status = ?, message = ? WHERE status IN ({', '.join('?' * len(live))}) "
-            "AND NOT (status = ? AND steps = 0 AND coalesce(clients, '[]') != '[]')",
+            "AND NOT (status = ? AND coalesce(clients, '[]') != '[]')",
             (str(Status.INTERRUPTED), INTERRUPTED, *live, str(Status.QUEUED)),
         )
         # A setting added since changes the id of the same content.

@@ -16,7 +16,7 @@ import math
 import re
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,15 +129,16 @@ class RunStore:
         """Ends the use of the folder, so that another server may open it. Later writes raise StoreError."""
         self._file.close()
 
-    def save(self, *runs: Run, whole: bool = False) -> None:
+    def save(self, *runs: Run, whole: bool = False, waiting: Collection[str] = ()) -> None:
         """Brings what is kept of `runs` up to date, all of it or, on StoreError, nothing.
 
         Writes only what is new since the last call, unless `whole`; a run with the id of a kept one but another time of
-        creation replaces it. Another thread may be appending to the runs meanwhile.
+        creation replaces it. Another thread may be appending to the runs meanwhile. Those with an id of `waiting` are kept
+        as queued unless they have come to an end of their own: if the server ends, `waiting()` has them.
         """
         with self._file.writing():
             for run in runs:
-                self._save(run, whole)
+                self._save(run, whole, run.id in waiting)
 
     def load(self, id: str) -> Run | None:
         """The run with its records, as they were recorded; None if there is none that can be read.
@@ -223,7 +224,7 @@ class RunStore:
         return summaries
 
     def waiting(self) -> list[Run]:
-        """The runs that somebody asked for and that had not begun when the last server ended, oldest first."""
+        """The runs that somebody asked for and that waited when the last server ended, oldest first, without their records."""
         query = "SELECT * FROM runs WHERE status = ? ORDER BY rowid"
         with self._file.reading() as db:
             rows = db.execute(query, (str(Status.QUEUED),)).fetchall()
@@ -283,8 +284,10 @@ class RunStore:
 
     # Writing
 
-    def _save(self, run: Run, whole: bool) -> None:
+    def _save(self, run: Run, whole: bool, waits: bool) -> None:
         status = run.status  # before the snapshot: a run that reads as ended here has all its records there
+        if waits and status in (Status.RUNNING, Status.INTERRUPTED, Status.STOPPED, Status.FAILED):
+            status = Status.QUEUED
         history = run.history.snapshot()
         stride, steps = history.stride, history.steps
         old = self._db.execute("SELECT created, steps, stride FROM runs WHERE id = ?", (run.id,)).fetchone()

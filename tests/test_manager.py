@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -1087,6 +1088,67 @@ def test_after_a_restart_what_waited_goes_on_in_its_order(managed: Callable, sta
         until(lambda run=run: store.load(run.id).status == Status.FINISHED)
         assert store.load(run.id).created == run.created and store.load(run.id).clients == run.clients
     assert stage.made == [1, 3, 2] and steps(second.get(running.id)) == 2
+
+
+def as_killed(store: RunStore) -> RunStore:
+    """What a kill at this moment would leave, opened."""
+    folder = store.folder.with_name("killed")
+    shutil.copytree(store.folder, folder, ignore=shutil.ignore_patterns("*-shm", "runs.lock"))
+    return RunStore(folder)
+
+
+def test_what_waited_for_its_next_slice_when_the_server_was_killed_is_trained_again_and_its_records_are_kept_until_then(
+    managed: Callable, stage: Stage, store: RunStore, shelf: Shelf, clock: Clock
+) -> None:
+    first = managed(train=stage, slice=10, clock=clock)
+    waits = first.start(seeded(1), client="person")
+    do(first, stage, waits, 3)
+    trains = first.start(seeded(2), client="other")
+    clock.now += 11
+    do(first, stage, waits)
+    do(first, stage, trains, 2)  # it has the worker, and may be why the server ends
+    assert waits.status == Status.RUNNING and steps(waits) == 4
+    until(lambda: (found := store.load(waits.id)) and found.status == Status.QUEUED and steps(store.load(trains.id)) == 2)
+    again = as_killed(store)
+    assert {line.id: line.status for line in again.list()} == {waits.id: Status.QUEUED, trains.id: Status.INTERRUPTED}
+    stage.puppets.clear()
+    manager = RunManager(again, shelf, train=stage, slice=10, clock=clock)
+    run = manager.get(waits.id)
+    assert run.clients == ("person",) and steps(run) == 0
+    do(manager, stage, run, 2)
+    until(lambda: again.load(run.id).status == Status.INTERRUPTED)  # now a worker has it
+    assert steps(again.load(run.id)) == 4  # and what was recorded before is there
+    manager.leave(run.id, "person")
+    until(lambda: not manager.unsaved() and manager.get(run.id).message.startswith("Started afresh"))
+    assert steps(again.load(run.id)) == 4 and again.load(run.id).status == Status.INTERRUPTED
+    manager.close()
+    again.close()
+
+
+def test_what_waited_is_trained_again_to_its_end_also_if_the_server_ends_twice(
+    managed: Callable, stage: Stage, store: RunStore, shelf: Shelf, clock: Clock
+) -> None:
+    first = managed(train=stage, slice=10, clock=clock)
+    waits = first.start(seeded(1), client="person")
+    do(first, stage, waits, 3)
+    trains = first.start(seeded(2), client="other")
+    clock.now += 11
+    do(first, stage, waits)
+    until(lambda: (found := store.load(waits.id)) and found.status == Status.QUEUED)
+    again = as_killed(store)
+    idle = RunManager(again, shelf, workers=0)  # ends before a worker has it
+    assert idle.get(waits.id).status == Status.QUEUED
+    idle.close()
+    again.close()
+    again = RunStore(again.folder)
+    assert again.load(waits.id).status == Status.QUEUED and steps(again.load(waits.id)) == 4
+    stage.free = True
+    manager = RunManager(again, shelf, train=stage)
+    assert manager.wait(waits.id, 60)
+    until(lambda: again.load(waits.id).status == Status.FINISHED)
+    assert steps(again.load(waits.id)) == waits.config.steps and steps(again.load(trains.id)) <= 1
+    manager.close()
+    again.close()
 
 
 CHILD = r"""

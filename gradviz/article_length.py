@@ -12,7 +12,7 @@ import numpy as np
 from gradviz.config import RunConfig
 from gradviz.diagnosis import GAP
 from gradviz.lessons import DECADE, NORMAL, TINY, Finding, Part, by_depth, decades, net_name, number, scientific
-from gradviz.long_runs import BATCH, DIVERGED, STEPS, Keep, LongRun
+from gradviz.long_runs import AT_CHANCE, BATCH, DIVERGED, STEPS, Keep, LongRun
 from gradviz.words import gettext as _
 from gradviz.words import ngettext
 
@@ -233,15 +233,15 @@ def _relu_depth(e: LongEvidence) -> Finding | None:
     ten = e.runs(net("relu", 10))
     if not relu or not sigmoid or not ten:
         return None
-    deepest = {(border.optimizer, border.lr): border.deepest for border in sigmoid}
-    pairs = [(border.deepest, deepest.get((border.optimizer, border.lr))) for border in relu]
-    later = [one > other for one, other in pairs if one is not None and other is not None]
+    deepest = {(border.optimizer, border.lr): border.deepest for border in relu}
+    pairs = [(deepest.get((border.optimizer, border.lr)), border.deepest) for border in sigmoid if border.deepest is not None]
+    later = [None if one is None else one > other for one, other in pairs]  # None: no relu net has learnt there yet
     gap = _gap(ten[0])
     return Finding(
         (
             Part(_("Relu vanishes too."), gap < -GAP,
                  _("10 blocks, first over last block at step 0: {gap}.").format(gap=scientific(gap))),
-            Part(_("Only later than sigmoid."), all(later) if later else None,
+            Part(_("Only later than sigmoid."), False if False in later else None if None in later or not later else True,
                  _("Relu {relu}. Sigmoid {sigmoid}.").format(relu=_border_text(relu), sigmoid=_border_text(sigmoid))),
             Part(_("9 blocks still train, under some rate."), _holds_at(relu, 9, True),
                  _told(e, *(net("relu", 9, optimizer=optimizer, lr=lr) for optimizer, lr in RATES)) + "."),
@@ -368,13 +368,15 @@ def _exploding(e: LongEvidence) -> Finding | None:
 
 def _dynamics(e: LongEvidence) -> Finding | None:
     sigmoid = [run for n in range(1, 8) for run in e.runs(net("sigmoid", n))[:1]]
-    learnt = [run for run in e if run.trains and is_plain(run.config)]
-    stuck = [run for run in sigmoid if not run.trains]
+    plain = [run for run in e if is_plain(run.config)]
+    learnt = [run for run in plain if run.trains]
+    # Where a layer died, what lies before it reads 0 for that reason: no word on vanishing.
+    stuck = [run for run in plain if run.config.activation == "sigmoid" and run.outcome == AT_CHANCE]
     if len(sigmoid) < 3 or not learnt or not stuck:
         return None
     gaps = {run.config.blocks: _gap(run) for run in sigmoid}
     rises = [max(point[3] for point in run.curve) / run.curve[0][3] for run in learnt if run.curve[0][3] > 0]
-    deepest = stuck[-1]
+    deepest = max(stuck, key=lambda run: run.config.blocks)
     still = deepest.curve[-1][3] < DECADE**2 * deepest.curve[0][3]
     zero = deepest.curve[-1][3]
     values = list(gaps.values())
@@ -391,7 +393,8 @@ def _dynamics(e: LongEvidence) -> Finding | None:
             Part(_("Past some depth they never recover, and the net cannot train."), still,
                  _told(e, replace(deepest.config, seed=0)) + "."),
             Part(_("There they fall to 0."), zero == 0,
-                 _("{name}: first block {zero} at the end.").format(name=net_name(deepest.config), zero=number(zero))),
+                 _("{name} {rate}: first block {zero} at the end.").format(
+                     name=net_name(deepest.config), rate=f"{deepest.config.lr:g}", zero=number(zero))),
         ),
         None,
         _("The first block's gradient grew ×{low} to ×{high} in {n} nets that learnt.").format(

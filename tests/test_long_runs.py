@@ -342,3 +342,29 @@ def test_the_runs_that_come_with_gradviz_are_whole_and_hold_nine_relu_blocks():
     assert nine.outcome == LEARNT and nine.left_chance_at > 1000  # a run of 300 steps could not have known
     assert set(article_length.findings(runs.values())) <= set(LESSONS)
     assert all(len(run.start["weight_grad_rms"]) == config.layers for config, run in runs.items())
+
+
+def test_relu_is_later_than_sigmoid_only_if_it_is_so_under_every_rate_that_has_a_border():
+    def held(*more):
+        runs = [long_run(article_length.net("sigmoid", 3)), long_run(article_length.net("sigmoid", 4), AT_CHANCE),
+                long_run(article_length.net("relu", 10), DEAD), *more]  # fmt: skip
+        parts = article_length.findings(runs)["relu-depth"].parts
+        return next(part.holds for part in parts if part.statement == "Only later than sigmoid.")
+
+    assert held() is None  # no relu net has learnt at 0.001 yet
+    assert held(long_run(article_length.net("relu", 5))) is True
+    assert held(long_run(article_length.net("relu", 3))) is False
+    assert held(long_run(article_length.net("relu", 5)), long_run(article_length.net("sigmoid", 2, lr=1e-4))) is None
+
+
+def test_a_gradient_that_is_zero_because_a_layer_died_is_no_vanishing():
+    def sigmoid(blocks, outcome, last, **more):
+        config = article_length.net("sigmoid", blocks, **more)
+        start = {name: tuple(10.0 ** (k * blocks) for k in range(config.layers)) for name in long_run().start}
+        return long_run(config, outcome, start=start, curve=((0.0, 2.3, 0.1, 1e-9, 1e-2), (900.0, 2.3, 0.1, last, 1e-2)))
+
+    runs = [sigmoid(1, LEARNT, 1e-2), sigmoid(2, LEARNT, 1e-2), sigmoid(7, DEAD, 0.0)]
+    assert "dynamics" not in article_length.findings(runs)
+    still = [*runs, sigmoid(6, AT_CHANCE, 1e-12, lr=3e-4)]
+    held = {part.statement: part.holds for part in article_length.findings(still)["dynamics"].parts}
+    assert held["There they fall to 0."] is False and held["Past some depth they never recover, and the net cannot train."]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import sys
 import threading
 import time
@@ -26,7 +27,9 @@ PATIENCE = 60.0  # seconds in the line
 RETRY = 10  # seconds after which it is worth while to ask again
 _LONGEST = 100  # of all who wait
 _LONGEST_OF_ONE = 30  # of one person; a class behind one address counts as one where nothing else is known
+_LONGEST_THERE = 60  # of one address: whoever gathers cookies to be many does not take the line of the others
 _REMEMBERED = 1000  # people
+_TOGETHER = 4  # places of one address to one of another where both have people who wait
 _LOOK = 0.2  # seconds between two looks at the memory
 _LARGE = 50e6  # bytes, after whose use the system gets back what was freed
 _TIDY = 5.0  # seconds between two tries to give memory back
@@ -40,6 +43,8 @@ class Ticket:
     number: int  # counts the wishes
     need: float  # bytes
     came: float  # when it came
+    there: str = ""  # his address, as far as it is known
+    round: float = 0.0  # in which his address has its turn
     taken: bool = False  # has a place
 
 
@@ -68,13 +73,17 @@ class Desk:
         self._taken: list[Ticket] = []
         self._count = 0
         self._last: OrderedDict[str, int] = OrderedDict()  # who -> when he last had a place, counted in tickets
+        self._round = 0.0  # of whom had a place last
+        self._rounds: dict[str, float] = {}  # address -> of its newest wish
         self._tidied = -_TIDY
 
     @contextmanager
-    def place(self, who: str = "", need: float = 0.0, said: Callable[[int], None] = lambda _place: None) -> Iterator[None]:
+    def place(
+        self, who: str = "", need: float = 0.0, said: Callable[[int], None] = lambda _place: None, there: str = ""
+    ) -> Iterator[None]:
         """Waits for a place and holds it. `need`: bytes that the work takes. `said(place)`: told the place in the line while
         it waits, every second and when it changes; what it raises ends the waiting. Raises Refused."""
-        ticket = self.line_up(who, need)
+        ticket = self.line_up(who, need, there)
         try:
             spoke, place = -1.0, None
             while not self.serve(ticket):
@@ -89,15 +98,18 @@ class Desk:
             if need >= _LARGE:
                 trim()
 
-    def line_up(self, who: str = "", need: float = 0.0) -> Ticket:
-        """Ask `serve` until it is true, and `leave` in any case. Raises Refused if too many wait."""
+    def line_up(self, who: str = "", need: float = 0.0, there: str = "") -> Ticket:
+        """Ask `serve` until it is true, and `leave` in any case. `there`: his address. Raises Refused if too many wait."""
         with self._changed:
-            mine = sum(ticket.who == who for ticket in self._waiting)
-            if len(self._waiting) >= _LONGEST or (who and mine >= _LONGEST_OF_ONE):
+            mine = who and sum(ticket.who == who for ticket in self._waiting) >= _LONGEST_OF_ONE
+            if mine or len(self._waiting) >= _LONGEST or there and self._there(there) >= _LONGEST_THERE:
                 raise Refused("busy", _("The server is busy: {n} wishes like this one wait already. Try again in {s} s.").format(
                     n=len(self._waiting), s=RETRY))  # fmt: skip
             self._count += 1
-            ticket = Ticket(who, self._count, need, self._clock())
+            ticket = Ticket(who, self._count, need, self._clock(), there, self._round)
+            if there:
+                ticket.round = max(self._round, self._rounds.get(there, 0.0)) + 1 / _TOGETHER
+                self._rounds = {at: round for at, round in self._rounds.items() if round > self._round} | {there: ticket.round}
             self._waiting.append(ticket)
             return ticket
 
@@ -114,6 +126,7 @@ class Desk:
                     self._taken.append(ticket)
                     ticket.taken = True
                     self._count += 1
+                    self._round = max(self._round, ticket.round)
                     self._last[ticket.who] = self._count
                     self._last.move_to_end(ticket.who)
                     while len(self._last) > _REMEMBERED:
@@ -140,9 +153,9 @@ class Desk:
                 return 0
             return self._order().index(ticket) + 1
 
-    def forecast(self, who: str = "", need: float = 0.0) -> int:
+    def forecast(self, who: str = "", need: float = 0.0, there: str = "") -> int:
         """The place in the line that a wish would have now; 0: none is needed. Raises Refused if it would be refused at once."""
-        ticket = self.line_up(who, need)
+        ticket = self.line_up(who, need, there)
         try:
             with self._changed:
                 if (left := self._left(need)) is not None and left < self._reserve + need and not self._taken:
@@ -165,15 +178,19 @@ class Desk:
             return len(self._waiting) + len(self._taken)
 
     def _order(self) -> list[Ticket]:
-        """Who waits, next first: everybody's first before anybody's second, and among these who had a
-        place longest ago."""
+        """Who waits, next first: everybody's first before anybody's second, and among these round by round, of one address
+        so many in each, and then who had a place longest ago."""
         had = [ticket.who for ticket in self._taken]
-        ranked: list[tuple[int, int, int, Ticket]] = []
+        ranked: list[tuple[int, int, int, int, Ticket]] = []
         for ticket in self._waiting:  # in the order of coming
-            ranked.append((had.count(ticket.who), self._last.get(ticket.who, 0), ticket.number, ticket))
+            last = self._last.get(ticket.who, 0)
+            ranked.append((had.count(ticket.who), math.ceil(ticket.round), last, ticket.number, ticket))
             had.append(ticket.who)
-        ranked.sort(key=lambda entry: entry[:3])
+        ranked.sort(key=lambda entry: entry[:4])
         return [ticket for *_rank, ticket in ranked]
+
+    def _there(self, address: str) -> int:
+        return sum(ticket.there == address for ticket in self._waiting)
 
     def _next(self) -> Ticket | None:
         taken = [ticket.who for ticket in self._taken]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -44,6 +45,27 @@ def test_so_many_have_a_place_and_the_rest_are_told_theirs_in_the_line():
         person.join(60)
     assert max(most) == 2 and len(most) == 7 and it.busy == 0
     assert sorted(places[0] for places in told.values()) == [1, 2, 3, 4, 5]
+
+
+def test_whoever_gathers_cookies_to_be_many_has_the_places_of_his_address_and_no_more():
+    it = desk(places=1)
+    many = []
+    with pytest.raises(Refused, match="busy"):
+        for number in range(100):
+            many.append(it.line_up(f"cookie {number}", there="10.0.0.2"))
+    ann = it.line_up("ann", there="10.0.0.1")
+    before = []
+    while not it.serve(ann):
+        before += [ticket for ticket in many if ticket not in before and it.serve(ticket)]
+        it.leave(before[-1])
+        with pytest.raises(Refused) if len(many) - len(before) >= 60 else contextlib.nullcontext():
+            many.append(it.line_up(f"cookie {len(many)}", there="10.0.0.2"))
+    assert len(before) <= 8
+    it.leave(ann)
+    again = it.line_up("ann", there="10.0.0.1")  # who was here before does not wait for all who say they are new
+    assert it.position(again) <= 8
+    students = [it.line_up(f"student {number}", there="10.0.0.3") for number in range(30)]  # behind one address
+    assert it.position(students[-1]) < 75
 
 
 def test_everybodys_first_wish_goes_before_anybodys_second():

@@ -60,16 +60,17 @@ def download_routes(
         return await answer(request, lambda: iter(get_archive()), "gradviz-class.zip", "application/zip")
 
     async def answer(request: Request, begin: Callable[[], Iterator[bytes] | None], name: str, media: str) -> Response:
-        who = get_person(request) or (request.client.host if request.client else "")
-        return await _answer(request, get_desk(), who, begin, name, media, stall)
+        there = request.client.host if request.client else ""
+        return await _answer(request, get_desk(), (get_person(request) or there, _NEED, there), begin, name, media, stall)
 
     return [Route("/api/runs/{id}/{name}", run_file), Route("/api/archive", archive)]
 
 
 async def _answer(
-    request: Request, desk: Desk, who: str, begin: Callable[[], Iterator[bytes] | None], name: str, media: str, stall: float
-) -> Response:
-    """What `begin` makes, as the file `name`, once `who` has a place."""
+    request: Request, desk: Desk, wish: tuple[str, float, str], begin: Callable[[], Iterator[bytes] | None], name: str,
+    media: str, stall: float,
+) -> Response:  # fmt: skip
+    """What `begin` makes, as the file `name`, once the `wish`, as of Desk.line_up, has its place."""
     headers = {
         **NEVER,
         "Content-Disposition": f'attachment; filename="{name}"',
@@ -79,8 +80,8 @@ async def _answer(
         return Response(headers=headers, media_type=media)
     try:
         if "ask" in request.query_params:
-            return PlainTextResponse(_said(await anyio.to_thread.run_sync(desk.forecast, who, _NEED)), headers=NEVER)
-        ticket = desk.line_up(who, _NEED)
+            return PlainTextResponse(_said(await anyio.to_thread.run_sync(desk.forecast, *wish)), headers=NEVER)
+        ticket = desk.line_up(*wish)
     except Refused as refusal:
         return _refuse(503, str(refusal))
     try:

@@ -33,7 +33,8 @@ def heavily(draw: Callable[[], None], configs: Iterable[RunConfig] = ()) -> None
         place_said = place
 
     try:
-        with server().desk.place(classroom.client(), _DRAWING + sum(map(history_bytes, configs)), said):
+        need = _DRAWING + sum(map(history_bytes, configs))
+        with server().desk.place(classroom.client(), need, said, classroom.address()):
             if place_said is not None:
                 note.empty()
             draw()

@@ -3,6 +3,7 @@
     python benchmarks/classroom.py                          # 30 viewers, 10 settings, 3 minutes, after a minute without viewers
     python benchmarks/classroom.py --configs 2 --stay       # two runs train, everybody looks on and nobody reloads
     python benchmarks/classroom.py --viewers 100 --chaos    # and the server is killed in the middle
+    python benchmarks/classroom.py --hostile                # and one more client does all it can against the others
     python benchmarks/classroom.py --url http://127.0.0.1:8501   # a server that runs already: no baseline, no kill
 
 Every viewer does what a browser does: loads the page and its scripts, opens Streamlit's websocket, presses Start, and asks
@@ -31,6 +32,7 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
@@ -39,6 +41,11 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
+
+if __package__:
+    from benchmarks.hostile import Hostile
+else:  # as a program
+    from hostile import Hostile
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("lessons", "compare", "sweep", "anatomy", "classroom")
@@ -370,7 +377,10 @@ class Server:
         self.process.wait()
 
     def tracebacks(self) -> int:
-        return (self._folder / "log").read_text(errors="replace").count("Traceback (most recent call last)")
+        log, words = (self._folder / "log").read_text(errors="replace"), "Traceback (most recent call last)"
+        if words in log:
+            print(words + log.rpartition(words)[2][:4000], file=sys.stderr)
+        return log.count(words)
 
 
 def usage(pid: int) -> tuple[float, float, int, float]:
@@ -407,6 +417,19 @@ async def work(url: str, runs: dict[str, str]) -> dict[str, tuple[int, float, st
         if status == 200:
             header = json.loads(body[4 : 4 + struct.unpack_from("<I", body)[0]])
             found[config] = (header["steps"], header["ms_per_step"] or 0.0, header["status"])
+    http.close()
+    return found
+
+
+async def kept(url: str, runs: Iterable[str]) -> dict[str, tuple[float, int, str]]:
+    """When it was created, steps and status of each run now."""
+    place, found = urlsplit(url), {}
+    http = Http(place.hostname, place.port)
+    for run in list(runs):
+        status, body, _ = await http.get(f"/api/runs/{run}")
+        if status == 200:
+            header = json.loads(body[4 : 4 + struct.unpack_from("<I", body)[0]])
+            found[run] = (header["created"], header["steps"], header["status"])
     http.close()
     return found
 
@@ -501,7 +524,17 @@ async def play(options: argparse.Namespace, url: str, server: Server | None, bas
         for viewer in viewers:
             viewer.until += late
 
+    hostile = Hostile(url, lambda: sorted(tally.seen), configs)
+    found: dict[str, tuple[float, int, str]] = {}  # run -> created, steps and status, before anybody plays against it
+
+    async def against() -> None:
+        await asyncio.sleep(opening)
+        found.update(await kept(url, tally.seen))
+        await hostile.play(until)
+
     extra = [asyncio.create_task(sample())]
+    if options.hostile:
+        extra.append(asyncio.create_task(against()))
     if options.chaos:
         extra.append(asyncio.create_task(rubbish()))
     if options.chaos and server:
@@ -514,6 +547,17 @@ async def play(options: argparse.Namespace, url: str, server: Server | None, bas
     steps = await pace(url, runs, max(1.0, until - time.monotonic() - 1))
     await asyncio.gather(*tasks, *extra)
     live = [latency for when, latency in tally.live if when - began > settled]
+    if options.hostile:
+        after = await kept(url, found)
+        outcome["hostile_wishes"] = hostile.wishes
+        outcome["hostile_ms"] = {
+            way: quantiles([1000 * latency for when, latency in tally.live if first < when < last])["median"]
+            for way, first, last in hostile.times
+        }
+        outcome["others_runs_lost"] = sum(
+            run not in after or after[run][0] != created or after[run][1] < steps for run, (created, steps, _) in found.items()
+        )
+        outcome["others_runs_stopped"] = sum(after[run][2] in ("stopped", "paused") for run in found if run in after)
     late = [s for s in samples if s[0] >= max(settled, until - began - 120)]
     memory = [s[3] for s in late]
     tenth = max(1, len(memory) // 10)
@@ -651,6 +695,13 @@ def table(result: dict) -> str:
                         f"{result['most_seconds_of_records_lost']:.2f} s of records; ready again after "
                         f"{result['restart_seconds']:.1f} s with {figure(result['live_after_restart'])} live runs"),
         ]  # fmt: skip
+    if "hostile_ms" in result:
+        ways = ", ".join(f"{way.replace('_', ' ')} {figure(ms)}" for way, ms in result["hostile_ms"].items())
+        lines += [
+            ("hostile client", f"{result['hostile_wishes']:,} wishes; of the others' runs {result['others_runs_lost']} lost or "
+                               f"replaced, {result['others_runs_stopped']} stopped or paused"),
+            ("live, median ms", ways),
+        ]  # fmt: skip
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:{width}}  {text}" for name, text in lines)
 
@@ -663,6 +714,7 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--blocks", type=int, default=12)
     parser.add_argument("--dataset", default="digits", choices=("digits", "mnist"))
     parser.add_argument("--chaos", action="store_true", help="tabs close, rubbish arrives, and the server is killed half-way")
+    parser.add_argument("--hostile", action="store_true", help="one more client tries twenty ways to disturb the others")
     parser.add_argument("--stay", action="store_true", help="nobody reloads or looks at another page")
     parser.add_argument("--short", action="store_true", help="half a minute with few viewers and small nets")
     parser.add_argument("--url", help="a server that runs already, on this machine")

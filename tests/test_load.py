@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import classroom
+from benchmarks import classroom, hostile
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="the server's processor time and memory are read from /proc")
@@ -22,6 +22,17 @@ def test_a_small_class_sees_its_runs_and_no_error_and_loses_nothing_when_the_ser
     assert result["queued_runs_dropped"] == 0
     assert result["most_seconds_of_records_lost"] <= 1.5
     assert result["page_s"]["count"] >= result["viewers"] / 2
+    assert result["live_ms"]["count"] > 0 and result["live_ms"]["median"] < 1000
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="the server's processor time and memory are read from /proc")
+@pytest.mark.timeout(300)
+def test_one_hostile_client_costs_a_class_neither_its_runs_nor_its_updates(monkeypatch):
+    monkeypatch.setenv("GRADVIZ_WORKERS", "1")
+    result = classroom.main(["--short", "--stay", "--hostile", "--no-baseline"])
+    assert result["errors"] == {} and result["tracebacks_in_log"] == 0
+    assert result["others_runs_lost"] == result["others_runs_stopped"] == 0
+    assert set(result["hostile_ms"]) == set(hostile.WAYS) and result["hostile_wishes"] > 20
     assert result["live_ms"]["count"] > 0 and result["live_ms"]["median"] < 1000
 
 

@@ -14,7 +14,7 @@ _STORMY = ("asyncio", "streamlit", "uvicorn", "starlette", "websockets")  # logg
 
 
 class Bounded(logging.Filter):
-    """Lets warnings and errors of one kind pass OFTEN times in PERIOD seconds; the next one says how many were left out.
+    """Lets lines of one kind pass OFTEN times in PERIOD seconds; the next one says how many were left out.
 
     A kind is a place in the code, and the place of the error that it reports. Attached to loggers, not to handlers.
     """
@@ -25,7 +25,7 @@ class Bounded(logging.Filter):
         self._seen: OrderedDict[tuple, list] = OrderedDict()  # kind -> [when its period began, passed, left out]
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno < logging.WARNING:
+        if record.levelno < logging.INFO:
             return True
         now, kind = self._clock(), (record.pathname, record.lineno, *_raised(record))
         with self._lock:

@@ -20,7 +20,7 @@ OPEN, OPEN_GUESTS, OPEN_THERE = 40, 300, 400
 # training says one a second; and of these what has a whole page run, some hundredths of a second.
 _NEW = (60, 1.0), (300, 8.0), (400, 10.0)
 _ANY = (60, 6.0), (300, 60.0), (600, 90.0)
-_WHOLE = (30, 3.0), (150, 10.0), (200, 15.0)
+_WHOLE = (20, 3.0), (80, 10.0), (120, 15.0)
 _LOOK = 0.05  # seconds
 
 

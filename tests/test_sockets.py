@@ -3,13 +3,16 @@
 import asyncio
 import contextlib
 import http.client
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from streamlit.proto.BackMsg_pb2 import BackMsg
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
+from gradviz.live.guard import Guard
 from gradviz.live.sockets import OPEN, OPEN_GUESTS, OPEN_THERE, Sockets
 
 HERE, THERE = "10.0.0.1", "10.0.0.2"
@@ -99,6 +102,30 @@ def test_guests_of_an_address_do_not_take_all_that_is_heard_from_it(sockets, clo
             task.cancel()
 
     asyncio.run(play())
+
+
+def test_a_browser_that_has_gone_while_what_it_said_waits_is_a_disconnect_and_no_error():
+    words = {"type": "websocket.receive", "bytes": BackMsg(app_heartbeat=True).SerializeToString()}
+    said = [{"type": "websocket.connect"}, words, words, words, {"type": "websocket.disconnect", "code": 1005}]
+
+    async def receive() -> dict:
+        return said.pop(0)
+
+    async def send(message: dict) -> None:
+        if message["type"] == "websocket.send":
+            raise OSError("gone")
+
+    async def app(scope: dict, receive: Callable, send: Callable) -> None:
+        stream = WebSocket(scope, receive, send)
+        await stream.accept()
+        with contextlib.suppress(WebSocketDisconnect):
+            while True:
+                await stream.receive_bytes()
+                with contextlib.suppress(WebSocketDisconnect):  # another task's
+                    await stream.send_bytes(b"x")
+
+    scope = {"type": "websocket", "headers": [(b"host", b"127.0.0.1")], "client": (HERE, 1), "path": "/_stcore/stream"}
+    asyncio.run(Guard(app)(scope, receive, send))
 
 
 def test_the_real_server_refuses_a_persons_websockets_beyond_his_share_and_serves_the_next_person(server):

@@ -169,6 +169,8 @@ def _by_what_may_be_said(receive: Receive, send: Send, heard: Callable[[bool], A
                 return message
             data = message.get("bytes")
             await heard(data is not None and spoken.wants_whole_page(data))
+            if closed:  # meanwhile
+                return {"type": "websocket.disconnect", "code": 1006}
             judged = spoken.judge(data)
             if judged == spoken.HEARD:
                 return message
@@ -178,7 +180,11 @@ def _by_what_may_be_said(receive: Receive, send: Send, heard: Callable[[bool], A
                 return {"type": "websocket.disconnect", "code": judged}
 
     async def say(message: Message) -> None:
+        nonlocal closed
         if not closed:
-            await send(message)
+            try:
+                await send(message)
+            except OSError:  # the browser has gone; told so at `hear`, Streamlit ends without a traceback
+                closed = True
 
     return hear, say

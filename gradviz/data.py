@@ -33,6 +33,7 @@ TORCHVISION_CLASS = {"mnist": "MNIST", "fashion": "FashionMNIST", "kmnist": "KMN
 _BYTES = {"mnist": 66.5e6, "fashion": 85.8e6, "kmnist": 75.9e6}  # archives and their contents, for the progress bar
 _TITLE = idx.TITLE | {"digits": "the built-in digits"}
 _SILENCE = 20.0  # seconds without a byte after which a download is given up
+_LEFT = 24 * 3600.0  # seconds after which nobody downloads into a folder any more
 DIGITS_TRAIN = 1437  # the last 360 scans come from other writers and are the test
 
 # What a failed download said -> why, in words.
@@ -158,6 +159,9 @@ class Shelf:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             near = next(folder for folder in (raw, *raw.parents) if folder.is_dir())  # on the same disk
+            for left in near.glob(".download-*"):  # of a machine that went off
+                if time.time() - left.stat().st_mtime > _LEFT:
+                    shutil.rmtree(left, ignore_errors=True)
             scratch = Path(tempfile.mkdtemp(prefix=".download-", dir=near))
             problem = self._fetch(name, scratch, lambda share: self._tell(name, share))
             if not problem:
@@ -182,9 +186,10 @@ class Shelf:
 
 
 def fetch_by_torchvision(name: str, folder: Path, tell: Callable[[float], None]) -> str:
-    command = [sys.executable, "-m", "gradviz.data", name, str(folder)]
+    command = [sys.executable, "-m", "gradviz.data", name, str(folder), "child"]
     with tempfile.TemporaryFile() as output:  # a pipe that nobody reads would fill up and hold the child
-        child = subprocess.Popen(command, stdout=output, stderr=output, cwd=Path(__file__).parents[1], env=of_children())
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, cwd=Path(__file__).parents[1],
+                                 env=of_children())  # fmt: skip
         size, heard = 0, time.monotonic()
         while child.poll() is None:
             now = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -265,10 +270,19 @@ def _torchvision_datasets():
     return importlib.import_module("torchvision.datasets")
 
 
-def _main(name: str, folder: str) -> None:
+def _end_with_server(folder: str) -> None:
+    """A server that is killed can clear away nothing; the child notices, since then its standard input is at its end."""
+    sys.stdin.buffer.read()
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+
+def _main(name: str, folder: str, child: str = "") -> None:
+    if child:
+        threading.Thread(target=_end_with_server, args=(folder,), daemon=True).start()
     socket.setdefaulttimeout(10)
     getattr(_torchvision_datasets(), TORCHVISION_CLASS[name])(root=folder, download=True)
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:3])
+    _main(*sys.argv[1:4])

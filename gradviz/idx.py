@@ -36,7 +36,8 @@ class DataError(RuntimeError):
     """A data set that cannot be used; the message says in one sentence or two why and what to do, `status` in a word."""
 
     def __init__(self, message: str, status: str = "damaged"):
-        super().__init__(message)
+        # A file's name may hold anything, and the sentence goes to pages, which take whole characters only, and to terminals.
+        super().__init__("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in message))
         self.status = status  # absent, forbidden or damaged
 
 
@@ -141,8 +142,11 @@ def _is_readable(path: Path, denied: list[Path], oddities: list[str]) -> bool:
     except FileNotFoundError:
         oddities.append(_("{file} is a link to nothing").format(file=path))
         return False
-    except OSError:
+    except PermissionError:
         denied.append(path)
+        return False
+    except OSError as error:  # links that go round in a circle, say
+        oddities.append(_("{file} leads nowhere ({why})").format(file=path, why=error.strerror))
         return False
     if not os.access(path, os.R_OK):
         denied.append(path)

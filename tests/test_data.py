@@ -349,3 +349,47 @@ def test_many_threads_that_ask_at_once_share_one_data_set(tmp_path):
     for thread in threads:
         thread.join()
     assert len({id(dataset) for dataset in found}) == 1
+
+
+DOWNLOADS = "import sys; from pathlib import Path; from gradviz.data import Shelf; Shelf(Path(sys.argv[1])).wait('mnist')"
+
+
+def test_a_server_killed_in_the_middle_of_a_download_leaves_neither_its_child_nor_its_folder(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        proxy = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        environment = os.environ | {name: proxy for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+        environment |= {"no_proxy": "", "NO_PROXY": ""}
+        command = [sys.executable, "-c", DOWNLOADS, str(tmp_path / "sets")]
+        with subprocess.Popen(command, cwd=Path(__file__).parent.parent, env=environment) as server:
+            connection, _address = silent.accept()  # the child asks
+            connection.settimeout(60)
+            assert list((tmp_path / "sets").glob(".download-*"))
+            server.kill()
+        with connection:
+            while connection.recv(4096):
+                pass  # until the child is gone
+        assert not list((tmp_path / "sets").glob(".download-*"))
+
+
+def test_what_a_download_left_long_ago_is_cleared_away_at_the_next(tmp_path):
+    old, young = tmp_path / ".download-old", tmp_path / ".download-young"
+    for folder in (old, young):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    assert Shelf(tmp_path, fetch=delivered(WHOLE)).wait("mnist").status == "ready"
+    assert not old.exists() and young.exists()
+
+
+def test_a_name_that_no_page_can_show_does_not_break_the_sentence(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\n\x1b[31m"))
+    raw(folder, {TRAIN_IMAGES: b"bad"})
+    state = Shelf(tmp_path, download=False).state("mnist")
+    assert state.status == "damaged" and state.message.isprintable() and state.message.encode()
+
+
+def test_links_that_go_round_in_a_circle_are_not_called_closed(tmp_path):
+    folder = raw(tmp_path, {TRAIN_IMAGES: None})
+    (folder / TRAIN_IMAGES).symlink_to(folder / TRAIN_IMAGES)
+    state = Shelf(tmp_path, download=False).state("mnist")
+    assert state.status == "absent" and f"{TRAIN_IMAGES} leads nowhere" in state.message

@@ -5,6 +5,7 @@ A cookie outlives a reload, a closed tab and a restart of the server. It says no
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import secrets
@@ -34,6 +35,18 @@ def with_one_more(people: tuple[str, ...], person: str) -> tuple[str, ...]:
     guest = person.startswith(GUEST)
     alike = sum(other.startswith(GUEST) == guest for other in people)
     return people if not person or person in people or alike >= (_GUESTS if guest else _TOGETHER) else (*people, person)
+
+
+def place(address: str) -> str:
+    """What counts as one address where it is a backstop: of IPv6 the network of 64 bits, of whose addresses one computer has
+    as many as it likes."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv4Address):
+        return address
+    return str(ip.ipv4_mapped or ipaddress.ip_network((ip, 64), strict=False))
 
 
 class Pace:
@@ -83,8 +96,9 @@ class People:
         with self._lock:
             self._seen[person] = (self._clock(), address)
             self._seen.move_to_end(person)
-            if len(self._seen) > _MOST:
-                self._seen.popitem(last=False)
+            if len(self._seen) > _MOST:  # guests first: each reload makes another, and who is forgotten has no say in his runs
+                guest = next((who for who in self._seen if who.startswith(GUEST)), None)
+                self._seen.pop(guest or next(iter(self._seen)))
 
     def elsewhere(self, person: str, address: str) -> bool:
         """Whether he was seen within AWAY seconds, and at another address than this one.

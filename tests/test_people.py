@@ -7,7 +7,8 @@ from asgi import ask
 from starlette.responses import HTMLResponse, PlainTextResponse
 
 from gradviz.live.badge import Badge
-from gradviz.people import AWAY, COOKIE, GUEST, People
+from gradviz.live.guard import Guard
+from gradviz.people import AWAY, COOKIE, GUEST, People, place
 
 
 class Clock:
@@ -59,6 +60,37 @@ def test_after_a_restart_everybody_may_be_elsewhere_but_guests_and_only_if_someb
     assert people.elsewhere("bob", "10.0.0.1") and not people.elsewhere(GUEST + "1", "10.0.0.1")
     clock.now = AWAY + 1
     assert not people.elsewhere("bob", "10.0.0.1")
+
+
+def test_a_flood_of_guests_makes_nobody_forgotten_who_is_known(people):
+    people._clock.now = AWAY + 1
+    people.seen("ann", "10.0.0.1")
+    for n in range(10_000):
+        people.seen(f"{GUEST}{n}", "10.0.0.2")
+    assert people.elsewhere("ann", "10.0.0.2") and len(people._seen) <= 4096
+
+
+@pytest.mark.parametrize(
+    "one, other, same",
+    [
+        ("2001:db8::1", "2001:db8::ffff:1", True), ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:10.0.0.1", "10.0.0.1", True),
+        ("10.0.0.1", "10.0.0.2", False), ("fe80::1%eth0", "fe80::2", True), ("", "testclient", False),
+    ],
+)  # fmt: skip
+def test_a_computer_with_as_many_addresses_as_it_likes_is_in_one_place(people, one, other, same):
+    assert (place(one) == place(other)) is same
+
+
+def test_ever_new_addresses_of_one_network_get_no_more_cookies_than_one_and_are_asked_to_wait_as_one(people):
+    async def app(scope, receive, send):
+        await HTMLResponse("x")(scope, receive, send)
+
+    badge = Badge(app, lambda: people)
+    given = [ask(badge, "/", address=f"2001:db8::{n:x}", accept="text/html").headers.get("set-cookie") for n in range(300)]
+    assert sum(cookie is not None for cookie in given) < 200
+    guard = Guard(app, rate=1, burst=10, clock=Clock())
+    assert [ask(guard, "/api/x", address=f"2001:db8::{n:x}").status for n in range(20)].count(429) == 10
 
 
 def page(people: People, path: str = "/", **headers: str):

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gradviz.live.guard import is_ours
-from gradviz.people import COOKIE, People
+from gradviz.people import COOKIE, People, place
 
 _AGE = 365 * 24 * 3600  # seconds
 
@@ -28,7 +28,7 @@ class Badge:
 
         async def send_with_cookie(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] < 400:
-                if value := self._people().cookie(scope["client"][0] if scope.get("client") else ""):
+                if value := self._people().cookie(place(scope["client"][0]) if scope.get("client") else ""):
                     # Without a path it holds for the folder of the page, which a proxy may have put under another path.
                     words = f"{COOKIE}={value}; Max-Age={_AGE}; HttpOnly; SameSite=Lax"
                     words += "; Secure" * (scope.get("scheme") == "https")

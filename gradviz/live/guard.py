@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gradviz.live import hosts, spoken
 from gradviz.live.sockets import Sockets
-from gradviz.people import COOKIE
+from gradviz.people import COOKIE, place
 from gradviz.words import gettext as _
 
 OURS = ("/api/", "/live/", "/metrics", "/ready")  # what begins so is ours, the rest is Streamlit's
@@ -144,7 +144,7 @@ class Guard:
 
 
 def _address(scope: Scope) -> str:
-    return scope["client"][0] if scope.get("client") else ""
+    return place(scope["client"][0]) if scope.get("client") else ""
 
 
 async def _close(receive: Receive, send: Send) -> None:

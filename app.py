@@ -24,6 +24,7 @@ from gradviz.live.logs import Bounded
 from gradviz.live.metrics import Metrics
 from gradviz.live.routes import Described, build_routes
 from gradviz.people import COOKIE
+from gradviz.settings import SettingsError
 from gradviz.store import StoreError
 from gradviz.ui.server import close_server, notice, server
 from gradviz.words import gettext as _
@@ -89,13 +90,22 @@ async def _lifespan(_app):
     files = machine.open_files()
     # A training thread asks for Python's lock some ten times per layer; by default whoever has it may keep it for 5 ms.
     sys.setswitchinterval(0.0005)
-    server()  # before the first page: two pages that open at once must not build two
+    _begin()  # before the first page: two pages that open at once must not build two
     threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
     # The other half of the files is for the store, the data and the trainings.
     async with Connections(MOST_CONNECTIONS if files is None else min(MOST_CONNECTIONS, files // 2)).watch():
         yield
     close_server()
     atexit.register(_leave)
+
+
+def _begin() -> None:
+    """Ends the process with one sentence if a setting or the folder of runs cannot be used."""
+    try:
+        server()
+    except (SettingsError, StoreError) as error:
+        print(_("gradviz cannot start: {why}").format(why=error), file=sys.stderr, flush=True)
+        os._exit(2)
 
 
 def _log_to_stderr() -> None:

@@ -268,7 +268,7 @@ class Classroom:
 
     def _read(self) -> None:
         try:
-            values = json.loads(self._path.read_text(encoding="utf-8"))
+            values = smallfile.read(self._path)
             names = {
                 str(run_id): {str(client): clean_name(name) for client, name in people.items() if isinstance(name, str)}
                 for run_id, people in values["names"].items()

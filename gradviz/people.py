@@ -117,7 +117,7 @@ class People:
 
 def _secret(path: Path) -> bytes:
     with suppress(OSError):
-        if len(kept := path.read_bytes()) >= 32:
+        if path.is_file() and len(kept := path.read_bytes()) >= 32:  # nobody may ever write into a pipe
             return kept
     fresh = secrets.token_bytes(32)
     part = path.with_name(path.name + ".part")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -9,6 +10,13 @@ from pathlib import Path
 from typing import Any
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)  # of what was read
+
+
+def read(path: Path) -> Any:
+    """Raises an error of UNREADABLE; waits for nobody, as reading a pipe would."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write(path: Path, values: Any) -> None:

@@ -379,9 +379,9 @@ def _gone(folder: Path, ids: dict[str, Sweep]) -> set[str]:
 def _read(folder: Path) -> tuple[list[tuple[Sweep, bool, tuple[str, ...]]], str]:
     """(sweep, active, people) of each that can be read, oldest first, and one sentence if there are others."""
     known, unreadable = [], []
-    for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime):
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.lstat().st_mtime):  # a link may lead nowhere
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = smallfile.read(path)
             sweep, people = Sweep.from_dict(values), values.get("people")
             if not sweep.configs:
                 raise ValueError("it has no runs")

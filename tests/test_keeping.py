@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Server
 from streamlit.testing.v1 import AppTest
 from test_manager import Stage, seeded, steps, until
 from test_store import assert_same, extend, new_run
@@ -20,6 +21,7 @@ from gradviz.classroom import Classroom
 from gradviz.data import Shelf
 from gradviz.live.classroom import classroom_routes
 from gradviz.manager import RunManager
+from gradviz.people import People
 from gradviz.runs import Run, Status
 from gradviz.store import RunStore, StoreError
 from gradviz.sweep import Sweep
@@ -453,3 +455,38 @@ def test_a_broken_sweep_costs_that_sweep_and_is_said(manager: RunManager, store:
     assert sweeps.list() == [] and "0123.json" in sweeps.damage
     assert (store.folder / "sweeps" / "0123.json").read_text() == text
     sweeps.close()
+
+
+@pytest.mark.timeout(60)
+def test_what_is_no_file_among_the_small_files_is_said_and_waited_for_by_nobody(manager: RunManager, store: RunStore) -> None:
+    folder = store.folder / "sweeps"
+    folder.mkdir()
+    (folder / "circle.json").symlink_to("circle.json")
+    (folder / "nowhere.json").symlink_to("gone")
+    (folder / "folder.json").mkdir()
+    os.mkfifo(folder / "pipe.json")
+    runner = SweepRunner(manager, folder)
+    assert runner.list() == [] and "4 kept sweeps could not be read" in runner.damage
+    runner.close()
+    os.mkfifo(store.folder / "people.secret")
+    assert People(store.folder / "people.secret")
+    os.mkfifo(store.folder / "classroom.json")
+    room = Classroom(store.folder / "classroom.json")
+    assert "kept as classroom.damaged.json" in room.damage
+    room.join("client", "Ann", "0" * 12)
+    assert Classroom(store.folder / "classroom.json").names("0" * 12) == ("Ann",)
+
+
+@pytest.mark.parametrize("cause, words", [("lock", "runs.lock, by which a server claims"), ("file", "cannot be used"),
+                                          ("setting", "GRADVIZ_WORKERS must be")])  # fmt: skip
+def test_a_server_that_cannot_start_says_why_in_one_line(tmp_path: Path, cause: str, words: str) -> None:
+    server = Server(tmp_path, {"GRADVIZ_WORKERS": "none"} if cause == "setting" else {})
+    server.store.mkdir()
+    if cause != "setting":
+        (server.store / {"lock": "runs.lock", "file": "runs.sqlite"}[cause]).mkdir()
+    with pytest.raises(RuntimeError):
+        server.start()
+    log = server.log.read_text()
+    assert server.process.returncode == 2 and "Traceback" not in log
+    (line,) = [line for line in log.splitlines() if "cannot start" in line]
+    assert words in line

@@ -116,6 +116,8 @@ class Keep:
         self.path = Path(path)
         self._runs: dict[RunConfig, LongRun] = {}
         self._lock = threading.Lock()
+        if self.path.exists() and not self.path.is_file():  # some devices are read for ever
+            raise KeepError(f"{self.path} is no file.")
         try:
             lines = self.path.read_text(encoding="utf-8").split("\n") if self.path.exists() else []
         except (OSError, UnicodeError) as error:

@@ -1,6 +1,7 @@
 """Runs at the article's length: when one may be stopped, that nothing kept is lost or repeated, and what they say."""
 
 import math
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -368,3 +369,11 @@ def test_a_gradient_that_is_zero_because_a_layer_died_is_no_vanishing():
     still = [*runs, sigmoid(6, AT_CHANCE, 1e-12, lr=3e-4)]
     held = {part.statement: part.holds for part in article_length.findings(still)["dynamics"].parts}
     assert held["There they fall to 0."] is False and held["Past some depth they never recover, and the net cannot train."]
+
+
+@pytest.mark.timeout(30)
+def test_what_is_no_file_is_refused_as_the_place_of_kept_runs(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(KeepError, match="is no file"):
+            Keep(path)

@@ -24,6 +24,7 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import statistics
 import struct
 import subprocess
@@ -345,7 +346,7 @@ class Server:
     """`streamlit run app.py` on the loopback, a free port and a store of its own."""
 
     def __init__(self, folder: Path):
-        self._folder = folder
+        self._folder, self.store = folder, folder / "runs"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -358,7 +359,7 @@ class Server:
         """Seconds until it is ready. Raises RuntimeError with the end of its log if it is not within two minutes."""
         began = time.monotonic()
         defaults = {"GRADVIZ_DOWNLOAD": "off", "GRADVIZ_PIN": "benchmark"}
-        environment = {**defaults, **os.environ, "GRADVIZ_STORE": str(self._folder / "runs")}
+        environment = {**defaults, **os.environ, "GRADVIZ_STORE": str(self.store)}
         with (self._folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self._command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -434,6 +435,12 @@ async def kept(url: str, runs: Iterable[str]) -> dict[str, tuple[float, int, str
     return found
 
 
+def steps_on_disk(store: Path) -> dict[str, int]:
+    """Run -> steps, of a server that does not run."""
+    with contextlib.closing(sqlite3.connect(f"{(store / 'runs.sqlite').absolute().as_uri()}?mode=ro", uri=True)) as db:
+        return dict(db.execute("SELECT id, steps FROM runs"))
+
+
 async def start_all(url: str, configs: list[dict[str, str]], tally: Tally) -> dict[str, str]:
     """Somebody starts every config and closes the page: config's link -> run."""
     runs = {}
@@ -504,10 +511,12 @@ async def play(options: argparse.Namespace, url: str, server: Server | None, bas
         now = time.monotonic()
         before_kill = await work(url, {run: run for run in before})
         server.kill()
+        # As it lies on the disk: a run that waited for its slice is trained again, and shows fewer steps for a while.
+        there = steps_on_disk(server.store)
         outcome["restart_seconds"] = await asyncio.to_thread(server.start)
         after = await work(url, {run: run for run in before})
         outcome["runs_before_kill"], outcome["runs_lost"] = len(before_kill), len(set(before_kill) - set(after))
-        lost = [(before_kill[run][0] - after[run][0]) * before_kill[run][1] / 1000 for run in before_kill if run in after]
+        lost = [(before_kill[run][0] - there.get(run, 0)) * before_kill[run][1] / 1000 for run in before_kill]
         outcome["most_seconds_of_records_lost"] = max([0.0, *lost])
         outcome["queued_runs_dropped"] = sum(
             status == "queued" and not steps and after.get(run, (0, 0, "lost"))[2] not in ("queued", "running")
@@ -519,6 +528,7 @@ async def play(options: argparse.Namespace, url: str, server: Server | None, bas
         samples.clear()  # of another process
         await asyncio.sleep(2)  # browsers notice
         tally.down = False
+        found.update(await kept(url, found))  # from here on: what is trained again has begun again
         late = time.monotonic() - (began + seconds / 2)  # the second half is as long as the first
         until += late
         for viewer in viewers:

@@ -113,6 +113,9 @@ def body(run_id: str, config: RunConfig) -> None:
 
 def picture(run: Run) -> None:
     history = run.history.snapshot()
+    if not history.steps:  # begun again since the page was opened, after a kill of the server say
+        st.info(_("No step has been recorded yet."), icon=":material/hourglass_empty:")
+        return
     step = scrub(recorded_steps(history))
     column = history.column_of(step)
     diagnosis = diagnose(run, column)

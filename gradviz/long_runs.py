@@ -47,6 +47,7 @@ OUTCOMES: dict[str, str] = {
     DIVERGED: "the loss was no longer finite",
 }
 
+_SLOW = 1e-4  # seconds per unit of sweep.cost, one image and block, on a slow processor core
 _VERSION = 1  # of a kept line
 _POINTS = 100  # of a kept curve
 _PROFILES = ("weight_grad_rms", "signal_rms", "activation_rms", "weight_rms")  # kept of the first and the last step
@@ -307,8 +308,9 @@ class _Crew:
         with self._lock:
             while self._waiting and not self.stopped.is_set():
                 config = self._waiting.popleft()
-                pace = self._pace()
-                if pace and self._clock() + cost(config) * config.steps / pace * max(1, len(self._under_way)) > self._until:
+                # Nothing measured yet: as slow as on a slow machine, so that what is surely too long is not begun.
+                pace = self._pace() or 1 / _SLOW
+                if self._clock() + cost(config) * config.steps / pace * max(1, len(self._under_way)) > self._until:
                     continue  # a smaller one may still fit
                 if self._clock() >= self._until:
                     return None

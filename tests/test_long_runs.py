@@ -377,3 +377,10 @@ def test_what_is_no_file_is_refused_as_the_place_of_kept_runs(tmp_path):
     for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(KeepError, match="is no file"):
             Keep(path)
+
+
+def test_a_first_run_that_would_surely_pass_the_time_is_not_begun_though_nothing_is_measured_yet(tmp_path):
+    asked = []
+    deep = article_length.net("relu", 200, shortcut=True)
+    train_all([deep], Keep(tmp_path / "kept.jsonl"), fakes(asked), ARITHMETIC, until=60.0, clock=lambda: 0.0)
+    assert not asked

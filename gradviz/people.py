@@ -59,6 +59,10 @@ class Pace:
 
     def allows(self, key: str) -> bool:
         """Takes one out of the bucket of `key`, if there is one."""
+        return not self.wait(key)
+
+    def wait(self, key: str) -> float:
+        """0 if one was taken out of the bucket of `key`, else the seconds until there is one."""
         with self._lock:
             now = self._clock()
             left, then = self._left.pop(key, (self._burst, now))
@@ -66,7 +70,7 @@ class Pace:
             self._left[key] = (left - (left >= 1), now)
             if len(self._left) > _MOST:
                 self._left.popitem(last=False)
-            return left >= 1
+            return 0.0 if left >= 1 else (1 - left) / self._rate
 
 
 class People:

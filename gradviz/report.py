@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from gradviz import arithmetic, article_length
@@ -115,7 +116,7 @@ class Report:
         of_lessons = [run for _finding, runs in self.lessons.values() for run in runs]
         return of_lessons + self.borders + self.optimisers + self.thousand
 
-    @property
+    @cached_property
     def long_findings(self) -> Mapping[str, Finding]:
         return article_length.findings(self.long)
 

@@ -24,6 +24,20 @@ ROOT = Path(__file__).parent.parent
 UNMARKED_STEPS = 19  # of an optimiser, which a test may take without the mark `trains`; an outcome is judged by 20
 
 
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder that holds MNIST; a lesson on real MNIST is skipped where there is none."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 from asgi import ask
+from conftest import Clock
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -146,13 +147,6 @@ def test_scripts_are_given_where_no_file_can_be_opened_any_more():
         for stream in held:
             stream.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_a_storm_of_one_error_is_a_few_lines_and_their_number(caplog):

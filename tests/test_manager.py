@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import Clock
 
 from gradviz.arithmetic import Arithmetic
 from gradviz.config import RunConfig
@@ -348,20 +349,6 @@ def test_the_list_holds_live_and_kept_runs_newest_first(managed: Callable, stage
 
 
 # Fairness
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from conftest import Clock
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from websockets.asyncio.client import ClientConnection, connect
@@ -16,18 +17,6 @@ from gradviz.live.guard import Guard
 from gradviz.live.sockets import OPEN, OPEN_GUESTS, OPEN_THERE, Sockets
 
 HERE, THERE = "10.0.0.1", "10.0.0.2"
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

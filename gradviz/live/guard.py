@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 
 from starlette.datastructures import MutableHeaders
@@ -15,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gradviz.live import hosts, spoken
 from gradviz.live.sockets import Sockets
-from gradviz.people import COOKIE, place
+from gradviz.people import COOKIE, Pace, place
 from gradviz.words import gettext as _
 
 OURS = ("/api/", "/live/", "/metrics", "/ready")  # what begins so is ours, the rest is Streamlit's
@@ -25,7 +24,6 @@ MAX_LINK = 8000  # of a page's address, which names the settings
 MAX_HEADERS = 32_000  # bytes; the cookies of everything else on this host are among them
 RATE = 300  # requests per second and client address, in the long run: a class behind one address asks up to 30 × 3.3
 BURST = 1500  # requests that may come at once: thirty pages that open together ask ten times a second until a point is there
-_KEPT_CLIENTS = 4096
 
 
 def headers(authority: str = "") -> dict[str, str]:
@@ -66,10 +64,10 @@ class Guard:
     ):
         """`get_names()`: what the server may be called beside what the machine calls itself; see hosts.py. `base`: what
         every path begins with, such as /gradviz. `get_person(cookie)`: whose it is, or empty."""
-        self._app, self._rate, self._burst, self._clock = app, rate, burst, clock
+        self._app = app
         self._own, self._get_names, self._base = hosts.own_names(), get_names, base
         self._get_person, self._sockets = get_person, Sockets(clock)
-        self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()  # address -> requests left, and when that was
+        self._requests = Pace(burst, rate, clock)  # by address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -116,7 +114,7 @@ class Guard:
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
         path = scope["path"]
         ours = is_ours(path, self._base)
-        wait = ours and self._wait(_address(scope))
+        wait = ours and math.ceil(self._requests.wait(_address(scope)))
         if wait:
             sentence = f"Too many requests from one address; wait {wait} s."
             return PlainTextResponse(sentence, 429, {"Retry-After": str(wait)})
@@ -130,17 +128,6 @@ class Guard:
         if {b"transfer-encoding", b"content-length"} & {name for name, value in scope["headers"] if value != b"0"}:
             return PlainTextResponse("This address takes no content.", 413, {"Connection": "close"})
         return None
-
-    def _wait(self, client: str) -> int:
-        """Whole seconds until this client may ask again, 0 if now. A bucket that fills at `rate` and holds `burst`."""
-        now = self._clock()
-        left, then = self._clients.pop(client, (float(self._burst), now))
-        left = min(self._burst, left + (now - then) * self._rate)
-        allowed = left >= 1
-        self._clients[client] = (left - allowed, now)
-        if len(self._clients) > _KEPT_CLIENTS:
-            self._clients.popitem(last=False)  # the one that was quiet longest
-        return 0 if allowed else math.ceil((1 - left) / self._rate)
 
 
 def _address(scope: Scope) -> str:

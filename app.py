@@ -1,4 +1,4 @@
-"""The server: `streamlit run app.py`. Pages come from gradviz/ui/shell.py, live data from the routes of gradviz.live."""
+"""The server: `streamlit run app.py`. Pages come from gradviz/ui/shell.py, live data from the routes of gradviz.web."""
 
 import atexit
 import logging
@@ -13,20 +13,20 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from gradviz import machine
-from gradviz.classroom import archive
-from gradviz.diagnosis import diagnose
-from gradviz.live.badge import Badge
-from gradviz.live.classroom import Board, classroom_routes
-from gradviz.live.connections import Connections
-from gradviz.live.download import download_routes
-from gradviz.live.guard import Guard
-from gradviz.live.logs import Bounded
-from gradviz.live.metrics import Metrics
-from gradviz.live.routes import Described, build_routes
-from gradviz.people import COOKIE
+from gradviz.diagnosis.diagnose import diagnose
+from gradviz.serve.classroom import archive
+from gradviz.serve.people import COOKIE
 from gradviz.settings import SettingsError
-from gradviz.store import StoreError
+from gradviz.store.store import StoreError
 from gradviz.ui.server import close_server, notice, server
+from gradviz.web.badge import Badge
+from gradviz.web.cards import Board, classroom_routes
+from gradviz.web.connections import Connections
+from gradviz.web.download import download_routes
+from gradviz.web.guard import Guard
+from gradviz.web.logs import Bounded
+from gradviz.web.metrics import Metrics
+from gradviz.web.routes import Described, build_routes
 from gradviz.words import gettext as _
 
 MOST_CONNECTIONS = 8000

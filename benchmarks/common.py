@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from gradviz.config import RunConfig
-from gradviz.data import Dataset, Shelf
+from gradviz.lenet.config import RunConfig
+from gradviz.lenet.data import Dataset, Shelf
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]

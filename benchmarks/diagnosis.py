@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 GRADVIZ_DATA=folder python benchmarks/diagnosis.py [--data digits]
 
-The tests judge the same runs (tests/test_diagnosis.py).
+The tests judge the same runs (tests/diagnosis/test_diagnosis.py).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ sys.path[:0] = [str(ROOT)]
 
 import torch  # noqa: E402
 
-from gradviz.config import FIELDS, RunConfig  # noqa: E402
-from gradviz.data import Dataset, Shelf  # noqa: E402
-from gradviz.diagnosis import Diagnosis, diagnose  # noqa: E402
-from gradviz.runs import History, Run, Status, max_columns  # noqa: E402
-from gradviz.trainer import Trainer  # noqa: E402
+from gradviz.diagnosis.diagnose import Diagnosis, diagnose  # noqa: E402
+from gradviz.lenet.config import FIELDS, RunConfig  # noqa: E402
+from gradviz.lenet.data import Dataset, Shelf  # noqa: E402
+from gradviz.record.run import History, Run, Status, max_columns  # noqa: E402
+from gradviz.train.trainer import Trainer  # noqa: E402
 
 # Of each kind one that shows it on any arithmetic, and its neighbour of the other kind: what trains has twice the steps that
 # the slowest of three seeds needed to leave chance, or a hundred more.

@@ -2,7 +2,7 @@
 
     python -m benchmarks.eye [--wire] [--browser] [--waits] [--store]
 
-Wire: `gradviz.live.wire` alone, on made-up histories of 500 columns. Browser: the real server with made-up records
+Wire: `gradviz.web.wire` alone, on made-up histories of 500 columns. Browser: the real server with made-up records
 (benchmarks/replay.py), a real Chromium on its Lab page; the page itself measures from asking to drawn. Waits: the real
 server with real trainings. Store: `RunStore.save` with what a run records in half a second, as the run manager writes.
 """
@@ -21,12 +21,12 @@ import numpy as np
 
 from benchmarks import replay
 from benchmarks.common import ROOT, chromium, load_data, middle, running_app, table
-from gradviz.config import RunConfig
-from gradviz.diagnosis import diagnose
-from gradviz.live import wire
+from gradviz.diagnosis.diagnose import diagnose
+from gradviz.lenet.config import RunConfig
 from gradviz.record.quantities import QUANTITIES
-from gradviz.runs import History, Run, Status, max_columns
-from gradviz.store import RunStore
+from gradviz.record.run import History, Run, Status, max_columns
+from gradviz.store.store import RunStore
+from gradviz.web import wire
 
 BLOCKS = (12, 60, 1000)  # 29, 125 and 2005 layers
 COLUMNS = 500

@@ -18,8 +18,8 @@ from dataclasses import replace
 import torch
 
 from benchmarks.common import load_data, middle, relu_shortcut, table
-from gradviz.ahead import cuda_graph
-from gradviz.trainer import Trainer
+from gradviz.train.ahead import cuda_graph
+from gradviz.train.trainer import Trainer
 
 BLOCKS = (12, 200, 1000)
 WARM = 12  # steps: past the first sampled ones, and past the capture

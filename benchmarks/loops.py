@@ -24,9 +24,9 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.common import data_folder, load_data, relu_shortcut
-from gradviz.config import RunConfig
-from gradviz.data import PIXELS, Dataset, _torchvision_datasets
-from gradviz.model import DeepLeNet, initialise
+from gradviz.lenet.config import RunConfig
+from gradviz.lenet.data import PIXELS, Dataset, _torchvision_datasets
+from gradviz.lenet.net import DeepLeNet, initialise
 
 ARMS = ("bare", "dataloader", "tensorboard", "wandb", "wandb-all")
 BATCH = 64

@@ -27,8 +27,8 @@ import torch  # noqa: E402
 
 from benchmarks.common import ROOT, load_data, middle, relu_shortcut, table  # noqa: E402
 from benchmarks.loops import in_memory  # noqa: E402
-from gradviz.anatomy import sampled_steps  # noqa: E402
-from gradviz.trainer import Trainer  # noqa: E402
+from gradviz.record.sample import sampled_steps  # noqa: E402
+from gradviz.train.trainer import Trainer  # noqa: E402
 
 MATRIX = 2048
 DEPTHS = (0, 12, 60, 200, 500, 1000)

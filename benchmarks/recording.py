@@ -24,9 +24,9 @@ import torch  # noqa: E402
 
 from benchmarks.common import load_data, middle, table  # noqa: E402
 from benchmarks.loops import in_memory  # noqa: E402
-from gradviz.anatomy import sampled_steps  # noqa: E402
-from gradviz.config import RunConfig  # noqa: E402
-from gradviz.trainer import Trainer  # noqa: E402
+from gradviz.lenet.config import RunConfig  # noqa: E402
+from gradviz.record.sample import sampled_steps  # noqa: E402
+from gradviz.train.trainer import Trainer  # noqa: E402
 
 RUN = 300  # steps of a usual run, over which the sampled steps are spread
 

@@ -20,10 +20,10 @@ sys.path[:0] = [str(ROOT)]
 
 import torch  # noqa: E402
 
-from gradviz.config import RunConfig  # noqa: E402
-from gradviz.data import Dataset, Shelf  # noqa: E402
+from gradviz.lenet.config import RunConfig  # noqa: E402
+from gradviz.lenet.data import Dataset, Shelf  # noqa: E402
 from gradviz.settings import Settings  # noqa: E402
-from gradviz.trainer import Trainer  # noqa: E402
+from gradviz.train.trainer import Trainer  # noqa: E402
 
 PAGE = ROOT / "docs" / "remedies.md"
 TARGET = 1e-3  # rms of the controlled signal

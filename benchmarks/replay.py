@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from streamlit.web import cli
 
-from gradviz import manager
-from gradviz.config import RunConfig
-from gradviz.runs import QUANTITIES, Outcome, Status, StepRecord
+from gradviz.lenet.config import RunConfig
+from gradviz.record.run import QUANTITIES, Outcome, Status, StepRecord
+from gradviz.serve import manager
 
 HISTORY, RATE = 500, 4
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gradviz.config import RunConfig
-from gradviz.data import Dataset, Shelf
+from gradviz.lenet.config import RunConfig
+from gradviz.lenet.data import Dataset, Shelf
+from gradviz.lenet.net import DeepLeNet, initialise
 from gradviz.lenet.theory import predict as theory
-from gradviz.model import DeepLeNet, initialise
 from gradviz.settings import Settings
 
 QUANTITIES = ("weight_grad_rms", "signal_rms", "activation_rms", "share")

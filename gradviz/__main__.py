@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from gradviz.config import DATASETS, FIELDS, ConfigError, RunConfig, option
-from gradviz.runs import QUANTITIES, History, Outcome, Run, Status, StepRecord, max_columns
+from gradviz.lenet.config import DATASETS, FIELDS, ConfigError, RunConfig, option
+from gradviz.record.run import QUANTITIES, History, Outcome, Run, Status, StepRecord, max_columns
 from gradviz.settings import Settings, SettingsError
 
 _METAVAR = {int: "N", float: "X"}
@@ -108,10 +108,10 @@ def _train(given: dict[str, Any]) -> int:
     settings = Settings.from_environment()
 
     # torch takes seconds to import: a bad option is refused before.
-    from gradviz.data import DataError, Shelf
-    from gradviz.diagnosis import diagnose
-    from gradviz.probe import Interrupted
-    from gradviz.trainer import Trainer, device_text, resolve_device
+    from gradviz.diagnosis.diagnose import diagnose
+    from gradviz.lenet.data import DataError, Shelf
+    from gradviz.train.layer_probe import Interrupted
+    from gradviz.train.trainer import Trainer, device_text, resolve_device
 
     device = resolve_device(config.device)
     shelf = Shelf(settings.data, settings.download)

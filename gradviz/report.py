@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from gradviz import arithmetic, article_length
 from gradviz.charts import HOW_TO_READ
 from gradviz.charts.lessons import lesson_figures
 from gradviz.charts.long_runs import course_figure, depth_figure
 from gradviz.charts.sweeps import border_figure, ratio_figure, theory_ratios
-from gradviz.lessons import ARTICLE_BORDERS, BATCH, DEEP_STEPS, LESSONS, RESULTS, STEPS, Finding, Lesson, net_name, number
-from gradviz.long_runs import BATCH as LONG_BATCH
-from gradviz.long_runs import OUTCOMES as LONG_OUTCOMES
-from gradviz.long_runs import STEPS as LONG_STEPS
-from gradviz.long_runs import LongRun
-from gradviz.runs import Run
-from gradviz.sweep import OUTCOMES, Sweep, border, result
+from gradviz.lenet import article_length
+from gradviz.lenet.lessons import ARTICLE_BORDERS, BATCH, DEEP_STEPS, LESSONS, RESULTS, STEPS, Finding, Lesson, net_name, number
+from gradviz.lenet.long_runs import BATCH as LONG_BATCH
+from gradviz.lenet.long_runs import OUTCOMES as LONG_OUTCOMES
+from gradviz.lenet.long_runs import STEPS as LONG_STEPS
+from gradviz.lenet.long_runs import LongRun
+from gradviz.lenet.sweep import OUTCOMES, Sweep, border, result
+from gradviz.record import arithmetic
+from gradviz.record.run import Run
 
 OPTIMISERS = article_length.RATES
 OPTIMISER_NETS = (("sigmoid", 2), ("sigmoid", 4), ("relu", 6), ("relu", 8))

@@ -14,21 +14,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gradviz import arithmetic, article_length, machine
+from gradviz import machine
 from gradviz.charts.draft import save
-from gradviz.config import RunConfig
-from gradviz.data import DataError, Dataset, Shelf
-from gradviz.lessons import BATCH, DEEP_STEPS, LESSONS, STEPS
-from gradviz.long_runs import KEPT, Keep, KeepError, train_all
-from gradviz.manager import Train, limit_threads, trainer_on
-from gradviz.probe import Interrupted
+from gradviz.lenet import article_length
+from gradviz.lenet.config import RunConfig
+from gradviz.lenet.data import DataError, Dataset, Shelf
+from gradviz.lenet.lessons import BATCH, DEEP_STEPS, LESSONS, STEPS
+from gradviz.lenet.long_runs import KEPT, Keep, KeepError, train_all
+from gradviz.lenet.sweep import FAILED, TRAINED, UNFINISHED, remedy_name, result, trained_already
+from gradviz.record import arithmetic
+from gradviz.record.run import History, Run, Status, max_columns
 from gradviz.report import OPTIMISER_NETS, OPTIMISERS, Report
-from gradviz.runs import History, Run, Status, max_columns
+from gradviz.serve.manager import Train, limit_threads, trainer_on
+from gradviz.serve.processes import Nursery
 from gradviz.settings import Settings
-from gradviz.store import RunStore, StoreError
-from gradviz.sweep import FAILED, TRAINED, UNFINISHED, remedy_name, result, trained_already
-from gradviz.trainer import Trainer, device_text, resolve_device
-from gradviz.workers import Nursery
+from gradviz.store.store import RunStore, StoreError
+from gradviz.train.layer_probe import Interrupted
+from gradviz.train.trainer import Trainer, device_text, resolve_device
 
 EARLY = "Stopped as soon as it counted as trained."
 QUICK_MINUTES = 15

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gradviz import machine
-from gradviz.config import FIELDS
+from gradviz.lenet.config import FIELDS
 
 _SECRETS = {"GRADVIZ_PIN", "STREAMLIT_SERVER_COOKIE_SECRET"}
 

@@ -3,19 +3,19 @@
 import numpy as np
 import streamlit as st
 
-from gradviz import anatomy
-from gradviz.anatomy import AnatomySample
 from gradviz.charts import anatomy as charts_anatomy
-from gradviz.config import RunConfig
-from gradviz.diagnosis import diagnose
+from gradviz.diagnosis.diagnose import diagnose
+from gradviz.lenet.config import RunConfig
 from gradviz.lenet.theory.predict import predict
-from gradviz.live.figure import figure_panel
-from gradviz.live.motion import motion_panel
-from gradviz.runs import History, Run
-from gradviz.store import Summary
+from gradviz.record import sample as anatomy
+from gradviz.record.run import History, Run
+from gradviz.record.sample import AnatomySample
+from gradviz.store.store import Summary
 from gradviz.ui import controls
 from gradviz.ui.heavy import heavily
 from gradviz.ui.server import server
+from gradviz.web.figure import figure_panel
+from gradviz.web.motion import motion_panel
 from gradviz.words import gettext as _
 from gradviz.words import number
 

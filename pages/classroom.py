@@ -3,16 +3,16 @@
 import streamlit as st
 
 from gradviz.charts.sweeps import border_figure
-from gradviz.classroom import ClassSweep
-from gradviz.lessons import LESSONS
-from gradviz.live.classroom import ACTIONS, cards_panel, title_panel
-from gradviz.live.download import download_button
-from gradviz.live.element import live_panel
-from gradviz.live.figure import figure_panel
-from gradviz.sweep import JUDGED, OUTCOMES
+from gradviz.lenet.lessons import LESSONS
+from gradviz.lenet.sweep import JUDGED, OUTCOMES
+from gradviz.serve.classroom import ClassSweep
 from gradviz.ui import classroom, controls
 from gradviz.ui.heavy import heavily, said_if_refused
 from gradviz.ui.server import server
+from gradviz.web.cards import ACTIONS, cards_panel, title_panel
+from gradviz.web.download import download_button
+from gradviz.web.figure import figure_panel
+from gradviz.web.panels import live_panel
 from gradviz.words import gettext as _
 
 CARDS, DELETE, OPEN = "class_cards", "class_delete", "class_open"

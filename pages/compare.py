@@ -5,7 +5,6 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
-from gradviz.arithmetic import arithmetic_text
 from gradviz.charts import HOW_TO_READ
 from gradviz.charts.runs import (
     accuracy_figure,
@@ -15,15 +14,16 @@ from gradviz.charts.runs import (
     profile_figure,
     quantity_name,
 )
-from gradviz.config import FIELDS, ConfigError
-from gradviz.diagnosis import diagnose
-from gradviz.lessons import quantity_at
-from gradviz.live.figure import figure_panel
+from gradviz.diagnosis.diagnose import diagnose
+from gradviz.lenet.config import FIELDS, ConfigError
+from gradviz.lenet.lessons import quantity_at
+from gradviz.lenet.sweep import setting_text
+from gradviz.record.arithmetic import arithmetic_text
 from gradviz.record.quantities import QUANTITIES
-from gradviz.sweep import setting_text
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily, said_if_refused
 from gradviz.ui.server import server
+from gradviz.web.figure import figure_panel
 from gradviz.words import as_text
 from gradviz.words import gettext as _
 

@@ -5,19 +5,19 @@ from dataclasses import replace
 
 import streamlit as st
 
-from gradviz import codegen
-from gradviz.arithmetic import arithmetic_text, other_arithmetic
-from gradviz.config import RunConfig
-from gradviz.diagnosis import diagnose
+from gradviz.diagnosis.diagnose import diagnose
+from gradviz.lenet import codegen
+from gradviz.lenet.config import RunConfig
+from gradviz.lenet.net import parameter_count
 from gradviz.lenet.theory.predict import critical_range, depth_marks, predict
-from gradviz.live.download import download_button
-from gradviz.live.element import live_panel, preview_panel
-from gradviz.manager import AFRESH
-from gradviz.model import parameter_count
-from gradviz.runs import Run, Status
+from gradviz.record.arithmetic import arithmetic_text, other_arithmetic
+from gradviz.record.run import Run, Status
+from gradviz.serve.manager import AFRESH
 from gradviz.ui import classroom, controls
 from gradviz.ui.heavy import said_if_refused
 from gradviz.ui.server import server
+from gradviz.web.download import download_button
+from gradviz.web.panels import live_panel, preview_panel
 from gradviz.words import as_text
 from gradviz.words import gettext as _
 

@@ -5,20 +5,20 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
-from gradviz import article_length
 from gradviz.charts import HOW_TO_READ
 from gradviz.charts.lessons import lesson_figures
+from gradviz.lenet import article_length
+from gradviz.lenet.lessons import DIGITS_DIFFER, LESSONS, RESULTS, Finding, Lesson, ended, net_name, number
+from gradviz.lenet.long_runs import BATCH as LONG_BATCH
+from gradviz.lenet.long_runs import STEPS as LONG_STEPS
+from gradviz.lenet.long_runs import KeepError
+from gradviz.lenet.sweep import Sweep, cost, estimate, measured_rate
 from gradviz.lenet.theory.predict import predict
-from gradviz.lessons import DIGITS_DIFFER, LESSONS, RESULTS, Finding, Lesson, ended, net_name, number
-from gradviz.live.element import live_panel
-from gradviz.live.figure import figure_panel
-from gradviz.long_runs import BATCH as LONG_BATCH
-from gradviz.long_runs import STEPS as LONG_STEPS
-from gradviz.long_runs import KeepError
-from gradviz.sweep import Sweep, cost, estimate, measured_rate
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily
 from gradviz.ui.server import server
+from gradviz.web.figure import figure_panel
+from gradviz.web.panels import live_panel
 from gradviz.words import as_text
 from gradviz.words import gettext as _
 

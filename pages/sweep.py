@@ -5,15 +5,15 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
-from gradviz import export
 from gradviz.charts import HOW_TO_READ
 from gradviz.charts.sweeps import border_figure, grid_figure, ratio_figure, theory_ratios
-from gradviz.config import DATASETS, FIELDS, OPTIMIZERS, ConfigError, RunConfig, misspelt
-from gradviz.live.figure import figure_panel
-from gradviz.sweep import AXES, JUDGED, OUTCOMES, Sweep, border, cost, estimate, measured_rate, remedy_name
+from gradviz.lenet.config import DATASETS, FIELDS, OPTIMIZERS, ConfigError, RunConfig, misspelt
+from gradviz.lenet.sweep import AXES, JUDGED, OUTCOMES, Sweep, border, cost, estimate, measured_rate, remedy_name
+from gradviz.record import export
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily
 from gradviz.ui.server import server
+from gradviz.web.figure import figure_panel
 from gradviz.words import as_text
 from gradviz.words import gettext as _
 

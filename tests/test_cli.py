@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from gradviz.__main__ import main
-from gradviz.arithmetic import Arithmetic, here
-from gradviz.config import FIELDS, RunConfig, option
-from gradviz.data import Shelf
-from gradviz.runs import QUANTITIES
-from gradviz.trainer import Trainer
+from gradviz.lenet.config import FIELDS, RunConfig, option
+from gradviz.lenet.data import Shelf
+from gradviz.record.arithmetic import Arithmetic, here
+from gradviz.record.run import QUANTITIES
+from gradviz.train.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--dataset", "digits", "--blocks", "1", "--steps", "3", "--batch-size", "8", "--device", "cpu"]

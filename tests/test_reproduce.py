@@ -10,17 +10,17 @@ import pytest
 import torch
 from test_long_runs import long_run
 
-from gradviz import article_length
-from gradviz.arithmetic import arithmetic_text, here
-from gradviz.config import RunConfig
-from gradviz.data import Shelf
-from gradviz.lessons import LESSONS, NOT, OPEN, PARTLY, REPRODUCED, Finding, Part
-from gradviz.long_runs import DEAD
+from gradviz.lenet import article_length
+from gradviz.lenet.config import RunConfig
+from gradviz.lenet.data import Shelf
+from gradviz.lenet.lessons import LESSONS, NOT, OPEN, PARTLY, REPRODUCED, Finding, Part
+from gradviz.lenet.long_runs import DEAD
+from gradviz.lenet.sweep import STUCK, TRAINED, WINDOW, result
+from gradviz.record.arithmetic import arithmetic_text, here
+from gradviz.record.run import Status
 from gradviz.report import Report
 from gradviz.reproduce import EARLY, Bench, TimeUp
-from gradviz.runs import Status
-from gradviz.store import RunStore
-from gradviz.sweep import STUCK, TRAINED, WINDOW, result
+from gradviz.store.store import RunStore
 
 ROOT = Path(__file__).parent.parent
 DIGITS = Shelf(Path("nowhere"), download=False).load("digits")
@@ -84,7 +84,7 @@ def test_the_search_stops_after_two_failures_and_then_repeats_the_depths_around_
 def made(config, trained):
     import numpy as np
 
-    from gradviz.runs import QUANTITIES, History, Run
+    from gradviz.record.run import QUANTITIES, History, Run
 
     loss = 0.5 if trained else 2.3
     columns = np.ones((30, len(QUANTITIES), config.layers), np.float32)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from gradviz import machine
-from gradviz.config import RunConfig
-from gradviz.data import Shelf
+from gradviz.lenet.config import RunConfig
+from gradviz.lenet.data import Shelf
+from gradviz.serve.processes import Nursery
 from gradviz.settings import Limits, Settings, SettingsError
-from gradviz.workers import Nursery
 
 MINE = float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else float(os.cpu_count() or 1)
 GIB = 2**30

@@ -13,12 +13,12 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from gradviz import anatomy
-from gradviz.anatomy import AnatomySample, BlockDeletion, Picture
 from gradviz.charts.draft import BLUE, GREEN, INK, ORANGE, PURPLE
 from gradviz.lenet.theory.predict import Prediction
+from gradviz.record import sample as anatomy
 from gradviz.record.raster import MAX_ROWS, rows_of
-from gradviz.runs import History
+from gradviz.record.run import History
+from gradviz.record.sample import AnatomySample, BlockDeletion, Picture
 from gradviz.words import gettext as _
 from gradviz.words import number
 

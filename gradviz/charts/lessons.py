@@ -8,10 +8,10 @@ import plotly.graph_objects as go
 
 from gradviz.charts.runs import loss_figure, profile_figure, ratio_to_start_figure, wake_figure
 from gradviz.charts.sweeps import border_figure
+from gradviz.lenet.lessons import ARTICLE_BORDERS, Lesson, net_name
+from gradviz.lenet.sweep import Sweep, result
 from gradviz.lenet.theory.predict import predict
-from gradviz.lessons import ARTICLE_BORDERS, Lesson, net_name
-from gradviz.runs import Run
-from gradviz.sweep import Sweep, result
+from gradviz.record.run import Run
 
 
 def lesson_figures(lesson: Lesson, runs: Sequence[Run]) -> dict[str, go.Figure]:

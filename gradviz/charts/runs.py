@@ -23,10 +23,10 @@ from gradviz.charts.draft import (
     line,
     line_styles,
 )
-from gradviz.diagnosis import CHANCE
+from gradviz.diagnosis.diagnose import CHANCE
 from gradviz.record import raster
 from gradviz.record.quantities import QUANTITIES
-from gradviz.runs import History, Run
+from gradviz.record.run import History, Run
 from gradviz.words import gettext as _
 
 DIFFERENCE = 6.0  # decades to either side in a picture of differences

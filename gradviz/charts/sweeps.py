@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from gradviz.charts.draft import AMBER, BLUE, ORANGE, SKY, ZERO_AT, Draft, level, line_styles
-from gradviz.config import RunConfig
+from gradviz.lenet.config import RunConfig
+from gradviz.lenet.sweep import DIVERGED, STARTED, STUCK, TRAINED, UNFINISHED, Result, Sweep
 from gradviz.lenet.theory.predict import predict
-from gradviz.sweep import DIVERGED, STARTED, STUCK, TRAINED, UNFINISHED, Result, Sweep
 from gradviz.words import gettext as _
 from gradviz.words import scientific
 

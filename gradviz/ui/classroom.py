@@ -11,17 +11,17 @@ from typing import Any
 import streamlit as st
 
 from gradviz import machine
-from gradviz.classroom import LONGEST_NAME, clean_name
-from gradviz.config import RunConfig
-from gradviz.lessons import LESSONS
-from gradviz.limits import Refused
-from gradviz.live.classroom import notice_panel
-from gradviz.manager import AFRESH, Preview
-from gradviz.people import COOKIE, GUEST
-from gradviz.runs import Run
-from gradviz.sweep import Sweep
+from gradviz.lenet.config import RunConfig
+from gradviz.lenet.lessons import LESSONS
+from gradviz.lenet.sweep import Sweep
+from gradviz.record.run import Run
+from gradviz.serve.admission import Refused
+from gradviz.serve.classroom import LONGEST_NAME, clean_name
+from gradviz.serve.manager import AFRESH, Preview
+from gradviz.serve.people import COOKIE, GUEST
 from gradviz.ui import controls
 from gradviz.ui.server import kept_words, notice, server
+from gradviz.web.cards import notice_panel
 from gradviz.words import as_text
 from gradviz.words import gettext as _
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from gradviz.config import CRITICAL_RANGE, FIELDS, PRESETS, ConfigError, RunConfig, unescaped
+from gradviz.lenet.config import CRITICAL_RANGE, FIELDS, PRESETS, ConfigError, RunConfig, unescaped
 from gradviz.words import as_text
 from gradviz.words import gettext as _
 

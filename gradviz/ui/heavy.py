@@ -8,8 +8,8 @@ from typing import Any
 
 import streamlit as st
 
-from gradviz.config import RunConfig
-from gradviz.limits import Refused, history_bytes
+from gradviz.lenet.config import RunConfig
+from gradviz.serve.admission import Refused, history_bytes
 from gradviz.ui import classroom
 from gradviz.ui.server import server
 from gradviz.words import as_text

@@ -6,15 +6,15 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gradviz.classroom import Classroom
-from gradviz.data import Shelf
-from gradviz.desk import Desk
-from gradviz.manager import RunManager
-from gradviz.people import People
+from gradviz.lenet.data import Shelf
+from gradviz.serve.classroom import Classroom
+from gradviz.serve.desk import Desk
+from gradviz.serve.manager import RunManager
+from gradviz.serve.people import People
+from gradviz.serve.processes import Nursery
+from gradviz.serve.sweeps import SweepRunner
 from gradviz.settings import Settings
-from gradviz.store import RunStore
-from gradviz.sweeps import SweepRunner
-from gradviz.workers import Nursery
+from gradviz.store.store import RunStore
 
 
 @dataclass(frozen=True)

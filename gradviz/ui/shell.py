@@ -4,8 +4,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from gradviz.config import unescaped
-from gradviz.limits import Refused
+from gradviz.lenet.config import unescaped
+from gradviz.serve.admission import Refused
 from gradviz.ui import classroom
 from gradviz.ui.server import server
 from gradviz.words import as_text

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradviz.config import FIELDS, RunConfig
+from gradviz.lenet.config import FIELDS, RunConfig
 from gradviz.lenet.theory.blocks import begin
 from gradviz.lenet.theory.depth import aligned_gradient, backward, forward, norm_spread
 from gradviz.lenet.theory.gaussians import gaussians

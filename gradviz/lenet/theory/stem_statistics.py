@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from gradviz.data import Shelf
+from gradviz.lenet.data import Shelf
 from gradviz.settings import Settings
 
 FILE = Path(__file__).with_name("stem_statistics.json")

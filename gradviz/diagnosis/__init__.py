@@ -1,0 +1,1 @@
+"""What a run suffers from, and the numbers that say so."""

@@ -1,0 +1,395 @@
+"""The PyTorch program of a run: its net and its loop and nothing else, to read, copy and run without gradviz."""
+
+from __future__ import annotations
+
+import math
+
+from gradviz.lenet.config import CRITICAL_RANGE, RunConfig
+from gradviz.lenet.data import DIGITS_TRAIN, TORCHVISION_CLASS
+from gradviz.lenet.idx import FOLDERS, PIXELS
+from gradviz.lenet.net import LSUV_TOLERANCE, lsuv_images
+from gradviz.record.arithmetic import Arithmetic, arithmetic_text
+from gradviz.train.treatment import FEEDBACK_GAIN
+
+_ACTIVATION = {
+    "sigmoid": "torch.sigmoid", "relu": "F.relu", "tanh": "torch.tanh",
+    "leaky-relu": "F.leaky_relu", "gelu": "F.gelu", "silu": "F.silu",
+}  # fmt: skip
+_DRAW = {
+    "he-normal": 'nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=random)',
+    "he-uniform": 'nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=random)',
+    "xavier-normal": "nn.init.xavier_normal_(layer.weight, generator=random)",
+    "xavier-uniform": "nn.init.xavier_uniform_(layer.weight, generator=random)",
+    "orthogonal": "nn.init.orthogonal_(layer.weight, {gain}, generator=random)",
+    "lsuv": "nn.init.orthogonal_(layer.weight, {gain}, generator=random)",
+}
+_DEVICE = {"auto": '"cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"'}
+_OPTIMIZER = {
+    "adam": "torch.optim.Adam(model.parameters(), lr={lr!r}, fused={fused})",
+    "sgd": "torch.optim.SGD(model.parameters(), lr={lr!r}, fused={fused})",
+    "momentum": "torch.optim.SGD(model.parameters(), lr={lr!r}, momentum=0.9, fused={fused})",
+}
+_TREATMENT = {
+    "none": "",
+    "clip-norm": "    nn.utils.clip_grad_norm_(model.parameters(), {threshold!r})\n",
+    "clip-value": "    nn.utils.clip_grad_value_(model.parameters(), {threshold!r})\n",
+    "floor": """\
+    for parameter in model.parameters():
+        gradient = parameter.grad
+        raised = torch.where(gradient < 0, -{threshold!r}, {threshold!r})  # by its sign; 0 counts as positive
+        parameter.grad = torch.where(gradient.abs() < {threshold!r}, raised, gradient)
+""",
+    "normalise": "",  # on the way back: see _steering
+    "feedback": "",
+}
+
+
+def code(config: RunConfig, arithmetic: Arithmetic | None = None) -> str:
+    """Python text that needs torch, and scikit-learn for the built-in digits or torchvision for a download.
+
+    It does what the Trainer does with the same random numbers in the same order: on the same processor, with the same
+    number of threads and PyTorch, it prints the same losses to the last digit. `arithmetic` is what the run was
+    computed with: the program takes its number of threads, without it one, and says the rest.
+    """
+    title = f"{config.summary}: a LeNet of {config.layers} layers and its training."
+    parts = [_header(config, title, arithmetic)]
+    parts += [part(config) for part in (_data, _block, _net, _initialisation, _loop)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _header(config: RunConfig, title: str, arithmetic: Arithmetic | None) -> str:
+    if config.dataset == "digits":
+        modules, needs = "import math\n", "Needs torch and scikit-learn, which brings the pictures."
+        library = "from sklearn.datasets import load_digits\n"
+    else:
+        folder = TORCHVISION_CLASS[config.dataset]
+        modules, library = "import gzip\nimport math\nimport os\nimport re\nfrom pathlib import Path\n", ""
+        needs = f"Needs torch. Reads {folder} from the folder GRADVIZ_DATA, else data; if absent, torchvision downloads it."
+    device = _DEVICE.get(config.device, f'"{config.device}"')
+    threads = arithmetic.threads if arithmetic else 1
+    return f'''\
+"""{title}
+
+{needs}
+{_equality(config, arithmetic)}
+"""
+
+{modules}
+import torch
+import torch.nn.functional as F
+{library}from torch import nn
+
+device = {device}
+torch.set_num_threads({threads})  # as many as the run: others add up in another order, and each sum is rounded
+random = torch.Generator().manual_seed({config.seed})  # all randomness comes from here
+'''
+
+
+def _equality(config: RunConfig, arithmetic: Arithmetic | None) -> str:
+    """Lines for the head of the program: what its losses are equal to, and what not."""
+    which = f":\n{arithmetic_text(arithmetic)}." if arithmetic else "."
+    gpu = "\nA GPU may add up in another order each time: not even two runs need be equal there." * (config.device != "cpu")
+    return f"""\
+Prints the losses that gradviz records, digit for digit, with the same processor, number of threads and PyTorch{which}
+With others each sum is rounded otherwise: the losses begin nearly the same, and part sooner or later.{gpu}"""
+
+
+def _data(config: RunConfig) -> str:
+    if config.dataset == "digits":
+        return f'''\
+# Data: 1,797 scans of 8×8 pixels, enlarged to 28×28, normalised to mean 0 and standard deviation 1
+scans, labels = load_digits(return_X_y=True)
+images = torch.tensor(scans, dtype=torch.float32).view(-1, 1, 8, 8) / 16
+images = F.interpolate(images, size=(28, 28), mode="bilinear", align_corners=False)
+images = (images - images[:{DIGITS_TRAIN}].mean()) / images[:{DIGITS_TRAIN}].std()
+images, labels = images.to(device), torch.tensor(labels).to(device)
+train_images, test_images = images[:{DIGITS_TRAIN}], images[{DIGITS_TRAIN}:]
+train_labels, test_labels = labels[:{DIGITS_TRAIN}], labels[{DIGITS_TRAIN}:]
+'''
+    mean, std = PIXELS[config.dataset]
+    mine = ", ".join(f'"{word}"' for word, owner in FOLDERS.items() if owner == config.dataset)
+    others = ", ".join(f'"{word}"' for word, owner in FOLDERS.items() if owner != config.dataset)
+    return _FILES.format(name=TORCHVISION_CLASS[config.dataset], mean=mean, std=std, mine=mine, others=others,
+                         nameless=config.dataset == "mnist")  # fmt: skip
+
+
+_FILES = '''\
+# Data: 60,000 pictures of 28×28 pixels to train and 10,000 to test, normalised to mean 0 and standard deviation 1
+folder = Path(os.environ.get("GRADVIZ_DATA") or "data").expanduser().absolute()
+mine, others = {{{mine}}}, {{{others}}}
+
+
+def is_mine(place):
+    """Whether the nearest folder that is named after a data set is named after {name}."""
+    words = [re.sub("[^a-z0-9]", "", above.name.lower()) for above in (place, *place.parents)]
+    return next((word in mine for word in words if word in mine | others), {nameless})
+
+
+def find(place, depth=3):
+    """The four files, packed or not, in a folder or in those inside; None if they are not there."""
+    parts = dict.fromkeys(["train-images", "train-labels", "t10k-images", "t10k-labels"])
+    inside = sorted(place.glob("*"), reverse=True)  # a plain file comes after the packed one, and takes its place
+    for file in inside:
+        if match := re.fullmatch(r"(train|t10k|test)[-_.](images|labels)[-_.]idx\\d([-_.]ubyte)?(\\.gz)?", file.name.lower()):
+            parts[match[1].replace("test", "t10k") + "-" + match[2]] = file / file.name if file.is_dir() else file
+    if all(parts.values()) and is_mine(place):
+        return list(parts.values())
+    deeper = (find(file, depth - 1) for file in inside[::-1] if depth and file.is_dir())
+    return next(filter(None, deeper), None)
+
+
+if not (files := find(folder)):
+    print(f"{name} is neither in {{folder}} nor in the folders inside: torchvision downloads it.")
+    try:
+        from torchvision.datasets import {name}
+
+        {name}(folder, download=True)
+    except Exception as error:
+        raise SystemExit(f"{name} cannot be downloaded: {{' '.join(str(error).split())}}") from None
+    files = find(folder)
+
+
+def read(file, header):
+    """The bytes of a file after its header, on the device."""
+    content = file.read_bytes()
+    content = gzip.decompress(content) if content[:2] == b"\\x1f\\x8b" else content
+    return torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8).to(device)
+
+
+def read_images(file):
+    return (read(file, 16).view(-1, 1, 28, 28).float() / 255 - {mean}) / {std}
+
+
+train_images, train_labels = read_images(files[0]), read(files[1], 8).long()
+test_images, test_labels = read_images(files[2]), read(files[3], 8).long()
+'''
+
+
+def _block(config: RunConfig) -> str:
+    if not config.blocks:
+        return ""
+    norms = {"none": "", "group": "nn.GroupNorm(4, 16)", "layer": "nn.LayerNorm((16, 7, 7))"}
+    made = "nn.BatchNorm2d(16)" if config.batch_norm else norms[config.other_norm]
+    norm = f"        self.norm{{0}} = {made}\n" if made else ""
+    layer = "self.norm{0}(self.conv{0}({1}))" if made else "self.conv{0}({1})"
+    activation = _ACTIVATION[config.activation]
+    branch = {"one": "h", "fixed": f"{1 / math.sqrt(config.blocks)!r} * h", "skip-init": "self.scale * h"}[config.branch_scale]
+    scale = "        self.scale = nn.Parameter(torch.zeros(()))  # SkipInit\n" if config.branch_scale == "skip-init" else ""
+    result = f"x + {branch}  # the shortcut; nothing after the addition" if config.shortcut else "h"
+    return f'''\
+class Block(nn.Module):
+    """(batch, 16, 7, 7) -> the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(16, 16, 5, padding=2)
+        self.conv2 = nn.Conv2d(16, 16, 5, padding=2)
+{norm.format(1)}{norm.format(2)}{scale}
+    def forward(self, x):
+        h = {activation}({layer.format(1, "x")})
+        h = {activation}({layer.format(2, "h")})
+        return {result}
+'''
+
+
+def _net(config: RunConfig) -> str:
+    outside = _ACTIVATION[config.activation if config.activation_everywhere else "relu"]
+    make_blocks = f"        self.blocks = nn.Sequential(*(Block() for _ in range({config.blocks})))\n" if config.blocks else ""
+    use_blocks = "        x = self.blocks(x)\n" if config.blocks else ""
+    return f'''\
+class DeepLeNet(nn.Module):
+    """(batch, 1, 28, 28) -> logits (batch, 10)."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 5, padding=2)
+        self.conv2 = nn.Conv2d(6, 16, 5, padding=2)
+{make_blocks}        self.fc1 = nn.Linear(16 * 7 * 7, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, 10)
+
+    def forward(self, x):
+        x = F.max_pool2d({outside}(self.conv1(x)), 2)  # (batch, 6, 14, 14)
+        x = F.max_pool2d({outside}(self.conv2(x)), 2)  # (batch, 16, 7, 7)
+{use_blocks}        x = {outside}(self.fc1(x.flatten(1)))
+        x = {outside}(self.fc2(x))
+        return self.fc3(x)
+'''
+
+
+def _initialisation(config: RunConfig) -> str:
+    said, weight = f"weights by {config.init}", ""
+    gain = "1.0" if config.activation in ("sigmoid", "tanh") else "math.sqrt(2)"
+    if config.init_range is not None:
+        said, weight = f"weights from U(−{config.init_range:g}, {config.init_range:g})", _uniform(repr(config.init_range))
+    elif config.init == "default":
+        said, weight = "PyTorch's default, U(−1/√fan_in, 1/√fan_in) for weights and biases", _uniform("bound")
+    elif config.init == "critical":
+        said = "block convolutions from the critical range, all else from PyTorch's default"
+        inside = "layer.weight.shape == (16, 16, 5, 5)"
+        weight = f"spread = {CRITICAL_RANGE[config.activation]!r} if {inside} else bound\n            " + _uniform("spread")
+    elif config.init == "delta-orthogonal":
+        weight = f"""\
+if layer.weight.ndim == 4:  # an orthogonal mix of the channels at the middle pixel
+                middle = nn.init.orthogonal_(torch.empty(layer.weight.shape[:2]), {gain}, generator=random)
+                layer.weight.zero_()[:, :, 2, 2] = middle
+            else:
+                nn.init.orthogonal_(layer.weight, {gain}, generator=random)"""
+    else:
+        weight = _DRAW[config.init].format(gain=gain)
+    if "default" not in said:
+        said += ", biases from PyTorch's default"
+    lsuv = _LSUV.format(images=lsuv_images(config.blocks), tolerance=LSUV_TOLERANCE) if config.init == "lsuv" else ""
+    if lsuv and config.batch_norm and config.blocks:
+        lsuv += _FORGET
+    layout = {"cpu": ", memory_format=torch.channels_last", "cuda": "", "mps": ""}.get(
+        config.device, ', memory_format=torch.channels_last if device == "cpu" else torch.preserve_format')  # fmt: skip
+    fused = {"cpu": "True", "cuda": "True", "mps": "False"}.get(config.device, 'device != "mps"')
+    return f'''\
+model = DeepLeNet()
+# Initialisation: {said}
+with torch.no_grad():
+    for layer in model.modules():  # in forward order
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            bound = 1 / math.sqrt(layer.weight[0].numel())
+            {weight}
+            layer.bias.uniform_(-bound, bound, generator=random)
+{lsuv}{_steering(config)}# A pixel's channels lie together on a processor, one kernel steps all weights: last digits hang on that.
+model.to(device{layout})
+optimizer = {_OPTIMIZER[config.optimizer].format(lr=config.lr, fused=fused)}
+'''
+
+
+def _uniform(spread: str) -> str:
+    return f"layer.weight.uniform_(-{spread}, {spread}, generator=random)"
+
+
+_LSUV = """
+
+def divide_by_spread(layer, inputs):
+    \"\"\"Until what the layer hands on has variance 1. The bias is left alone, so once is not enough.\"\"\"
+    for _ in range(10):
+        spread = layer.forward(*inputs).std()
+        if not spread > 0 or abs(spread - 1) < {tolerance}:
+            break
+        layer.weight /= spread
+
+
+# LSUV: one pass of {images} images, in which each layer is divided by its spread before it hands on
+layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+hooks = [layer.register_forward_pre_hook(divide_by_spread) for layer in layers]
+with torch.no_grad():
+    model(train_images[:{images}].cpu())
+for hook in hooks:
+    hook.remove()
+"""
+_FORGET = """\
+for module in model.modules():
+    if isinstance(module, nn.BatchNorm2d):
+        module.reset_running_stats()  # that pass was no training
+"""
+_SHAPE = """
+
+def shape_and_rms(signal):
+    \"\"\"The signal over its largest entry, the rms of that, and the largest entry; the square of 1e-30 would be 0.\"\"\"
+    largest = signal.abs().amax()
+    largest = torch.where(largest == 0, 1.0, largest)
+    shape = signal / largest
+    return shape, shape.square().mean().sqrt(), largest
+
+"""
+_STEERED = """
+
+def steer(layer, inputs, z):
+    if z.requires_grad:
+        z.register_hook({scaled})
+
+
+# On the way back, the signal of every layer below the head is scaled before the layer uses it
+{layers}for layer in layers[:-3]:
+    layer.register_forward_hook(steer)
+"""
+_NORMALISE = """
+def scaled(signal):
+    shape, rms, largest = shape_and_rms(signal)
+    return shape * torch.where(rms == 0, 1.0, {threshold!r} / rms)
+"""
+_FEEDBACK = """
+class Feedback:
+    \"\"\"An integral controller per layer: each step it corrects the part of its error that the layer above does not.\"\"\"
+
+    def __init__(self):
+        self.gains, self.error_above, self.last = {{}}, 0.0, None
+
+    def scaled(self, layer, signal):
+        if self.last is None or layer == self.last:  # the topmost layer begins a new backward pass
+            self.last, self.error_above = layer, signal.new_zeros(())
+        gain = self.gains.setdefault(layer, signal.new_zeros(()))
+        signal = signal * gain.exp()
+        shape, rms, largest = shape_and_rms(signal)
+        error = torch.where(rms != 0, math.log({threshold!r}) - rms.log() - largest.log(), self.error_above)
+        self.gains[layer] = gain + {gain} * (error - self.error_above)
+        self.error_above = error
+        return signal
+
+
+feedback = Feedback()
+"""
+
+
+def _steering(config: RunConfig) -> str:
+    if config.treatment not in ("normalise", "feedback"):
+        return ""
+    layers = "layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]\n"
+    layers = "" if config.init == "lsuv" else layers
+    if config.treatment == "normalise":
+        control, scaled = _NORMALISE.format(threshold=config.threshold), "scaled"
+    else:
+        control = _FEEDBACK.format(threshold=config.threshold, gain=FEEDBACK_GAIN)
+        scaled = "lambda signal: feedback.scaled(layer, signal)"
+    return _SHAPE + control + _STEERED.format(scaled=scaled, layers=layers)
+
+
+def _loop(config: RunConfig) -> str:
+    first, last = ("blocks[0].conv1", "blocks[-1].conv2") if config.blocks else ("conv1", "fc3")
+    words = ("first block", "last block") if config.blocks else ("conv1", "fc3")
+    batch = config.batch_size
+    start = f"len(order) - {batch} + 1, {batch}" if batch > 1 else "len(order)"
+    evaluation = "model.eval()  # batch norm now uses the means it collected\n" if config.batch_norm and config.blocks else ""
+    return f'''\
+def batches():
+    """Indices of shuffled epochs without end; what is left over at an epoch's end is dropped."""
+    if len(train_images) < {batch}:
+        raise SystemExit(f"The data set has only {{len(train_images)}} images to train, fewer than a batch of {batch}.")
+    while True:
+        order = torch.randperm(len(train_images), generator=random).to(device)
+        for start in range(0, {start}):
+            yield order[start : start + {batch}]
+
+
+def rms(gradient):
+    """Root mean square. In float32 the square of 1e-30 would be 0."""
+    return gradient.cpu().double().square().mean().sqrt().item()
+
+
+# Training: one batch per step
+for step, batch in zip(range({config.steps}), batches()):
+    labels = train_labels[batch]
+    logits = model(train_images[batch])
+    loss = F.cross_entropy(logits, labels)
+    optimizer.zero_grad()
+    loss.backward()
+    accuracy = (logits.argmax(1) == labels).float().mean()
+    first, last = rms(model.{first}.weight.grad), rms(model.{last}.weight.grad)
+    print(
+        f"step {{step}}  loss {{loss.item():.9g}}  accuracy {{accuracy.item():.3f}}  "
+        f"gradient: {words[0]} {{first:.3e}}, {words[1]} {{last:.3e}}"
+    )
+    if not math.isfinite(loss.item()):
+        raise SystemExit("The loss is no longer finite: the training diverged.")
+{_TREATMENT[config.treatment].format(threshold=config.threshold)}    optimizer.step()
+
+{evaluation}with torch.no_grad():
+    right = sum((model(x).argmax(1) == y).sum().item() for x, y in zip(test_images.split(250), test_labels.split(250)))
+print(f"test accuracy {{right / len(test_labels):.4f}}")
+'''

@@ -1,0 +1,193 @@
+"""The nursery: the process that forks a child for each training, and what the child does. gradviz.serve.processes starts it.
+
+    python -m gradviz.serve.nursery DESCRIPTOR FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from gradviz.lenet.config import RunConfig
+from gradviz.lenet.data import Shelf
+from gradviz.serve.frames import NEXT, PREVIEW, pack, pack_error, pack_outcome, pack_record
+from gradviz.train.trainer import Trainer, device_text, resolve_device
+
+log = logging.getLogger("gradviz")
+
+# Steps that a child may be ahead of what was asked for: lock-step, a server busy with pages would hold up the training.
+# But not for longer than some time after the last question, lest a paused run goes on with work that nobody wants.
+_AHEAD, _AHEAD_SECONDS = 8, 0.2
+_NICE = 5  # pages are drawn first: they need little, and somebody waits for them
+
+
+def _nursery(control: socket.socket, folder: Path) -> None:
+    """Forks a child for each request, until the server is gone. One thread only: a fork copies no other."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, and the end of the server is the end here
+    signal.signal(signal.SIGCHLD, lambda *_: _bury(control))
+    torch.set_num_threads(1)  # a pool of threads would not survive the fork
+    shelf = Shelf(folder, download=False)
+    _warm_up()
+    while True:
+        data, sockets, _flags, _address = socket.recv_fds(control, 4, 1)
+        if not data:
+            return
+        try:
+            length = struct.unpack("<I", _rest(control, data, 4))[0]
+            request = json.loads(_rest(control, b"", length))
+            if "load" in request:
+                with suppress(Exception):  # the training that wants it meets the same and says so
+                    shelf.load(request["load"])
+            elif not sockets:
+                log.error("event=descriptor-lost")  # for want of descriptors; whoever waits sees its line close
+            else:
+                (descriptor,) = sockets
+                _birth(control, socket.socket(fileno=descriptor), shelf, request)
+        except EOFError:
+            return
+
+
+def _bury(control: socket.socket) -> None:
+    """Tells the server of children that did not end as they should: how one ended says whether memory ran out."""
+    with suppress(ChildProcessError):
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            if code := os.waitstatus_to_exitcode(found[1]):
+                with suppress(OSError):  # nobody listens, and has not for long
+                    control.send(b"%d %d\n" % (found[0], code), socket.MSG_DONTWAIT)
+
+
+def _rest(control: socket.socket, data: bytes, length: int) -> bytes:
+    while len(data) < length:
+        more = control.recv(length - len(data))
+        if not more:
+            raise EOFError
+        data += more
+    return data
+
+
+def _warm_up() -> None:
+    """Has PyTorch load what it loads late, before the first fork rather than after each."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    torch.optim.Adam([parameter], fused=True)
+    torch.nn.functional.conv2d(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 3, 3))
+
+
+def _birth(control: socket.socket, connection: socket.socket, shelf: Shelf, request: dict[str, Any]) -> None:
+    with connection:
+        try:
+            config = RunConfig.from_dict(request["config"])
+            data = shelf.load(config.dataset)
+            child = os.fork()
+        except Exception as error:  # a damaged data set, or no room for another process
+            with suppress(OSError):  # nobody waits for it any more
+                connection.sendall(pack_error(error))
+            return
+        if child == 0:
+            control.close()
+            _live(connection, config, data, request["threads"])
+
+
+def _live(connection: socket.socket, config: RunConfig, data: Any, threads: int) -> NoReturn:
+    """The child: trains, and never comes back."""
+    status = 1
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        connection.sendall(pack({"pid": os.getpid()}))  # from now on it is the child that is waited for
+        _volunteer()
+        torch.set_num_threads(threads)
+        try:
+            line = _Line(connection)
+        except Exception as error:  # no room for its thread
+            connection.sendall(pack_error(error))
+            raise
+        try:
+            trainer = Trainer(config, data, resolve_device(config.device))
+            arithmetic = trainer.arithmetic.to_dict()
+            line.send(pack({"device": device_text(trainer.device), "arithmetic": arithmetic}))
+            if line.wants_preview():
+                line.send(pack_record(trainer.preview()))
+            else:
+                for record in trainer:
+                    line.send(pack_record(record))
+                    if record.step == 0:  # somebody waits for the first picture
+                        os.nice(_NICE)
+                    line.wait(record.step + 1)
+                line.send(pack_outcome(trainer.outcome))
+            status = 0
+        except Exception as error:
+            line.send(pack_error(error))
+        line.linger()
+    finally:
+        os._exit(status)  # nothing that the nursery prepared for its own end is the child's business
+
+
+def _volunteer() -> None:
+    """If memory runs out, let it be this process and not the server that the system ends."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text("700")
+    except OSError:
+        pass
+
+
+class _Line:
+    """The child's end of the socket. A thread reads it, so that its closing ends the child in the middle of a step."""
+
+    def __init__(self, connection: socket.socket):
+        self._connection = connection
+        self._asked, self._heard, self._preview = 0, time.monotonic(), False
+        self._changed = threading.Condition()
+        threading.Thread(target=self._read, name="line", daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            while letters := self._connection.recv(64):
+                with self._changed:
+                    self._asked += letters.count(NEXT)
+                    self._preview |= PREVIEW in letters
+                    self._heard = time.monotonic()
+                    self._changed.notify_all()
+        finally:
+            os._exit(0)  # nobody is there any more
+
+    def send(self, frame: bytes) -> None:
+        self._connection.sendall(frame)
+
+    def wants_preview(self) -> bool:
+        """Waits for the first wish."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._asked or self._preview)
+            return self._preview
+
+    def wait(self, step: int) -> None:
+        """Until this step may begin: it is asked for, or soon will be to judge by what is asked right now."""
+
+        def may_begin() -> bool:
+            return step < self._asked or step < self._asked + _AHEAD and time.monotonic() - self._heard < _AHEAD_SECONDS
+
+        with self._changed:
+            self._changed.wait_for(may_begin)
+
+    def linger(self) -> None:
+        """Until the server has read the last frame and closes."""
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    try:
+        _nursery(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]))
+    except BaseException:
+        traceback.print_exc()
+    os._exit(0)  # Python would spend seconds on taking torch apart

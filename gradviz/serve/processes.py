@@ -1,0 +1,365 @@
+"""Trainings in processes of their own, over the seam of the run manager: the same records from the same Trainer.
+
+One nursery process has imported PyTorch and read the data sets; it forks a child for each training, so that a child is
+there in milliseconds and all children share one copy of the data. Between server and child runs a socket that carries
+plain bytes: a letter to the child for each record that is asked for, a frame back for each record.
+
+Who dies does so alone. A child that crashes or is ended by the system is the end of its own run. A child whose socket
+closes ends itself, whatever it is doing: so a dropped training, and a server that was killed, leave no process behind.
+The nursery ends with the server in the same way, and the next training starts another if it has died. For Linux.
+
+Who owes an answer and does nothing for it is ended too: while the server waits it looks at the processor time that the
+process uses, which a busy one does in the middle of the longest step, and one that is stopped or stuck does not.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from gradviz import machine
+from gradviz.lenet.config import ConfigError, RunConfig
+from gradviz.lenet.data import DataError, Shelf
+from gradviz.record.arithmetic import Arithmetic
+from gradviz.record.run import Outcome, Status, StepRecord
+from gradviz.serve import admission as limits
+from gradviz.serve.frames import FRAME, NEXT, PREVIEW, outcome_of, record_of
+from gradviz.settings import of_children
+from gradviz.train.layer_probe import Interrupted
+from gradviz.words import gettext as _
+
+log = logging.getLogger("gradviz")
+
+_LOOK = 0.05  # seconds between two looks at whether a training shall stop
+_PULSE = 0.5  # seconds between two looks at whether it does anything
+_SILENCE = 20.0  # seconds in which it owes an answer and does nothing
+_HEADER, _BODY = 1 << 20, 1 << 28  # bytes of a frame at most; a step of 1000 blocks with pictures has some 2 MB
+_STATES = {"T": "stopped by a signal", "t": "stopped by a debugger", "D": "waiting for a disk", "S": "asleep", "R": "ready"}
+
+
+class WorkerDied(RuntimeError):
+    """The process of a training ended without a word; the message is one sentence."""
+
+
+class WorkerSilent(WorkerDied):
+    """A process of which an answer was waited for did nothing, for `seconds`."""
+
+    def __init__(self, pid: int, seconds: float, state: str):
+        super().__init__(_(
+            "The training's process has not answered for {n:.0f} s and used no processor time ({state}); it was ended. "
+            "The run can be started afresh."
+        ).format(n=seconds, state=_(_STATES.get(state, "gone"))))  # fmt: skip
+        self.pid = pid
+
+
+class WorkerError(RuntimeError):
+    """An error inside a child; `kind` is its class, the message its text with the child's traceback, `errno` the system's."""
+
+    def __init__(self, kind: str, message: str, errno: int | None = None):
+        super().__init__(message)
+        self.kind, self.errno = kind, errno
+
+
+class Nursery:
+    """Makes trainings in processes: a `Train` of the run manager. Every method may be called from any thread."""
+
+    def __init__(self, shelf: Shelf, threads: int = 1, patience: float = _SILENCE):
+        """`threads`: processor threads of each training. `shelf` says what data is there; the nursery reads it itself.
+
+        `patience`: seconds after which a process is ended that owes an answer and does nothing.
+        """
+        self._shelf, self._threads, self._patience = shelf, threads, patience
+        self._fates: dict[int, int] = {}  # pid -> exit code, of children that did not end as they should
+        self._heard = b""
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._closed = False
+        with self._lock:
+            self._start()
+
+    @property
+    def pid(self) -> int:
+        """Of the nursery process."""
+        return self._process.pid
+
+    def __call__(self, config: RunConfig, interrupt: Callable[[], bool]) -> RemoteTraining:
+        """Raises DataError, ConfigError, Interrupted or WorkerDied."""
+        self._expect(config.dataset)
+        request = {"config": config.to_dict(), "threads": self._threads}
+        for last_try in (False, True):
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs, self._lock:  # closed here at once: else its end would not be the end of the line
+                    process = self._process
+                    process = self._send(request, theirs)
+                return RemoteTraining(ours, config, interrupt, process.pid, self._patience, self._fate)
+            except OSError as error:  # the nursery is gone, or does not even take the request
+                ours.close()
+                if isinstance(error, TimeoutError):
+                    self._replace(process)
+                if last_try:
+                    reason = limits.shortage(error.errno, "") or error.strerror or str(error)
+                    raise WorkerDied(_("No worker process could be started: {reason}").format(reason=reason)) from error
+            except WorkerSilent as error:
+                if error.pid != process.pid:
+                    raise
+                log.warning("event=nursery-silent pid=%d", process.pid)
+                self._replace(process)
+                if last_try:
+                    raise
+            except WorkerDied:
+                if last_try or not _ended(process):
+                    raise
+        raise AssertionError
+
+    def load(self, name: str) -> None:
+        """Has the nursery read this data set now, so that the first training does not wait for it. Returns at once."""
+        try:
+            self._expect(name)
+            with self._lock:
+                self._send({"load": name})
+        except (DataError, OSError):
+            pass  # the first training says so
+
+    def close(self) -> None:
+        """Ends the nursery; trainings go on until they are dropped."""
+        with self._lock:
+            self._closed = True
+            self._end()
+
+    def _expect(self, name: str) -> None:
+        state = self._shelf.request(name)
+        if state.status != "ready":
+            raise DataError(state.message)
+
+    def _send(self, request: dict[str, Any], *sockets: socket.socket) -> subprocess.Popen[bytes]:
+        """The nursery that has it, another one if the last has ended. Raises OSError if it ends just now."""
+        if self._process.poll() is not None and not self._closed:
+            self._end()
+            self._start()
+        data = json.dumps(request).encode()
+        # A short message is never split: it fits into the socket's buffer, which the nursery empties at once.
+        socket.send_fds(self._control, [struct.pack("<I", len(data)) + data], [each.fileno() for each in sockets])
+        return self._process
+
+    def _replace(self, process: subprocess.Popen[bytes]) -> None:
+        """Ends this nursery, if it is still the one, and starts another."""
+        with self._lock:
+            if self._process is process and not self._closed:
+                process.kill()
+                self._end()
+                self._start()
+
+    def _fate(self, pid: int) -> int | None:
+        """The exit code of a child that has just ended, negative for a signal; None if it ended as it should or nobody knows."""
+        deadline = time.monotonic() + 1.0
+        while time.monotonic() < deadline:
+            with self._lock:
+                self._listen()
+                if pid in self._fates:
+                    return self._fates.pop(pid)
+            time.sleep(_LOOK)
+        return None
+
+    def _listen(self) -> None:
+        """What the nursery has said about its children: a line `pid code` for each that did not end as it should."""
+        poll = select.poll()  # not select: it takes no descriptor of 1024 and more
+        poll.register(self._control, select.POLLIN)
+        try:
+            while poll.poll(0) and (data := self._control.recv(4096)):
+                self._heard += data
+        except OSError:
+            pass
+        *lines, self._heard = self._heard.split(b"\n")
+        for line in lines:
+            pid, code = map(int, line.split())
+            self._fates[pid] = code
+        while len(self._fates) > 256:
+            del self._fates[next(iter(self._fates))]
+
+    def _start(self) -> None:
+        self._control, theirs = socket.socketpair()
+        self._control.settimeout(2.0)  # a nursery that takes nothing must not hold up whoever wants another
+        self._heard = b""
+        command = [sys.executable, "-m", "gradviz.serve.nursery", str(theirs.fileno()), str(self._shelf.folder.absolute())]
+        with theirs:
+            self._process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, cwd=Path(__file__).parents[2], env=of_children()
+            )
+
+    def _end(self) -> None:
+        self._control.close()
+        try:
+            self._process.wait(1.0)
+        except subprocess.TimeoutExpired:  # busy with a data set, perhaps
+            self._process.kill()
+            self._process.wait()
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(1.0)
+    return process.returncode is not None
+
+
+class RemoteTraining:
+    """A training in a child process; the manager drives it as it does a Trainer."""
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        config: RunConfig,
+        interrupt: Callable[[], bool],
+        nursery: int = 0,
+        patience: float = _SILENCE,
+        fate: Callable[[int], int | None] = lambda _pid: None,
+    ):
+        """Waits until the child has built its net. Raises DataError, ConfigError, Interrupted, WorkerDied or WorkerError.
+
+        `nursery`: its pid, watched until the child is there. `fate(pid)`: how a child ended, as `Nursery._fate`.
+        """
+        self.config = config
+        self.outcome: Outcome | None = None
+        self._connection, self._interrupt = connection, interrupt
+        self._watched, self._patience, self._fate = nursery, patience, fate
+        self._kills, self._refusals = machine.memory_kills(), machine.process_refusals()
+        connection.settimeout(_LOOK)  # by poll: select takes no descriptor of 1024 and more
+        self.pid = 0
+        try:
+            self.pid = self._watched = self._receive()[0]["pid"]
+            header, _body = self._receive()
+        except BaseException:
+            self._close()
+            raise
+        self.device: str = header["device"]  # in words
+        self.arithmetic = Arithmetic.from_dict(header["arithmetic"])
+
+    def __iter__(self) -> Iterator[StepRecord]:
+        layers = self.config.layers
+        try:
+            while not self._interrupt():
+                self._send(NEXT)
+                header, body = self._receive()
+                if "status" in header:
+                    self.outcome = outcome_of(header)
+                    return
+                yield record_of(header, body, layers)
+            self.outcome = Outcome(Status.STOPPED)
+        except Interrupted:
+            self.outcome = Outcome(Status.STOPPED)
+        finally:
+            self._close()
+
+    def preview(self) -> StepRecord:
+        """As `Trainer.preview`."""
+        try:
+            self._send(PREVIEW)
+            return record_of(*self._receive(), self.config.layers)
+        finally:
+            self._close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_connection", None):
+            self._close()
+
+    def _close(self) -> None:
+        """The child ends with its line; one that is stopped cannot."""
+        if self._connection.fileno() >= 0:
+            self._connection.close()
+            if self.pid and (now := machine.activity(self.pid)) and now[0] in "Tt":
+                self._kill()
+
+    def _kill(self) -> None:
+        if self.pid:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def _send(self, letter: bytes) -> None:
+        try:
+            self._connection.send(letter)
+        except OSError:
+            pass  # it has ended: what it said last may still be read
+
+    def _receive(self) -> tuple[dict[str, Any], memoryview]:
+        head, body = FRAME.unpack(self._read(FRAME.size))
+        try:
+            if head > _HEADER or body > _BODY:
+                raise ValueError(f"a frame of {head} + {body} bytes")
+            data = self._read(head + body)
+            header = json.loads(bytes(data[:head]))
+            if not isinstance(header, dict):
+                raise ValueError("a header that is none")
+        except ValueError as error:
+            self._kill()
+            raise WorkerDied(_("The training's process sent what is no record, and was ended.")) from error
+        if "error" in header:
+            kind, message = header["error"], header["message"]
+            if kind == "ConfigError":
+                raise ConfigError(header["field"], message)
+            raise DataError(message) if kind == "DataError" else WorkerError(kind, message, header["errno"])
+        return header, data[head:]
+
+    def _read(self, count: int) -> memoryview:
+        """Raises Interrupted if asked to stop meanwhile, WorkerDied if the child has ended or stands still."""
+        data, have = memoryview(bytearray(count)), 0
+        quiet, ticks = 0.0, -1  # by the number of looks: a server that was itself stopped has waited for nobody
+        while have < count:
+            try:
+                got = self._connection.recv_into(data[have:])
+            except TimeoutError:
+                if self._interrupt():
+                    raise Interrupted from None
+                quiet += _LOOK
+                if self._watched and quiet % _PULSE < _LOOK:
+                    state, now = machine.activity(self._watched) or ("X", ticks)
+                    if now != ticks:
+                        quiet, ticks = 0.0, now
+                    elif quiet >= self._patience:
+                        self._kill()
+                        raise WorkerSilent(self._watched, quiet, state) from None
+                continue
+            except OSError:
+                got = 0
+            if not got:
+                raise WorkerDied(self._end_in_words())
+            have, quiet = have + got, 0.0
+        return data
+
+    def _end_in_words(self) -> str:
+        """What was measured of the end of the child."""
+        code = self._fate(self.pid) if self.pid else None
+        kills = machine.memory_kills()
+        if code in (None, -signal.SIGKILL) and kills is not None and kills > (self._kills or 0):
+            return _("The training's process was ended by the system because memory ran out: "
+                     "choose fewer blocks or a smaller batch.")  # fmt: skip
+        if code is None:
+            if self.pid and machine.activity(self.pid):
+                self._kill()
+            return _("The training's process ended without a word; the server's log may say more.")
+        if code < 0:
+            text = _("The training's process was ended by signal {n} ({name}).")
+            if code == -signal.SIGKILL and kills is not None:
+                text += " " + _("The system has not counted it as a want of memory.")
+            return text.format(n=-code, name=_signal_name(-code))
+        if machine.process_refusals() > self._refusals:
+            return limits.shortage(errno.EAGAIN, "")
+        return _("The training's process ended itself with exit code {n}; the server's log has the details.").format(n=code)
+
+
+def _signal_name(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else "?"

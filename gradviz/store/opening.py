@@ -1,0 +1,349 @@
+"""How the file of runs is opened: claimed, brought up to date, salvaged, or begun anew from what a lost one held."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradviz.record.run import Status
+from gradviz.store import reserve
+from gradviz.store.rows import Sound, is_whole
+from gradviz.store.salvage import salvaged
+from gradviz.store.schema import PARTS, VERSION, bring_up_to_date, is_complete, is_ours
+from gradviz.store.writeahead import mend
+from gradviz.words import gettext as _
+
+log = logging.getLogger("gradviz")
+
+INTERRUPTED = "The server ended while this run was live; its records up to then are kept."
+
+REASONS = {
+    "SQLITE_BUSY": "another program holds it locked",
+    "SQLITE_READONLY": "it may not be written",
+    "SQLITE_PERM": "it may not be written",
+    "SQLITE_FULL": "the disk is full",
+    "SQLITE_CANTOPEN": "it cannot be opened or made",
+    "SQLITE_IOERR": "reading or writing the disk failed",
+    "SQLITE_CORRUPT": "it is damaged",
+    "SQLITE_NOTADB": "it is not a database",
+}
+_PART, _NEW = "runs-new.part", "runs-new.sqlite"  # a new file while it is being written, and once it is whole
+_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+
+
+class StoreError(RuntimeError):
+    """The store cannot be used; the message is one sentence that says why."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    db: sqlite3.Connection
+    told: str = ""  # what became of the file, in a sentence
+    reading_only: str = ""  # why nothing can be written, in a sentence
+
+
+def opened(path: Path) -> Opened:
+    """The file, a new one, or what could be salvaged. For reading only, if the disk is full or may not be written."""
+    try:
+        return _opened(path)
+    except sqlite3.OperationalError as error:
+        if code(error) not in reserve.UNWRITABLE or not path.is_file():
+            raise
+        first = error
+    if reserve.release(path.parent):
+        try:
+            return _opened(path)
+        except sqlite3.OperationalError:
+            pass  # it was not enough
+    db = prepared(reserve.opened_for_reading(path))
+    log.warning("event=store-reading-only why=%s", json.dumps(str(first)))
+    text = _("The file of runs {name} can be read, but not written: {why}. What is recorded is kept in memory until it can.")
+    return Opened(db, reading_only=text.format(name=path, why=REASONS.get(code(first), str(first))))
+
+
+def _opened(path: Path) -> Opened:
+    new = path.with_name(_NEW)
+    if new.exists() and not path.exists():
+        new.rename(path)  # the last server was ended between the two
+    if not _begins_right(path):
+        log.warning("event=store-header")
+    else:
+        try:
+            return Opened(_connected(path))
+        except UnicodeDecodeError:  # what SQLite has to say of the damage repeats it
+            pass
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+    told = _salvage(path)
+    return Opened(_connected(path), told)
+
+
+def _begins_right(path: Path) -> bool:
+    """Whether the first bytes can be those of our file. SQLite takes a file of no bytes for a new one and removes its log;
+    one whose version of writing is unknown may only be read, says SQLite; and it knows no schema format above 4."""
+    if not path.is_file():
+        return True
+    with path.open("rb") as file:
+        head = file.read(100)
+    return len(head) == 100 and head[18] <= 2 and head[44:47] == bytes(3) and head[47] <= 4
+
+
+def claimed_or_not(path: Path, patience: float) -> sqlite3.Connection:
+    """Without a claim where nothing can be written, if there is a file to be read."""
+    try:
+        return claimed(path, patience)
+    except sqlite3.OperationalError as error:
+        if code(error) not in reserve.UNWRITABLE or not path.is_file():
+            raise
+        return sqlite3.connect(":memory:", check_same_thread=False)
+
+
+def marks_of(path: Path) -> dict[Path, tuple[int, int]]:
+    """Which file lies under each of the names that SQLite opened."""
+    names = (path, *(Path(f"{path}{ending}") for ending in ("-wal", "-shm")), path.with_name("runs.lock"))
+    found = {}
+    for name in names:
+        try:
+            state = name.stat()
+        except OSError:
+            continue
+        found[name] = (state.st_dev, state.st_ino)
+    return found
+
+
+def log_mended(path: Path) -> str:
+    """Before anybody has opened the file: looks whether its log is whole, mends it, and says so."""
+    try:
+        bad, frames = mend(path)
+    except OSError:
+        return ""  # nothing can be read, or nothing written, and whoever opens the file meets that too
+    if not frames:
+        return ""
+    log.warning("event=store-log-damaged bad=%d of=%d", bad, frames)
+    text = _("The log of the file of runs was damaged and is kept as {aside}: {bad} of the {all} pages last written could not "
+             "be read, and a second of records that lay there may be missing.")  # fmt: skip
+    return text.format(aside=f"{path.name}-wal-damaged", bad=bad, all=frames)
+
+
+def log_written(path: Path, old: sqlite3.Connection) -> str:
+    """The file is there, its log alone is gone, and still open here."""
+    try:
+        old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        old.close()
+    text = _("The log of the file of runs {name} was removed while the server ran; what was in it is kept.")
+    return text.format(name=path)
+
+
+def written_anew(path: Path, old: sqlite3.Connection, marks: dict[Path, tuple[int, int]]) -> str:
+    """No file has the name any more."""
+    part, new = path.with_name(_PART), path.with_name(_NEW)
+    new.unlink(missing_ok=True)
+    part.unlink(missing_ok=True)
+    try:
+        with closing(sqlite3.connect(part)) as copy:
+            old.backup(copy)
+            count = copy.execute("SELECT count(*) FROM runs").fetchone()[0]
+        text = _("The file of runs {name} was removed while the server ran; it was written anew, with its {n} runs.")
+        told = text.format(name=path, n=count)
+        part.rename(new)
+    except sqlite3.DatabaseError as error:
+        part.unlink(missing_ok=True)
+        if code(error) == "SQLITE_FULL":
+            raise
+        text = _("The file of runs {name} was removed while the server ran, and could not be read any more: {why}. "
+                 "A new one was begun.")  # fmt: skip
+        told = text.format(name=path, why=REASONS.get(code(error), str(error)))
+    old.close()
+    sweep(path, marks)
+    if new.exists():
+        new.rename(path)
+    return told
+
+
+def sweep(path: Path, marks: dict[Path, tuple[int, int]]) -> None:
+    """Removes what the lost file left beside it: it would be read as part of the next one."""
+    found = marks_of(path)
+    for ending in ("-wal", "-shm"):
+        name = Path(f"{path}{ending}")
+        if path not in found or found.get(name) == marks.get(name):
+            name.unlink(missing_ok=True)
+
+
+def _salvage(path: Path) -> str:
+    """Puts a damaged file aside, and a new one in its place with all that can be read; says so."""
+    part, new = path.with_name(_PART), path.with_name(_NEW)
+    for left in (part, new):
+        left.unlink(missing_ok=True)
+    log.warning("event=store-damaged")
+    saved = salvaged(path, part)
+    part.rename(new)
+    aside = _free_name(path.with_name(f"runs-damaged-{time.strftime('%Y%m%d-%H%M%S')}.sqlite"))
+    for ending in ("", "-wal", "-shm"):
+        if (piece := Path(f"{path}{ending}")).exists():
+            piece.rename(f"{aside}{ending}")
+    new.rename(path)
+    text = _("The file of runs was damaged and is kept as {aside}. {whole} of its runs were saved whole, {gaps} with gaps "
+             "where records could not be read, and {lost} could not be saved.")  # fmt: skip
+    if not saved.complete:
+        text += " " + _("The list of runs in it was damaged too: there may have been more.")
+    log.warning("event=store-salvaged aside=%s whole=%d gaps=%d lost=%d", aside.name, saved.whole, saved.gaps, saved.lost)
+    return text.format(aside=aside, whole=saved.whole, gaps=saved.gaps, lost=saved.lost)
+
+
+def brought_over(old: sqlite3.Connection, db: sqlite3.Connection) -> int:
+    """Copies the runs of `old` of which `db` has none or fewer steps; says how many."""
+    count = 0
+    for run in old.execute("SELECT * FROM runs ORDER BY rowid").fetchall():
+        here = db.execute("SELECT steps FROM runs WHERE id = ?", (run["id"],)).fetchone()
+        if here and is_whole(here["steps"]) and is_whole(run["steps"]) and here["steps"] >= run["steps"]:
+            continue
+        with transaction(db):
+            db.execute("DELETE FROM runs WHERE id = ?", (run["id"],))
+            _insert(db, "runs", run)
+            for table in PARTS:
+                for row in old.execute(f"SELECT * FROM {table} WHERE run = ?", (run["id"],)):
+                    _insert(db, table, row)
+        count += 1
+    return count
+
+
+def claimed(path: Path, patience: float) -> sqlite3.Connection:
+    """A lock that ends with the process, however it ends: a second server would declare our live runs interrupted."""
+    lock = path.with_name("runs.lock")
+    if lock.exists() and not lock.is_file():
+        raise StoreError(_("{name}, by which a server claims its folder, is no file: remove it.").format(name=lock))
+    claim = sqlite3.connect(lock, timeout=patience, isolation_level=None, check_same_thread=False)
+    try:
+        try:
+            claim.execute("BEGIN EXCLUSIVE")
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            os.truncate(lock, 0)  # nothing is in it, and nobody holds it: who does is met before it is read
+            claim.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        claim.close()
+        if code(error) != "SQLITE_BUSY":
+            raise
+        raise StoreError(
+            f"The folder {path.parent} is in use by another gradviz server: "
+            "stop that one, or set GRADVIZ_STORE to another folder."
+        ) from error
+    return claim
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    db = prepared(sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False))
+    try:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # heeded only before the first table
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")  # safe from kill -9; a power cut may cost the last commits, never the file
+        db.execute("PRAGMA journal_size_limit = 1048576")
+        db.execute(f"PRAGMA wal_autocheckpoint = {reserve.LOG}")
+        db.execute("PRAGMA foreign_keys = ON")
+        db.execute("PRAGMA secure_delete = OFF")  # else deleting writes as much as was deleted, which a full disk does not take
+        # Not quick_check: an entry missing in an index would hide a row that is there.
+        if (found := db.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
+            raise _damage(found)
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > VERSION:
+            raise StoreError(
+                f"The file of runs {path} was written by a newer gradviz: "
+                "update this one, or set GRADVIZ_STORE to another folder."
+            )
+        bring_up_to_date(db)
+        if not is_complete(db):
+            raise _damage("a table is missing")
+        if not is_ours(db):
+            raise _damage("a table has another shape")
+        live = [str(status) for status in Status if status.live]
+        db.execute(
+            f"UPDATE runs SET status = ?, message = ? WHERE status IN ({', '.join('?' * len(live))}) "
+            "AND NOT (status = ? AND coalesce(clients, '[]') != '[]')",
+            (str(Status.INTERRUPTED), INTERRUPTED, *live, str(Status.QUEUED)),
+        )
+        # A setting added since changes the id of the same content.
+        for row in db.execute("SELECT * FROM runs").fetchall():
+            try:
+                config = Sound.of(row).config
+            except ValueError:
+                continue
+            if config.run_id != row["id"]:
+                db.execute("UPDATE OR IGNORE runs SET id = ? WHERE id = ?", (config.run_id, row["id"]))
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def code(error: sqlite3.Error) -> str:
+    """SQLITE_BUSY for SQLITE_BUSY_SNAPSHOT, and so on."""
+    return "_".join(getattr(error, "sqlite_errorname", "").split("_")[:2])
+
+
+def _damage(what: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(what)
+    error.sqlite_errorname = "SQLITE_CORRUPT"
+    return error
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file is to blame, not the disk and not the moment. A lost table is said as a mistake in the SQL."""
+    return code(error) in _DAMAGE or "no such table" in str(error) or "no such column" in str(error)
+
+
+def _free_name(path: Path) -> Path:
+    names = itertools.chain([path], (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2)))
+    return next(name for name in names if not name.exists())
+
+
+def prepared(db: sqlite3.Connection) -> sqlite3.Connection:
+    db.row_factory = sqlite3.Row
+    db.text_factory = _text  # else one bad byte in one row would end the reading of all
+    return db
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # a full disk has rolled back already
+            db.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def moment(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    db.execute("BEGIN")
+    try:
+        yield db
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+
+
+def _insert(db: sqlite3.Connection, table: str, row: sqlite3.Row) -> None:
+    names = [name for name in row.keys() if name in _columns_of(db, table)]
+    holes = ", ".join("?" * len(names))
+    db.execute(f"INSERT OR IGNORE INTO {table} ({', '.join(names)}) VALUES ({holes})", [row[name] for name in names])
+
+
+def _columns_of(db: sqlite3.Connection, table: str) -> set[str]:
+    return {row["name"] for row in db.execute(f"PRAGMA table_info({table})")}

@@ -1,0 +1,1 @@
+"""Measuring a net while torch trains it."""

@@ -1,0 +1,192 @@
+"""Files to take home: routes that make them while they are sent, and the button that asks for them.
+
+Streamlit's own button holds the whole file in the server's memory until the session ends.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Iterable, Iterator
+
+import anyio
+import anyio.to_thread
+import streamlit as st
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
+
+from gradviz.record.export import FILES
+from gradviz.record.run import Run
+from gradviz.serve.admission import Refused
+from gradviz.serve.desk import RETRY, Desk
+from gradviz.web.routes import NEVER
+from gradviz.words import gettext as _
+
+STALL = 30.0  # seconds that a browser may take nothing; then its place is another's
+_NEED = 40e6  # bytes that a file takes while it is made, beside the run's records
+_LOOK = 0.1  # seconds between two looks at the line
+
+
+def download_routes(
+    get_run: Callable[[str], Run | None],
+    get_desk: Callable[[], Desk],
+    get_archive: Callable[[], Iterable[bytes]],
+    get_key: Callable[[], str],
+    get_person: Callable[[Request], str] = lambda _: "",
+    stall: float = STALL,
+) -> list[Route]:
+    """Routes for `st.App`: each of export.FILES of a run, and the class's archive for who knows its key.
+
+    `get_person(request)`: who asks, empty if that is not known; then his address is who he is.
+    With `ask` in the query the answer is one sentence about the line, empty if there is none, or 503.
+    """
+
+    async def run_file(request: Request) -> Response:
+        id, name = request.path_params["id"], request.path_params["name"]
+        if name not in FILES:
+            return _refuse(404, _("There is no such file of a run."))
+        make, media = FILES[name]
+
+        def begin() -> Iterator[bytes] | None:
+            run = get_run(id)
+            return make(run) if run else None
+
+        return await answer(request, begin, f"gradviz-{id}-{name}", media)
+
+    async def archive(request: Request) -> Response:
+        if not hmac.compare_digest(request.query_params.get("key", "").encode(), get_key().encode()):
+            return _refuse(403, _("The archive is for the teacher: reload the Classroom page and enter the PIN."))
+        return await answer(request, lambda: iter(get_archive()), "gradviz-class.zip", "application/zip")
+
+    async def answer(request: Request, begin: Callable[[], Iterator[bytes] | None], name: str, media: str) -> Response:
+        there = request.client.host if request.client else ""
+        return await _answer(request, get_desk(), (get_person(request) or there, _NEED, there), begin, name, media, stall)
+
+    return [Route("/api/runs/{id}/{name}", run_file), Route("/api/archive", archive)]
+
+
+async def _answer(
+    request: Request, desk: Desk, wish: tuple[str, float, str], begin: Callable[[], Iterator[bytes] | None], name: str,
+    media: str, stall: float,
+) -> Response:  # fmt: skip
+    """What `begin` makes, as the file `name`, once the `wish`, as of Desk.line_up, has its place."""
+    headers = {
+        **NEVER,
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "Content-Encoding": "identity",  # else Streamlit compresses every byte on its way
+    }
+    if request.method == "HEAD":
+        return Response(headers=headers, media_type=media)
+    try:
+        if "ask" in request.query_params:
+            return PlainTextResponse(_said(await anyio.to_thread.run_sync(desk.forecast, *wish)), headers=NEVER)
+        ticket = desk.line_up(*wish)
+    except Refused as refusal:
+        return _refuse(503, str(refusal))
+    try:
+        while not desk.serve(ticket):
+            await anyio.sleep(_LOOK)
+        chunks = await anyio.to_thread.run_sync(begin)
+    except Refused as refusal:
+        desk.leave(ticket)
+        return _refuse(503, str(refusal))
+    except BaseException:
+        desk.leave(ticket)
+        raise
+    if chunks is None:
+        desk.leave(ticket)
+        return _refuse(404, _("There is no such run on this server."))
+    return _Sent(chunks, stall, lambda: desk.leave(ticket), headers, media)
+
+
+class _Sent(StreamingResponse):
+    """Sends the pieces as they are made, to whoever goes on taking them."""
+
+    def __init__(self, chunks: Iterator[bytes], stall: float, done: Callable[[], None], headers: dict[str, str], media: str):
+        super().__init__(chunks, headers=headers, media_type=media)
+        self._stall, self._done = stall, done
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def in_time(message: Message) -> None:
+            with anyio.fail_after(self._stall):
+                await send(message)
+
+        try:
+            await super().__call__(scope, receive, in_time)
+        except (TimeoutError, ClientDisconnect):
+            pass  # the server closes the connection of an answer that is not complete
+        finally:
+            self._done()
+
+
+def _said(place: int) -> str:
+    return _("Others are being served: the file comes as number {n}.").format(n=place) if place else ""
+
+
+def _refuse(status: int, sentence: str) -> Response:
+    later = {"Retry-After": str(RETRY)} if status == 503 else {}
+    return PlainTextResponse(sentence, status, headers={**NEVER, **later})
+
+
+# The button
+
+# It asks first: a refusal then stands on the page, where a link would save it as the file or show it in its place.
+_BUTTON = """
+const STYLE = `.gv-download { display: flex; align-items: center; gap: 0.6rem; }
+.gv-download button { display: inline-flex; align-items: center; gap: 0.5rem; min-height: 2.5rem; padding: 0.25rem 0.75rem;
+  cursor: pointer; font: inherit; font-family: var(--st-font, sans-serif); white-space: nowrap;
+  color: var(--st-text-color, inherit);
+  background: var(--st-background-color, transparent); border: 1px solid var(--st-border-color, #8886);
+  border-radius: var(--st-button-radius, 0.5rem); }
+.gv-download button:hover, .gv-download button:focus-visible { color: var(--st-primary-color, #1f6feb);
+  border-color: var(--st-primary-color, #1f6feb); outline: none; }
+.gv-download button:disabled { opacity: 0.5; cursor: default; }
+.gv-download [role=status]:empty { display: none; }`;
+export default function (component) {
+  const { data, parentElement: host } = component;
+  let box = host.querySelector(".gv-download");
+  if (!box) {
+    const style = document.createElement("style");
+    style.textContent = STYLE;
+    box = document.createElement("div");
+    box.className = "gv-download";
+    const button = document.createElement("button"), note = document.createElement("span");
+    button.type = "button";
+    note.setAttribute("role", "status");
+    box.append(button, note);
+    host.append(style, box);
+    button.addEventListener("click", async () => {
+      const { url, file, offline } = box.data;
+      const address = new URL(url, document.baseURI), question = new URL(address);
+      question.searchParams.set("ask", "");
+      button.disabled = true;
+      try {
+        const reply = await fetch(question, { cache: "no-store" });
+        note.textContent = await reply.text();
+        if (reply.ok) {
+          const link = document.createElement("a");
+          link.href = address.href;
+          link.download = file;
+          box.append(link);
+          link.click();
+          link.remove();
+        }
+      } catch {
+        note.textContent = offline;
+      } finally {
+        button.disabled = false;
+      }
+    });
+  }
+  box.data = data;
+  box.querySelector("button").textContent = data.label;
+}
+"""
+
+
+def download_button(label: str, url: str, file: str, key: str) -> None:
+    """Looks and works as st.download_button. `url`: of one of the routes above, relative to the page's base."""
+    component = st.components.v2.component("gradviz_download", js=_BUTTON, isolate_styles=False)
+    offline = _("No connection to the server; try again.")
+    component(key=key, data={"label": label, "url": url, "file": file, "offline": offline}, width="content")

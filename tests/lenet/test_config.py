@@ -1,0 +1,192 @@
+"""RunConfig: what it accepts, what it says when it refuses, and how it travels through URL, JSON and hash."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradviz.lenet.config import FIELDS, PRESETS, ConfigError, RunConfig, misspelt, unescaped
+
+
+def values(name):
+    """Every allowed value of a setting, as hypothesis draws it."""
+    spec = FIELDS[name].spec
+    if spec.choices:
+        return st.sampled_from(sorted(spec.choices))
+    if spec.kind is bool:
+        return st.booleans()
+    if spec.kind is int:
+        return st.integers(spec.low, spec.high)
+    numbers = st.floats(spec.low, spec.high)
+    return st.none() | numbers if spec.optional else numbers
+
+
+configs = st.builds(RunConfig, **{name: values(name) for name in FIELDS})
+anything = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.lists(st.integers())
+
+
+@given(configs)
+def test_a_config_comes_back_from_its_url_exactly(config):
+    assert RunConfig.from_query(config.to_query()) == (config, [])
+
+
+@given(configs)
+def test_a_config_comes_back_from_json_exactly(config):
+    assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@given(configs, configs)
+def test_two_configs_have_one_id_exactly_if_they_are_equal(one, other):
+    assert (one.run_id == other.run_id) == (one == other)
+    assert one.run_id == RunConfig.from_dict(one.to_dict()).run_id
+
+
+def test_the_id_of_the_default_run_is_the_same_on_every_machine_and_forever():
+    # A stored run is found by it: if this fails, a change has cut every older run off.
+    assert RunConfig(blocks=3, lr=0.1).run_id == "5bfab392b7d7"
+
+
+def test_the_url_of_the_default_run_is_empty_and_a_url_names_only_what_differs():
+    assert RunConfig().to_query() == {}
+    assert RunConfig(shortcut=True, lr=0.01, seed=2_000_000).to_query() == {"shortcut": "on", "lr": "0.01", "seed": "2000000"}
+
+
+@given(st.dictionaries(st.sampled_from(list(FIELDS)) | st.text(), st.text()))
+def test_no_url_breaks_the_page_and_every_refused_parameter_is_named(query):
+    config, problems = RunConfig.from_query(query)
+    assert isinstance(config, RunConfig)
+    refused = [name for name in FIELDS if name in query and not _accepts(name, query[name])]
+    doubtful = misspelt(query)  # hypothesis knows words such as TRAINS
+    assert problems[len(refused) :] == doubtful and len(problems) == len(refused) + len(doubtful)
+    assert all(f"({name})" in problem for name, problem in zip(refused, problems, strict=False))
+
+
+@given(st.dictionaries(st.sampled_from(list(FIELDS)) | st.text(), anything))
+def test_anything_from_outside_gives_a_config_or_one_clear_refusal(settings):
+    try:
+        config = RunConfig.from_dict(settings)
+    except ConfigError as error:
+        assert "\n" not in str(error) or "\n" in repr(error.field)
+    else:
+        json.dumps(config.to_dict(), allow_nan=False)
+
+
+def _accepts(name, value):
+    try:
+        RunConfig(**{name: value})
+    except ConfigError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_bad_value_is_refused_by_field_and_range(name):
+    spec = FIELDS[name].spec
+    bad = ["nonsense", math.nan, math.inf, -math.inf, [], b"1", "1e999", "--", "None"]
+    if spec.low is not None:
+        bad += [spec.low - max(1, abs(spec.low)), spec.high * 2, str(spec.high * 2), True]
+    if spec.kind is int:
+        bad += [1.5, "1.5", "1e1"]
+    if not spec.optional:
+        bad += [None, ""]
+    for value in bad:
+        with pytest.raises(ConfigError) as refusal:
+            RunConfig(**{name: value})
+        assert refusal.value.field == name
+        assert f"({name})" in str(refusal.value) and spec.range_text in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if FIELDS[name].spec.low is not None])
+def test_the_ends_of_a_range_are_allowed_and_spelled_out(name):
+    spec = FIELDS[name].spec
+    for end in (spec.low, spec.high):
+        assert getattr(RunConfig(**{"treatment": "floor", name: end}), name) == end
+    numbers = [float(word) for word in spec.range_text.removesuffix(", or default").split() if word[0].isdigit()]
+    assert numbers == [spec.low, spec.high]
+
+
+def test_numbers_may_come_as_words_and_take_the_type_of_the_setting():
+    config = RunConfig(blocks="6", lr="1e-2", batch_norm="on", shortcut="true", init_range="default", steps=5.0)
+    assert (config.blocks, config.lr, config.batch_norm, config.shortcut, config.init_range) == (6, 0.01, True, True, None)
+    assert isinstance(config.steps, int)
+
+
+def test_without_a_treatment_the_threshold_makes_no_second_run():
+    assert RunConfig(threshold=5).run_id == RunConfig().run_id
+    assert RunConfig(treatment="floor", threshold=5).run_id != RunConfig(treatment="floor").run_id
+
+
+def test_a_threshold_waits_in_the_url_for_its_treatment_in_any_order():
+    config, _ = RunConfig.from_query({"threshold": "5", "treatment": "clip-norm"})
+    assert config.threshold == 5
+
+
+@given(st.integers(0, 1000))
+def test_a_net_of_n_blocks_has_five_plus_two_n_named_layers(blocks):
+    config = RunConfig(blocks=blocks)
+    assert len(config.layer_names) == len(set(config.layer_names)) == config.layers == 5 + 2 * blocks
+    assert config.layer_names[:2] == ("conv1", "conv2") and config.layer_names[-3:] == ("fc1", "fc2", "fc3")
+
+
+def test_layers_are_named_in_forward_order():
+    assert RunConfig(blocks=1).layer_names == ("conv1", "conv2", "block0.conv1", "block0.conv2", "fc1", "fc2", "fc3")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_keeps_data_device_and_seed_and_resets_the_rest(name):
+    reader = RunConfig(dataset="digits", device="cpu", seed=7, blocks=3, lr=0.5, shortcut=True)
+    config = PRESETS[name].apply(reader)
+    assert (config.dataset, config.device, config.seed) == ("digits", "cpu", 7)
+    assert replace(config, dataset="mnist", device="auto", seed=0) == RunConfig(**PRESETS[name].changes)
+
+
+def test_an_unknown_setting_is_named_with_those_that_exist():
+    with pytest.raises(ConfigError, match="'depth' is not a setting; the settings are activation, .*, device"):
+        RunConfig.from_dict({"depth": 3})
+
+
+def test_a_link_copied_out_of_html_gives_its_settings():
+    meant = {"blocks": "3", "lr": "0.1", "shortcut": "on"}
+    once = {"blocks": "3", "amp;lr": "0.1", "amp;shortcut": "on"}
+    twice = {"blocks": "3", "amp;amp;lr": "0.1", "amp;amp;shortcut": "on"}
+    assert RunConfig.from_query(once) == RunConfig.from_query(twice) == RunConfig.from_query(meant)
+    assert RunConfig.from_query(meant) == (RunConfig(blocks=3, lr=0.1, shortcut=True), [])
+    assert unescaped({"run": "a", "amp;run": "b", "amp;step": "7"}) == {"run": ["a", "b"], "step": "7"}
+
+
+@pytest.mark.parametrize(
+    "given, meant",
+    [
+        ("batchnorm", "batch_norm"), ("batch-norm", "batch_norm"), ("Batch Norm", "batch_norm"), ("Blocks", "blocks"),
+        ("block", "blocks"), ("nblocks", "blocks"), ("learning_rate", "lr"), ("LR", "lr"), ("optimiser", "optimizer"),
+        ("initRange", "init_range"), ("initialization", "init"), ("activaton", "activation"), ("step_s", "steps"),
+        ("batch", "batch_size"), ("data_set", "dataset"), ("epochs", "steps"), ("depth", "blocks"), ("seeed", "seed"),
+        ("amp;batchnorm", "batch_norm"), ("treshold", "threshold"), ("device_", "device"), ("short-cut", "shortcut"),
+    ],
+)  # fmt: skip
+def test_a_name_that_looks_like_a_setting_is_left_out_and_the_right_one_named(given, meant):
+    config, (problem,) = RunConfig.from_query({given: "on", "seed": "3"})
+    assert config == RunConfig(seed=3)
+    assert repr(given.removeprefix("amp;")) in problem and meant in problem.split("did you mean ")[1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content", "UTM_ID", "fbclid", "gclid", "msclkid", "mc_cid",
+     "_ga", "ref", "source", "embed", "embed_options", "run", "runs", "step", "layer", "view", "lesson", "sweep", "wall", "lang",
+     "v", ""],
+)  # fmt: skip
+def test_what_others_append_to_a_link_is_nobodys_business(name):
+    assert RunConfig.from_query({name: "anything"}) == (RunConfig(), [])
+
+
+def test_a_setting_given_twice_is_said_and_the_last_one_counts():
+    config, (problem,) = RunConfig.from_query({"blocks": ["3", "5"], "seed": ["1", "1"], "amp;lr": ["0.1"]})
+    assert config == RunConfig(blocks=5, seed=1, lr=0.1)
+    assert "(blocks)" in problem and "3, 5" in problem
+    config, (more, refused) = RunConfig.from_query({"blocks": ["3", "many"]})
+    assert config == RunConfig() and "more than once" in more and "default is used" in refused
+    assert RunConfig.from_query({"blocks": []}) == (RunConfig(), [])

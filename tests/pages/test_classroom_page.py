@@ -1,0 +1,450 @@
+"""The classroom page without a browser: who may do what, and that the server says so, not only the button."""
+
+import io
+import json
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from gradviz.lenet.config import RunConfig
+from gradviz.lenet.lessons import LESSONS
+from gradviz.lenet.sweep import Sweep
+from gradviz.record.run import Status
+from gradviz.serve.admission import Refused
+from gradviz.serve.classroom import archive
+from gradviz.serve.people import AWAY
+from gradviz.ui import classroom
+from gradviz.ui.server import close_server, server
+
+ROOT = Path(__file__).parents[2]
+SHELL = ROOT / "gradviz" / "ui" / "shell.py"
+SMALL = RunConfig(activation="relu", blocks=1, batch_size=8, steps=6, dataset="digits")
+LONG = RunConfig(activation="relu", blocks=1, batch_size=8, steps=100000, dataset="digits")
+PIN = "secret-4711"
+
+
+@pytest.fixture
+def pin(monkeypatch):
+    monkeypatch.setenv("GRADVIZ_PIN", PIN)
+
+
+def opened(page: str = "classroom", **query: str) -> AppTest:
+    """A browser of its own at this page."""
+    test = AppTest.from_file(str(SHELL), default_timeout=60)
+    test.query_params.update(query)
+    test.run()
+    if page != "lab":  # where the shell begins
+        test.query_params.update(query)
+        test.switch_page(str(ROOT / "pages" / f"{page}.py"))
+        test.run()
+    assert not test.exception
+    return test
+
+
+def as_teacher(page: str = "classroom", **query: str) -> AppTest:
+    test = opened(page, **query)
+    test.session_state["class_teacher"] = True
+    test.run()
+    assert not test.exception
+    return test
+
+
+def text(test: AppTest) -> str:
+    return " ".join(element.value for kind in (test.markdown, test.caption, test.info, test.warning) for element in kind)
+
+
+def keys(test: AppTest) -> set[str]:
+    return {button.key for button in test.button if button.key}
+
+
+def title(test: AppTest) -> dict:
+    """What the wall's title got."""
+    return next(data for data in panels(test) if data.get("mode") == "title")
+
+
+def panels(test: AppTest) -> list[dict]:
+    """What each element of our own got."""
+    return [json.loads(element.proto.json) for element in test.get("bidi_component")]
+
+
+def enter(test: AppTest, pin: str) -> None:
+    test.text_input(key="class_pin").set_value(pin)
+    test.button(key="class_pin_enter").click().run()
+    assert not test.exception
+
+
+def test_an_empty_class_is_told_where_to_begin_and_how_to_read_the_cards(page_server):
+    test = opened()
+    assert "Nobody has started a run yet" in text(test) and "layers upwards from the input" in text(test)
+
+
+def test_without_a_pin_teacher_mode_is_off_and_the_page_says_how_to_turn_it_on(page_server):
+    test = as_teacher()  # a session that claims to be the teacher's
+    assert "GRADVIZ_PIN" in text(test) and not {"class_lock", "class_pin_enter"} & keys(test)
+
+
+def test_the_right_pin_opens_teacher_mode_a_wrong_one_does_not_and_neither_is_kept(pin, page_server):
+    test = opened()
+    assert "class_lock" not in keys(test)
+    enter(test, "secret-0000")
+    assert "This is not the PIN" in text(test) and "class_lock" not in keys(test)
+    enter(test, PIN)
+    assert "class_lock" in keys(test)
+    assert "secret" not in str(test.query_params) + repr(test.session_state) + repr(server())
+    test.button(key="class_leave").click().run()
+    assert "class_lock" not in keys(test)
+
+
+def test_the_lock_stops_a_student_on_every_page_but_not_the_teacher(pin, page_server):
+    server().manager.start(SMALL)
+    assert server().manager.wait(SMALL.run_id, 60)
+    first = next(lesson for lesson in LESSONS.values() if lesson.choices)
+    pages = {  # drawn before the lock comes, each with the button that starts something
+        "start": opened("lab", **{**SMALL.to_query(), "seed": "7"}),
+        "change the next seed": opened("compare", runs=SMALL.run_id),
+        "run": opened("lessons", lesson=first.id, prediction=next(iter(first.choices)), dataset="digits"),
+        "start ": opened("sweep"),
+    }
+    teacher = as_teacher()
+    teacher.button(key="class_lock").click().run()
+    assert server().classroom.locked
+    for key, student in pages.items():
+        assert not student.button(key=key.strip()).disabled
+        student.button(key=key.strip()).click().run()
+        assert "locked the controls" in text(student) and student.button(key=key.strip()).disabled
+    assert len(server().manager.list()) == 1 and not server().sweeps.list()
+    assert pages["start"].number_input(key="control_blocks").disabled and pages["start "].number_input(key="sweep_seeds").disabled
+
+    boss = as_teacher("lab", **{**SMALL.to_query(), "seed": "7"})
+    boss.button(key="start").click().run()
+    assert len(server().manager.list()) == 2
+    teacher.button(key="class_lock").click().run()
+    student = pages["start"].run()
+    assert not student.number_input(key="control_blocks").disabled and "locked" not in text(student)
+
+
+def test_a_live_run_cannot_be_paused_or_stopped_by_a_student_while_it_is_locked(pin, page_server):
+    student = opened("lab", **LONG.to_query())
+    student.button(key="start").click().run()
+    server().classroom.locked = True
+    student.button(key="stop").click().run()
+    assert server().manager.get(LONG.run_id).status.live and student.button(key="pause").disabled
+    server().manager.stop(LONG.run_id)
+
+
+def test_while_it_is_locked_a_student_can_look_at_a_run_and_not_join_it(pin, page_server):
+    owner, friend = opened("lab", **LONG.to_query()), opened("lab", **LONG.to_query())
+    pressed(owner, "start")
+    run = server().manager.get(LONG.run_id)
+    friend.run()
+    server().classroom.locked = True
+    friend.button(key="join").click().run()
+    assert friend.session_state["run"] == run.id and run.clients == (person(owner),)
+    server().classroom.locked = False
+    other = opened("lab", run=run.id)
+    pressed(other, "join_run")
+    assert run.clients == (person(owner), person(other))
+    server().manager.stop(run.id)
+
+
+def test_the_teachers_buttons_do_nothing_for_a_session_that_is_no_longer_the_teachers(pin, page_server):
+    test = as_teacher()
+    run = server().manager.start(LONG)
+    for button in ("class_lock", "class_pause", "class_clear", "class_announce"):
+        test.session_state["class_teacher"] = False  # the buttons are still on his screen
+        test.button(key=button).click().run()
+        assert "Only the teacher" in text(test)
+        test.session_state["class_teacher"] = True
+        test.run()
+    assert run.status in (Status.RUNNING, Status.QUEUED)
+    assert server().classroom.notice() == {"lesson": "", "locked": False, "wall": ""}
+    server().manager.stop(run.id)
+
+
+def test_the_teacher_pauses_resumes_and_clears_all_that_waits(pin, page_server):
+    test = as_teacher()
+    runs = [server().manager.start(RunConfig(**{**LONG.to_dict(), "seed": seed})) for seed in range(4)]
+    test.button(key="class_pause").click().run()
+    _until(lambda: all(run.status is Status.PAUSED for run in runs))
+    test.button(key="class_resume").click().run()
+    assert all(run.status in (Status.RUNNING, Status.QUEUED) for run in runs)
+    _until(lambda: any(run.status is Status.RUNNING for run in runs))
+    test.button(key="class_clear").click().run()
+    assert all(run.status in (Status.RUNNING, Status.STOPPED) for run in runs)
+    for run in runs:
+        server().manager.stop(run.id)
+
+
+KEPT = RunConfig(**{**LONG.to_dict(), "seed": 77})
+
+
+def person(test: AppTest) -> str:
+    return test.session_state["client"]
+
+
+def pressed(test: AppTest, key: str) -> str:
+    """What the page warns of after a press of this button."""
+    test.button(key=key).click().run()
+    assert not test.exception
+    return " ".join(warning.value for warning in test.warning)
+
+
+def forced(test: AppTest, key: str) -> str:
+    """The same where the button has just become grey, so that the server alone can refuse."""
+    test.session_state["class_teacher"] = True
+    test.run()
+    test.session_state["class_teacher"] = False
+    return pressed(test, key)
+
+
+def test_a_stranger_can_watch_a_run_but_not_stop_pause_step_or_replace_it(pin, page_server):
+    owner, manager = opened("lab", **KEPT.to_query()), server().manager
+    owner.button(key="start").click().run()
+    run = manager.get(KEPT.run_id)
+    _until(lambda: run.history.steps > 20)
+    stranger = opened("lab", run=KEPT.run_id)
+    for key in ("pause", "stop"):
+        assert stranger.button(key=key).disabled
+        assert "somebody else's" in forced(stranger, key)
+    assert run.status.live and not manager._jobs[run.id].held
+    pressed(owner, "pause")
+    _until(lambda: run.status is Status.PAUSED)
+    steps = run.history.steps
+    stranger.run()
+    for key in ("resume", "step", "stop"):
+        assert stranger.button(key=key).disabled
+        assert "somebody else's" in forced(stranger, key)
+    assert run.status is Status.PAUSED and run.history.steps == steps
+    pressed(owner, "stop")
+    assert manager.wait(run.id, 60)
+    stranger.run()
+    assert stranger.button(key="start").disabled and "another seed" in text(stranger)
+    assert "somebody else's" in forced(stranger, "start")
+    assert manager.get(run.id).history.steps == steps and not manager.get(run.id).status.live
+    owner.run()
+    assert not owner.button(key="start").disabled
+    pressed(owner, "start")
+    assert manager.get(run.id).status.live
+    as_teacher("lab", run=KEPT.run_id).button(key="stop").click().run()
+    assert manager.wait(run.id, 60)
+
+
+def test_a_run_that_several_have_joined_is_left_by_one_and_stopped_by_the_last(pin, page_server):
+    owner, manager = opened("lab", **KEPT.to_query()), server().manager
+    pressed(owner, "start")
+    run = manager.get(KEPT.run_id)
+    friend = opened("lab", run=KEPT.run_id)
+    pressed(friend, "join_run")
+    assert run.clients == (person(owner), person(friend))
+    assert "once they have left" in pressed(owner, "pause") and not manager._jobs[run.id].held
+    assert owner.button(key="pause").disabled and "leaves it to them" in text(owner)
+    assert "You have left" in pressed(owner, "stop") and run.status.live and run.clients == (person(friend),)
+    assert owner.button(key="stop").disabled and "somebody else's" in forced(owner, "stop") and run.status.live
+    friend.run()
+    pressed(friend, "stop")
+    assert manager.wait(run.id, 60) and run.status is Status.STOPPED
+
+
+def test_without_a_pin_whoever_sits_at_the_server_stops_his_run_from_another_browser(page_server):
+    first = opened("lab", **KEPT.to_query())
+    pressed(first, "start")
+    other = opened("lab", run=KEPT.run_id)
+    assert person(other) != person(first) and not other.button(key="stop").disabled
+    pressed(other, "stop")
+    assert server().manager.wait(KEPT.run_id, 60)
+    other.run()
+    pressed(other, "start")
+    assert server().manager.get(KEPT.run_id).status.live
+    pressed(other, "stop")
+
+
+def at(place: str, **query: str) -> AppTest:
+    """A browser of its own at this address; see `places`."""
+    test = AppTest.from_file(str(SHELL), default_timeout=60)
+    test.session_state["place"] = place
+    test.query_params.update(query)
+    test.run()
+    assert not test.exception
+    return test
+
+
+@pytest.fixture
+def places(monkeypatch):
+    """Each browser is where its session says, and none at the server's own computer."""
+    monkeypatch.setattr(classroom, "address", lambda: st.session_state["place"])
+
+
+def test_without_a_pin_a_run_of_the_network_is_its_own_peoples_until_they_have_gone(page_server, places):
+    owner = at("10.0.0.1", **KEPT.to_query())
+    pressed(owner, "start")
+    stranger = at("10.0.0.2", run=KEPT.run_id)
+    assert stranger.button(key="stop").disabled
+    people = server().people
+    people._seen[person(owner)] = (people._clock() - AWAY, "10.0.0.1")
+    assert not stranger.run().button(key="stop").disabled
+    people.seen(person(owner), "10.0.0.1")  # he is back, and the stranger's button has not become grey yet
+    assert "somebody else's" in pressed(stranger, "stop") and server().manager.get(KEPT.run_id).status.live
+    people._seen[person(owner)] = (people._clock() - AWAY, "10.0.0.1")
+    stranger.run()
+    pressed(stranger, "stop")
+    assert server().manager.wait(KEPT.run_id, 60)
+
+
+def test_without_a_pin_who_is_alone_at_an_address_that_is_not_the_servers_is_never_refused_his_own_runs(page_server, places):
+    """In a container or behind a proxy, without cookies or with another browser, and after a restart."""
+    first = at("172.17.0.1", **KEPT.to_query())
+    pressed(first, "start")
+    second = at("172.17.0.1", run=KEPT.run_id)
+    assert person(second) != person(first) and not second.button(key="pause").disabled
+    pressed(second, "pause")
+    _until(lambda: server().manager.get(KEPT.run_id).status is Status.PAUSED)
+    second.run()
+    pressed(second, "stop")
+    assert server().manager.wait(KEPT.run_id, 60)
+    _until(lambda: not server().manager.unsaved())
+    close_server()
+    server.clear()
+    third = at("172.17.0.1", run=KEPT.run_id)
+    assert not third.button(key="start").disabled and not pressed(third, "start")
+    assert server().manager.get(KEPT.run_id).status.live
+
+
+@pytest.mark.parametrize("key", ["start", "stop"])
+def test_a_button_whose_run_cannot_be_read_now_says_so(page_server, monkeypatch, key):
+    def refused(_id):
+        raise Refused("memory", "There is too little memory left for this now.")
+
+    page, manager = opened("lab", **KEPT.to_query()), server().manager
+    pressed(page, "start")
+    if key == "start":
+        pressed(page, "stop")
+        assert manager.wait(KEPT.run_id, 60)
+        page.run()
+    monkeypatch.setattr(manager, "get", refused)
+    assert "too little memory" in pressed(page, key)
+    monkeypatch.undo()
+    assert manager.wait(KEPT.run_id, 60) and manager.get(KEPT.run_id).status is Status.STOPPED
+
+
+def test_the_sweep_of_another_and_its_runs_are_not_a_strangers_to_stop(pin, page_server):
+    sweep = Sweep.over("mine", [LONG], {"lr": [0.001, 0.002]}, [0], early=False)
+    server().sweeps.start(sweep, "ann")
+    _until(lambda: server().sweeps.live(sweep))
+    run_id = server().sweeps.live(sweep)[0].id
+    stranger = opened("sweep", sweep=sweep.id)
+    assert stranger.button(key="stop").disabled
+    assert "somebody else's" in forced(stranger, "stop") and server().sweeps.active(sweep.id)
+    assert "somebody else's" in forced(opened("lab", run=run_id), "stop")
+    assert server().manager.get(run_id).status.live
+    friend = opened("lab", run=run_id)
+    pressed(friend, "join_run")
+    assert "You have left" in pressed(friend, "stop")  # the sweep still waits for it
+    assert server().manager.get(run_id).status.live and server().manager.get(run_id).clients == ()
+    server().sweeps.stop(sweep.id)
+
+
+def test_sweeps_are_listed_and_removed_by_their_owner_or_the_teacher(pin, page_server):
+    sweep = Sweep.over("mine", [LONG], {"lr": [0.001, 0.002]}, [0], early=False)
+    server().classroom.join("ann", "Ann", sweep.id)
+
+    def listed(test: AppTest) -> AppTest:
+        test.session_state["sweeps"] = True
+        return test.run()
+
+    server().sweeps.start(sweep, "ann")
+    stranger = listed(opened("sweep"))
+    assert "mine · Ann · 0 of 2 runs ended" in text(stranger) and f"forget-{sweep.id}" not in keys(stranger)
+    teacher = listed(as_teacher("sweep"))
+    teacher.session_state["class_teacher"] = False
+    assert "removed by the one" in pressed(teacher, f"forget-{sweep.id}") and server().sweeps.get(sweep.id)
+    listed(as_teacher("sweep")).button(key=f"forget-{sweep.id}").click().run()
+    assert not server().sweeps.list() and not any(summary.status.live for summary in server().manager.list())
+
+
+def test_a_lesson_for_which_several_wait_goes_on_when_one_of_them_stops_it(pin, page_server):
+    lesson = next(lesson for lesson in LESSONS.values() if lesson.choices)
+    query = dict(lesson=lesson.id, prediction=next(iter(lesson.choices)), dataset="digits")
+    first, second = (opened("lessons", **query) for _ in range(2))
+    pressed(first, "run")
+    sweep = lesson.sweep("digits")
+    second.run()
+    assert set(server().sweeps.people(sweep.id)) == {person(first), person(second)}
+    assert "You have left" in pressed(first, "stop") and server().sweeps.active(sweep.id)
+    assert person(first) not in server().sweeps.people(sweep.id)
+    pressed(second, "stop")
+    assert not server().sweeps.active(sweep.id)
+
+
+def _until(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+def test_an_announced_lesson_stands_on_every_page_until_it_is_taken_back(pin, page_server):
+    teacher = as_teacher()
+    lesson = list(LESSONS)[3]
+    teacher.selectbox(key="class_lesson").set_value(lesson).run()
+    teacher.button(key="class_announce").click().run()
+    assert server().classroom.lesson == lesson
+    for page in ("lab", "compare", "sweep", "anatomy", "lessons"):
+        test = opened(page)
+        link = test.get("page_link")[0].proto
+        assert "points to a lesson" in text(test) and link.label == LESSONS[lesson].title
+        assert f"lesson={lesson}" in link.query_string
+    teacher.button(key="class_quiet").click().run()
+    assert "points to a lesson" not in text(opened("lab"))
+
+
+def test_the_name_of_the_session_goes_with_the_runs_it_starts_and_joins(page_server):
+    first, second = opened("lab", **SMALL.to_query()), opened("lab", **SMALL.to_query())
+    first.text_input(key="class_name_field").set_value("  Ann\u202e ").run()
+    first.button(key="start").click().run()
+    assert server().manager.wait(SMALL.run_id, 60)
+    second.run()
+    second.button(key="join").click().run()
+    assert server().classroom.names(SMALL.run_id) == ("Ann",)
+    second.text_input(key="class_name_field").set_value("<b>Bo</b> [x](https://example.com)").run()
+    assert server().classroom.names(SMALL.run_id) == ("Ann", "<b>Bo</b> [x](https://ex")
+    test = opened("classroom", wall=SMALL.run_id)
+    assert "Bo" not in text(test)  # it goes to the page as text only, through the element
+    assert title(test)["names"] == "Ann, <b>Bo</b> [x](https://ex"
+
+
+def test_the_wall_shows_the_run_of_its_link_else_the_teachers_choice(pin, page_server):
+    server().manager.start(SMALL)
+    assert server().manager.wait(SMALL.run_id, 60)
+    assert title(opened(wall=SMALL.run_id))["summary"] == SMALL.summary
+    assert "Nothing is on the wall yet" in text(opened(wall=""))
+    for rubbish in ("x", "../..", "0123456789ab"):
+        assert "not on this server" in text(opened(wall=rubbish))
+    server().classroom.wall = SMALL.run_id
+    assert title(opened(wall=""))["summary"] == SMALL.summary
+
+
+def test_the_border_of_the_class_appears_with_its_first_judged_run(page_server):
+    assert "becomes a point here" in text(opened())
+    config = RunConfig(activation="relu", blocks=1, batch_size=8, steps=30, dataset="digits")
+    server().manager.start(config)
+    assert server().manager.wait(config.run_id, 100)
+    test = opened()
+    assert not test.exception and [data for data in panels(test) if "figure" in data]
+
+
+def test_the_archive_is_for_the_teacher_and_holds_the_class(pin, page_server):
+    server().manager.start(SMALL)
+    assert server().manager.wait(SMALL.run_id, 60)
+
+    def offered(test: AppTest) -> list[dict]:
+        return [data for data in panels(test) if "url" in data]
+
+    assert not offered(opened())
+    (button,) = offered(as_teacher())
+    assert button["label"] == "All runs as one archive" and button["url"] == f"api/archive?key={server().classroom.key}"
+    body = b"".join(archive(server().manager.each(), server().classroom.names))
+    assert f"{SMALL.run_id}/layers.parquet" in zipfile.ZipFile(io.BytesIO(body)).namelist()

@@ -1,0 +1,126 @@
+"""Compare: what differs is told, one click makes a variant, and eight deep runs open at once."""
+
+import re
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page, expect
+from streamlit.testing.v1 import AppTest
+
+from gradviz.lenet.config import RunConfig
+from gradviz.record.arithmetic import Arithmetic, arithmetic_text
+from gradviz.record.run import QUANTITIES, History, Run, Status
+from gradviz.store.store import RunStore
+from gradviz.ui.server import server
+
+BASE = RunConfig(activation="relu", blocks=1, batch_size=4, steps=20, dataset="digits", shortcut=True)
+
+
+def kept(config: RunConfig, steps: int = 20) -> Run:
+    """A finished run with a record as the store would hold it."""
+    random = np.random.default_rng(config.seed)
+    columns = (10 ** random.uniform(-9, 0, (steps, len(QUANTITIES), config.layers))).astype(np.float32)
+    scalars = np.column_stack([np.linspace(2.3, 0.5, steps), np.linspace(0.1, 0.9, steps), np.arange(steps)])
+    history = History.restored(columns, scalars, [(0, 0.1), (steps - 1, 0.9)], 1, 1000)
+    return Run(config, history, Status.FINISHED, "cpu, 1 thread")
+
+
+def opened(*runs: Run, **query: str) -> AppTest:
+    page = AppTest.from_file("../../pages/compare.py", default_timeout=60)
+    page.query_params.update({"runs": ",".join(run.id for run in runs), **query})
+    page.run()
+    assert not page.exception
+    return page
+
+
+def text(page: AppTest) -> str:
+    return " ".join(element.value for kind in (page.markdown, page.caption, page.info, page.error) for element in kind)
+
+
+def test_an_empty_server_sends_the_reader_to_the_lab(page_server):
+    assert "Nothing has been trained" in text(opened())
+
+
+def test_the_table_shows_what_differs_and_the_line_below_it_what_is_shared(page_server):
+    runs = [kept(BASE), kept(replace(BASE, lr=0.01))]
+    page_server.store.save(*runs)
+    page = opened(*runs)
+    table = page.table[0].value
+    assert list(table["Learning rate"]) == ["0.001", "0.01"] and "Blocks" not in table.columns and "Seed" not in table.columns
+    assert "relu" in text(page) and "shortcut" in text(page) and "1 blocks" in text(page)
+
+
+def test_runs_that_were_not_computed_alike_are_said_to_be(page_server):
+    here = Arithmetic("cpu", "AVX2 x86_64", "", 1, "2.13.0")
+    runs = [kept(replace(BASE, seed=seed)) for seed in range(3)]
+    for run, arithmetic in zip(runs, (here, replace(here, threads=2), None), strict=True):
+        run.arithmetic = arithmetic
+    page_server.store.save(*runs)
+    for chosen in (runs[:2], runs[::2]):
+        said = text(opened(*chosen))
+        assert "Not computed alike" in said and all(arithmetic_text(run.arithmetic) in said for run in chosen)
+    page_server.store.save(same := replace(runs[0], config=replace(BASE, seed=9)))
+    assert "Not computed alike" not in text(opened(runs[0], same))
+
+
+def test_a_run_that_is_not_here_and_a_ninth_are_left_out(page_server):
+    runs = [kept(replace(BASE, seed=seed)) for seed in range(9)]
+    page_server.store.save(*runs)
+    page = opened(*runs, runs=",".join(["0123456789ab", "../x", *(run.id for run in runs)]))
+    assert len(page.multiselect(key="compare_runs").value) == 8
+
+
+def test_one_click_starts_the_same_run_with_one_change_and_compares_it(page_server):
+    run = kept(BASE)
+    page_server.store.save(run)
+    page = opened(run)
+    page.button(key="change shortcut on or off").click().run()
+    assert not page.exception
+    variant = replace(BASE, shortcut=False)
+    assert server().manager.get(variant.run_id) is not None
+    assert page.multiselect(key="compare_runs").value == [run.id, variant.run_id]
+    assert server().manager.wait(variant.run_id, 100)
+
+
+def test_a_change_that_leads_out_of_range_is_refused_with_a_sentence(page_server):
+    run = kept(replace(BASE, lr=10.0))
+    page_server.store.save(run)
+    page = opened(run)
+    page.button(key="change learning rate × 10").click().run()
+    assert "must be a number from 1e-07 to 10" in page.error[0].value
+
+
+EIGHT = [RunConfig(activation="relu", blocks=40, shortcut=True, seed=seed, steps=300) for seed in range(8)]
+
+
+def test_eight_runs_of_85_layers_open_within_a_second_of_computing(page_server):
+    runs = [kept(config, 300) for config in EIGHT]
+    page_server.store.save(*runs)
+    opened(runs[0])  # imports and caches are the server's start, not the page's
+    before = time.process_time()
+    opened(*runs)
+    spent = time.process_time() - before
+    print(f"{spent:.2f} s of processor time")
+    assert spent < 2.0  # one second of a quiet core; a busy machine's second counts for less
+
+
+@pytest.mark.timeout(300)
+def test_a_reader_sees_eight_heatmaps_and_a_difference(page: Page, start_server, tmp_path):
+    server = start_server(GRADVIZ_DATA="/nonexistent")
+    server.kill()
+    store = RunStore(server.store)
+    store.save(*(kept(config, 300) for config in EIGHT))
+    store.close()
+    server.start()
+    page.goto(f"{server.url}/compare?runs={','.join(config.run_id for config in EIGHT)}")
+    expect(page.get_by_text("Difference of two")).to_be_visible(timeout=100_000)
+    page.wait_for_function("document.querySelectorAll('.imagelayer image').length >= 9", timeout=60_000)
+    expect(page.get_by_text(re.compile("In common: relu"))).to_be_visible()
+    # The page's own colours, not plotly's: a grid of text colour on the background.
+    assert re.fullmatch(r"rgb\(\d+,\d+,\d+\)", page.evaluate("document.querySelector('.gv-figure')._fullLayout.xaxis.gridcolor"))
+    page.get_by_role("link", name="Lab").first.click()
+    page.locator("[data-mode=preview]").wait_for(timeout=60_000)
+    page.get_by_role("link", name="Compare").first.click()  # what was chosen is chosen still
+    page.wait_for_function("document.querySelectorAll('.imagelayer image').length >= 9", timeout=60_000)

@@ -1,0 +1,95 @@
+"""A clock that is set while the server runs, or between two servers, makes no run old and puts none in the wrong order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from test_manager import Stage, seeded, until
+
+from gradviz.lenet.data import Shelf
+from gradviz.record.run import Run
+from gradviz.serve.admission import Refused
+from gradviz.serve.manager import RunManager
+from gradviz.settings import Limits
+from gradviz.store.store import RunStore
+
+DAY = 24 * 3600.0
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[[], RunManager]]:
+    """Servers one after the other, on one store with room for three runs."""
+    open_ones: list[tuple[RunManager, RunStore]] = []
+
+    def start() -> RunManager:
+        stop()
+        store, stage = RunStore(tmp_path / "runs"), Stage()
+        stage.free = True
+        shelf = Shelf(tmp_path / "data", download=False)
+        manager = RunManager(store, shelf, train=stage, slice=1e9, limits=Limits(runs=3))
+        open_ones.append((manager, store))
+        return manager
+
+    def stop() -> None:
+        while open_ones:
+            manager, store = open_ones.pop()
+            manager.close()
+            store.close()
+
+    yield start
+    stop()
+
+
+@pytest.fixture
+def jump(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the clock of the machine."""
+    real = time.time
+
+    def set_by(seconds: float) -> None:
+        monkeypatch.setattr("time.time", lambda: real() + seconds)
+
+    return set_by
+
+
+def trained(manager: RunManager, seed: int) -> Run:
+    run = manager.start(seeded(seed))
+    assert manager.wait(run.id, 60)
+    until(lambda: not manager.unsaved())
+    return run
+
+
+@pytest.mark.parametrize("days", [2, 400, -2])
+def test_a_jump_of_the_clock_costs_no_run_of_minutes_ago(started: Callable, jump: Callable, days: float) -> None:
+    manager = started()
+    runs = [trained(manager, seed) for seed in (1, 2, 3)]
+    jump(days * DAY)
+    with pytest.raises(Refused, match="all of today"):
+        manager.start(seeded(4))
+    assert [line.id for line in manager.list()] == [run.id for run in reversed(runs)]
+
+
+@pytest.mark.parametrize("days", [2, 300, -2])
+def test_a_jump_between_two_servers_costs_no_run_either(started: Callable, jump: Callable, days: float) -> None:
+    manager = started()
+    runs = [trained(manager, seed) for seed in (1, 2, 3)]
+    jump(days * DAY)
+    manager = started()
+    with pytest.raises(Refused, match="all of today"):
+        manager.start(seeded(4))
+    manager.delete(runs[1].id)
+    latest = trained(manager, 4)
+    assert [line.id for line in manager.list()] == [latest.id, runs[2].id, runs[0].id]  # the newest first, all the same
+
+
+def test_what_is_older_than_the_others_by_a_day_still_gives_way(started: Callable, jump: Callable) -> None:
+    jump(-3 * DAY)
+    old = [trained(started(), seed) for seed in (1, 2)]
+    jump(0)
+    manager = started()
+    recent = [trained(manager, seed) for seed in (3,)]
+    recent += [trained(started(), seed) for seed in (4, 5)]
+    assert [line.id for line in started().list()] == [run.id for run in reversed(recent)]
+    assert not {run.id for run in old} & {run.id for run in recent}

@@ -1,0 +1,206 @@
+"""Training as something one iterates, on the built-in digits and on hand-made data."""
+
+import math
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gradviz.lenet.config import ConfigError, RunConfig
+from gradviz.lenet.data import Dataset, Shelf
+from gradviz.lenet.net import DeepLeNet, initialise
+from gradviz.record.run import QUANTITIES, History, Status
+from gradviz.train.trainer import Trainer, resolve_device
+
+pytestmark = pytest.mark.trains
+CPU = torch.device("cpu")
+ROW = {name: row for row, name in enumerate(QUANTITIES)}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Dataset:
+    return Shelf(tmp_path_factory.mktemp("data"), download=False).load("digits")
+
+
+def config(**changes) -> RunConfig:
+    return RunConfig(**{**dict(activation="relu", blocks=2, dataset="digits", batch_size=16, steps=12), **changes})
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "momentum"])
+def test_losses_equal_those_of_a_plain_pytorch_loop(digits, optimizer):
+    c = config(optimizer=optimizer, lr=1e-3 if optimizer == "adam" else 0.1)
+    generator = torch.Generator().manual_seed(c.seed)
+    model = DeepLeNet(c)
+    initialise(model, None, generator)
+    plain = {
+        "adam": lambda p: torch.optim.Adam(p, lr=c.lr),
+        "sgd": lambda p: torch.optim.SGD(p, lr=c.lr),
+        "momentum": lambda p: torch.optim.SGD(p, lr=c.lr, momentum=0.9),
+    }[optimizer](model.parameters())
+    order = torch.randperm(len(digits.train_labels), generator=generator)
+    losses = []
+    for step in range(c.steps):
+        batch = order[step * 16 : step * 16 + 16]
+        loss = F.cross_entropy(model(digits.train_images[batch]), digits.train_labels[batch])
+        plain.zero_grad()
+        loss.backward()
+        plain.step()
+        losses.append(loss.item())
+    # Adam divides by the gradient's own size, so that rounding differences of tiny gradients count fully.
+    assert [record.loss for record in Trainer(c, digits, CPU)] == pytest.approx(losses, rel=3e-3 if optimizer == "adam" else 1e-4)
+
+
+def test_step_0_is_recorded_before_any_update(digits):
+    c = config(steps=1)
+    trainer = Trainer(c, digits, CPU)
+    before = [layer.weight.detach().clone() for layer in trainer.model.weight_layers]
+    (record,) = trainer
+    rms = [weight.pow(2).mean().sqrt().item() for weight in before]
+    np.testing.assert_allclose(record.layers[ROW["weight_rms"]], rms, rtol=1e-5)
+    moved = [(old - layer.weight).norm().item() / old.norm().item()
+             for old, layer in zip(before, trainer.model.weight_layers, strict=True)]  # fmt: skip
+    np.testing.assert_allclose(record.layers[ROW["update_ratio"]], moved, rtol=1e-3)
+    assert record.test_accuracy is not None
+
+
+def test_a_preview_shows_step_0_and_changes_nothing(digits):
+    record = Trainer(config(), digits, CPU).preview()
+    first = next(iter(Trainer(config(), digits, CPU)))
+    assert record.loss == first.loss and record.seconds > 0
+    np.testing.assert_array_equal(record.layers[ROW["weight_grad_rms"]], first.layers[ROW["weight_grad_rms"]])
+    assert np.isnan(record.layers[ROW["update_ratio"]]).all()  # nothing was updated, so nothing was measured
+
+
+def test_test_accuracy_comes_at_step_0_then_regularly_and_in_full_at_the_end(digits):
+    trainer = Trainer(config(steps=45), digits, CPU)
+    tested = [record.step for record in trainer if record.test_accuracy is not None]
+    assert tested == [0, 10, 20, 30, 40]
+    assert trainer.outcome.status is Status.FINISHED
+    with torch.no_grad():
+        trainer.model.eval()
+        right = (trainer.model(digits.test_images).argmax(1) == digits.test_labels).float().mean().item()
+    assert trainer.outcome.test_accuracy == pytest.approx(right)
+
+
+def test_relu_digits_are_learnt(digits):
+    trainer = Trainer(config(steps=150, batch_size=32), digits, CPU)
+    losses = [record.loss for record in trainer]
+    assert losses[0] == pytest.approx(math.log(10), abs=0.1) and np.mean(losses[-10:]) < 0.7
+    assert trainer.outcome.test_accuracy > 0.7
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_record_and_names_the_layer(digits):
+    trainer = Trainer(config(blocks=40, init_range=0.5), digits, CPU)
+    records = list(trainer)
+    assert len(records) == 1 and not math.isfinite(records[0].loss)
+    assert trainer.outcome.status is Status.DIVERGED
+    activation = records[0].layers[ROW["activation_rms"]]
+    first = RunConfig(blocks=40).layer_names[np.flatnonzero(~np.isfinite(activation))[0]]
+    assert records[0].nonfinite_layer == first and first in trainer.outcome.message
+    assert first.startswith("block3"), "theory: float32 overflows between 30 and 36 blocks at a = 0.5"
+
+
+def test_the_same_config_gives_the_same_numbers_alone_and_beside_three_others(digits):
+    threads_of_torch = torch.get_num_threads()
+    configs = [config(seed=seed, batch_norm=seed % 2 == 1, steps=6) for seed in range(4)]
+    alone = [[r.loss for r in Trainer(c, digits, CPU)] for c in configs]
+    together: dict[int, list[float]] = {}
+    start = threading.Barrier(4)
+
+    def train(k: int) -> None:
+        torch.set_num_threads(threads_of_torch)  # each thread has its own
+        trainer = Trainer(configs[k], digits, CPU)
+        start.wait()
+        together[k] = [record.loss for record in trainer]
+
+    threads = [threading.Thread(target=train, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [together[k] for k in range(4)] == alone
+
+
+def test_an_interrupt_ends_the_iteration_in_the_middle_of_a_step(digits):
+    stop = threading.Event()
+    trainer = Trainer(config(steps=100), digits, CPU, stop.is_set)
+    seen = []
+    for record in trainer:
+        seen.append(record.step)
+        if record.step == 3:
+            stop.set()
+    assert seen == [0, 1, 2, 3] and trainer.outcome.status is Status.STOPPED
+
+
+@pytest.mark.parametrize("treatment, threshold", [("clip-norm", 1e-3), ("clip-value", 1e-5), ("floor", 1e-3)])
+def test_gradients_are_recorded_before_and_after_their_treatment(digits, treatment, threshold):
+    plain = next(iter(Trainer(config(), digits, CPU))).layers
+    treated = next(iter(Trainer(config(treatment=treatment, threshold=threshold), digits, CPU))).layers
+    np.testing.assert_array_equal(treated[ROW["weight_grad_rms"]], plain[ROW["weight_grad_rms"]])
+    before, after = treated[ROW["weight_grad_rms"]], treated[ROW["treated_grad_rms"]]
+    if treatment == "clip-norm":
+        np.testing.assert_allclose(after / before, (after / before)[0], rtol=1e-4)  # one factor for all
+        assert (after < before).all()
+    elif treatment == "clip-value":
+        assert (after <= threshold).all() and (after <= before).all()
+    else:
+        assert (after >= threshold * 0.999).all()
+    np.testing.assert_array_equal(plain[ROW["treated_grad_rms"]], plain[ROW["weight_grad_rms"]])
+
+
+def test_a_device_that_is_not_there_is_refused_with_what_there_is():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(ConfigError, match="it has .*cpu"):
+        resolve_device("cuda")
+
+
+def test_a_full_history_merges_neighbours_by_maximum_and_keeps_every_loss():
+    from gradviz.record.run import StepRecord
+
+    history = History(layers=2, max_columns=4)
+    peaks = np.random.default_rng(0).random((23, len(QUANTITIES), 2)).astype(np.float32)
+    peaks[13, 0, 1], peaks[14, 0, 0] = np.inf, np.nan
+    for step in range(23):
+        history.append(StepRecord(step, float(step), 0.5, peaks[step], step * 0.1))
+    assert history.stride == 8 and len(history.columns) == 3
+    for column in range(3):
+        np.testing.assert_array_equal(history.columns[column], peaks[column * 8 : column * 8 + 8].max(0))
+    assert history.loss.tolist() == list(range(23))
+    assert np.isnan(history.quantity("weight_grad_rms")[1, 0]) and np.isinf(history.quantity("weight_grad_rms")[1, 1])
+    with pytest.raises(ValueError, match="step 5 came where step 23 was due"):
+        history.append(StepRecord(5, 0.0, 0.0, peaks[0], 0.0))
+
+
+def few(digits: Dataset, train: int, test: int = 3) -> Dataset:
+    return Dataset("few", digits.train_images[:train], digits.train_labels[:train],
+                   digits.test_images[:test], digits.test_labels[:test])  # fmt: skip
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("images, size", [(15, 16), (1, 2), (0, 1)])
+def test_fewer_images_than_a_batch_are_refused_and_not_waited_for(digits, images, size):
+    with pytest.raises(ConfigError, match=rf"\(batch_size\) must be at most {images}, .* {size} is not") as refused:
+        Trainer(config(batch_size=size, init="lsuv"), few(digits, images), CPU).preview()
+    assert refused.value.field == "batch_size"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("images, size", [(16, 16), (17, 16), (1, 1)])
+@pytest.mark.parametrize("norm", [dict(batch_norm=True, init="lsuv"), dict(other_norm="group", shortcut=True)])
+def test_an_epoch_of_one_batch_trains_like_any(digits, images, size, norm):
+    trainer = Trainer(config(batch_size=size, steps=5, **norm), few(digits, images, test=1), CPU)
+    assert [record.step for record in trainer] == list(range(5)) and trainer.outcome.status is Status.FINISHED
+
+
+def test_the_seconds_of_an_outcome_leave_out_what_was_between_the_steps(digits):
+    trainer = Trainer(config(steps=3), digits, CPU)
+    begun, between = time.perf_counter(), 0.0
+    for _ in trainer:
+        begin = time.perf_counter()
+        threading.Event().wait(0.5)  # paused, or the turn of another
+        between += time.perf_counter() - begin
+    assert 0 < trainer.outcome.seconds <= time.perf_counter() - begun - between

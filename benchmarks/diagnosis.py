@@ -72,9 +72,9 @@ def train(config: RunConfig, data: Dataset) -> Run:
 
 
 def row(name: str, run: Run, diagnosis: Diagnosis) -> str:
-    config = run.config
+    config = run.recipe
     steps = run.history.steps
-    settings = [config.summary.rsplit(" · ", 1)[0], f"batch {config.batch_size}", f"{steps} step{'s' * (steps != 1)}"]
+    settings = [config.title.rsplit(" · ", 1)[0], f"batch {config.batch_size}", f"{steps} step{'s' * (steps != 1)}"]
     findings = ", ".join([f"**{diagnosis.findings[0]}**", *diagnosis.findings[1:]])
     return f"| {name}<br>{' · '.join(settings)} | {findings} | {diagnosis.sentence} |"
 
@@ -88,7 +88,7 @@ def details(name: str, diagnosis: Diagnosis) -> list[str]:
         lines += ["", "Turned at:", "", *(f"- step {step}: {sentence}" for step, sentence in diagnosis.turned_at)]
     if diagnosis.next_experiment:
         sentence, config = diagnosis.next_experiment
-        lines += ["", f"Next: {sentence} ({config.summary}, {config.steps} steps)"]
+        lines += ["", f"Next: {sentence} ({config.title}, {config.steps} steps)"]
     return [*lines, ""]
 
 

@@ -64,7 +64,7 @@ def wires(quick: bool) -> str:
 
         few, whole = some(COLUMNS - 2), some(0)
         rows.append([
-            run.config.layers, f"{len(few) / 1000:.1f}", middle(milliseconds(lambda some=some: some(COLUMNS - 2), times)),
+            len(run.recipe.layout), f"{len(few) / 1000:.1f}", middle(milliseconds(lambda some=some: some(COLUMNS - 2), times)),
             f"{len(whole) / 1000:.0f}", middle(milliseconds(lambda some=some: some(0), times), 1),
             middle(milliseconds(lambda run=run: diagnose(run), max(3, times // 5)), 1),
         ])  # fmt: skip
@@ -222,11 +222,11 @@ def stores(quick: bool) -> str:
             taken, steps = [], 40 if quick else 200
             for begun in range(10, 10 + steps, 5):
                 for step in range(begun, begun + 5):
-                    run.history.append(replay.record(step, run.config.layers, random))
+                    run.history.append(replay.record(step, len(run.recipe.layout), random))
                 taken += [each / 5 for each in milliseconds(lambda store=store, run=run: store.save(run), 1)]
             store.close()
             size = folder_bytes(folder) / run.history.steps
-        rows.append([run.config.layers, f"{size / 1000:.1f}", middle(taken)])
+        rows.append([len(run.recipe.layout), f"{size / 1000:.1f}", middle(taken)])
     return table(["layers", "kB per step on disk", "ms per step (five steps a time)"], rows)
 
 

@@ -77,13 +77,13 @@ def compare(server, browser, threads: int, blocks: int, arms: tuple[str, ...], r
     ready = {arm: loop for arm, loop in loops.items() if loop.said == "ready"}
     ratios: dict[str, list[float]] = {arm: [] for arm in arms}
     speeds = []
-    while header(server, config.run_id)["steps"] <= 50:
+    while header(server, config.id)["steps"] <= 50:
         time.sleep(0.5)
     for _ in range(rounds):
         # From the end of a step to the end of another: a step begun and not finished is training too.
-        steps, begin = next_step(server, config.run_id)
+        steps, begin = next_step(server, config.id)
         page.wait_for_timeout(1000 * seconds)
-        more, end = next_step(server, config.run_id)
+        more, end = next_step(server, config.id)
         live = (more - steps) / (end - begin)
         page.get_by_role("button", name="Pause").click()
         page.get_by_role("button", name="Resume").wait_for()

@@ -180,7 +180,7 @@ class _JsonLines:
     def __init__(self, run: Run):
         self._run = run
         self._quantities = [
-            name for name in QUANTITIES if name != "treated_grad_rms" or run.config.treatment != "none"
+            name for name in QUANTITIES if name != "treated_grad_rms" or run.recipe.treatment != "none"
         ]
         self._rows = [list(QUANTITIES).index(name) for name in self._quantities]
 
@@ -188,12 +188,12 @@ class _JsonLines:
         table = record.layers[self._rows].T.tolist()
         layers = {
             layer: {name: _number(value) for name, value in zip(self._quantities, values, strict=True)}
-            for layer, values in zip(self._run.config.layer_names, table, strict=True)
+            for layer, values in zip(self._run.recipe.layout.names, table, strict=True)
         }
         _print_json(step=record.step, loss=_number(record.loss), accuracy=record.accuracy, layers=layers)
 
     def end(self, outcome: Outcome, verdict: str | None) -> None:
-        config = self._run.config
+        config = self._run.recipe
         _print_json(
             status=outcome.status, verdict=verdict, test_accuracy=outcome.test_accuracy, seconds=round(outcome.seconds, 3),
             message=outcome.message, dataset=config.dataset, device=self._run.device,
@@ -216,11 +216,11 @@ class _Text:
         self._run = run
         self._on_terminal = sys.stdout is not None and sys.stdout.isatty()
         self._shown = 0.0
-        config = run.config
-        print(f"{config.summary} · {config.layers} layers · {config.steps} steps · {run.device}", flush=True)
+        config = run.recipe
+        print(f"{config.title} · {config.layers} layers · {config.steps} steps · {run.device}", flush=True)
 
     def step(self, record: StepRecord) -> None:
-        steps = self._run.config.steps
+        steps = self._run.recipe.steps
         last = record.step == steps - 1 or not math.isfinite(record.loss)
         if self._on_terminal:
             due = time.monotonic() - self._shown > 0.1
@@ -236,7 +236,7 @@ class _Text:
             print(f"\r{line}\x1b[K" if self._on_terminal else line, end="" if self._on_terminal else "\n", flush=True)
 
     def end(self, outcome: Outcome, verdict: str | None) -> None:
-        history, names = self._run.history, self._run.config.layer_names
+        history, names = self._run.history, self._run.recipe.layout.names
         print("\n" if self._on_terminal else "")
         if history.steps:
             # With a stride above 1 a column holds the largest of its steps.

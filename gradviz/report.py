@@ -49,7 +49,7 @@ class Report:
             found[folder / "ratio.svg"] = ratio_figure(sweep, results, theory_ratios(sweep))
         if self.long:
             found[folder / "long-depth.svg"] = depth_figure(self.long)
-        if nine := next((run for run in self.long if run.config == article_length.NINE_RELU), None):
+        if nine := next((run for run in self.long if run.recipe == article_length.NINE_RELU), None):
             found[folder / "long-course.svg"] = course_figure(nine)
         for id, (_finding, runs) in self.lessons.items():
             for kind, figure in lesson_figures(LESSONS[id], runs).items():
@@ -58,11 +58,11 @@ class Report:
 
     @property
     def border_sweep(self) -> Sweep:
-        return Sweep("border", tuple(run.config for run in self.borders))
+        return Sweep("border", tuple(run.recipe for run in self.borders))
 
     @property
     def border_results(self) -> dict:
-        return {run.config: result(run) for run in self.borders}
+        return {run.recipe: result(run) for run in self.borders}
 
     def text(self, pictures: Iterable[str]) -> str:
         """Markdown. `pictures`: names of the files that exist in the folder beside it."""
@@ -140,10 +140,10 @@ class Report:
         for activation in article_length.DEPTHS:
             lines += _rate_table(evidence, activation)
         lines += _picture("long-course.svg", "9 relu blocks, Adam 0.0003: loss and gradient over 10 epochs", pictures)
-        others = [run for run in self.long if not article_length.is_plain(run.config)]
+        others = [run for run in self.long if not article_length.is_plain(run.recipe)]
         lines += ["### Remedies", "", *_LONG_HEAD, *map(_long_row, others), ""]
         lines += ["<details><summary>All long runs</summary>", "", *_LONG_HEAD, *map(_long_row, self.long), "", "</details>", ""]
-        if missing := article_length.missing({run.config: run for run in self.long}.get):
+        if missing := article_length.missing({run.recipe: run for run in self.long}.get):
             names = "; ".join(f"{net_name(config)} {config.lr:g}" for config in missing)
             lines += [f"Not run yet: {names}.", ""]
         return lines
@@ -166,7 +166,7 @@ class Report:
         if not self.optimisers:
             return []
         nets = OPTIMISER_NETS
-        table = {(run.config.activation, run.config.blocks, run.config.optimizer, run.config.lr): run for run in self.optimisers}
+        table = {(run.recipe.activation, run.recipe.blocks, run.recipe.optimizer, run.recipe.lr): run for run in self.optimisers}
         lines = [
             "## Optimiser and learning rate", "",
             f"The article does not state them, and the border moves with them. Outcome and loss of seed {self.seeds[0]}, "
@@ -184,7 +184,7 @@ class Report:
             return []
         return [
             "## 1000 blocks for real", "", "| net | steps | batch | outcome |", "|---|---|---|---|",
-            *(f"| {net_name(c := run.config)} | {c.steps} | {c.batch_size} | {_outcome(run)} |" for run in self.thousand),
+            *(f"| {net_name(c := run.recipe)} | {c.steps} | {c.batch_size} | {_outcome(run)} |" for run in self.thousand),
             "",
         ]  # fmt: skip
 
@@ -206,9 +206,9 @@ class Report:
             lines += _picture(f"{lesson.id}-{kind}.svg", f"{lesson.title}: {kind}", pictures)
         lines += ["<details><summary>Runs</summary>", "", "| run | settings | seed | steps | outcome |", "|---|---|---|---|---|"]
         for run in runs:
-            config = run.config
+            config = run.recipe
             lines.append(
-                f"| `{run.id}` | {config.summary} · batch {config.batch_size} | {config.seed} | "
+                f"| `{run.id}` | {config.title} · batch {config.batch_size} | {config.seed} | "
                 f"{run.history.steps} of {config.steps} | {_outcome(run)} |"
             )
         return [*lines, "", "</details>", "", lesson.explanation, ""]
@@ -250,11 +250,11 @@ def _cell(runs: Sequence[LongRun]) -> str:
 
 
 def _long_row(run: LongRun) -> str:
-    config = run.config
+    config = run.recipe
     tested = "" if run.test_accuracy is None else f"{run.test_accuracy:.1%}"
     left = "" if run.left_chance_at is None else f"{run.left_chance_at:,}"
     return (
-        f"| {config.summary} · seed {config.seed} | {run.outcome} | {run.steps:,} | {number(run.loss, 3)} | {run.accuracy:.0%} | "
+        f"| {config.title} · seed {config.seed} | {run.outcome} | {run.steps:,} | {number(run.loss, 3)} | {run.accuracy:.0%} | "
         f"{tested} | {left} | {run.seconds / 60:.0f} min |"
     )
 

@@ -79,7 +79,7 @@ class Bench:
     def run(self, config: RunConfig, early: bool = True) -> Run:
         """The kept run of this config, or a new one. `early`: enough once it counts as trained. Raises TimeUp, if stopped too."""
         config = replace(config, dataset=self._data.name)
-        kept = self._store.load(config.run_id)
+        kept = self._store.load(config.id)
         if kept and not kept.status.live and result(kept).outcome not in (UNFINISHED, FAILED):
             if early or kept.status is not Status.STOPPED:
                 self.used[kept.id] = kept
@@ -113,7 +113,7 @@ class Bench:
         self.used[run.id] = run
         found = result(run)
         self._say(
-            f"{config.summary} · seed {config.seed}: {found.outcome} after {found.steps} of {config.steps} steps, "
+            f"{config.title} · seed {config.seed}: {found.outcome} after {found.steps} of {config.steps} steps, "
             f"loss {found.loss:.3g}, {found.seconds:.0f} s"
         )
         return run

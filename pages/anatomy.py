@@ -34,7 +34,7 @@ manager = server().manager
 
 def chosen_run() -> Summary | None:
     summaries = [summary for summary in manager.list() if summary.steps]
-    labels = {summary.id: f"{summary.config.summary} — {_(str(summary.status))}, {summary.steps}/{summary.config.steps}"
+    labels = {summary.id: f"{summary.recipe.title} — {_(str(summary.status))}, {summary.steps}/{summary.recipe.steps}"
               for summary in summaries}
     wanted = st.session_state.get(controls.RUN)
     if not labels:
@@ -145,9 +145,9 @@ def sampled_at(sample: AnatomySample, column: int, history: History) -> str:
 
 
 def profile(run: Run, history: History, column: int) -> None:
-    prediction = predict(run.config) if column == 0 else None
+    prediction = predict(run.recipe) if column == 0 else None
     predicted = prediction is not None and bool(np.isfinite(prediction.weight_grad_rms).any())
-    figure = charts_anatomy.profile_figure(history, column, run.config.layer_names, prediction if predicted else None)
+    figure = charts_anatomy.profile_figure(history, column, run.recipe.layout.names, prediction if predicted else None)
     figure_panel(figure, "profile", _("Gradient sizes over depth"), run.id)
     sentence = _("Each dot is one layer, the input at the left; the scale is logarithmic, the same at every step. A slanted "
                  "straight line: each layer multiplies by the same factor. Triangles below: exactly zero; crosses above: "
@@ -161,7 +161,7 @@ def profile(run: Run, history: History, column: int) -> None:
 
 
 def layers(run: Run, history: History, column: int, sample: AnatomySample) -> None:
-    names = run.config.layer_names
+    names = run.recipe.layout.names
     st.subheader(_("Gradient sizes, layer by layer"), anchor=False)
     profile(run, history, column)
     st.subheader(_("Weights and weight gradients of every layer"), anchor=False)
@@ -195,7 +195,7 @@ def layers(run: Run, history: History, column: int, sample: AnatomySample) -> No
 
 
 def treatment(run: Run, history: History, column: int, sample: AnatomySample) -> None:
-    config, names = run.config, run.config.layer_names
+    config, names = run.recipe, run.recipe.layout.names
     st.subheader(_("The optimiser's view"), anchor=False)
     figure = charts_anatomy.optimiser_figure(history, column, names, config.optimizer == "adam")
     figure_panel(figure, "optimiser", _("Update to weight ratio over depth"), run.id)
@@ -223,7 +223,7 @@ def treatment(run: Run, history: History, column: int, sample: AnatomySample) ->
 
 
 def treatment_words(run: Run, history: History, column: int, sample: AnatomySample) -> str:
-    config = run.config
+    config = run.recipe
     words = _("The numbers are of the gradient of all parameters, the picture is layer by layer.")
     if config.treatment == "clip-norm":
         return words + " " + _("Clipping by norm scales all entries alike: the direction stays, cosine 1. It can only shrink.")
@@ -251,7 +251,7 @@ def treatment_words(run: Run, history: History, column: int, sample: AnatomySamp
 
 
 def shortcut(run: Run, sample: AnatomySample) -> None:
-    if not run.config.shortcut or not run.config.blocks:
+    if not run.recipe.shortcut or not run.recipe.blocks:
         st.info(_("This net has no shortcut, so there is one path only. Switch Shortcut on in the Lab."), icon=":material/info:")
         return
     st.subheader(_("Two ways back"), anchor=False)
@@ -265,11 +265,11 @@ def shortcut(run: Run, sample: AnatomySample) -> None:
                 icon=":material/info:")
         return
     figure_panel(charts_anatomy.deletion_figure(run.deletion), "deletion", _("Accuracy without each block"), run.id)
-    read(anatomy.deletion_words(run.deletion, run.config.blocks))
+    read(anatomy.deletion_words(run.deletion, run.recipe.blocks))
 
 
 def one_layer(run: Run, history: History, column: int, sample: AnatomySample) -> None:
-    names = run.config.layer_names
+    names = run.recipe.layout.names
     query = st.query_params.get("layer", "")
     st.session_state.setdefault(LAYER, query if query in names else names[min(2, len(names) - 1)])
     name = st.selectbox(_("Layer, from input to output"), names, key=LAYER)
@@ -311,10 +311,10 @@ def filters(run: Run, history: History, layer: int, step: int) -> None:
     words = _("{name} at step {step}: {count} filters, one tile each; a tile of a convolution holds one 5×5 patch per input "
               "channel, a linear unit's its weights. Red is positive, blue negative, white 0; each picture has its own scale. "
               "Kept while training, at step 0, 1, 10, 100, … and the last, in 8 bits.").format(
-                  name=run.config.layer_names[shown], step=kept[-1].step, count=len(picture.weight))
+                  name=run.recipe.layout.names[shown], step=kept[-1].step, count=len(picture.weight))
     if shown != layer:
         words += " " + _("A net this deep keeps pictures of {count} layers; this is the nearest to {name}.").format(
-            count=anatomy.PICTURED_LAYERS, name=run.config.layer_names[layer])
+            count=anatomy.PICTURED_LAYERS, name=run.recipe.layout.names[layer])
     if picture.gradient_scale == 0:
         words += " " + _("All gradients shown are exactly zero.")
     read(words)
@@ -328,12 +328,12 @@ def three_digits(value: float) -> str:
     return _("not defined") if np.isnan(value) else number(value, 3)
 
 
-controls.open_session(lambda run_id: run.config if (run := manager.get(run_id)) else None)
+controls.open_session(lambda run_id: run.recipe if (run := manager.get(run_id)) else None)
 st.title(_("Anatomy of a run"), anchor=False)
 run = chosen_run()
 if run is not None:
     query = st.query_params.get("view", "")
     st.session_state.setdefault(VIEW, query if query in VIEWS else "layers")
     st.segmented_control(_("View"), list(VIEWS), key=VIEW, format_func=VIEWS.get, label_visibility="collapsed", required=True)
-    st.fragment(body, run_every=FRAME if st.session_state.get(PLAYING) else None)(run.id, run.config)
+    st.fragment(body, run_every=FRAME if st.session_state.get(PLAYING) else None)(run.id, run.recipe)
     st.query_params.from_dict({"run": run.id})

@@ -150,7 +150,7 @@ def confirm(run_id: str) -> None:
     if run is None:
         st.markdown(_("It is gone already."))
         return
-    title_panel(room.names(run.id), run.config.summary, key="class_delete_title")
+    title_panel(room.names(run.id), run.recipe.title, key="class_delete_title")
     st.markdown(_("Its {n} recorded steps cannot be brought back, for nobody.").format(n=run.history.steps))
     with st.container(horizontal=True):
         if st.button(_("Delete"), key="class_delete_yes", type="primary"):
@@ -171,7 +171,7 @@ def wall(run_id: str) -> None:
         st.info(_("This run is not on this server.") if run_id else
                 _("Nothing is on the wall yet. The teacher puts a run here; this page follows by itself."))  # fmt: skip
     else:
-        title_panel(room.names(run.id), run.config.summary)
+        title_panel(room.names(run.id), run.recipe.title)
         live_panel(run, key="class_wall")
     st.button(_("All runs of the class"), key="class_back", type="tertiary", icon=":material/arrow_back:", on_click=to_cards)
 
@@ -182,7 +182,7 @@ def to_cards() -> None:
 
 def border(summaries: list) -> None:
     st.subheader(_("The border of trainability, by this class"), anchor=False)
-    sweep = ClassSweep.of(summary.config for summary in summaries if not summary.status.live)
+    sweep = ClassSweep.of(summary.recipe for summary in summaries if not summary.status.live)
     results = {config: found for config, found in sweeps.results(sweep).items() if found.outcome in JUDGED}
     if not results:
         st.caption(_("Each of the class's runs becomes a point here once it has ended."))
@@ -220,7 +220,7 @@ def everybody() -> None:
 
 if run := manager.get(st.session_state.pop(OPEN, "")):
     st.session_state[controls.RUN] = run.id
-    controls.set_config(run.config)
+    controls.set_config(run.recipe)
     st.switch_page("../../pages/lab.py")
 if classroom.WALL in st.query_params:
     wall(st.query_params[classroom.WALL] or room.wall)

@@ -54,7 +54,7 @@ def start_changed(run_id: str, change: str) -> None:
         classroom.say(_("This run is no longer here."))
         return
     try:
-        if run := classroom.start(CHANGES[change](base.config)):
+        if run := classroom.start(CHANGES[change](base.recipe)):
             choose([*st.session_state[CHOSEN], run.id])
     except ConfigError as error:
         st.session_state["compare_refusal"] = str(error)
@@ -62,20 +62,20 @@ def start_changed(run_id: str, change: str) -> None:
 
 def names_of(runs) -> dict:
     """A name for each run, or summary of one, that says what tells it from the others."""
-    varied = [name for name in FIELDS if len({getattr(run.config, name) for run in runs}) > 1]
+    varied = [name for name in FIELDS if len({getattr(run.recipe, name) for run in runs}) > 1]
     return {
-        f"{number} · " + (" · ".join(setting_text(name, getattr(run.config, name)) for name in varied) or run.config.summary): run
+        f"{number} · " + (" · ".join(setting_text(name, getattr(run.recipe, name)) for name in varied) or run.recipe.title): run
         for number, run in enumerate(runs, 1)
     }
 
 
 def settings_table(runs: dict) -> None:
-    varied = [name for name in FIELDS if len({getattr(run.config, name) for run in runs.values()}) > 1]
+    varied = [name for name in FIELDS if len({getattr(run.recipe, name) for run in runs.values()}) > 1]
     rows = []
     for name, run in runs.items():
         history = run.history.snapshot()
         row = {_("run"): name.split(" · ")[0]}
-        row |= {_(FIELDS[field].spec.label): str(getattr(run.config, field)) for field in varied}
+        row |= {_(FIELDS[field].spec.label): str(getattr(run.recipe, field)) for field in varied}
         row |= {
             _("status"): _(str(run.status)), _("steps"): history.steps,
             _("last loss"): f"{history.loss[-1]:.4g}" if history.steps else "—",
@@ -83,7 +83,7 @@ def settings_table(runs: dict) -> None:
             _("gradients"): _(str(diagnose(run).verdict)),
         }
         rows.append(row)
-    config = next(iter(runs.values())).config
+    config = next(iter(runs.values())).recipe
     same = [
         setting_text(name, getattr(config, name)) for name, field in FIELDS.items()
         if name not in varied and (name in ALWAYS_SAID or getattr(config, name) != field.default)
@@ -146,7 +146,7 @@ st.session_state[CHOSEN] = [run_id for run_id in st.session_state[CHOSEN] if run
 st.title(_("Compare runs"), anchor=False)
 st.multiselect(
     _("Runs, two to eight"), list(summaries), key=CHOSEN, max_selections=MOST,
-    format_func=lambda run_id: f"{summaries[run_id].config.summary} · {_('seed')} {summaries[run_id].config.seed} · {run_id[:4]}",
+    format_func=lambda run_id: f"{summaries[run_id].recipe.title} · {_('seed')} {summaries[run_id].recipe.seed} · {run_id[:4]}",
 )
 chosen = [summaries[run_id] for run_id in st.session_state[CHOSEN] if run_id in summaries]
 st.session_state[KEPT] = [summary.id for summary in chosen]
@@ -160,7 +160,7 @@ elif len(chosen) < 2:
     st.info(_("Choose two runs or more, or make a second one with a click below."), icon=":material/info:")
 if chosen:
     named = names_of(chosen)
-    configs = [summary.config for summary in chosen]
+    configs = [summary.recipe for summary in chosen]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         base = st.selectbox(_("A new run: the same as this one, but …"), list(named), key="compare_base", width=320)
         for change in CHANGES:

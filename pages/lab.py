@@ -60,11 +60,11 @@ def _progress(wanted: str) -> None:
 
 def buttons(config, run: Run | None, status: Status | None) -> None:
     """`status`: the run's, read once for this and the live view; it may change any moment."""
-    known, locked = manager.get(config.run_id), classroom.locked()
+    known, locked = manager.get(config.id), classroom.locked()
     off = locked or (run is not None and not classroom.may_change(classroom.people_of(run)))
     shared = run is not None and classroom.others(classroom.people_of(run)) > 0
     with st.container(horizontal=True, key="buttons"):
-        on_screen = run is not None and run.id == config.run_id
+        on_screen = run is not None and run.id == config.id
         if known is None:
             st.button(_("Start"), key="start", type="primary", icon=":material/play_arrow:", on_click=start, args=(config,),
                       disabled=locked)  # fmt: skip
@@ -175,7 +175,7 @@ def earlier_runs() -> None:
     summaries = manager.list()
     if not summaries:
         return
-    labels = {summary.id: f"{summary.config.summary} — {_(str(summary.status))}, {summary.steps}/{summary.config.steps}"
+    labels = {summary.id: f"{summary.recipe.title} — {_(str(summary.status))}, {summary.steps}/{summary.recipe.steps}"
               for summary in summaries}
     with st.sidebar:
         st.subheader(_("Runs on this server"))
@@ -190,11 +190,11 @@ def open_run() -> None:
     run = manager.get(st.session_state["open_run"] or "")
     if run is not None:
         show(run.id)
-        controls.set_config(run.config)
+        controls.set_config(run.recipe)
     st.session_state["open_run"] = ""
 
 
-controls.open_session(lambda run_id: run.config if (run := manager.get(run_id)) else None)
+controls.open_session(lambda run_id: run.recipe if (run := manager.get(run_id)) else None)
 st.title(_("See gradients vanish, explode, and recover"), anchor=False)
 controls.show_problems()
 wanted = controls.sidebar(classroom.locked())
@@ -207,22 +207,22 @@ if run is None and st.session_state.get(controls.RUN):
     show(None)
 
 st.markdown(_("**{layers} weight layers · {parameters} parameters** · {summary}").format(
-    layers=config.layers, parameters=f"{parameter_count(config):,}", summary=config.summary))
+    layers=config.layers, parameters=f"{parameter_count(config):,}", summary=config.title))
 status = run.status if run else None
 buttons(config, run, status)
 
 if run is not None:
-    if run.id != config.run_id:
+    if run.id != config.id:
         st.caption(_("On screen: {summary}. The controls on the left set up the next run and do not touch this one.").format(
-            summary=run.config.summary))
-    other = other_arithmetic(run.arithmetic, manager.arithmetic(run.config))
+            summary=run.recipe.title))
+    other = other_arithmetic(run.arithmetic, manager.arithmetic(run.recipe))
     if run.arithmetic and other:
         st.info(as_text(other), icon=":material/memory:")  # before the numbers, for who has just joined the run
     live_panel(run, status=status)
     if run.history.steps and not (run.arithmetic and other):
         st.caption(other or _("Computed with: {arithmetic}.").format(arithmetic=arithmetic_text(run.arithmetic)))
     diagnosis_words(run)
-if run is None or run.id != config.run_id:
+if run is None or run.id != config.id:
     if run is not None:
         st.subheader(_("The next run, at initialisation"), anchor=False)
     preview_panel(classroom.preview(config))
@@ -232,7 +232,7 @@ with st.sidebar:
     classroom.name_field()
 
 with st.expander(_("The PyTorch code of these settings")):
-    same = run if run is not None and run.id == config.run_id else manager.get(config.run_id)
+    same = run if run is not None and run.id == config.id else manager.get(config.id)
     arithmetic = same and same.arithmetic or manager.arithmetic(config)
     if arithmetic:
         st.caption(_(
@@ -241,7 +241,7 @@ with st.expander(_("The PyTorch code of these settings")):
         ).format(arithmetic=arithmetic_text(arithmetic)))  # fmt: skip
     code = codegen.code(config, arithmetic)
     same = None  # as run, below
-    st.download_button(_("Download the code"), code, f"gradviz-{config.run_id}.py", "text/x-python", on_click="ignore")
+    st.download_button(_("Download the code"), code, f"gradviz-{config.id}.py", "text/x-python", on_click="ignore")
     st.code(code, language="python")
 if run is not None and run.history.steps:
     with st.expander(_("The data of this run")):

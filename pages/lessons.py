@@ -117,7 +117,7 @@ def progress(sweep: Sweep) -> None:
     def bar() -> None:
         done, live = len(sweeps.results(sweep)), sweeps.live(sweep)
         text = _("{done} of {all} runs done").format(done=done, all=len(sweep.configs))
-        st.progress(done / len(sweep.configs), text=text + "".join(f" · {net_name(run.config)}" for run in live))
+        st.progress(done / len(sweep.configs), text=text + "".join(f" · {net_name(run.recipe)}" for run in live))
         if reason := sweeps.waits_for(sweep.id):
             st.caption(reason)
         if [run.id for run in live] != shown or not sweeps.active(sweep.id):
@@ -201,8 +201,8 @@ def theory_table(configs: list) -> None:
         rows.append({
             _("net"): net_name(config), _("weight gradient, factor per convolution"): number(expected.factor, 3),
             _("backward signal, factor per convolution"): number(expected.signal_factor, 3),
-            _("first block, log10 of the weight gradient"): f"{expected.weight_grad_rms[2 if config.blocks else 0]:.1f}",
-            _("last block"): f"{expected.weight_grad_rms[-4 if config.blocks else 1]:.1f}",
+            _("first block, log10 of the weight gradient"): f"{expected.weight_grad_rms[config.layout.front]:.1f}",
+            _("last block"): f"{expected.weight_grad_rms[config.layout.back]:.1f}",
         })  # fmt: skip
     st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
 
@@ -242,7 +242,7 @@ def one(lesson: Lesson, plain: bool) -> None:
 
 def answered(lesson: Lesson, sweep: Sweep, prediction: str, plain: bool) -> None:
     """Below the prediction: what its runs show."""
-    runs = [manager.get(config.run_id) for config in sweep.configs]
+    runs = [manager.get(config.id) for config in sweep.configs]
     done = [run for run in runs if ended(run, lesson.early)]
     missing = [config for config, run in zip(sweep.configs, runs, strict=True) if not ended(run, lesson.early)]
     if sweeps.active(sweep.id):
@@ -251,7 +251,7 @@ def answered(lesson: Lesson, sweep: Sweep, prediction: str, plain: bool) -> None
         run_button(lesson, sweep, missing)
         for run in runs:
             if run is not None and run.message and run not in done and not run.status.live:
-                st.warning(as_text(f"{net_name(run.config)}: {run.message}"))
+                st.warning(as_text(f"{net_name(run.recipe)}: {run.message}"))
     if not missing:
         finding = lesson.conclude(done)
         outcome(lesson, prediction, finding)
@@ -266,7 +266,7 @@ def answered(lesson: Lesson, sweep: Sweep, prediction: str, plain: bool) -> None
         if not plain:
             with st.expander(_("The runs, to open in the Lab")):
                 for run in done:
-                    st.markdown(f"[{net_name(run.config)} · {run.config.summary}](./?run={run.id})")
+                    st.markdown(f"[{net_name(run.recipe)} · {run.recipe.title}](./?run={run.id})")
 
 
 lesson = LESSONS.get(st.query_params.get(LESSON, ""))

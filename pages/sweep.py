@@ -161,7 +161,7 @@ def price(missing: list[RunConfig]) -> str:
 def results_table(sweep: Sweep, results: dict) -> pd.DataFrame:
     return pd.DataFrame([
         {
-            "run": config.run_id, **{name: getattr(config, name) for name in FIELDS},
+            "run": config.id, **{name: getattr(config, name) for name in FIELDS},
             "outcome": found.outcome, "loss": found.loss, "steps_done": found.steps, "trained_at": found.trained_at,
             "first_over_last": found.ratio, "seconds": found.seconds,
         }
@@ -175,7 +175,7 @@ def picture(sweep: Sweep) -> None:
     @st.fragment(run_every=1 if active else None)
     def bar() -> None:
         done = len(sweeps.results(sweep))
-        live = "".join(f" · {run.config.summary}, {run.history.steps}/{run.config.steps}" for run in sweeps.live(sweep))
+        live = "".join(f" · {run.recipe.title}, {run.history.steps}/{run.recipe.steps}" for run in sweeps.live(sweep))
         text = _("{done} of {all} runs done").format(done=done, all=len(sweep.configs)) + live
         st.progress(done / len(sweep.configs), text=text)
         if reason := sweeps.waits_for(sweep.id):
@@ -232,7 +232,7 @@ def overview(known: dict[str, Sweep]) -> None:
         with st.container(horizontal=True, vertical_alignment="center", key=f"sweep-row-{id}"):
             who = ", ".join(server().classroom.names(id)) or _("somebody without a name")
             state = sweeps.waits_for(id) or _("goes on") if sweeps.active(id) else _("rests")
-            done = sum(config.run_id in ended for config in sweep.configs)
+            done = sum(config.id in ended for config in sweep.configs)
             st.markdown(as_text(_("{name} · {who} · {done} of {all} runs ended · {state}").format(
                 name=sweep.name, who=who, done=done, all=len(sweep.configs), state=state)), width="stretch")  # fmt: skip
             if classroom.may_change_sweep(id):

@@ -60,7 +60,7 @@ def test_json_holds_the_very_numbers_of_the_trainer(capsys):
     assert [(step["step"], step["loss"], step["accuracy"]) for step in steps] == [(r.step, r.loss, r.accuracy) for r in records]
     six = [name for name in QUANTITIES if name != "treated_grad_rms"]
     for step, record in zip(steps, records, strict=True):
-        assert tuple(step["layers"]) == config.layer_names
+        assert tuple(step["layers"]) == config.layout.names
         assert all(list(layer) == six for layer in step["layers"].values())
         table = np.array([list(layer.values()) for layer in step["layers"].values()], np.float32).T
         np.testing.assert_array_equal(table, record.layers[[list(QUANTITIES).index(name) for name in six]])

@@ -47,7 +47,7 @@ def test_a_run_ends_as_soon_as_it_has_trained_and_a_second_start_takes_it_from_t
     assert run.status is Status.STOPPED and run.message == EARLY and len(said) == 1
     again, silent = bench(store)
     assert again.run(NET).created == run.created and not silent
-    assert list(again.used) == [NET.run_id]
+    assert list(again.used) == [NET.id]
 
 
 @pytest.mark.trains
@@ -111,7 +111,7 @@ def test_kept_runs_of_other_arithmetic_are_used_and_said(store):
     same.arithmetic = here(torch.device("cpu"), 1)
     store.save(run, same)
     again, silent = bench(store)
-    assert [again.run(kept.config).created for kept in (run, same)] == [run.created, same.created] and not silent
+    assert [again.run(kept.recipe).created for kept in (run, same)] == [run.created, same.created] and not silent
     assert again.others == {run.id}
     text = Report("digits", "cpu", "c", [0], {}, [run, same], [], [], []).text([])
     assert f"unknown arithmetic, not noted when it ran; {arithmetic_text(same.arithmetic)}" in text

@@ -16,18 +16,18 @@ from gradviz.record.run import Run
 
 def lesson_figures(lesson: Lesson, runs: Sequence[Run]) -> dict[str, go.Figure]:
     """Its pictures by kind, of the runs that are there: border, profile, wake, weights, loss."""
-    named = {net_name(run.config): run for run in runs if run.history.steps}
+    named = {net_name(run.recipe): run for run in runs if run.history.steps}
     if not named:
         return {}
-    one_each = {name: run for name, run in named.items() if not run.config.seed} or named  # at step 0 the seeds are alike
+    one_each = {name: run for name, run in named.items() if not run.recipe.seed} or named  # at step 0 the seeds are alike
     makers = {
         "border": lambda: border_figure(
-            Sweep(lesson.id, tuple(run.config for run in runs)), {run.config: result(run) for run in runs}, ARTICLE_BORDERS
+            Sweep(lesson.id, tuple(run.recipe for run in runs)), {run.recipe: result(run) for run in runs}, ARTICLE_BORDERS
         ),
         "profile": lambda: profile_figure(
             {name: run.history.quantity(lesson.quantity)[0] for name, run in one_each.items()},
             lesson.quantity,
-            {name: getattr(predict(run.config), lesson.quantity) for name, run in one_each.items()},
+            {name: getattr(predict(run.recipe), lesson.quantity) for name, run in one_each.items()},
         ),
         "wake": lambda: wake_figure(one_each),
         "weights": lambda: ratio_to_start_figure(runs[0], "weight_rms"),

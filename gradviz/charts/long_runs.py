@@ -29,8 +29,8 @@ def depth_figure(runs: Iterable[LongRun]) -> go.Figure:
     rows = [(activation, *rate) for activation in DEPTHS for rate in RATES]
     figure = Draft(_("blocks"), "")
     seen: dict[tuple, int] = {}
-    for run in sorted(filter(lambda run: is_plain(run.config), runs), key=lambda run: run.config.seed):
-        config = run.config
+    for run in sorted(filter(lambda run: is_plain(run.recipe), runs), key=lambda run: run.recipe.seed):
+        config = run.recipe
         row = rows.index((config.activation, config.optimizer, config.lr))
         place = seen[row, config.blocks] = seen.get((row, config.blocks), -1) + 1
         colour, symbol = _STYLE[run.outcome]
@@ -38,7 +38,7 @@ def depth_figure(runs: Iterable[LongRun]) -> go.Figure:
             x=[config.blocks + 0.22 * place], y=[row], mode="markers", showlegend=False,
             marker={"color": colour, "symbol": symbol, "size": 11},
             hovertemplate=_("{summary}, seed {seed}: {outcome} after {steps:,} steps").format(
-                summary=config.summary, seed=config.seed, outcome=_(run.outcome), steps=run.steps) + "<extra></extra>",
+                summary=config.title, seed=config.seed, outcome=_(run.outcome), steps=run.steps) + "<extra></extra>",
         )  # fmt: skip
     for word, (colour, symbol) in _STYLE.items():
         figure.scatter(x=[None], y=[None], mode="markers", name=_(word), marker={"color": colour, "symbol": symbol, "size": 11})

@@ -115,7 +115,7 @@ def wake_figure(runs: Mapping[str, Run], quantity: str = "weight_grad_rms") -> g
     figure = Draft(_("step"), _("{quantity} of the first block, log10").format(quantity=quantity_name(quantity)))
     for (name, run), style in zip(runs.items(), line_styles(), strict=False):
         history = run.history.snapshot()
-        values = history.quantity(quantity)[:, 2 if run.config.blocks else 0].astype(float)
+        values = history.quantity(quantity)[:, run.recipe.layout.front].astype(float)
         places = QUANTITIES[quantity].places(values)
         places = np.where(np.isneginf(places), ZERO_AT, np.where(np.isfinite(places), places, np.nan))
         line(figure, np.arange(len(values)) * history.stride, places, name, style)
@@ -132,7 +132,7 @@ def ratio_to_start_figure(run: Run, quantity: str) -> go.Figure:
         _("layer, from input to output"), _("{quantity}, at the end over the start").format(quantity=quantity_name(quantity))
     )
     style = {"color": COLOURS[0], "dash": "solid"}
-    line(figure, np.arange(1, len(ratio) + 1), ratio, run.config.summary, style, "lines+markers")
+    line(figure, np.arange(1, len(ratio) + 1), ratio, run.recipe.title, style, "lines+markers")
     level(figure, 1.0, len(ratio), _("unchanged"))
     figure.layout["yaxis"].update(rangemode="tozero")
     return figure.done()
@@ -156,7 +156,7 @@ def heatmaps_figure(runs: Mapping[str, Run], quantity: str, limits: tuple[float,
         axis = str(place + 1) if place else ""
         left, top = (wide + 0.09) * (place % columns), 1 - (high + gap) * (place // columns)
         figure.raster(
-            raster.encode(values, quantity, *limits).T, PALETTE, dx=stride, dy=run.config.layers / max(1, values.shape[1]),
+            raster.encode(values, quantity, *limits).T, PALETTE, dx=stride, dy=len(run.recipe.layout) / max(1, values.shape[1]),
             customdata=values.T, xaxis=f"x{axis}", yaxis=f"y{axis}",
             hovertemplate=_("step %{x:.0f}, layer %{y:.0f}") + ": %{customdata:.3g}<extra></extra>",
         )  # fmt: skip
@@ -167,7 +167,7 @@ def heatmaps_figure(runs: Mapping[str, Run], quantity: str, limits: tuple[float,
             **({"matches": "x"} if place else {}),
         }  # fmt: skip
         figure.layout[f"yaxis{axis}"] = {
-            "anchor": f"x{axis}", "domain": [top - high, top], "range": [run.config.layers + 0.5, 0.5], "showgrid": False,
+            "anchor": f"x{axis}", "domain": [top - high, top], "range": [len(run.recipe.layout) + 0.5, 0.5], "showgrid": False,
             "title": {"text": "" if place % columns else _("layer")}, **_STRETCHED,
         }  # fmt: skip
         figure.layout["annotations"].append({
@@ -185,13 +185,13 @@ def difference_figure(first: Run, second: Run, quantity: str) -> go.Figure:
     """log10 of the first over the second, where both have a layer of that name and a step. White is no difference."""
     scale = QUANTITIES[quantity]
     one, two = first.history.snapshot(), second.history.snapshot()
-    names = [name for name in first.config.layer_names if name in set(second.config.layer_names)]
+    names = [name for name in first.recipe.layout.names if name in set(second.recipe.layout.names)]
     common = min(one.steps, two.steps)
     stride = max(1, math.ceil(common / (MOST_POINTS // 2)))
     steps = np.arange(0, common, stride)
     parts = [
         run.history.quantity(quantity)[np.minimum(steps // history.stride, max(0, len(history.columns) - 1))][
-            :, [run.config.layer_names.index(name) for name in names]
+            :, [run.recipe.layout.names.index(name) for name in names]
         ].astype(float)
         for run, history in ((first, one), (second, two))
     ]
@@ -220,7 +220,7 @@ def difference_figure(first: Run, second: Run, quantity: str) -> go.Figure:
 def _frame(run: Run) -> int:
     """Steps that the axis shows: of a live run a doubling number, so that it rarely moves under the reader's zoom."""
     steps = max(1, run.history.steps)
-    return min(run.config.steps, max(32, 2 ** math.ceil(math.log2(steps)))) if run.status.live else steps
+    return min(run.recipe.steps, max(32, 2 ** math.ceil(math.log2(steps)))) if run.status.live else steps
 
 
 def _columns(history: History, quantity: str, most: int) -> tuple[int, np.ndarray]:

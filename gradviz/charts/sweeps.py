@@ -58,7 +58,7 @@ def border_figure(sweep: Sweep, results: Mapping[RunConfig, Result], claims: Map
                         x=[value], y=[y], mode="markers", showlegend=False,
                         marker={"color": colour, "symbol": symbol, "size": 9, "line": {"width": 1, "color": "rgba(60,60,60,.6)"}},
                         hovertemplate=_("{summary}, seed {seed}: {outcome}, loss {loss:.3g} after {steps} steps").format(
-                            summary=config.summary, seed=config.seed, outcome=_(word), loss=found.loss, steps=found.steps
+                            summary=config.title, seed=config.seed, outcome=_(word), loss=found.loss, steps=found.steps
                         )
                         + "<extra></extra>",
                     )  # fmt: skip
@@ -125,7 +125,7 @@ def theory_ratios(sweep: Sweep) -> dict[str, tuple[list[float], list[float]]]:
     for remedy, name in sweep.remedies().items():
         configs = {_axis_value(config, axis): config for config in sweep.configs if sweep.remedy(config) == remedy}
         places = sorted(configs)
-        ends = [(2, -4) if configs[place].blocks else (0, 1) for place in places]
+        ends = [configs[place].layout.ends for place in places]
         profiles = [predict(configs[place]).weight_grad_rms for place in places]
         lines[name] = places, [float(p[first] - p[last]) for p, (first, last) in zip(profiles, ends, strict=True)]
     return lines

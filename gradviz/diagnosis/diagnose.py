@@ -121,9 +121,9 @@ class _State:
     """The few numbers everything is judged by. `front` and `back` are the first and the last convolution of the blocks."""
 
     def __init__(self, run: Run, history: History, column: int):
-        self.run, self.config, self.history, self.column = run, run.config, history, column
-        self.names = run.config.layer_names
-        self.front, self.back = (2, 1 + 2 * run.config.blocks) if run.config.blocks else (0, 1)
+        self.run, self.config, self.history, self.column = run, run.recipe, history, column
+        self.names = run.recipe.layout.names
+        self.front, self.back = run.recipe.layout.ends
         self.front_name, self.back_name = self.names[self.front], self.names[self.back]
         self.steps = min((column + 1) * history.stride, history.steps)
         self.now = history.columns[column]  # float32 (quantities, layers)
@@ -146,7 +146,8 @@ class _State:
     @property
     def inside(self) -> slice:
         """The convolutions of the blocks."""
-        return slice(self.front, self.back + 1) if self.config.blocks else slice(0, 0)
+        inside = self.run.recipe.layout.inside
+        return slice(inside.start, inside.stop)
 
     @property
     def zeros(self) -> np.ndarray:

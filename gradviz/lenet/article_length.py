@@ -90,8 +90,8 @@ class LongEvidence:
 
     def __init__(self, runs: Iterable[LongRun]):
         self._runs: dict[RunConfig, list[LongRun]] = {}
-        for run in sorted(runs, key=lambda run: run.config.seed):
-            self._runs.setdefault(replace(run.config, seed=0), []).append(run)
+        for run in sorted(runs, key=lambda run: run.recipe.seed):
+            self._runs.setdefault(replace(run.recipe, seed=0), []).append(run)
 
     def __iter__(self) -> Iterator[LongRun]:
         return (run for runs in self._runs.values() for run in runs)
@@ -157,7 +157,7 @@ def told(*runs: LongRun) -> str:
     """'9 blocks relu adam 0.0003 learnt (accuracy 90 % after 7,812 steps); …'"""
     return "; ".join(
         _("{name} {rate} {outcome} (accuracy {accuracy:.0%} after {steps:,} steps)").format(
-            name=net_name(run.config), rate=f"{run.config.lr:g}", outcome=_(run.outcome), accuracy=run.accuracy, steps=run.steps
+            name=net_name(run.recipe), rate=f"{run.recipe.lr:g}", outcome=_(run.outcome), accuracy=run.accuracy, steps=run.steps
         )
         for run in runs
     )
@@ -169,7 +169,7 @@ def _told(e: LongEvidence, *configs: RunConfig) -> str:
 
 def _blocks(run: LongRun, quantity: str, last: bool = False) -> np.ndarray:
     """float64 (block convolutions,)"""
-    return np.array((run.end if last else run.start)[quantity])[2 : 2 + 2 * run.config.blocks]
+    return np.array((run.end if last else run.start)[quantity])[run.recipe.layout.inside]
 
 
 def _gap(run: LongRun, quantity: str = "weight_grad_rms", last: bool = False) -> float:
@@ -368,15 +368,15 @@ def _exploding(e: LongEvidence) -> Finding | None:
 
 def _dynamics(e: LongEvidence) -> Finding | None:
     sigmoid = [run for n in range(1, 8) for run in e.runs(net("sigmoid", n))[:1]]
-    plain = [run for run in e if is_plain(run.config)]
+    plain = [run for run in e if is_plain(run.recipe)]
     learnt = [run for run in plain if run.trains]
     # Where a layer died, what lies before it reads 0 for that reason: no word on vanishing.
-    stuck = [run for run in plain if run.config.activation == "sigmoid" and run.outcome == AT_CHANCE]
+    stuck = [run for run in plain if run.recipe.activation == "sigmoid" and run.outcome == AT_CHANCE]
     if len(sigmoid) < 3 or not learnt or not stuck:
         return None
-    gaps = {run.config.blocks: _gap(run) for run in sigmoid}
+    gaps = {run.recipe.blocks: _gap(run) for run in sigmoid}
     rises = [max(point[3] for point in run.curve) / run.curve[0][3] for run in learnt if run.curve[0][3] > 0]
-    deepest = max(stuck, key=lambda run: run.config.blocks)
+    deepest = max(stuck, key=lambda run: run.recipe.blocks)
     still = deepest.curve[-1][3] < DECADE**2 * deepest.curve[0][3]
     zero = deepest.curve[-1][3]
     values = list(gaps.values())
@@ -391,10 +391,10 @@ def _dynamics(e: LongEvidence) -> Finding | None:
                  _("Largest gradient of the first block over that at step 0, in {n} nets that learnt: ×{low} to ×{high}.").format(
                      n=len(rises), low=number(min(rises)), high=number(max(rises)))),
             Part(_("Past some depth they never recover, and the net cannot train."), still,
-                 _told(e, replace(deepest.config, seed=0)) + "."),
+                 _told(e, replace(deepest.recipe, seed=0)) + "."),
             Part(_("There they fall to 0."), zero == 0,
                  _("{name} {rate}: first block {zero} at the end.").format(
-                     name=net_name(deepest.config), rate=f"{deepest.config.lr:g}", zero=number(zero))),
+                     name=net_name(deepest.recipe), rate=f"{deepest.recipe.lr:g}", zero=number(zero))),
         ),
         None,
         _("The first block's gradient grew ×{low} to ×{high} in {n} nets that learnt.").format(

@@ -51,7 +51,7 @@ def code(config: RunConfig, arithmetic: Arithmetic | None = None) -> str:
     number of threads and PyTorch, it prints the same losses to the last digit. `arithmetic` is what the run was
     computed with: the program takes its number of threads, without it one, and says the rest.
     """
-    title = f"{config.summary}: a LeNet of {config.layers} layers and its training."
+    title = f"{config.title}: a LeNet of {config.layers} layers and its training."
     parts = [_header(config, title, arithmetic)]
     parts += [part(config) for part in (_data, _block, _net, _initialisation, _loop)]
     return "\n\n".join(part for part in parts if part)

@@ -14,8 +14,10 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
+
+from gradviz.lenet.layout import layout
+from gradviz.record.layout import Layout
 
 
 class ConfigError(ValueError):
@@ -123,7 +125,7 @@ DEVICES = {
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The complete recipe of one training run. Two equal configs are the same run (see `run_id`).
+    """The complete recipe of one training run. Two equal configs are the same run (see `id`).
 
     Raises ConfigError, naming the field and its range, if a value is not allowed.
     The order of the fields is the reader's order on the page.
@@ -212,14 +214,12 @@ class RunConfig:
         """Number of weight layers: 2 in the stem, 2 in each block, 3 in the head."""
         return 5 + 2 * self.blocks
 
-    @cached_property
-    def layer_names(self) -> tuple[str, ...]:
-        """Names of the weight layers in forward order."""
-        blocks = (f"block{b}.conv{c}" for b in range(self.blocks) for c in (1, 2))
-        return ("conv1", "conv2", *blocks, "fc1", "fc2", "fc3")
+    @property
+    def layout(self) -> Layout:
+        return layout(self.blocks)
 
     @property
-    def run_id(self) -> str:
+    def id(self) -> str:
         """12 hex digits of the content's SHA-256: the same settings give the same id on every machine.
 
         Only what differs from the defaults goes in, so that a setting added later leaves the ids of kept runs alone.
@@ -229,7 +229,7 @@ class RunConfig:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
-    def summary(self) -> str:
+    def title(self) -> str:
         """One short line such as '12 blocks · sigmoid · batch norm · ±0.5 · adam 0.001'."""
         parts = [f"{self.blocks} block{'s' * (self.blocks != 1)}", self.activation]
         parts += ["batch norm"] * self.batch_norm + [f"{self.other_norm} norm"] * (self.other_norm != "none")

@@ -73,7 +73,7 @@ class Evidence:
     def __init__(self, runs: Iterable[Run]):
         self._runs: dict[RunConfig, list[Run]] = {}
         for run in runs:
-            self._runs.setdefault(_bare(run.config), []).append(run)
+            self._runs.setdefault(_bare(run.recipe), []).append(run)
 
     def runs(self, config: RunConfig) -> list[Run]:
         """One for each seed. Raises KeyError if the lesson has no such run."""
@@ -81,7 +81,7 @@ class Evidence:
 
     def run(self, config: RunConfig) -> Run:
         """The one with the smallest seed."""
-        return min(self.runs(config), key=lambda run: run.config.seed)
+        return min(self.runs(config), key=lambda run: run.recipe.seed)
 
     def results(self, config: RunConfig) -> list[Result]:
         return [result(run) for run in self.runs(config)]
@@ -179,7 +179,7 @@ def quantity_at(run: Run, quantity: str, last: bool = False) -> np.ndarray:
 
 def inside(run: Run) -> slice:
     """The block convolutions, or the stem in a net without blocks."""
-    return slice(2, 2 + 2 * run.config.blocks) if run.config.blocks else slice(0, 2)
+    return slice(run.recipe.layout.front, run.recipe.layout.back + 1)
 
 
 def factor(run: Run, quantity: str = "weight_grad_rms") -> float:
@@ -244,7 +244,7 @@ def _profile(run: Run, quantity: str = "weight_grad_rms") -> str:
 
 
 def _depth_border(e: Evidence, nets: Iterable[RunConfig]):
-    return border((run.config, result(run)) for net in nets for run in e.runs(net))
+    return border((run.recipe, result(run)) for net in nets for run in e.runs(net))
 
 
 # Claim 1
@@ -662,7 +662,7 @@ def _check_bypassed(e: Evidence, run: Run) -> Finding:
     tiny = np.flatnonzero(gradient < TINY * middle)
     before = gradient[: tiny[-1]] if len(tiny) else gradient[:0]  # nearer to the input, so behind it on the way back
     unharmed = bool(np.median(before) > TINY * middle) if len(before) else None
-    names = run.config.layer_names
+    names = run.recipe.layout.names
     lowest = int(np.argmin(gradient))
     third = len(gradient) / 3
     return Finding(
@@ -679,7 +679,7 @@ def _check_bypassed(e: Evidence, run: Run) -> Finding:
                 _("This does no harm to the others: they are bypassed on the way back."), unharmed,
                 _("First block {first}, last block {last}, after {steps} steps; {told}.").format(
                     first=number(float(gradient[0])), last=number(float(gradient[-1])), steps=run.history.steps,
-                    told=_told(e, run.config),
+                    told=_told(e, run.recipe),
                 ),
             ),
             Part(
@@ -809,7 +809,7 @@ def _check_sigmoid_norm(e: Evidence) -> Finding:
 
 def _usual_step(run: Run) -> float:
     """Adam's first step moves every weight by the learning rate (Kingma & Ba 2015); here over the first block's weight RMS."""
-    return run.config.lr / ends(run, "weight_rms")[0]
+    return run.recipe.lr / ends(run, "weight_rms")[0]
 
 
 def _shortcut_fails() -> list[RunConfig]:

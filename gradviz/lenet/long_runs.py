@@ -63,7 +63,7 @@ class KeepError(RuntimeError):
 class LongRun:
     """What is kept of one training."""
 
-    config: RunConfig
+    recipe: RunConfig
     arithmetic: Arithmetic | None  # None: not known
     outcome: str  # a word of OUTCOMES
     steps: int  # done
@@ -83,7 +83,8 @@ class LongRun:
 
     def to_line(self) -> str:
         """One line of strict JSON; numbers that are not finite are the strings "nan", "inf", "-inf"."""
-        values = asdict(self) | {"version": _VERSION, "config": self.config.to_query()}
+        values = asdict(self) | {"version": _VERSION, "config": self.recipe.to_query()}
+        del values["recipe"]
         return json.dumps(_jsonable(values), allow_nan=False)
 
     @classmethod
@@ -134,7 +135,7 @@ class Keep:
                 raise KeepError(
                     f"Line {number} of {self.path} is not a run of this version ({error}): move the file away or mend that line."
                 ) from error
-            self._runs[run.config] = run
+            self._runs[run.recipe] = run
 
     def __iter__(self) -> Iterator[LongRun]:
         return iter(list(self._runs.values()))
@@ -157,7 +158,7 @@ class Keep:
                     os.fsync(file.fileno())
             except OSError as error:
                 raise KeepError(f"{self.path} cannot be written ({error.strerror}).") from error
-            self._runs[run.config] = run
+            self._runs[run.recipe] = run
 
 
 class Judge:
@@ -177,10 +178,10 @@ class Judge:
         self._all_pass = np.zeros(config.layers, bool)
         self._all_pass[passed] = True
         if config.shortcut:
-            self._all_pass[2 : 2 + 2 * config.blocks] = False
+            self._all_pass[config.layout.inside] = False
         self._curve: list[tuple[float, ...]] = []
         self._every = max(1, config.steps // _POINTS)
-        self._first, self._last = (2, 1 + 2 * config.blocks) if config.blocks else (0, 1)
+        self._first, self._last = config.layout.ends
         self._start: np.ndarray | None = None
         self._record: StepRecord | None = None
 
@@ -359,10 +360,10 @@ class _Crew:
 
 def told(run: LongRun) -> str:
     """'9 blocks · relu · adam 0.0003 · mnist · seed 0: learnt after 7,812 of 9,370 steps, accuracy 90 %, 301 s'"""
-    config = run.config
+    config = run.recipe
     tested = "" if run.test_accuracy is None else f", test accuracy {run.test_accuracy:.1%}"
     return (
-        f"{config.summary} · seed {config.seed}: {run.outcome} after {run.steps:,} of {config.steps:,} steps, "
+        f"{config.title} · seed {config.seed}: {run.outcome} after {run.steps:,} of {config.steps:,} steps, "
         f"loss {run.loss:.3g}, accuracy {run.accuracy:.0%}{tested}, {run.seconds:.0f} s"
     )
 

@@ -115,7 +115,7 @@ class DeepLeNet(nn.Module):
 
     @property
     def weight_layers(self) -> list[nn.Conv2d | nn.Linear]:
-        """In forward order, as RunConfig.layer_names names them."""
+        """In forward order, as RunConfig.layout.names names them."""
         inner = [conv for block in self.blocks for conv in (block.conv1, block.conv2)]
         return [self.conv1, self.conv2, *inner, self.fc1, self.fc2, self.fc3]
 

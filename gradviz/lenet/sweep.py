@@ -64,7 +64,7 @@ def result(run: Run) -> Result:
     if not history.steps:
         return Result(FAILED if run.status is Status.FAILED else UNFINISHED, math.nan, 0, None, math.nan, math.nan, 0.0)
     start = history.quantity("weight_grad_rms")[0].astype(float)
-    first, last = (2, 1 + 2 * run.config.blocks) if run.config.blocks else (0, 1)
+    first, last = run.recipe.layout.ends
     with np.errstate(all="ignore"):
         ratio = float(np.divide(start[first], start[last]))
     loss = float(np.mean(history.loss[-WINDOW:]))
@@ -81,7 +81,7 @@ def _outcome(run: Run, steps: int, loss: float, last_loss: float) -> str:
         return TRAINED
     if run.status is Status.FAILED:
         return FAILED
-    if steps < run.config.steps:
+    if steps < run.recipe.steps:
         return UNFINISHED
     if loss >= LOUD:
         return DIVERGED
@@ -135,7 +135,7 @@ class Sweep:
     @property
     def id(self) -> str:
         """The same runs under the same name are the same sweep."""
-        text = json.dumps([self.name, self.early, [config.run_id for config in self.configs]])
+        text = json.dumps([self.name, self.early, [config.id for config in self.configs]])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
@@ -227,7 +227,7 @@ def cost(config: RunConfig) -> float:
 
 def measured_rate(summaries: Iterable[Summary]) -> float | None:
     """Seconds per unit of `cost`, the median of what the newest runs took here; None if none has trained long enough."""
-    rates = [s.seconds / s.steps / cost(s.config) for s in itertools.islice(summaries, 50) if s.steps >= WINDOW and s.seconds > 0]
+    rates = [s.seconds / s.steps / cost(s.recipe) for s in itertools.islice(summaries, 50) if s.steps >= WINDOW and s.seconds > 0]
     return statistics.median(rates) if rates else None
 
 
@@ -241,7 +241,7 @@ def estimate(configs: Iterable[RunConfig], rate: float, at_once: int = 1) -> flo
 
 def looked(run: Run) -> bool:
     """Whether a run that is only asked for its gradients has shown them: the test at its end would take far longer."""
-    return run.config.steps < WINDOW and run.history.steps == run.config.steps
+    return run.recipe.steps < WINDOW and run.history.steps == run.recipe.steps
 
 
 def trained_already(run: Run) -> bool:

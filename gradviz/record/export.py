@@ -41,7 +41,7 @@ def step_table(run: Run) -> pd.DataFrame:
 def layer_parts(run: Run) -> Iterator[pd.DataFrame]:
     """`layer_table` in pieces, at least one."""
     history = run.history.snapshot()
-    for first, end in _pieces(len(history.columns), max(1, _ROWS // run.config.layers)):
+    for first, end in _pieces(len(history.columns), max(1, _ROWS // len(run.recipe.layout))):
         yield _layers(history, run, first, end)
 
 
@@ -118,7 +118,7 @@ class Sink:
 
 
 def _layers(history: History, run: Run, first: int, end: int) -> pd.DataFrame:
-    names = run.config.layer_names
+    names = run.recipe.layout.names
     columns = history.columns[first:end]
     steps = np.arange(first, first + len(columns)) * history.stride
 

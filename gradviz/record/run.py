@@ -8,12 +8,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Generic
 
 import numpy as np
 
-from gradviz.lenet.config import RunConfig
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.quantities import QUANTITIES
+from gradviz.record.recipe import R
 from gradviz.record.sample import AnatomySample, BlockDeletion, PackedSample
 
 
@@ -178,10 +179,10 @@ def _grown(array: np.ndarray, length: int) -> np.ndarray:
 
 
 @dataclass
-class Run:
+class Run(Generic[R]):
     """One training as everybody sees it. Written by its worker alone, read by all."""
 
-    config: RunConfig
+    recipe: R
     history: History
     status: Status = Status.QUEUED
     device: str = ""  # what the run got, in words
@@ -195,7 +196,7 @@ class Run:
 
     @property
     def id(self) -> str:
-        return self.config.run_id
+        return self.recipe.id
 
     def end(self, outcome: Outcome) -> None:
         """Takes over how the training ended; the status last, so that who reads an ended run finds it complete."""

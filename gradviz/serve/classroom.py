@@ -330,7 +330,7 @@ def archive(runs: Iterable[Run], names: Callable[[str], Iterable[str]], most_byt
         for run in runs:
             room = sink.taken < most_bytes
             if room:
-                file.writestr(f"{run.id}/config.json", json.dumps(run.config.to_dict(), indent=1))
+                file.writestr(f"{run.id}/config.json", json.dumps(run.recipe.to_dict(), indent=1))
                 for name in ("steps.csv", "layers.parquet"):
                     make, _media = export.FILES[name]
                     with file.open(f"{run.id}/{name}", "w") as part:
@@ -356,5 +356,5 @@ def _row(run: Run, names: Iterable[str]) -> dict[str, object]:
         "created": datetime.fromtimestamp(run.created, UTC).isoformat(timespec="seconds"),
         "message": run.message,
         "computed_with": run.arithmetic.code if run.arithmetic else "unknown",
-        **run.config.to_dict(),
+        **run.recipe.to_dict(),
     }

@@ -223,13 +223,13 @@ class RunManager:
         he is, keeps one who calls himself many people from having the turns of all.
         Raises Refused if this server does not take the run, RuntimeError once the manager is closed.
         """
-        if (joined := self._join(self.get(config.run_id), config, again, client, address)) is not None:
+        if (joined := self._join(self.get(config.id), config, again, client, address)) is not None:
             return joined
         try:
             self._admit(config, again)
-            old = self.get(config.run_id) if again else None
+            old = self.get(config.id) if again else None
             with self._changed:
-                meanwhile = self.at_hand(config.run_id)  # what was started; nothing is read under the lock
+                meanwhile = self.at_hand(config.id)  # what was started; nothing is read under the lock
                 if (joined := self._join(meanwhile, config, again, client, address)) is not None:
                     return joined
                 waiting = sum(bool(job.run.clients) for job in self._queue)  # to begin, or for another slice
@@ -245,9 +245,9 @@ class RunManager:
         except Refused as refusal:
             with self._changed:
                 self._refused[refusal.reason] += 1
-            log.info("event=refused reason=%s run=%s summary=%s", refusal.reason, config.run_id, json.dumps(config.summary))
+            log.info("event=refused reason=%s run=%s summary=%s", refusal.reason, config.id, json.dumps(config.title))
             raise
-        _log("queued", run, summary=config.summary)
+        _log("queued", run, summary=config.title)
         return run
 
     def get(self, id: str) -> Run | None:
@@ -532,7 +532,7 @@ class RunManager:
         with self._changed:
             if self._closing:
                 raise RuntimeError("The run manager is closed.")
-            job = self._jobs.get(config.run_id)
+            job = self._jobs.get(config.id)
             kept = job.run if job else kept
             if kept and not (again and kept.status in AFRESH):
                 if job and client:
@@ -608,7 +608,7 @@ class RunManager:
         """Raises Refused if it does not fit even once the trainings that have taken their memory have given it back."""
         with self._changed:  # what is paused is given up if need be
             jobs = [job for job in self._jobs.values() if job.training is not None and job.run.history.steps]
-        limits.check_memory(config, self._memory_left(), [job.run.config for job in jobs])
+        limits.check_memory(config, self._memory_left(), [job.run.recipe for job in jobs])
 
     # Under the lock
 
@@ -728,7 +728,7 @@ class RunManager:
             if job.training is not None:
                 return job
             room = self._room() if room is None else room
-            if limits.memory_needed(job.run.config) <= room:
+            if limits.memory_needed(job.run.recipe) <= room:
                 return job
         return None
 
@@ -747,8 +747,8 @@ class RunManager:
         if left is None or now - self._room_made < _ROOM_EVERY or not (resting := self._resting(_GRACE)):
             return
         passing = [job for job in self._jobs.values() if job.training is not None and not job.held]
-        needed = limits.memory_needed(self._order()[0].run.config)
-        if needed > left + sum(limits.memory_needed(job.run.config) for job in passing):
+        needed = limits.memory_needed(self._order()[0].run.recipe)
+        if needed > left + sum(limits.memory_needed(job.run.recipe) for job in passing):
             self._room_made = now
             self._stop(resting[0], _("While it was paused, its memory was needed for another run: the training was given up. "
                                      "What it recorded is kept; Start afresh trains it anew."))  # fmt: skip
@@ -767,7 +767,7 @@ class RunManager:
         if left is None:
             return math.inf
         # Those that have just begun have not taken their memory yet.
-        return left - sum(limits.memory_needed(job.run.config) for job in others if not job.run.history.steps)
+        return left - sum(limits.memory_needed(job.run.recipe) for job in others if not job.run.history.steps)
 
     def _keep(self, run: Run) -> None:
         self._kept[run.id] = self._about[run.id] = run
@@ -807,8 +807,8 @@ class RunManager:
         run = job.run
         try:
             if job.training is None:
-                self._check_memory(run.config)  # it may have waited long, or since a restart
-                job.training = self._train(run.config, job.stop.is_set)
+                self._check_memory(run.recipe)  # it may have waited long, or since a restart
+                job.training = self._train(run.recipe, job.stop.is_set)
                 device = job.training.device
                 run.device = device if isinstance(device, str) else device_text(device)
                 run.arithmetic = job.training.arithmetic
@@ -988,7 +988,7 @@ class Preview:
 
     @property
     def id(self) -> str:
-        return self.config.run_id
+        return self.config.id
 
     @property
     def seconds_per_step(self) -> float | None:
@@ -1016,7 +1016,7 @@ class _Previews:
     def ask(self, config: RunConfig, client: str, person: str) -> Preview:
         config = replace(config, **{name: FIELDS[name].default for name in _AFTER_PREVIEW})
         with self._changed:
-            preview = self._known.get(config.run_id)
+            preview = self._known.get(config.id)
             if preview is None or preview.error:
                 preview = Preview(config)
                 self._known[preview.id] = preview
@@ -1093,7 +1093,7 @@ class _Previews:
             except Interrupted:
                 error = "Another preview was asked for meanwhile."
             except Exception as problem:  # whatever it is, the next preview must not suffer
-                log.exception("event=preview-error summary=%s", json.dumps(preview.config.summary))
+                log.exception("event=preview-error summary=%s", json.dumps(preview.config.title))
                 error = _sentence(problem)
             with self._changed:
                 self._running = None
@@ -1132,7 +1132,7 @@ def _instead(job: _Job) -> Run:
 def _seconds_left(run: Run) -> float:
     """Of training, at the pace so far; nan before the first step."""
     history = run.history.snapshot()
-    return (run.config.steps - history.steps) * float(history.seconds[-1]) / history.steps if history.steps else math.nan
+    return (run.recipe.steps - history.steps) * float(history.seconds[-1]) / history.steps if history.steps else math.nan
 
 
 def _daemon(work: Callable[[], None], name: str) -> threading.Thread:

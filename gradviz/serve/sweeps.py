@@ -66,22 +66,22 @@ class _Results:
 
     def known(self, config: RunConfig, early: bool) -> Result | None:
         """Its result, if there is one that is enough: a run that was stopped once trained says nothing of its later steps."""
-        found = self._found.get(config.run_id)
+        found = self._found.get(config.id)
         return None if found and found.outcome == TRAINED and found.steps < config.steps and not early else found
 
     def judge(self, config: RunConfig) -> None:
         """Keeps the result of an ended run, if it has one: a run that was cut short has none."""
-        run = self._manager.get(config.run_id)
+        run = self._manager.get(config.id)
         if run is not None and not run.status.live:
             found = result(run)
             if found.outcome != UNFINISHED:
-                self._found[config.run_id] = found
+                self._found[config.id] = found
             else:
-                self._mute[config.run_id] = run.created
+                self._mute[config.id] = run.created
 
     def look_for(self, configs: Iterable[RunConfig]) -> None:
         """Judges those of them that have ended, which takes a while if it is a hundred. Those that say nothing are read once."""
-        missing = {config.run_id: config for config in configs if config.run_id not in self._found}
+        missing = {config.id: config for config in configs if config.id not in self._found}
         for summary in self._manager.list() if missing else ():
             if summary.id in missing and not summary.status.live and self._mute.get(summary.id) != summary.created:
                 self.judge(missing[summary.id])
@@ -135,7 +135,7 @@ class SweepRunner:
                 self.forget(id)
             self._sweeps[sweep.id] = sweep
             self._people[sweep.id] = with_one_more(self.people(sweep.id), client)
-            self._tried -= {config.run_id for config in sweep.configs}
+            self._tried -= {config.id for config in sweep.configs}
             self._refusal = ""
             if sweep.id not in self._active:
                 self._active.append(sweep.id)
@@ -179,8 +179,8 @@ class SweepRunner:
             if id not in self._active:
                 return
             self._active.remove(id)
-            wanted = {config.run_id for other in self._active for config in self._sweeps[other].configs}
-            for run_id in {config.run_id for config in self._sweeps[id].configs} - wanted:
+            wanted = {config.id for other in self._active for config in self._sweeps[other].configs}
+            for run_id in {config.id for config in self._sweeps[id].configs} - wanted:
                 self._turns.landed(run_id)
                 if self._flying.pop(run_id, None) and run_id in self._ours:
                     if (run := self._manager.get(run_id)) and not run.clients:
@@ -216,8 +216,8 @@ class SweepRunner:
     def live(self, sweep: Sweep) -> list[Run]:
         """Its runs that are live now."""
         with self._lock:
-            flying = [config for config in sweep.configs if config.run_id in self._flying]
-        runs = [self._manager.get(config.run_id) for config in flying]
+            flying = [config for config in sweep.configs if config.id in self._flying]
+        runs = [self._manager.get(config.id) for config in flying]
         return [run for run in runs if run is not None and run.status.live]
 
     def waits_for(self, id: str) -> str:
@@ -225,11 +225,11 @@ class SweepRunner:
         with self._lock:
             if id not in self._active:
                 return ""
-            mine = [config for config in self._sweeps[id].configs if config.run_id in self._flying]
+            mine = [config for config in self._sweeps[id].configs if config.id in self._flying]
         if not mine:
             return self._unread or _("It waits for its turn: a lesson, or another sweep of the same person or of others, goes "
                                      "before.")  # fmt: skip
-        if all(self._manager.position(config.run_id) is not None for config in mine):
+        if all(self._manager.position(config.id) is not None for config in mine):
             return _("Its runs wait for a worker: lessons and what people look at in the Lab go first.")
         return ""
 
@@ -282,13 +282,13 @@ class SweepRunner:
                 continue
             early = self._sweeps[id].early
             undone = (config for config in rest[id] if not self._results.known(config, early))
-            wanted = (config for config in undone if config.run_id not in self._flying)
+            wanted = (config for config in undone if config.id not in self._flying)
             if (config := next(wanted, None)) is not None:
                 if (unread := self._launch(config, id, read)) is not None:
                     return unread
                 continue
             del rest[id]
-            if not any(config.run_id in self._flying for config in self._sweeps[id].configs):
+            if not any(config.id in self._flying for config in self._sweeps[id].configs):
                 self._active.remove(id)
                 self._keep(self._sweeps[id])
                 log.info("event=sweep-ended sweep=%s", id)
@@ -305,23 +305,23 @@ class SweepRunner:
     def _launch(self, config: RunConfig, id: str, read: dict[str, Run | None]) -> str | None:
         """The id of its run if that must be read first."""
         early = self._sweeps[id].early
-        run = self._manager.at_hand(config.run_id) or read.get(config.run_id)
-        if run is None and config.run_id != next(reversed(read), None):
-            return None if config.run_id in self._tried and config.run_id in read else config.run_id
+        run = self._manager.at_hand(config.id) or read.get(config.id)
+        if run is None and config.id != next(reversed(read), None):
+            return None if config.id in self._tried and config.id in read else config.id
         if run is not None and not run.status.live:
             self._results.judge(config)
             if self._results.known(config, early):
                 return None
         if run is None or not run.status.live:
-            if config.run_id in self._tried:
+            if config.id in self._tried:
                 return None
-            self._tried.add(config.run_id)
-            self._ours.add(config.run_id)
-            self._results.forget(config.run_id)
+            self._tried.add(config.id)
+            self._ours.add(config.id)
+            self._results.forget(config.id)
             try:
                 run = self._manager.start(config, again=run is not None)
             except Refused as refusal:  # the others may still fit
-                self._ours.discard(config.run_id)
+                self._ours.discard(config.id)
                 self._refusal = self.warning = str(refusal)
                 return None
             except RuntimeError:  # the manager is closing
@@ -329,8 +329,8 @@ class SweepRunner:
                 return None
         if run.status is Status.PAUSED:
             self._manager.resume(run.id)  # who paused it was alone then
-        self._flying[config.run_id] = config
-        self._turns.launched(config.run_id, self._line(id))
+        self._flying[config.id] = config
+        self._turns.launched(config.id, self._line(id))
         return None
 
     def _keep(self, sweep: Sweep) -> None:

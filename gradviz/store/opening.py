@@ -275,11 +275,11 @@ def _connected(path: Path) -> sqlite3.Connection:
         # A setting added since changes the id of the same content.
         for row in db.execute("SELECT * FROM runs").fetchall():
             try:
-                config = Sound.of(row).config
+                config = Sound.of(row).recipe
             except ValueError:
                 continue
-            if config.run_id != row["id"]:
-                db.execute("UPDATE OR IGNORE runs SET id = ? WHERE id = ?", (config.run_id, row["id"]))
+            if config.id != row["id"]:
+                db.execute("UPDATE OR IGNORE runs SET id = ? WHERE id = ?", (config.id, row["id"]))
     except BaseException:
         db.close()
         raise

@@ -29,7 +29,7 @@ _LONGEST = 2000  # characters of what a page shows
 class Sound:
     """A row of `runs`."""
 
-    config: RunConfig
+    recipe: RunConfig
     status: Status
     created: float
     steps: int
@@ -82,7 +82,7 @@ class Parts:
 
     def __init__(self, sound: Sound, quantities: object, stride: object, *most: object):
         """`most`: the numbers of tests and of samples, if they were kept."""
-        self._layers, self._steps, self._most = sound.config.layers, sound.steps, sound.max_columns
+        self._layers, self._steps, self._most = len(sound.recipe.layout), sound.steps, sound.max_columns
         names = quantities.split() if isinstance(quantities, str) else []
         self._names = names if set(names) & set(QUANTITIES) else list(QUANTITIES)
         self._stride = stride if is_whole(stride) and self._fits(stride) else 1

@@ -141,7 +141,7 @@ def _column_sizes(db: sqlite3.Connection) -> dict[str, int]:
     sizes = {}
     for row in db.execute("SELECT * FROM runs"):
         try:
-            layers = Sound.of(row).config.layers
+            layers = len(Sound.of(row).recipe.layout)
         except ValueError:
             continue
         sizes[row["id"]] = 4 * layers * len(str(row["quantities"]).split())

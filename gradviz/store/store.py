@@ -43,7 +43,7 @@ class Summary:
     """A run without its records, for lists."""
 
     id: str
-    config: RunConfig
+    recipe: RunConfig
     status: Status
     created: float  # Unix time
     steps: int  # recorded so far
@@ -58,7 +58,7 @@ class Summary:
         history = run.history.snapshot()
         return cls(
             run.id,
-            run.config,
+            run.recipe,
             run.status,
             run.created,
             history.steps,
@@ -169,7 +169,7 @@ class RunStore:
         else:
             self._gaps.pop(id, None)
         return Run(
-            sound.config,
+            sound.recipe,
             parts.history(),
             sound.status,
             sound.device,
@@ -209,7 +209,7 @@ class RunStore:
             summaries.append(
                 Summary(
                     row["id"],
-                    sound.config,
+                    sound.recipe,
                     sound.status,
                     sound.created,
                     sound.steps,
@@ -234,8 +234,8 @@ class RunStore:
                 sound = Sound.of(row)
             except ValueError:
                 continue  # the list names it
-            history = History(sound.config.layers, sound.max_columns)
-            runs.append(Run(sound.config, history, created=sound.created, clients=clients(row["clients"])))
+            history = History(len(sound.recipe.layout), sound.max_columns)
+            runs.append(Run(sound.recipe, history, created=sound.created, clients=clients(row["clients"])))
         return runs
 
     def count(self) -> int:
@@ -276,7 +276,7 @@ class RunStore:
     def _sound(self, row: sqlite3.Row) -> Sound:
         """Raises ValueError. What was live when the last server ended could not be marked where nothing can be written."""
         sound = Sound.of(row)
-        if not self._file.reading_only and sound.config.run_id != row["id"]:  # opening gives it the right one, if that is free
+        if not self._file.reading_only and sound.recipe.id != row["id"]:  # opening gives it the right one, if that is free
             raise ValueError("the settings of another run")
         if self._file.reading_only and sound.status in (Status.RUNNING, Status.PAUSED):
             return dataclasses.replace(sound, status=Status.INTERRUPTED, message=INTERRUPTED)
@@ -304,7 +304,7 @@ class RunStore:
         loss, seconds = _last(history)
         row = {
             "id": run.id,
-            "config": json.dumps(run.config.to_dict()),
+            "config": json.dumps(run.recipe.to_dict()),
             "status": str(status),
             "device": run.device,
             "message": run.message,

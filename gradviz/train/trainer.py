@@ -308,7 +308,7 @@ class Trainer:
     ) -> StepRecord:
         """Without its time."""
         loss, accuracy = scores
-        where = None if math.isfinite(loss) else first_nonfinite(layers, self.config.layer_names)
+        where = None if math.isfinite(loss) else first_nonfinite(layers, self.config.layout.names)
         return StepRecord(step, loss, accuracy, layers, 0.0, test_accuracy=tested, nonfinite_layer=where, anatomy=anatomy)
 
     @property

@@ -262,7 +262,7 @@ def start(config: RunConfig, again: bool = False) -> Run | None:
     if locked():
         return say(locked_sentence())
     try:
-        known = server().manager.get(config.run_id) if again else None
+        known = server().manager.get(config.id) if again else None
         if known and not known.status.live and not may_change(people_of(known)):
             return say(_other_ended())
         run = server().manager.start(config, again=again, client=client(), address=address())
@@ -298,7 +298,7 @@ def start_lesson(sweep: Sweep) -> None:
     if locked():
         return say(locked_sentence())
     st.session_state.pop(_LEFT, None)
-    return _start_sweep(sweep, *(config.run_id for config in sweep.configs))
+    return _start_sweep(sweep, *(config.id for config in sweep.configs))
 
 
 def _start_sweep(sweep: Sweep, *named: str) -> None:

@@ -63,7 +63,7 @@ def picture(run: Run) -> tuple[int, int, np.ndarray, np.ndarray]:
     """
     live = run.status.live  # before the snapshot: an ended run is then complete
     history = run.history.snapshot()
-    frame = frame_of(history.steps, run.config.steps, live)
+    frame = frame_of(history.steps, run.recipe.steps, live)
     bins, rows = min(COLUMNS, frame), min(ROWS, history.layers)
     if not history.steps:
         return bins, rows, np.empty(0, np.uint8), np.empty((0, rows), np.uint8)
@@ -208,11 +208,11 @@ def _card(summary: Summary, place: int | None, names: tuple[str, ...]) -> dict[s
     return {
         "names": list(names[:_MOST_NAMES]),
         "others": max(0, len(names) - _MOST_NAMES),
-        "summary": summary.config.summary,
+        "summary": summary.recipe.title,
         "status": summary.status,
         "place": place if summary.status is Status.QUEUED else None,
         "steps": summary.steps,
-        "total": summary.config.steps,
+        "total": summary.recipe.steps,
         "loss": float(f"{summary.loss:.3g}") if summary.steps else None,
         "bins": 0,
         "rows": 0,

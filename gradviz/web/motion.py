@@ -27,7 +27,7 @@ def motion_panel(run: Run, history: History, column: int, sample: AnatomySample 
 
 def motion(run: Run, history: History, column: int, sample: AnatomySample | None) -> dict[str, Any]:
     """What motion.js draws: names and rows of bars, and the stages with their sentences."""
-    config = run.config
+    config = run.recipe
     start = rows_of(config.layers, MOST_BARS)
     step = column * history.stride
 
@@ -50,7 +50,7 @@ def motion(run: Run, history: History, column: int, sample: AnatomySample | None
         }
 
     several = config.layers > len(start)
-    names = [config.layer_names[place] + (" …" if several else "") for place in start]
+    names = [config.layout.names[place] + (" …" if several else "") for place in start]
     loss, accuracy = float(history.loss[step]), float(history.accuracy[step])
     stages = [
         {"kind": "forward", "row": 0, "title": _("Forward"), "text": _(
@@ -82,7 +82,7 @@ def motion(run: Run, history: History, column: int, sample: AnatomySample | None
 
 
 def _treatment_words(run: Run, sample: AnatomySample | None, step: int) -> str:
-    config = run.config
+    config = run.recipe
     if config.treatment == "none":
         return _("None is chosen: the optimiser gets the gradient as it is.")
     words = f"{config.treatment} {config.threshold:g}."
@@ -98,6 +98,6 @@ def _update_words(run: Run, history: History, column: int) -> str:
     ratio = history.quantity("update_ratio")[column].astype(float)
     if not np.isfinite(ratio).any():
         return _("There was no update: the loss is not finite.")
-    first, last = run.config.layer_names[0], run.config.layer_names[-1]
+    first, last = run.recipe.layout.names[0], run.recipe.layout.names[-1]
     return _("{optimizer} moves the weights: {first} by {a} of its length, {last} by {b}. The next batch comes.").format(
-        optimizer=run.config.optimizer, first=first, last=last, a=number(ratio[0]), b=number(ratio[-1]))
+        optimizer=run.recipe.optimizer, first=first, last=last, a=number(ratio[0]), b=number(ratio[-1]))

@@ -125,7 +125,7 @@ def build_routes(
     async def run_profile(request: Request) -> Response:
         def make(run: Run) -> bytes:
             step = _whole(request.query_params.get("step", "0"), "step")
-            return wire.profile(run, step, theory=None if step else _theory(run.config))
+            return wire.profile(run, step, theory=None if step else _theory(run.recipe))
 
         return await answer(request, make)
 
@@ -146,7 +146,7 @@ def build_routes(
             "ms_per_step": round(1000 * preview.seconds_per_step, 3),
             "theory": await anyio.to_thread.run_sync(_theory, replace(preview.config, batch_size=preview_images(preview.config))),
         }
-        return _binary(wire.net_profile(record.layers, preview.config.layer_names, **extra))
+        return _binary(wire.net_profile(record.layers, preview.config.layout.names, **extra))
 
     async def ready(_: Request) -> Response:
         problem = await anyio.to_thread.run_sync(get_problem)

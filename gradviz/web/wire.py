@@ -67,8 +67,8 @@ def delta(
         "wait": wait if status is Status.QUEUED else None,
     }
     if first == 0:
-        header["names"] = run.config.layer_names
-        header["title"] = run.config.summary
+        header["names"] = run.recipe.layout.names
+        header["title"] = run.recipe.title
     return pack(
         header,
         column_means(history.loss, first, history.stride),
@@ -92,7 +92,7 @@ def _state(run: Run, status: Status, history: History) -> dict[str, Any]:
         "nonfinite_layer": run.nonfinite_layer,
         "test_accuracy": run.test_accuracy,
         "steps": history.steps,
-        "total": run.config.steps,
+        "total": run.recipe.steps,
         "stride": history.stride,
         "layers": history.layers,
         "rows": min(history.layers, MAX_ROWS),
@@ -195,4 +195,4 @@ def _ratio(first: float, last: float) -> float:
 
 def _seconds_left(run: Run, history: History) -> float | None:
     pace = _figures(history)["ms_per_step"]
-    return None if pace is None else round((run.config.steps - history.steps) * pace / 1000, 1)
+    return None if pace is None else round((run.recipe.steps - history.steps) * pace / 1000, 1)

@@ -42,7 +42,7 @@ def runs(data):
 
 
 def measured(run: Run, quantity: str, layer: str, column: int = -1) -> float:
-    return float(run.history.columns[column, ROW.index(quantity), run.config.layer_names.index(layer)])
+    return float(run.history.columns[column, ROW.index(quantity), run.recipe.layout.names.index(layer)])
 
 
 def numbers(text: str) -> list[float]:
@@ -139,7 +139,7 @@ def test_the_sentence_of_a_net_vanished_to_zero_counts_the_zero_layers(runs):
     zeros = int((gradient[2:-3] == 0).sum())
     assert zeros > 5
     diagnosis = diagnose(run, 0)
-    assert f" {zeros} of the 60 " in diagnosis.sentence and run.config.layer_names[1 + zeros] in diagnosis.sentence
+    assert f" {zeros} of the 60 " in diagnosis.sentence and run.recipe.layout.names[1 + zeros] in diagnosis.sentence
     line = next(line for line in diagnosis.evidence if line.startswith("Exact zeros"))
     assert says(line, float(gradient[2 + zeros]))
 
@@ -155,11 +155,11 @@ def test_the_fitted_factor_per_convolution_is_that_of_mean_field_theory(runs, na
 def test_a_diverged_run_names_the_layer_in_which_it_happened(runs):
     run = runs("relu, large init, overflow")
     activation = run.history.quantity("activation_rms")[-1]
-    first = run.config.layer_names[int(np.flatnonzero(~np.isfinite(activation))[0])]
+    first = run.recipe.layout.names[int(np.flatnonzero(~np.isfinite(activation))[0])]
     diagnosis = diagnose(run)
     assert first in diagnosis.sentence and str(run.history.loss[-1]) in diagnosis.sentence
     assert (run.history.steps - 1, "The first inf or nan.") in diagnosis.turned_at
-    run = Run(run.config, run.history, Status.DIVERGED)  # a store may not have kept the name
+    run = Run(run.recipe, run.history, Status.DIVERGED)  # a store may not have kept the name
     assert first in diagnose(run).sentence
 
 
@@ -181,7 +181,7 @@ def test_the_loss_leaves_chance_at_the_step_a_plain_loop_finds(runs):
 def test_a_diagnosis_at_a_column_is_that_of_the_run_as_it_stood(runs):
     for name in ("relu, batch norm", "relu, huge steps", "no blocks, huge steps of SGD"):
         run = runs(name)
-        shorter = History(run.config.layers)
+        shorter = History(run.recipe.layers)
         for step in range(run.history.steps):
             shorter = History.restored(
                 run.history.columns[: step + 1].copy(),
@@ -197,7 +197,7 @@ def test_a_diagnosis_at_a_column_is_that_of_the_run_as_it_stood(runs):
 def test_merged_columns_keep_the_verdict(runs):
     for name in ("sigmoid, a few more blocks", "relu, small steps of SGD", "relu, shortcut"):
         run = runs(name)
-        short = History(run.config.layers, max_columns=20)
+        short = History(run.recipe.layers, max_columns=20)
         for step in range(run.history.steps):
             short.append(StepRecord(step, run.history.loss[step], 0.1, run.history.columns[step], 0.0))
         assert short.stride > 1
@@ -252,7 +252,7 @@ def test_every_sentence_of_every_column_is_whole(runs):
             texts += [diagnosis.next_experiment[0]] if diagnosis.next_experiment else []
             for text in texts:
                 assert "{" not in text and text.endswith((".", "?"))
-                assert text[0].isupper() or text.startswith(run.config.layer_names)
+                assert text[0].isupper() or text.startswith(run.recipe.layout.names)
                 assert diagnosis.verdict is Verdict.DIVERGED or "nan" not in text.split()
             assert numbers(diagnosis.sentence) and diagnosis.evidence
 
@@ -268,7 +268,7 @@ def test_the_next_experiment_of_a_sick_net_starts_with_a_gradient_that_passes(ru
     run = runs(name)
     diagnosis = diagnose(run, 0)
     sentence, config = diagnosis.next_experiment
-    changed = {key for key, value in config.to_dict().items() if run.config.to_dict()[key] != value}
+    changed = {key for key, value in config.to_dict().items() if run.recipe.to_dict()[key] != value}
     assert changed and changed <= {"batch_norm", "shortcut", "init", "init_range", "treatment", "threshold"}
     if name == "sigmoid, huge init":
         # Its first remedy, PyTorch's own init, leaves a sigmoid net that vanishes: the second is the shortcut.

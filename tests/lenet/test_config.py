@@ -40,13 +40,13 @@ def test_a_config_comes_back_from_json_exactly(config):
 
 @given(configs, configs)
 def test_two_configs_have_one_id_exactly_if_they_are_equal(one, other):
-    assert (one.run_id == other.run_id) == (one == other)
-    assert one.run_id == RunConfig.from_dict(one.to_dict()).run_id
+    assert (one.id == other.id) == (one == other)
+    assert one.id == RunConfig.from_dict(one.to_dict()).id
 
 
 def test_the_id_of_the_default_run_is_the_same_on_every_machine_and_forever():
     # A stored run is found by it: if this fails, a change has cut every older run off.
-    assert RunConfig(blocks=3, lr=0.1).run_id == "5bfab392b7d7"
+    assert RunConfig(blocks=3, lr=0.1).id == "5bfab392b7d7"
 
 
 def test_the_url_of_the_default_run_is_empty_and_a_url_names_only_what_differs():
@@ -115,8 +115,8 @@ def test_numbers_may_come_as_words_and_take_the_type_of_the_setting():
 
 
 def test_without_a_treatment_the_threshold_makes_no_second_run():
-    assert RunConfig(threshold=5).run_id == RunConfig().run_id
-    assert RunConfig(treatment="floor", threshold=5).run_id != RunConfig(treatment="floor").run_id
+    assert RunConfig(threshold=5).id == RunConfig().id
+    assert RunConfig(treatment="floor", threshold=5).id != RunConfig(treatment="floor").id
 
 
 def test_a_threshold_waits_in_the_url_for_its_treatment_in_any_order():
@@ -127,12 +127,12 @@ def test_a_threshold_waits_in_the_url_for_its_treatment_in_any_order():
 @given(st.integers(0, 1000))
 def test_a_net_of_n_blocks_has_five_plus_two_n_named_layers(blocks):
     config = RunConfig(blocks=blocks)
-    assert len(config.layer_names) == len(set(config.layer_names)) == config.layers == 5 + 2 * blocks
-    assert config.layer_names[:2] == ("conv1", "conv2") and config.layer_names[-3:] == ("fc1", "fc2", "fc3")
+    assert len(config.layout.names) == len(set(config.layout.names)) == config.layers == 5 + 2 * blocks
+    assert config.layout.names[:2] == ("conv1", "conv2") and config.layout.names[-3:] == ("fc1", "fc2", "fc3")
 
 
 def test_layers_are_named_in_forward_order():
-    assert RunConfig(blocks=1).layer_names == ("conv1", "conv2", "block0.conv1", "block0.conv2", "fc1", "fc2", "fc3")
+    assert RunConfig(blocks=1).layout.names == ("conv1", "conv2", "block0.conv1", "block0.conv2", "fc1", "fc2", "fc3")
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -228,7 +228,7 @@ def test_a_statement_near_a_border_is_that_of_most_seeds_and_says_how_many(train
 def test_where_seeds_disagree_evenly_the_statement_is_open():
     net = next(config for config in LESSONS["relu-depth"].configs() if config.activation == "relu" and config.blocks == 10)
     _finding, runs = seeds_of_border("relu-depth", net, 1)
-    two = [run for run in runs if run.config.blocks != 10 or run.config.seed < 2]
+    two = [run for run in runs if run.recipe.blocks != 10 or run.recipe.seed < 2]
     ten = part(LESSONS["relu-depth"].conclude(two), "10 blocks do not")
     assert ten.holds is None and "1 of 2 seeds" in ten.measured
 
@@ -255,10 +255,10 @@ def test_what_theory_says_of_initialisation_holds_in_real_nets(lesson_id):
     assert found.result == REPRODUCED, [part.measured for part in found.parts]
     if lesson_id == "float32":
         # Theory's own line says how many of the 60 lie under half of float32's smallest number.
-        expected = int((predict(runs[-1].config).weight_grad_rms[2:-3] < math.log10(7e-46)).sum())
+        expected = int((predict(runs[-1].recipe).weight_grad_rms[2:-3] < math.log10(7e-46)).sum())
         assert abs(found.answer - expected) <= 4
     else:
-        assert found.answer == pytest.approx(predict(runs[1].config).signal_factor, rel=0.05)
+        assert found.answer == pytest.approx(predict(runs[1].recipe).signal_factor, rel=0.05)
 
 
 def test_wide_relu_has_flat_weight_gradients_and_a_growing_signal_in_a_real_net():
@@ -328,11 +328,11 @@ def test_a_committed_prediction_stands_beside_what_was_measured(page_server):
     page.button(key="run").click().run()
     sweep = LESSONS["float32"].sweep("digits")
     for config in sweep.configs:
-        while server().manager.get(config.run_id) is None:  # the sweep starts one after the other
+        while server().manager.get(config.id) is None:  # the sweep starts one after the other
             assert server().sweeps.active(sweep.id)
-        assert server().manager.wait(config.run_id, 60)
+        assert server().manager.wait(config.id, 60)
     while server().sweeps.active(sweep.id):
-        server().manager.wait(sweep.configs[-1].run_id, 1)
+        server().manager.wait(sweep.configs[-1].id, 1)
     page.run()
     assert not page.exception
     assert "20 convolutions" in text(page) and "reproduced" in text(page) and LESSONS["float32"].explanation in text(page)

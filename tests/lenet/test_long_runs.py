@@ -138,7 +138,7 @@ def test_a_kept_run_comes_back_as_it_was_with_nan_and_inf_and_exact_zeros(tmp_pa
     again = Keep(tmp_path / "kept.jsonl")
     assert len(again) == 2 and again.get(NET).arithmetic == ARITHMETIC
     assert str(again.get(NET)) == str(odd) and again.get(NET).start == odd.start  # as text: nan is not equal to itself
-    assert again.get(replace(NET, seed=1, lr=1e-4)).config.lr == 1e-4
+    assert again.get(replace(NET, seed=1, lr=1e-4)).recipe.lr == 1e-4
 
 
 def test_a_line_that_was_cut_off_costs_that_line_and_the_next_one_stands_by_itself(tmp_path):
@@ -234,7 +234,7 @@ def test_an_interruption_costs_the_runs_under_way_and_no_other(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         train_all(CONFIGS, keep, train, ARITHMETIC, workers=1, show=show, say=lambda line: None)
-    assert [run.config.seed for run in Keep(keep.path)] == [0] and [config.seed for config in asked] == [0, 1]
+    assert [run.recipe.seed for run in Keep(keep.path)] == [0] and [config.seed for config in asked] == [0, 1]
 
 
 def test_what_a_training_raises_comes_out_and_what_had_ended_is_kept(tmp_path):
@@ -246,7 +246,7 @@ def test_what_a_training_raises_comes_out_and_what_had_ended_is_kept(tmp_path):
     keep = Keep(tmp_path / "kept.jsonl")
     with pytest.raises(RuntimeError, match="no memory"):
         train_all(CONFIGS, keep, train, ARITHMETIC, say=lambda line: None)
-    assert [run.config.seed for run in keep] == [0]
+    assert [run.recipe.seed for run in keep] == [0]
 
 
 def test_no_run_begins_after_the_time_is_up(tmp_path):
@@ -259,7 +259,7 @@ def test_no_run_begins_after_the_time_is_up(tmp_path):
 
 
 def kept(*runs):
-    return {run.config: run for run in runs}.get
+    return {run.recipe: run for run in runs}.get
 
 
 def test_the_plan_holds_what_the_report_promises():
@@ -338,7 +338,7 @@ def test_what_was_not_run_is_no_finding():
 
 
 def test_the_runs_that_come_with_gradviz_are_whole_and_hold_nine_relu_blocks():
-    runs = {run.config: run for run in article_length.kept_runs()}
+    runs = {run.recipe: run for run in article_length.kept_runs()}
     nine = runs[article_length.NINE_RELU]
     assert nine.outcome == LEARNT and nine.left_chance_at > 1000  # a run of 300 steps could not have known
     assert set(article_length.findings(runs.values())) <= set(LESSONS)

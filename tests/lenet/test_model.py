@@ -21,7 +21,7 @@ def made(config: RunConfig) -> DeepLeNet:
 @pytest.mark.parametrize("blocks, layers", [(0, 5), (1, 7), (12, 29), (40, 85), (1000, 2005)])
 def test_a_net_has_five_plus_two_layers_per_block_named_in_forward_order(blocks, layers):
     config = RunConfig(blocks=blocks)
-    names = config.layer_names
+    names = config.layout.names
     assert config.layers == len(names) == len(set(names)) == len(DeepLeNet(config).weight_layers) == layers
     assert names[:2] == ("conv1", "conv2") and names[-3:] == ("fc1", "fc2", "fc3")
     if blocks:

@@ -420,7 +420,7 @@ def test_pictures_of_2005_layers_stay_small(digits):
     run.history.append(next(iter(Trainer(config, digits, CPU))))
     sample = run.history.samples[0].sample()
     assert run.history.samples[0].nbytes < 4e6
-    names = config.layer_names
+    names = config.layout.names
     figures = [
         charts_anatomy.profile_figure(run.history, 0, names, None),
         charts_anatomy.band_figure(sample, "weight", names, False, (-1, 1)),

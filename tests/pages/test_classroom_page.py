@@ -101,11 +101,11 @@ def test_the_right_pin_opens_teacher_mode_a_wrong_one_does_not_and_neither_is_ke
 
 def test_the_lock_stops_a_student_on_every_page_but_not_the_teacher(pin, page_server):
     server().manager.start(SMALL)
-    assert server().manager.wait(SMALL.run_id, 60)
+    assert server().manager.wait(SMALL.id, 60)
     first = next(lesson for lesson in LESSONS.values() if lesson.choices)
     pages = {  # drawn before the lock comes, each with the button that starts something
         "start": opened("lab", **{**SMALL.to_query(), "seed": "7"}),
-        "change the next seed": opened("compare", runs=SMALL.run_id),
+        "change the next seed": opened("compare", runs=SMALL.id),
         "run": opened("lessons", lesson=first.id, prediction=next(iter(first.choices)), dataset="digits"),
         "start ": opened("sweep"),
     }
@@ -132,14 +132,14 @@ def test_a_live_run_cannot_be_paused_or_stopped_by_a_student_while_it_is_locked(
     student.button(key="start").click().run()
     server().classroom.locked = True
     student.button(key="stop").click().run()
-    assert server().manager.get(LONG.run_id).status.live and student.button(key="pause").disabled
-    server().manager.stop(LONG.run_id)
+    assert server().manager.get(LONG.id).status.live and student.button(key="pause").disabled
+    server().manager.stop(LONG.id)
 
 
 def test_while_it_is_locked_a_student_can_look_at_a_run_and_not_join_it(pin, page_server):
     owner, friend = opened("lab", **LONG.to_query()), opened("lab", **LONG.to_query())
     pressed(owner, "start")
-    run = server().manager.get(LONG.run_id)
+    run = server().manager.get(LONG.id)
     friend.run()
     server().classroom.locked = True
     friend.button(key="join").click().run()
@@ -204,9 +204,9 @@ def forced(test: AppTest, key: str) -> str:
 def test_a_stranger_can_watch_a_run_but_not_stop_pause_step_or_replace_it(pin, page_server):
     owner, manager = opened("lab", **KEPT.to_query()), server().manager
     owner.button(key="start").click().run()
-    run = manager.get(KEPT.run_id)
+    run = manager.get(KEPT.id)
     _until(lambda: run.history.steps > 20)
-    stranger = opened("lab", run=KEPT.run_id)
+    stranger = opened("lab", run=KEPT.id)
     for key in ("pause", "stop"):
         assert stranger.button(key=key).disabled
         assert "somebody else's" in forced(stranger, key)
@@ -229,15 +229,15 @@ def test_a_stranger_can_watch_a_run_but_not_stop_pause_step_or_replace_it(pin, p
     assert not owner.button(key="start").disabled
     pressed(owner, "start")
     assert manager.get(run.id).status.live
-    as_teacher("lab", run=KEPT.run_id).button(key="stop").click().run()
+    as_teacher("lab", run=KEPT.id).button(key="stop").click().run()
     assert manager.wait(run.id, 60)
 
 
 def test_a_run_that_several_have_joined_is_left_by_one_and_stopped_by_the_last(pin, page_server):
     owner, manager = opened("lab", **KEPT.to_query()), server().manager
     pressed(owner, "start")
-    run = manager.get(KEPT.run_id)
-    friend = opened("lab", run=KEPT.run_id)
+    run = manager.get(KEPT.id)
+    friend = opened("lab", run=KEPT.id)
     pressed(friend, "join_run")
     assert run.clients == (person(owner), person(friend))
     assert "once they have left" in pressed(owner, "pause") and not manager._jobs[run.id].held
@@ -252,13 +252,13 @@ def test_a_run_that_several_have_joined_is_left_by_one_and_stopped_by_the_last(p
 def test_without_a_pin_whoever_sits_at_the_server_stops_his_run_from_another_browser(page_server):
     first = opened("lab", **KEPT.to_query())
     pressed(first, "start")
-    other = opened("lab", run=KEPT.run_id)
+    other = opened("lab", run=KEPT.id)
     assert person(other) != person(first) and not other.button(key="stop").disabled
     pressed(other, "stop")
-    assert server().manager.wait(KEPT.run_id, 60)
+    assert server().manager.wait(KEPT.id, 60)
     other.run()
     pressed(other, "start")
-    assert server().manager.get(KEPT.run_id).status.live
+    assert server().manager.get(KEPT.id).status.live
     pressed(other, "stop")
 
 
@@ -281,36 +281,36 @@ def places(monkeypatch):
 def test_without_a_pin_a_run_of_the_network_is_its_own_peoples_until_they_have_gone(page_server, places):
     owner = at("10.0.0.1", **KEPT.to_query())
     pressed(owner, "start")
-    stranger = at("10.0.0.2", run=KEPT.run_id)
+    stranger = at("10.0.0.2", run=KEPT.id)
     assert stranger.button(key="stop").disabled
     people = server().people
     people._seen[person(owner)] = (people._clock() - AWAY, "10.0.0.1")
     assert not stranger.run().button(key="stop").disabled
     people.seen(person(owner), "10.0.0.1")  # he is back, and the stranger's button has not become grey yet
-    assert "somebody else's" in pressed(stranger, "stop") and server().manager.get(KEPT.run_id).status.live
+    assert "somebody else's" in pressed(stranger, "stop") and server().manager.get(KEPT.id).status.live
     people._seen[person(owner)] = (people._clock() - AWAY, "10.0.0.1")
     stranger.run()
     pressed(stranger, "stop")
-    assert server().manager.wait(KEPT.run_id, 60)
+    assert server().manager.wait(KEPT.id, 60)
 
 
 def test_without_a_pin_who_is_alone_at_an_address_that_is_not_the_servers_is_never_refused_his_own_runs(page_server, places):
     """In a container or behind a proxy, without cookies or with another browser, and after a restart."""
     first = at("172.17.0.1", **KEPT.to_query())
     pressed(first, "start")
-    second = at("172.17.0.1", run=KEPT.run_id)
+    second = at("172.17.0.1", run=KEPT.id)
     assert person(second) != person(first) and not second.button(key="pause").disabled
     pressed(second, "pause")
-    _until(lambda: server().manager.get(KEPT.run_id).status is Status.PAUSED)
+    _until(lambda: server().manager.get(KEPT.id).status is Status.PAUSED)
     second.run()
     pressed(second, "stop")
-    assert server().manager.wait(KEPT.run_id, 60)
+    assert server().manager.wait(KEPT.id, 60)
     _until(lambda: not server().manager.unsaved())
     close_server()
     server.clear()
-    third = at("172.17.0.1", run=KEPT.run_id)
+    third = at("172.17.0.1", run=KEPT.id)
     assert not third.button(key="start").disabled and not pressed(third, "start")
-    assert server().manager.get(KEPT.run_id).status.live
+    assert server().manager.get(KEPT.id).status.live
 
 
 @pytest.mark.parametrize("key", ["start", "stop"])
@@ -322,12 +322,12 @@ def test_a_button_whose_run_cannot_be_read_now_says_so(page_server, monkeypatch,
     pressed(page, "start")
     if key == "start":
         pressed(page, "stop")
-        assert manager.wait(KEPT.run_id, 60)
+        assert manager.wait(KEPT.id, 60)
         page.run()
     monkeypatch.setattr(manager, "get", refused)
     assert "too little memory" in pressed(page, key)
     monkeypatch.undo()
-    assert manager.wait(KEPT.run_id, 60) and manager.get(KEPT.run_id).status is Status.STOPPED
+    assert manager.wait(KEPT.id, 60) and manager.get(KEPT.id).status is Status.STOPPED
 
 
 def test_the_sweep_of_another_and_its_runs_are_not_a_strangers_to_stop(pin, page_server):
@@ -405,40 +405,40 @@ def test_the_name_of_the_session_goes_with_the_runs_it_starts_and_joins(page_ser
     first, second = opened("lab", **SMALL.to_query()), opened("lab", **SMALL.to_query())
     first.text_input(key="class_name_field").set_value("  Ann\u202e ").run()
     first.button(key="start").click().run()
-    assert server().manager.wait(SMALL.run_id, 60)
+    assert server().manager.wait(SMALL.id, 60)
     second.run()
     second.button(key="join").click().run()
-    assert server().classroom.names(SMALL.run_id) == ("Ann",)
+    assert server().classroom.names(SMALL.id) == ("Ann",)
     second.text_input(key="class_name_field").set_value("<b>Bo</b> [x](https://example.com)").run()
-    assert server().classroom.names(SMALL.run_id) == ("Ann", "<b>Bo</b> [x](https://ex")
-    test = opened("classroom", wall=SMALL.run_id)
+    assert server().classroom.names(SMALL.id) == ("Ann", "<b>Bo</b> [x](https://ex")
+    test = opened("classroom", wall=SMALL.id)
     assert "Bo" not in text(test)  # it goes to the page as text only, through the element
     assert title(test)["names"] == "Ann, <b>Bo</b> [x](https://ex"
 
 
 def test_the_wall_shows_the_run_of_its_link_else_the_teachers_choice(pin, page_server):
     server().manager.start(SMALL)
-    assert server().manager.wait(SMALL.run_id, 60)
-    assert title(opened(wall=SMALL.run_id))["summary"] == SMALL.summary
+    assert server().manager.wait(SMALL.id, 60)
+    assert title(opened(wall=SMALL.id))["summary"] == SMALL.title
     assert "Nothing is on the wall yet" in text(opened(wall=""))
     for rubbish in ("x", "../..", "0123456789ab"):
         assert "not on this server" in text(opened(wall=rubbish))
-    server().classroom.wall = SMALL.run_id
-    assert title(opened(wall=""))["summary"] == SMALL.summary
+    server().classroom.wall = SMALL.id
+    assert title(opened(wall=""))["summary"] == SMALL.title
 
 
 def test_the_border_of_the_class_appears_with_its_first_judged_run(page_server):
     assert "becomes a point here" in text(opened())
     config = RunConfig(activation="relu", blocks=1, batch_size=8, steps=30, dataset="digits")
     server().manager.start(config)
-    assert server().manager.wait(config.run_id, 100)
+    assert server().manager.wait(config.id, 100)
     test = opened()
     assert not test.exception and [data for data in panels(test) if "figure" in data]
 
 
 def test_the_archive_is_for_the_teacher_and_holds_the_class(pin, page_server):
     server().manager.start(SMALL)
-    assert server().manager.wait(SMALL.run_id, 60)
+    assert server().manager.wait(SMALL.id, 60)
 
     def offered(test: AppTest) -> list[dict]:
         return [data for data in panels(test) if "url" in data]
@@ -447,4 +447,4 @@ def test_the_archive_is_for_the_teacher_and_holds_the_class(pin, page_server):
     (button,) = offered(as_teacher())
     assert button["label"] == "All runs as one archive" and button["url"] == f"api/archive?key={server().classroom.key}"
     body = b"".join(archive(server().manager.each(), server().classroom.names))
-    assert f"{SMALL.run_id}/layers.parquet" in zipfile.ZipFile(io.BytesIO(body)).namelist()
+    assert f"{SMALL.id}/layers.parquet" in zipfile.ZipFile(io.BytesIO(body)).namelist()

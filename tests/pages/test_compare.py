@@ -61,7 +61,7 @@ def test_runs_that_were_not_computed_alike_are_said_to_be(page_server):
     for chosen in (runs[:2], runs[::2]):
         said = text(opened(*chosen))
         assert "Not computed alike" in said and all(arithmetic_text(run.arithmetic) in said for run in chosen)
-    page_server.store.save(same := replace(runs[0], config=replace(BASE, seed=9)))
+    page_server.store.save(same := replace(runs[0], recipe=replace(BASE, seed=9)))
     assert "Not computed alike" not in text(opened(runs[0], same))
 
 
@@ -79,9 +79,9 @@ def test_one_click_starts_the_same_run_with_one_change_and_compares_it(page_serv
     page.button(key="change shortcut on or off").click().run()
     assert not page.exception
     variant = replace(BASE, shortcut=False)
-    assert server().manager.get(variant.run_id) is not None
-    assert page.multiselect(key="compare_runs").value == [run.id, variant.run_id]
-    assert server().manager.wait(variant.run_id, 100)
+    assert server().manager.get(variant.id) is not None
+    assert page.multiselect(key="compare_runs").value == [run.id, variant.id]
+    assert server().manager.wait(variant.id, 100)
 
 
 def test_a_change_that_leads_out_of_range_is_refused_with_a_sentence(page_server):
@@ -114,7 +114,7 @@ def test_a_reader_sees_eight_heatmaps_and_a_difference(page: Page, start_server,
     store.save(*(kept(config, 300) for config in EIGHT))
     store.close()
     server.start()
-    page.goto(f"{server.url}/compare?runs={','.join(config.run_id for config in EIGHT)}")
+    page.goto(f"{server.url}/compare?runs={','.join(config.id for config in EIGHT)}")
     expect(page.get_by_text("Difference of two")).to_be_visible(timeout=100_000)
     page.wait_for_function("document.querySelectorAll('.imagelayer image').length >= 9", timeout=60_000)
     expect(page.get_by_text(re.compile("In common: relu"))).to_be_visible()

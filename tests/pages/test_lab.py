@@ -54,7 +54,7 @@ def test_start_trains_and_puts_the_run_into_the_url(page_server):
     assert run.status is Status.FINISHED and run.history.steps == 6
     page.run()
     assert not page.exception and not keys(page) & {"pause", "stop"}
-    assert run.config == RunConfig(activation="relu", blocks=1, batch_size=8, steps=6, dataset="digits")
+    assert run.recipe == RunConfig(activation="relu", blocks=1, batch_size=8, steps=6, dataset="digits")
 
 
 def test_a_kept_run_of_other_arithmetic_is_joined_with_a_sentence_that_says_so(page_server, monkeypatch):
@@ -121,10 +121,10 @@ def test_an_interrupted_run_is_found_by_its_link_and_can_be_started_afresh(page_
     close_server()
     server.clear()  # the server starts again
     page = AppTest.from_file(str(SHELL), default_timeout=30)
-    page.query_params["run"] = config.run_id
+    page.query_params["run"] = config.id
     page.run()
     assert not page.exception and "start" in keys(page)
-    assert server().manager.get(config.run_id).status is Status.INTERRUPTED
+    assert server().manager.get(config.id).status is Status.INTERRUPTED
     assert page.number_input(key="control_blocks").value == 1  # the controls took the run's settings
 
 
@@ -143,7 +143,7 @@ def test_the_built_in_digits_stand_in_for_an_absent_mnist_and_the_page_says_so(p
     page = opened(dataset="mnist")
     assert "built-in digits" in text(page)
     page.button(key="start").click().run()
-    assert finished(page).config.dataset == "digits"
+    assert finished(page).recipe.dataset == "digits"
 
 
 def test_a_preset_sets_all_controls_and_keeps_the_seed(page_server):
@@ -159,7 +159,7 @@ def test_changing_a_control_during_a_run_leaves_the_run_alone_and_offers_another
     page.button(key="start").click().run()
     first = server().manager.list()[0].id
     page.number_input(key="control_blocks").set_value(2).run()
-    assert server().manager.get(first).config.blocks == 1 and server().manager.get(first).status.live
+    assert server().manager.get(first).recipe.blocks == 1 and server().manager.get(first).status.live
     page.button(key="start").click().run()
     assert len(server().manager.list()) == 2
 

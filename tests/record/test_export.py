@@ -35,7 +35,7 @@ def measured(steps, max_columns=1000):
 def test_csv_gives_every_number_back_exactly():
     run, records = measured(4)
     rows = list(csv_reader.DictReader(io.StringIO(export.csv(export.layer_table(run)))))
-    assert [(row["step"], row["layer"]) for row in rows[:8]] == [*(("0", name) for name in CONFIG.layer_names), ("1", "conv1")]
+    assert [(row["step"], row["layer"]) for row in rows[:8]] == [*(("0", name) for name in CONFIG.layout.names), ("1", "conv1")]
     for number, row in enumerate(rows):
         record, layer = records[number // 7], number % 7
         assert (float(row["loss"]), float(row["accuracy"])) == (record.loss, record.accuracy)
@@ -64,7 +64,7 @@ def test_parquet_gives_every_number_back_exactly():
         expected = np.concatenate([record.layers[row] for record in records])
         np.testing.assert_array_equal(table[name].to_numpy(), expected)
     assert table["weight_grad_rms"].null_count == 0  # nan is a result, not a gap
-    assert table["layer"].to_pylist()[:7] == list(CONFIG.layer_names)
+    assert table["layer"].to_pylist()[:7] == list(CONFIG.layout.names)
     assert table["loss"].to_pylist()[-1] == math.inf
 
 

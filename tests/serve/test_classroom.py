@@ -327,8 +327,8 @@ def test_zero_inf_and_nan_keep_their_marks_on_a_card():
 def test_a_run_without_a_step_has_a_card_without_a_picture(tmp_path):
     board, *_ = board_of(tmp_path, Run(SMALL, History(SMALL.layers)))
     header, pictures = unpacked(board.answer())
-    card = header["cards"][SMALL.run_id]
-    assert card["status"] == "queued" and card["place"] == 1 and card["loss"] is None and len(pictures[SMALL.run_id][0]) == 0
+    card = header["cards"][SMALL.id]
+    assert card["status"] == "queued" and card["place"] == 1 and card["loss"] is None and len(pictures[SMALL.id][0]) == 0
 
 
 def test_a_card_names_its_people_and_its_state_and_an_infinite_loss_stays_one(tmp_path):
@@ -341,7 +341,7 @@ def test_a_card_names_its_people_and_its_state_and_an_infinite_loss_stays_one(tm
     card = header["cards"][run.id]
     assert card["names"] == [f"Student {n}" for n in range(4)] and card["others"] == 2
     assert (card["status"], card["verdict"], card["steps"], card["total"]) == ("diverged", "vanishing", 5, 40)
-    assert card["loss"] == "Infinity" and card["summary"] == SMALL.summary
+    assert card["loss"] == "Infinity" and card["summary"] == SMALL.title
 
 
 def test_who_has_seen_the_last_look_gets_only_the_cards_that_changed(tmp_path):
@@ -351,7 +351,7 @@ def test_who_has_seen_the_last_look_gets_only_the_cards_that_changed(tmp_path):
     assert set(first["cards"]) == {done.id, live.id} and first["order"] == [live.id, done.id] and first["ended"] == 1
     assert unpacked(board.answer(first["seen"]))[0]["cards"] == {}
 
-    grown = recorded(live.config, 9, Status.RUNNING)
+    grown = recorded(live.recipe, 9, Status.RUNNING)
     grown.created = live.created
     manager.runs[live.id] = grown
     assert unpacked(board.answer(first["seen"]))[0]["cards"] == {}  # looked a moment ago
@@ -416,7 +416,7 @@ def test_thirty_cards_are_under_thirty_kilobytes_and_two_live_ones_under_three(t
     whole = board.answer()
     assert len(whole) < 30_000
     for run in live:
-        manager.runs[run.id] = recorded(run.config, 36, Status.RUNNING)
+        manager.runs[run.id] = recorded(run.recipe, 36, Status.RUNNING)
         manager.runs[run.id].created = run.created
     clock.now += 1
     part = board.answer(unpacked(whole)[0]["seen"])
@@ -429,7 +429,7 @@ def test_a_verdict_that_cannot_be_found_costs_nobody_the_card(tmp_path):
 
     board = Board(Runs(recorded(SMALL, 5)), Classroom(tmp_path / "c.json"), Described(broken))
     header, _ = unpacked(board.answer())
-    assert header["cards"][SMALL.run_id]["filled"] == 5 and header["cards"][SMALL.run_id]["verdict"] == ""
+    assert header["cards"][SMALL.id]["filled"] == 5 and header["cards"][SMALL.id]["verdict"] == ""
 
 
 def test_the_routes_answer_and_refuse_rubbish_with_a_sentence(tmp_path):
@@ -463,7 +463,7 @@ def test_a_class_is_one_picture_over_depth_with_a_row_for_each_remedy():
 
 def test_each_ended_run_of_the_class_is_a_point_of_its_picture():
     runs = [recorded(RunConfig(activation="relu", blocks=blocks, steps=40, seed=blocks), 40) for blocks in (1, 2, 5, 5)]
-    results = {run.config: sweep.result(run) for run in runs}
+    results = {run.recipe: sweep.result(run) for run in runs}
     figure = border_figure(ClassSweep.of(results), results)
     points = [trace.x[0] for trace in figure.data if trace.mode == "markers" and trace.x[0] is not None]
     assert sorted(points) == [1, 2, 5]  # the same config twice is one run
@@ -476,8 +476,8 @@ def test_the_archive_holds_every_run_as_it_was_recorded(tmp_path):
     runs = [recorded(SMALL, 40), recorded(RunConfig(activation="relu", blocks=0, steps=40), 7, Status.STOPPED, seed=1)]
     runs.append(Run(RunConfig(blocks=1), History(RunConfig(blocks=1).layers)))
     room = Classroom(tmp_path / "c.json")
-    room.join("one", "Ann", SMALL.run_id)
-    room.join("two", "李雷", SMALL.run_id)
+    room.join("one", "Ann", SMALL.id)
+    room.join("two", "李雷", SMALL.id)
     runs[0].arithmetic = Arithmetic("cpu", "AVX2 x86_64", "", 2, "2.13.0")
     with zipfile.ZipFile(io.BytesIO(b"".join(archive(iter(runs), room.names)))) as file:
         assert file.testzip() is None
@@ -486,13 +486,13 @@ def test_the_archive_holds_every_run_as_it_was_recorded(tmp_path):
         assert [row["computed_with"] for row in rows] == [runs[0].arithmetic.code] + ["unknown"] * (len(runs) - 1)
         for run, row in zip(runs, rows, strict=True):
             steps = run.history.steps
-            assert (row["status"], int(row["steps_done"]), int(row["blocks"])) == (run.status, steps, run.config.blocks)
-            assert RunConfig.from_dict(json.loads(file.read(f"{run.id}/config.json"))) == run.config
+            assert (row["status"], int(row["steps_done"]), int(row["blocks"])) == (run.status, steps, run.recipe.blocks)
+            assert RunConfig.from_dict(json.loads(file.read(f"{run.id}/config.json"))) == run.recipe
             table = pd.read_csv(file.open(f"{run.id}/steps.csv"))
             assert table["loss"].tolist() == run.history.loss.tolist()
             layers = pd.read_parquet(io.BytesIO(file.read(f"{run.id}/layers.parquet")))
             assert np.array_equal(
-                layers["weight_grad_rms"].to_numpy().reshape(-1, run.config.layers), run.history.quantity("weight_grad_rms")
+                layers["weight_grad_rms"].to_numpy().reshape(-1, run.recipe.layers), run.history.quantity("weight_grad_rms")
             )
 
 

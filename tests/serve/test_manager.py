@@ -223,8 +223,8 @@ def test_a_kept_run_is_joined_and_only_an_incomplete_one_is_started_afresh(
         assert afresh is joined and stage.made == [0]
     else:
         assert afresh is not joined and stage.made == [0, 0] and afresh.status == Status.FINISHED
-        until(lambda: store.load(SMALL.run_id).status == Status.FINISHED)
-        assert store.load(SMALL.run_id).created == afresh.created
+        until(lambda: store.load(SMALL.id).status == Status.FINISHED)
+        assert store.load(SMALL.id).created == afresh.created
 
 
 @pytest.mark.parametrize("status", [Status.STOPPED, Status.INTERRUPTED, Status.FAILED])
@@ -360,7 +360,7 @@ def fair(managed: Callable, stage: Stage, clock: Clock) -> RunManager:
 def do(manager: RunManager, stage: Stage, run: Run, count: int = 1) -> None:
     """So many steps of a run that has the worker, and what the manager makes of them."""
     due = steps(run) + count
-    stage[run.config.seed].allow(count)
+    stage[run.recipe.seed].allow(count)
 
     def settled() -> bool:
         with manager._changed:  # counted and decided upon under one lock; then a free worker takes the next
@@ -398,7 +398,7 @@ def test_a_run_that_has_had_its_slice_gives_its_worker_away_and_goes_on_where_it
     stage[1].allow(1)
     for run in (first, second):
         assert fair.wait(run.id, 60) and run.status == Status.FINISHED
-        assert run.history.quantity("weight_rms")[:, 0].tolist() == [1000 * run.config.seed + step for step in range(5)]
+        assert run.history.quantity("weight_rms")[:, 0].tolist() == [1000 * run.recipe.seed + step for step in range(5)]
     assert stage.made == [1, 2]
 
 
@@ -507,7 +507,7 @@ def turns(manager: RunManager, stage: Stage, clock: Clock, count: int) -> list[i
         for job in list(manager._jobs.values()):
             manager.watched(job.run.id)
         do(manager, stage, run)
-        had.append(run.config.seed)
+        had.append(run.recipe.seed)
     return had
 
 
@@ -564,10 +564,10 @@ def test_new_starts_and_presses_go_before_the_turns_of_others_only_so_often(
     for seed in range(60):
         manager.start(seeded(seed, steps=1000), client="ann", address="10.0.0.1")
         if seed:
-            manager.stop(seeded(seed - 1, steps=1000).run_id)
+            manager.stop(seeded(seed - 1, steps=1000).id)
     clock.now += 0.6
     do(manager, stage, bob)
-    assert not manager._jobs[seeded(59, steps=1000).run_id].newcomer and manager._jobs[bob.id].driven
+    assert not manager._jobs[seeded(59, steps=1000).id].newcomer and manager._jobs[bob.id].driven
 
 
 def test_the_expected_wait_follows_from_the_turns_and_from_what_goes_before(
@@ -609,7 +609,7 @@ def refused(manager: RunManager, config: RunConfig) -> Refused:
         manager.start(config, client="ann")
     sentence = str(caught.value)
     assert sentence.endswith(".") and "\n" not in sentence and len(sentence) < 200
-    assert manager.get(config.run_id) is None
+    assert manager.get(config.id) is None
     return caught.value
 
 
@@ -688,7 +688,7 @@ def test_beyond_the_runs_kept_the_oldest_ended_ones_give_way_but_none_of_today(
         run = manager.start(seeded(seed))
         assert manager.wait(run.id, 60)
         until(lambda: not manager._jobs)
-    assert {summary.config.seed for summary in store.list()} == {3, 4, 5}
+    assert {summary.recipe.seed for summary in store.list()} == {3, 4, 5}
     refusal = refused(manager, seeded(6))
     assert refusal.reason == "runs" and "keeps 3 runs" in str(refusal)
 
@@ -979,7 +979,7 @@ def slow(tmp_path: Path) -> Iterator[SlowStore]:
 
 def test_a_run_that_many_ask_for_is_read_once_and_few_runs_are_read_at_once(slow: SlowStore, shelf: Shelf) -> None:
     manager = RunManager(slow, shelf)
-    ids = [seeded(seed).run_id for seed in range(10)]
+    ids = [seeded(seed).id for seed in range(10)]
     with ThreadPoolExecutor(60) as people:
         asked = [people.submit(manager.get, id) for id in ids * 6]
         until(lambda: slow.loads)
@@ -996,12 +996,12 @@ def test_a_run_is_not_read_while_too_little_memory_is_left(slow: SlowStore, shel
     left = 1e6
     manager = RunManager(slow, shelf, memory_left=lambda: left)
     with pytest.raises(Refused, match="too little memory left for this now: 1 MB, ") as refusal:
-        manager.get(SMALL.run_id)
+        manager.get(SMALL.id)
     assert refusal.value.reason == "memory" and manager.get("0123456789ab") is None
     left = 1e9
-    assert manager.get(SMALL.run_id).config == SMALL
+    assert manager.get(SMALL.id).recipe == SMALL
     left = 1e6
-    assert manager.get(SMALL.run_id).config == SMALL  # it is there
+    assert manager.get(SMALL.id).recipe == SMALL  # it is there
     manager.close()
 
 
@@ -1133,7 +1133,7 @@ def test_what_waited_is_trained_again_to_its_end_also_if_the_server_ends_twice(
     manager = RunManager(again, shelf, train=stage)
     assert manager.wait(waits.id, 60)
     until(lambda: again.load(waits.id).status == Status.FINISHED)
-    assert steps(again.load(waits.id)) == waits.config.steps and steps(again.load(trains.id)) <= 1
+    assert steps(again.load(waits.id)) == waits.recipe.steps and steps(again.load(trains.id)) <= 1
     manager.close()
     again.close()
 
@@ -1186,7 +1186,7 @@ def test_a_kill_costs_at_most_the_last_second_and_what_waited_goes_on(tmp_path: 
     assert store.notice == "" and len(manager.list()) == 4
     assert stage[4] and stage.made == [4]
     waiting = [manager.get(summary.id) for summary in manager.list() if summary.status.live]
-    assert {(run.config.seed, run.status, run.clients) for run in waiting} == {
+    assert {(run.recipe.seed, run.status, run.clients) for run in waiting} == {
         (4, "running", ("person 4",)), (3, "queued", ("person 3",)),
     }  # fmt: skip
     for summary in manager.list():
@@ -1194,8 +1194,8 @@ def test_a_kill_costs_at_most_the_last_second_and_what_waited_goes_on(tmp_path: 
         if run in waiting:
             continue
         assert run.status == Status.INTERRUPTED and run.message
-        recorded = [line for line in lines if len(line) == 3 and line[0] == str(run.config.seed)]
-        assert 100 < older(str(run.config.seed), killed) <= steps(run) <= len(recorded) + 2
+        recorded = [line for line in lines if len(line) == 3 and line[0] == str(run.recipe.seed)]
+        assert 100 < older(str(run.recipe.seed), killed) <= steps(run) <= len(recorded) + 2
         assert (run.history.loss == 2.3).all()
         stride = run.history.stride
         last = [min(first + stride, steps(run)) - 1 for first in range(0, steps(run), stride)]
@@ -1230,7 +1230,7 @@ def test_previews_are_shared_by_all_configs_that_begin_alike(managed: Callable, 
     assert manager.preview(alike, client="c") is preview
     assert stage.made == [1]
     for other in (replace(SMALL, batch_size=17), replace(SMALL, blocks=2), replace(SMALL, init_range=0.5)):
-        assert manager.preview(other, client=other.run_id) is not preview
+        assert manager.preview(other, client=other.id) is not preview
 
 
 def test_a_newer_preview_drops_the_older_ones_of_the_same_client_only(managed: Callable, stage: Stage) -> None:
@@ -1265,7 +1265,7 @@ def test_twelve_large_previews_of_one_person_do_not_make_another_wait(managed: C
     stage[20].allow(1)  # at once: the large one is laid aside
     assert small.ready.wait(60) and small.record
     stage.free = True
-    rest = [manager.get_preview(replace(LARGE, seed=seed).run_id) for seed in range(12)]
+    rest = [manager.get_preview(replace(LARGE, seed=seed).id) for seed in range(12)]
     until(lambda: all(preview is None or preview.ready.is_set() or preview.dropped.is_set() for preview in rest))
 
 

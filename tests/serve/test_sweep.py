@@ -160,7 +160,7 @@ def test_the_estimate_is_the_measured_time_scaled_by_blocks_images_and_steps():
     assert cost(large) == 4 * cost(small)  # (4 + 12)/(4 + 4) blocks, twice the images
     run = made([CHANCE] * 40)
     rate = measured_rate([Summary.of(run)])
-    assert estimate([run.config], rate) == pytest.approx(0.4)
+    assert estimate([run.recipe], rate) == pytest.approx(0.4)
     assert estimate([large], rate, at_once=2) == pytest.approx(estimate([large], rate) / 2)
     assert measured_rate([]) is None
 
@@ -190,7 +190,7 @@ class _Quick:
         self.device, self.arithmetic, self.outcome = torch.device("cpu"), None, None
 
     def __iter__(self):
-        self.counted.begun.append(self.config.run_id)
+        self.counted.begun.append(self.config.id)
         layers = np.full((len(QUANTITIES), self.config.layers), 1, np.float32)
         for step in range(self.config.steps):
             while (not self.counted.gate.is_set() or step == self.counted.rest) and not self.interrupt():
@@ -200,7 +200,7 @@ class _Quick:
                 return
             loss = 1.0 if self.config.activation == "relu" and step > 5 else CHANCE
             yield StepRecord(step, loss, 0.1, layers, 0.001 * (step + 1))
-        self.counted.ended.append(self.config.run_id)
+        self.counted.ended.append(self.config.id)
         self.outcome = Outcome(Status.FINISHED, 0.5)
 
 
@@ -251,7 +251,7 @@ def test_forty_runs_survive_a_restart_in_the_middle_and_none_is_done_twice(room)
     room.counted.gate.set()
     room.open()
     until(lambda: len(room.sweeps.results(FORTY)) == 40)
-    assert sorted(room.counted.ended) == sorted(config.run_id for config in FORTY.configs)  # each exactly once
+    assert sorted(room.counted.ended) == sorted(config.id for config in FORTY.configs)  # each exactly once
     until(lambda: not room.sweeps.active(FORTY.id))
 
 
@@ -272,7 +272,7 @@ def test_a_run_that_the_server_refuses_is_said_and_does_not_hold_up_the_others(r
 def test_runs_that_somebody_has_made_already_are_not_made_again(room):
     for config in FORTY.configs[:5]:
         room.manager.start(config)
-        assert room.manager.wait(config.run_id, 30)
+        assert room.manager.wait(config.id, 30)
     assert len(room.sweeps.results(FORTY)) == 5  # before it was ever started
     room.sweeps.start(FORTY)
     until(lambda: len(room.sweeps.results(FORTY)) == 40)
@@ -335,7 +335,7 @@ def test_a_run_that_somebody_stops_by_hand_is_not_forced_on_him_again(room):
     sweep = Sweep.over("one", [RunConfig(steps=50)], {"blocks": [0]}, [0])
     room.sweeps.start(sweep)
     until(lambda: room.counted.begun)
-    room.manager.stop(sweep.configs[0].run_id)
+    room.manager.stop(sweep.configs[0].id)
     until(lambda: not room.sweeps.active(sweep.id))
     assert len(room.counted.begun) == 1 and not room.sweeps.results(sweep)
 
@@ -355,7 +355,7 @@ def test_a_spoilt_file_in_the_folder_does_not_stop_the_server(room):
 def test_a_sweep_whose_kept_runs_take_long_to_read_keeps_no_page_waiting(room):
     for config in FORTY.configs[:5]:
         room.manager.start(config)
-        assert room.manager.wait(config.run_id, 30)
+        assert room.manager.wait(config.id, 30)
     room.close()
     gate, reading = threading.Event(), threading.Event()
 
@@ -381,7 +381,7 @@ def test_a_sweep_whose_kept_runs_take_long_to_read_keeps_no_page_waiting(room):
 
 def test_a_sweep_whose_kept_runs_cannot_be_read_now_says_why_and_goes_on_later(room):
     room.manager.start(FORTY.configs[0])
-    assert room.manager.wait(FORTY.configs[0].run_id, 30)
+    assert room.manager.wait(FORTY.configs[0].id, 30)
     room.close()
     enough = threading.Event()
 
@@ -429,7 +429,7 @@ def wide(room):
 
 
 def begun(room: Room, sweep: Sweep) -> bool:
-    return any(config.run_id in room.counted.begun for config in sweep.configs)
+    return any(config.id in room.counted.begun for config in sweep.configs)
 
 
 def test_a_long_sweep_does_not_keep_a_lesson_or_the_sweep_of_another_from_its_first_run(wide):
@@ -465,7 +465,7 @@ def test_two_sweeps_take_turns(wide):
     until(lambda: begun(wide, one) and begun(wide, two))
     wide.counted.gate.set()
     until(lambda: len(wide.counted.ended) == 40)
-    half = [RunConfig(steps=25, batch_size=4, blocks=blocks).run_id for blocks in range(20)]
+    half = [RunConfig(steps=25, batch_size=4, blocks=blocks).id for blocks in range(20)]
     assert 5 <= sum(run_id in half for run_id in wide.counted.ended[:20]) <= 15
 
 

@@ -52,7 +52,7 @@ def assert_same_records(loaded: Run, run: Run) -> None:
 def assert_same(loaded: Run | None, run: Run) -> None:
     assert loaded is not None
     assert_same_records(loaded, run)
-    for name in ("config", "status", "device", "message", "nonfinite_layer", "test_accuracy", "created", "id", "arithmetic"):
+    for name in ("recipe", "status", "device", "message", "nonfinite_layer", "test_accuracy", "created", "id", "arithmetic"):
         assert getattr(loaded, name) == getattr(run, name), name
 
 
@@ -85,7 +85,7 @@ def test_a_run_without_a_step_comes_back_equal(store: RunStore) -> None:
 @pytest.mark.parametrize("value", ODD, ids=repr)
 def test_every_kind_of_float_comes_back_bit_for_bit(store: RunStore, value: np.float32) -> None:
     run = new_run()
-    layers = np.full((QUANTITY_COUNT, run.config.layers), value, np.float32)
+    layers = np.full((QUANTITY_COUNT, run.recipe.layers), value, np.float32)
     run.history.append(StepRecord(0, float(value), float(value), layers, 0.0))
     store.save(run)
     loaded = store.load(run.id).history
@@ -115,7 +115,7 @@ def test_a_loaded_history_can_be_appended_to(store: RunStore) -> None:
 
 def test_a_thousand_blocks_come_back_equal(store: RunStore) -> None:
     run = new_run(blocks=1000)
-    assert run.config.layers == 2005
+    assert run.recipe.layers == 2005
     for count in (3, 2):
         extend(run, count)
         store.save(run)
@@ -143,7 +143,7 @@ def test_the_list_is_light_newest_first_and_deleting_gives_the_space_back(store:
         (run.id, run.history.steps, Status.QUEUED) for run in reversed(runs)
     ]
     assert store.list()[0].loss == runs[2].history.loss[-1]
-    assert store.list()[0].config == runs[2].config
+    assert store.list()[0].recipe == runs[2].recipe
     store.delete(runs[2].id)
     store.delete("no such run")
     assert store.load(runs[2].id) is None
@@ -378,7 +378,7 @@ def test_a_run_is_found_under_its_new_id_after_a_setting_was_added(tmp_path: Pat
     run = new_run()
     extend(run, 3)
     store.save(run)
-    config = run.config.to_dict()
+    config = run.recipe.to_dict()
     del config["shortcut"]  # as if an older version had not known it
     store._db.execute("UPDATE runs SET id = 'abc', config = ?", (json.dumps(config),))
     store._db.execute("INSERT INTO runs (id, config, status, created) VALUES ('def', '{\"unheard\": 1}', 'finished', 0)")
@@ -405,7 +405,7 @@ def test_a_quantity_added_since_reads_as_not_measured(store: RunStore) -> None:
         if name in kept:
             assert bits(loaded.quantity(name)) == bits(run.history.quantity(name))
         else:
-            assert np.isnan(loaded.quantity(name)).all() and loaded.quantity(name).shape == (4, run.config.layers)
+            assert np.isnan(loaded.quantity(name)).all() and loaded.quantity(name).shape == (4, run.recipe.layers)
 
 
 def test_a_thousand_steps_of_29_layers_take_little_more_than_their_numbers(store: RunStore) -> None:

@@ -98,7 +98,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_record_and_names_the_la
     assert len(records) == 1 and not math.isfinite(records[0].loss)
     assert trainer.outcome.status is Status.DIVERGED
     activation = records[0].layers[ROW["activation_rms"]]
-    first = RunConfig(blocks=40).layer_names[np.flatnonzero(~np.isfinite(activation))[0]]
+    first = RunConfig(blocks=40).layout.names[np.flatnonzero(~np.isfinite(activation))[0]]
     assert records[0].nonfinite_layer == first and first in trainer.outcome.message
     assert first.startswith("block3"), "theory: float32 overflows between 30 and 36 blocks at a = 0.5"
 

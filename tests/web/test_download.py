@@ -146,12 +146,12 @@ def test_a_reader_takes_the_layers_home_and_a_refusal_stands_on_the_page(page: P
     store.save(run)
     store.close()
     server.start()
-    page.goto(f"{server.url}/?run={config.run_id}")
+    page.goto(f"{server.url}/?run={config.id}")
     page.get_by_text("The data of this run").click(timeout=60_000)
     button = page.get_by_role("button", name="Layers as CSV")
     with page.expect_download() as download:
         button.click(timeout=60_000)
-    assert download.value.suggested_filename == f"gradviz-{config.run_id}-layers.csv"
+    assert download.value.suggested_filename == f"gradviz-{config.id}-layers.csv"
     download.value.save_as(tmp_path / "layers.csv")
     assert (tmp_path / "layers.csv").read_text() == export.csv(export.layer_table(run))
     page.route("**/layers.csv?ask=*", lambda route: route.fulfill(status=503, body="Too little memory."))

@@ -86,8 +86,8 @@ def served(tmp_path) -> Iterator[tuple[Starlette, RunStore, list[str]]]:
     runs = [a_run(RunConfig(blocks=blocks, steps=200), steps, status) for blocks, steps, status in kinds]
     store.save(*runs)
     manager = RunManager(store, Shelf(tmp_path / "none", download=False))
-    preview = Preview(replace(runs[1].config, steps=200))
-    preview.record = StepRecord(0, 2.3, 0.1, np.zeros((len(QUANTITIES), runs[1].config.layers), np.float32), 0.1, None)
+    preview = Preview(replace(runs[1].recipe, steps=200))
+    preview.record = StepRecord(0, 2.3, 0.1, np.zeros((len(QUANTITIES), runs[1].recipe.layers), np.float32), 0.1, None)
     preview.ready.set()
     routes = build_routes(manager.get, {preview.id: preview}.get, lambda run: ("healthy", "All is well."),
                           get_problem=lambda: manager.warning, get_metrics=Metrics(manager.statistics))  # fmt: skip

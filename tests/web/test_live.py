@@ -176,7 +176,7 @@ def test_a_run_without_steps_is_said_to_have_none():
     client = Client()
     client.ask(a_run(2, 0))
     assert client.header["steps"] == client.header["columns"] == 0 and client.header["loss"] is None
-    assert client.header["names"] == list(RunConfig(blocks=2).layer_names)
+    assert client.header["names"] == list(RunConfig(blocks=2).layout.names)
 
 
 def test_only_new_columns_and_the_unfinished_one_are_sent():
@@ -430,7 +430,7 @@ def test_a_preview_is_waited_for_and_then_exact(monkeypatch):
     timer.start()
     header, body = read(site.get(url).content)
     np.testing.assert_array_equal(np.frombuffer(body, "<f4").reshape(len(QUANTITIES), -1), preview.record.layers)
-    assert header["names"] == list(preview.config.layer_names)
+    assert header["names"] == list(preview.config.layout.names)
 
 
 def test_a_preview_that_failed_says_why():

@@ -35,7 +35,7 @@ PLATEAU = 1e-11  # first-block gradients below this were stuck in nearly all Ada
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Per layer in forward order, as config.layer_names; all arrays are log10, one float64 per layer, read-only.
+    """Per layer in forward order, as config.layout.names; all arrays are log10, one float64 per layer, read-only.
 
     The quantities are those of runs.QUANTITIES at step 0. `share` is the root mean square of an activation about its
     mean over the images, over its root mean square: 10^-7 means that float32 shows the same map for every image.

@@ -1,0 +1,33 @@
+"""What a run is about, as far as the core asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeVar
+
+from gradviz.record.layout import Layout
+
+
+class Recipe(Protocol):
+    """Hashable, and never changed. The settings of a deep LeNet are one, another net that was watched is another."""
+
+    @property
+    def id(self) -> str:
+        """Names the run: letters, digits and hyphens. Equal where it is known that the same numbers come out."""
+
+    @property
+    def title(self) -> str:
+        """One short line."""
+
+    @property
+    def layout(self) -> Layout: ...
+
+    @property
+    def steps(self) -> int | None:
+        """Asked for; None where nobody knows."""
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """All that makes it, as JSON has it."""
+
+
+R = TypeVar("R", bound=Recipe, covariant=True)  # whose run it is: Run[RunConfig] is one of a deep LeNet

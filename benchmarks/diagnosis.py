@@ -22,7 +22,8 @@ import torch  # noqa: E402
 from gradviz.diagnosis.diagnose import Diagnosis, diagnose  # noqa: E402
 from gradviz.lenet.config import FIELDS, RunConfig  # noqa: E402
 from gradviz.lenet.data import Dataset, Shelf  # noqa: E402
-from gradviz.record.run import History, Run, Status, max_columns  # noqa: E402
+from gradviz.record.history import History, max_columns  # noqa: E402
+from gradviz.record.run import Run, Status  # noqa: E402
 from gradviz.train.trainer import Trainer  # noqa: E402
 
 # Of each kind one that shows it on any arithmetic, and its neighbour of the other kind: what trains has twice the steps that

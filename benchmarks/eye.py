@@ -23,8 +23,9 @@ from benchmarks import replay
 from benchmarks.common import ROOT, chromium, load_data, middle, running_app, table
 from gradviz.diagnosis.diagnose import diagnose
 from gradviz.lenet.config import RunConfig
+from gradviz.record.history import History, max_columns
 from gradviz.record.quantities import QUANTITIES
-from gradviz.record.run import History, Run, Status, max_columns
+from gradviz.record.run import Run, Status
 from gradviz.store.store import RunStore
 from gradviz.web import wire
 

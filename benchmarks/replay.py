@@ -14,7 +14,9 @@ import torch
 from streamlit.web import cli
 
 from gradviz.lenet.config import RunConfig
-from gradviz.record.run import QUANTITIES, Outcome, Status, StepRecord
+from gradviz.record.history import StepRecord
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.run import Outcome, Status
 from gradviz.serve import manager
 
 HISTORY, RATE = 500, 4

@@ -15,7 +15,9 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from gradviz.lenet.config import DATASETS, FIELDS, ConfigError, RunConfig, option
-from gradviz.record.run import QUANTITIES, History, Outcome, Run, Status, StepRecord, max_columns
+from gradviz.record.history import History, StepRecord, max_columns
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.run import Outcome, Run, Status
 from gradviz.settings import Settings, SettingsError
 
 _METAVAR = {int: "N", float: "X"}

@@ -23,7 +23,8 @@ from gradviz.lenet.lessons import BATCH, DEEP_STEPS, LESSONS, STEPS
 from gradviz.lenet.long_runs import KEPT, Keep, KeepError, train_all
 from gradviz.lenet.sweep import FAILED, TRAINED, UNFINISHED, remedy_name, result, trained_already
 from gradviz.record import arithmetic
-from gradviz.record.run import History, Run, Status, max_columns
+from gradviz.record.history import History, max_columns
+from gradviz.record.run import Run, Status
 from gradviz.report import OPTIMISER_NETS, OPTIMISERS, Report
 from gradviz.serve.manager import Train, limit_threads, trainer_on
 from gradviz.serve.processes import Nursery

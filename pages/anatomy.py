@@ -8,9 +8,9 @@ from gradviz.diagnosis.diagnose import diagnose
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.theory.predict import predict
 from gradviz.record import sample as anatomy
-from gradviz.record.run import History, Run
+from gradviz.record.history import History
+from gradviz.record.run import Run, Summary
 from gradviz.record.sample import AnatomySample
-from gradviz.store.store import Summary
 from gradviz.ui import controls
 from gradviz.ui.heavy import heavily
 from gradviz.ui.server import server

@@ -18,7 +18,7 @@ from gradviz.__main__ import main
 from gradviz.lenet.config import FIELDS, RunConfig, option
 from gradviz.lenet.data import Shelf
 from gradviz.record.arithmetic import Arithmetic, here
-from gradviz.record.run import QUANTITIES
+from gradviz.record.quantities import QUANTITIES
 from gradviz.train.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent

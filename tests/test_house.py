@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 # its name: `theory` becomes `lenet.theory`, and `lenet` alone once all of it is there.
 ORDER = """
     words messages serve.smallfile record.float32 record.quantities record.raster record.reading record.layout record.recipe
-    lenet.layout lenet.config machine settings serve.people record.arithmetic record.sample record.run
+    lenet.layout lenet.config machine settings serve.people record.arithmetic record.sample record.history record.run
     serve.admission serve.desk lenet.idx lenet.data lenet.net train.treatment train.layer_probe train.ahead
     lenet.theory train.trainer store.rows store.schema store.writeahead store.salvage store.reserve store.opening
     store.storefile store.store serve.frames serve.nursery serve.processes diagnosis.diagnose serve.manager

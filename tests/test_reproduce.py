@@ -84,7 +84,9 @@ def test_the_search_stops_after_two_failures_and_then_repeats_the_depths_around_
 def made(config, trained):
     import numpy as np
 
-    from gradviz.record.run import QUANTITIES, History, Run
+    from gradviz.record.history import History
+    from gradviz.record.quantities import QUANTITIES
+    from gradviz.record.run import Run
 
     loss = 0.5 if trained else 2.3
     columns = np.ones((30, len(QUANTITIES), config.layers), np.float32)

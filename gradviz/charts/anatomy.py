@@ -16,8 +16,8 @@ from plotly.subplots import make_subplots
 from gradviz.charts.draft import BLUE, GREEN, INK, ORANGE, PURPLE
 from gradviz.lenet.theory.predict import Prediction
 from gradviz.record import sample as anatomy
+from gradviz.record.history import History
 from gradviz.record.raster import MAX_ROWS, rows_of
-from gradviz.record.run import History
 from gradviz.record.sample import AnatomySample, BlockDeletion, Picture
 from gradviz.words import gettext as _
 from gradviz.words import number

@@ -25,8 +25,9 @@ from gradviz.charts.draft import (
 )
 from gradviz.diagnosis.diagnose import CHANCE
 from gradviz.record import raster
+from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
-from gradviz.record.run import History, Run
+from gradviz.record.run import Run
 from gradviz.words import gettext as _
 
 DIFFERENCE = 6.0  # decades to either side in a picture of differences

@@ -14,8 +14,10 @@ import numpy as np
 
 from gradviz.lenet.config import CRITICAL_RANGE, FIELDS, RunConfig
 from gradviz.record.float32 import ADAM_EPS, ADAM_OVERFLOW, RESOLUTION, SMALLEST, SMALLEST_NORMAL
+from gradviz.record.history import History
+from gradviz.record.quantities import QUANTITIES
 from gradviz.record.reading import first_nonfinite
-from gradviz.record.run import QUANTITIES, History, Run
+from gradviz.record.run import Run
 from gradviz.words import gettext as _
 from gradviz.words import number, scientific
 

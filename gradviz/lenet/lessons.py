@@ -17,7 +17,8 @@ from gradviz.diagnosis.diagnose import GAP
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.sweep import DIVERGED, TRAINED, Result, Sweep, border, looked, remedy_name, result
 from gradviz.record.float32 import ADAM_EPS, SMALLEST, SMALLEST_NORMAL
-from gradviz.record.run import QUANTITIES, Run, Status
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.run import Run, Status
 from gradviz.words import gettext as _
 from gradviz.words import ngettext, number, scientific
 

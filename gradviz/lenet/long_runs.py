@@ -24,7 +24,8 @@ from gradviz.diagnosis.diagnose import CHANCE, LEFT_CHANCE
 from gradviz.lenet.config import FIELDS, ConfigError, RunConfig
 from gradviz.lenet.sweep import cost
 from gradviz.record.arithmetic import Arithmetic
-from gradviz.record.run import QUANTITIES, StepRecord
+from gradviz.record.history import StepRecord
+from gradviz.record.quantities import QUANTITIES
 from gradviz.serve.manager import Train
 from gradviz.train.layer_probe import Interrupted
 

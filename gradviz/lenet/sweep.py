@@ -18,8 +18,7 @@ import numpy as np
 
 from gradviz.diagnosis.diagnose import CHANCE, LEFT_CHANCE, LOUD
 from gradviz.lenet.config import FIELDS, ConfigError, RunConfig
-from gradviz.record.run import Run, Status
-from gradviz.store.store import Summary
+from gradviz.record.run import Run, Status, Summary
 
 WINDOW = 20  # steps whose mean loss is judged: one batch of 32 scatters by up to 0.1
 MARGIN = 0.5  # nats under chance: a fifth of the way down, and five times what the loss of a net that learns nothing scatters

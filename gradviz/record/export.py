@@ -13,8 +13,9 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 
+from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
-from gradviz.record.run import History, Run
+from gradviz.record.run import Run
 
 _ROWS = 10_000  # of one part: some 1.3 MB as CSV
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gradviz.lenet.config import RunConfig
-from gradviz.record.run import QUANTITIES, max_columns
+from gradviz.record.history import max_columns
+from gradviz.record.quantities import QUANTITIES
 from gradviz.settings import Limits
 from gradviz.words import gettext as _
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from gradviz.lenet.config import ConfigError
 from gradviz.lenet.data import DataError
+from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
-from gradviz.record.run import Outcome, Status, StepRecord
+from gradviz.record.run import Outcome, Status
 from gradviz.record.sample import BlockDeletion, PackedSample
 
 NEXT, PREVIEW = b"n", b"p"

@@ -31,14 +31,15 @@ from gradviz import machine
 from gradviz.lenet.config import FIELDS, ConfigError, RunConfig
 from gradviz.lenet.data import DataError, Shelf
 from gradviz.record.arithmetic import Arithmetic, here
-from gradviz.record.run import History, Outcome, Run, Status, StepRecord, max_columns
+from gradviz.record.history import History, StepRecord, max_columns
+from gradviz.record.run import Outcome, Run, Status, Summary
 from gradviz.serve import admission as limits
 from gradviz.serve.admission import Refused
 from gradviz.serve.desk import Desk
 from gradviz.serve.people import GUEST, Pace, with_one_more
 from gradviz.serve.processes import WorkerDied, WorkerError
 from gradviz.settings import Limits
-from gradviz.store.store import INTERRUPTED, RunStore, StoreError, Summary
+from gradviz.store.store import INTERRUPTED, RunStore, StoreError
 from gradviz.train.layer_probe import Interrupted
 from gradviz.train.trainer import Trainer, device_text, preview_images, resolve_device
 from gradviz.words import gettext as _

@@ -35,7 +35,8 @@ from gradviz import machine
 from gradviz.lenet.config import ConfigError, RunConfig
 from gradviz.lenet.data import DataError, Shelf
 from gradviz.record.arithmetic import Arithmetic
-from gradviz.record.run import Outcome, Status, StepRecord
+from gradviz.record.history import StepRecord
+from gradviz.record.run import Outcome, Status
 from gradviz.serve import admission as limits
 from gradviz.serve.frames import FRAME, NEXT, PREVIEW, outcome_of, record_of
 from gradviz.settings import of_children

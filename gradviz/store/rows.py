@@ -16,8 +16,9 @@ import numpy as np
 
 from gradviz.lenet.config import FIELDS, ConfigError, RunConfig
 from gradviz.record.arithmetic import Arithmetic
+from gradviz.record.history import History, max_columns
 from gradviz.record.quantities import QUANTITIES
-from gradviz.record.run import History, Status, max_columns
+from gradviz.record.run import Status
 from gradviz.record.sample import BlockDeletion, PackedSample
 from gradviz.words import gettext as _
 

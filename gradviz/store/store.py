@@ -12,19 +12,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
 import re
 import sqlite3
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from gradviz.lenet.config import RunConfig
+from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
-from gradviz.record.run import History, Run, Status
+from gradviz.record.run import Run, Status, Summary
 from gradviz.store.opening import INTERRUPTED, StoreError
 from gradviz.store.rows import Parts, Sound, arithmetic, checksum, clients, deletion, is_whole
 from gradviz.store.schema import PARTS
@@ -35,38 +33,7 @@ log = logging.getLogger("gradviz")
 
 _YEAR = 366 * 86400.0  # seconds
 
-__all__ = ["INTERRUPTED", "RunStore", "StoreError", "Summary"]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A run without its records, for lists."""
-
-    id: str
-    recipe: RunConfig
-    status: Status
-    created: float  # Unix time
-    steps: int  # recorded so far
-    loss: float  # of the last step; may be inf or nan, and is nan before the first
-    seconds: float  # of training
-    test_accuracy: float | None
-    device: str
-    message: str
-
-    @classmethod
-    def of(cls, run: Run) -> Summary:
-        history = run.history.snapshot()
-        return cls(
-            run.id,
-            run.recipe,
-            run.status,
-            run.created,
-            history.steps,
-            *_last(history),
-            run.test_accuracy,
-            run.device,
-            run.message,
-        )
+__all__ = ["INTERRUPTED", "RunStore", "StoreError"]
 
 
 class RunStore:
@@ -301,7 +268,7 @@ class RunStore:
             for table in PARTS:  # whoever has deleted a run by hand may have left its records, which would be in the way
                 self._db.execute(f"DELETE FROM {table} WHERE run = ?", (run.id,))
         done = old["steps"] if old else 0
-        loss, seconds = _last(history)
+        loss, seconds = history.latest
         row = {
             "id": run.id,
             "config": json.dumps(run.recipe.to_dict()),
@@ -363,11 +330,6 @@ class RunStore:
                 if part.step not in kept
             ),
         )
-
-
-def _last(history: History) -> tuple[float, float]:
-    """Loss and seconds of the last step."""
-    return (float(history.loss[-1]), float(history.seconds[-1])) if history.steps else (math.nan, 0.0)
 
 
 def _some(names: list[str], most: int = 5) -> str:

@@ -20,7 +20,7 @@ import torch
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.net import DeepLeNet, Watch
 from gradviz.record import sample as anatomy
-from gradviz.record.run import QUANTITIES
+from gradviz.record.quantities import QUANTITIES
 from gradviz.record.sample import AnatomySample, Picture
 
 _ROW = {name: row for row, name in enumerate(QUANTITIES)}

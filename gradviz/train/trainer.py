@@ -18,8 +18,10 @@ from gradviz.lenet.config import ConfigError, RunConfig
 from gradviz.lenet.data import Dataset
 from gradviz.lenet.net import DeepLeNet, initialise
 from gradviz.record.arithmetic import here
+from gradviz.record.history import StepRecord
+from gradviz.record.quantities import QUANTITIES
 from gradviz.record.reading import first_nonfinite
-from gradviz.record.run import QUANTITIES, Outcome, Status, StepRecord
+from gradviz.record.run import Outcome, Status
 from gradviz.record.sample import AnatomySample, BlockDeletion, deleted_blocks, sampled_steps
 from gradviz.train.ahead import Capture, Lane, cuda_graph
 from gradviz.train.layer_probe import AnatomyProbe, Interrupted, LayerProbe

@@ -21,11 +21,10 @@ from starlette.routing import Route
 from gradviz.diagnosis.diagnose import CHANCE, Verdict
 from gradviz.record import raster
 from gradviz.record.quantities import QUANTITIES
-from gradviz.record.run import Run, Status
+from gradviz.record.run import Run, Status, Summary
 from gradviz.serve.admission import Refused
 from gradviz.serve.classroom import Classroom
 from gradviz.serve.manager import RunManager
-from gradviz.store.store import Summary
 from gradviz.web import wire
 from gradviz.web.panels import unloaded
 from gradviz.web.panels import words as live_words

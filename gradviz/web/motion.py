@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
+from gradviz.record.history import History
 from gradviz.record.raster import rows_of
-from gradviz.record.run import History, Run
+from gradviz.record.run import Run
 from gradviz.record.sample import AnatomySample
 from gradviz.words import gettext as _
 from gradviz.words import number, power

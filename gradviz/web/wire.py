@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.raster import MAX_ROWS, encode, means, pool
-from gradviz.record.run import History, Run, Status
+from gradviz.record.run import Run, Status
 
 
 class WireError(ValueError):

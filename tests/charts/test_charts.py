@@ -19,8 +19,9 @@ from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons import ARTICLE_BORDERS, LESSONS
 from gradviz.lenet.sweep import DIVERGED, STUCK, TRAINED, Result, Sweep
 from gradviz.record import raster
+from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
-from gradviz.record.run import History, Run, Status
+from gradviz.record.run import Run, Status
 from gradviz.web import wire
 
 RANGE = (-24.0, 12.0)

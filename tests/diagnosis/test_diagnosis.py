@@ -13,7 +13,9 @@ from benchmarks.diagnosis import CASES, case, train
 from gradviz.diagnosis.diagnose import Verdict, diagnose
 from gradviz.lenet.config import FIELDS, RunConfig
 from gradviz.lenet.data import Shelf
-from gradviz.record.run import QUANTITIES, History, Run, Status, StepRecord
+from gradviz.record.history import History, StepRecord
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.run import Run, Status
 from gradviz.settings import Settings
 from gradviz.train.trainer import Trainer
 

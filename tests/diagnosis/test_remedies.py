@@ -16,7 +16,9 @@ from gradviz.lenet.data import Dataset, Shelf
 from gradviz.lenet.net import DeepLeNet, initialise, parameter_count
 from gradviz.lenet.theory import predict as theory
 from gradviz.lenet.theory.gaussians import gaussians
-from gradviz.record.run import QUANTITIES, History, Run, Status
+from gradviz.record.history import History
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.run import Run, Status
 from gradviz.train.trainer import Trainer
 from gradviz.train.treatment import FEEDBACK_GAIN, steer
 from gradviz.ui import controls

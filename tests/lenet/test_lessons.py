@@ -30,7 +30,9 @@ from gradviz.lenet.lessons import (
 )  # fmt: skip
 from gradviz.lenet.long_runs import Keep
 from gradviz.lenet.theory.predict import predict
-from gradviz.record.run import QUANTITIES, History, Run, Status
+from gradviz.record.history import History
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.run import Run, Status
 from gradviz.train.trainer import Trainer
 from gradviz.ui.server import server
 from gradviz.words import scientific

@@ -30,7 +30,9 @@ from gradviz.lenet.long_runs import (
     train_all,
 )
 from gradviz.record.arithmetic import Arithmetic
-from gradviz.record.run import QUANTITIES, Outcome, Status, StepRecord
+from gradviz.record.history import StepRecord
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.run import Outcome, Status
 from gradviz.train.trainer import Trainer
 
 NET = RunConfig(activation="relu", blocks=2, batch_size=64, steps=400)

@@ -19,7 +19,8 @@ from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Dataset, Shelf
 from gradviz.lenet.net import DeepLeNet, initialise
 from gradviz.record import sample as anatomy
-from gradviz.record.run import History, Run, Status
+from gradviz.record.history import History
+from gradviz.record.run import Run, Status
 from gradviz.record.sample import AnatomySample, BlockDeletion
 from gradviz.store.store import RunStore
 from gradviz.train.trainer import Trainer

@@ -11,7 +11,9 @@ from streamlit.testing.v1 import AppTest
 
 from gradviz.lenet.config import RunConfig
 from gradviz.record.arithmetic import Arithmetic, arithmetic_text
-from gradviz.record.run import QUANTITIES, History, Run, Status
+from gradviz.record.history import History
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.run import Run, Status
 from gradviz.store.store import RunStore
 from gradviz.ui.server import server
 

@@ -9,7 +9,8 @@ from streamlit.testing.v1 import AppTest
 
 from gradviz.lenet.config import PRESETS, RunConfig
 from gradviz.record.arithmetic import arithmetic_text
-from gradviz.record.run import History, Run, Status
+from gradviz.record.history import History
+from gradviz.record.run import Run, Status
 from gradviz.train.trainer import Trainer
 from gradviz.ui.server import close_server, server
 

@@ -9,7 +9,8 @@ import torch
 
 from gradviz.lenet.config import PRESETS, RunConfig
 from gradviz.lenet.data import Shelf
-from gradviz.record.run import QUANTITIES, Status
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.run import Status
 from gradviz.train.trainer import Trainer
 
 pytestmark = pytest.mark.trains

@@ -13,7 +13,9 @@ import pytest
 from gradviz.lenet.config import RunConfig
 from gradviz.record import export
 from gradviz.record.arithmetic import Arithmetic
-from gradviz.record.run import QUANTITIES, History, Run, StepRecord
+from gradviz.record.history import History, StepRecord
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.run import Run
 
 CONFIG = RunConfig(blocks=1, steps=10)  # 7 layers
 

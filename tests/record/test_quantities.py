@@ -12,8 +12,9 @@ from streamlit.testing.v1 import AppTest
 from gradviz.charts.runs import difference_figure, heatmaps_figure, profile_figure
 from gradviz.lenet.config import RunConfig
 from gradviz.record import export, raster
+from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES, Quantity
-from gradviz.record.run import History, Run, Status
+from gradviz.record.run import Run, Status
 from gradviz.web import panels as element
 from gradviz.web import wire
 

@@ -23,8 +23,9 @@ from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons import LESSONS
 from gradviz.record import raster
 from gradviz.record.arithmetic import Arithmetic
+from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
-from gradviz.record.run import History, Run, Status
+from gradviz.record.run import Run, Status, Summary
 from gradviz.serve.classroom import (
     LONGEST_NAME,
     PIN_MINUTE,
@@ -37,7 +38,6 @@ from gradviz.serve.classroom import (
     archive,
     clean_name,
 )  # fmt: skip
-from gradviz.store.store import Summary
 from gradviz.web.cards import COLUMNS, LOSS_TOP, MOST_CARDS, ROWS, Board, classroom_routes, frame_of, loss_codes, picture
 from gradviz.web.routes import Described
 

@@ -24,7 +24,9 @@ from conftest import Clock
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import DataError, Shelf
 from gradviz.record.arithmetic import Arithmetic
-from gradviz.record.run import QUANTITIES, History, Outcome, Run, Status, StepRecord
+from gradviz.record.history import History, StepRecord
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.run import Outcome, Run, Status
 from gradviz.serve.admission import Refused, memory_needed
 from gradviz.serve.manager import RunManager
 from gradviz.settings import Limits
@@ -1145,7 +1147,8 @@ import numpy as np
 import torch
 from gradviz.lenet.config import RunConfig
 from gradviz.serve.manager import RunManager
-from gradviz.record.run import QUANTITIES, StepRecord
+from gradviz.record.history import StepRecord
+from gradviz.record.quantities import QUANTITIES
 from gradviz.store.store import RunStore
 
 class Training:

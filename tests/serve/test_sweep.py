@@ -31,12 +31,14 @@ from gradviz.lenet.sweep import (
     remedy_name,
     result,
 )  # fmt: skip
-from gradviz.record.run import QUANTITIES, History, Outcome, Run, Status, StepRecord
+from gradviz.record.history import History, StepRecord
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.run import Outcome, Run, Status, Summary
 from gradviz.serve.admission import Refused
 from gradviz.serve.manager import RunManager
 from gradviz.serve.sweeps import SweepRunner
 from gradviz.settings import Limits
-from gradviz.store.store import RunStore, Summary
+from gradviz.store.store import RunStore
 from gradviz.ui.server import server
 
 CHANCE = math.log(10)

@@ -22,7 +22,8 @@ import torch
 from gradviz import machine
 from gradviz.lenet.config import ConfigError, RunConfig
 from gradviz.lenet.data import DataError, Shelf
-from gradviz.record.run import History, Run, Status, StepRecord
+from gradviz.record.history import History, StepRecord
+from gradviz.record.run import Run, Status
 from gradviz.serve.frames import FRAME, pack, pack_error
 from gradviz.serve.manager import RunManager
 from gradviz.serve.processes import Nursery, RemoteTraining, WorkerDied, WorkerError

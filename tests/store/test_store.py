@@ -15,7 +15,9 @@ import pytest
 
 from gradviz.lenet.config import RunConfig
 from gradviz.record.arithmetic import Arithmetic
-from gradviz.record.run import QUANTITIES, History, Run, Status, StepRecord, max_columns
+from gradviz.record.history import History, StepRecord, max_columns
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.run import Run, Status
 from gradviz.store.store import RunStore, StoreError
 
 QUANTITY_COUNT = len(QUANTITIES)
@@ -190,7 +192,9 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from gradviz.lenet.config import RunConfig
-from gradviz.record.run import QUANTITIES, History, Run, Status, StepRecord
+from gradviz.record.history import History, StepRecord
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.run import Run, Status
 from gradviz.store.store import RunStore
 
 store = RunStore(Path(sys.argv[1]))

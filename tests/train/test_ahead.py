@@ -20,7 +20,9 @@ from torch.utils._pytree import tree_leaves
 
 from gradviz.lenet.config import TREATMENTS, RunConfig
 from gradviz.lenet.data import Dataset, Shelf
-from gradviz.record.run import QUANTITIES, Status, StepRecord
+from gradviz.record.history import StepRecord
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.run import Status
 from gradviz.train.trainer import Trainer, never
 
 pytestmark = pytest.mark.trains

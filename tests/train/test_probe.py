@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.net import DeepLeNet, initialise
+from gradviz.record.quantities import QUANTITIES
 from gradviz.record.reading import first_nonfinite
-from gradviz.record.run import QUANTITIES
 from gradviz.train.layer_probe import Interrupted, LayerProbe
 from gradviz.train.trainer import Trainer, never
 

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from gradviz.lenet.config import ConfigError, RunConfig
 from gradviz.lenet.data import Dataset, Shelf
 from gradviz.lenet.net import DeepLeNet, initialise
-from gradviz.record.run import QUANTITIES, History, Status
+from gradviz.record.history import History
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.run import Status
 from gradviz.train.trainer import Trainer, resolve_device
 
 pytestmark = pytest.mark.trains
@@ -159,7 +161,7 @@ def test_a_device_that_is_not_there_is_refused_with_what_there_is():
 
 
 def test_a_full_history_merges_neighbours_by_maximum_and_keeps_every_loss():
-    from gradviz.record.run import StepRecord
+    from gradviz.record.history import StepRecord
 
     history = History(layers=2, max_columns=4)
     peaks = np.random.default_rng(0).random((23, len(QUANTITIES), 2)).astype(np.float32)

@@ -18,7 +18,9 @@ from starlette.applications import Starlette
 
 from gradviz.lenet.config import RunConfig
 from gradviz.record import export
-from gradviz.record.run import QUANTITIES, History, Run, Status
+from gradviz.record.history import History
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.run import Run, Status
 from gradviz.serve.classroom import archive
 from gradviz.serve.desk import Desk
 from gradviz.store.store import RunStore

@@ -18,7 +18,9 @@ from starlette.middleware import Middleware
 from benchmarks.classroom import PAGES, Tab, Tally
 from gradviz.lenet.config import FIELDS, ConfigError, RunConfig
 from gradviz.lenet.data import Shelf
-from gradviz.record.run import QUANTITIES, History, Run, Status, StepRecord
+from gradviz.record.history import History, StepRecord
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.run import Run, Status
 from gradviz.serve.classroom import Classroom
 from gradviz.serve.manager import Preview, RunManager
 from gradviz.store.store import RunStore

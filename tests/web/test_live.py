@@ -20,8 +20,9 @@ from starlette.applications import Starlette
 
 from gradviz.lenet.config import RunConfig
 from gradviz.record import raster
+from gradviz.record.history import History, StepRecord, max_columns
 from gradviz.record.quantities import QUANTITIES
-from gradviz.record.run import History, Run, Status, StepRecord, max_columns
+from gradviz.record.run import Run, Status
 from gradviz.serve.manager import Preview
 from gradviz.web import panels as element
 from gradviz.web import wire

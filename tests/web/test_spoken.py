@@ -21,8 +21,9 @@ from websockets.exceptions import ConnectionClosed
 
 from gradviz.charts.runs import difference_figure
 from gradviz.lenet.config import RunConfig
+from gradviz.record.history import History, StepRecord
 from gradviz.record.quantities import QUANTITIES
-from gradviz.record.run import History, Run, Status, StepRecord
+from gradviz.record.run import Run, Status
 from gradviz.web import spoken
 
 ROOT = Path(__file__).parents[2]

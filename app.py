@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from gradviz import machine
 from gradviz.diagnosis.diagnose import diagnose
-from gradviz.serve.classroom import archive
+from gradviz.serve.archive import archive
 from gradviz.serve.people import COOKIE
 from gradviz.settings import SettingsError
 from gradviz.store.store import StoreError

@@ -28,8 +28,9 @@ import torch  # noqa: E402
 from gradviz.lenet.config import RunConfig  # noqa: E402
 from gradviz.lenet.data import Shelf  # noqa: E402
 from gradviz.serve.admission import memory_needed  # noqa: E402
-from gradviz.serve.manager import Train, trainer_on  # noqa: E402
+from gradviz.serve.manager import trainer_on  # noqa: E402
 from gradviz.serve.processes import Nursery  # noqa: E402
+from gradviz.train.training import Train  # noqa: E402
 
 LOADS = {"idle": 0.0, "half busy": 0.5, "busy": 1.0}
 

@@ -26,12 +26,13 @@ from gradviz.record import arithmetic
 from gradviz.record.history import History, max_columns
 from gradviz.record.run import Run, Status
 from gradviz.report import OPTIMISER_NETS, OPTIMISERS, Report
-from gradviz.serve.manager import Train, limit_threads, trainer_on
+from gradviz.serve.manager import trainer_on
 from gradviz.serve.processes import Nursery
 from gradviz.settings import Settings
 from gradviz.store.store import RunStore, StoreError
 from gradviz.train.layer_probe import Interrupted
 from gradviz.train.trainer import Trainer, device_text, resolve_device
+from gradviz.train.training import Train, limit_threads
 
 EARLY = "Stopped as soon as it counted as trained."
 QUICK_MINUTES = 15

@@ -17,11 +17,12 @@ ROOT = Path(__file__).parent.parent
 ORDER = """
     words messages serve.smallfile record.float32 record.quantities record.raster record.reading record.layout record.recipe
     lenet.layout lenet.config machine settings serve.people record.arithmetic record.sample record.history record.run
-    serve.admission serve.desk lenet.idx lenet.data lenet.net train.treatment train.layer_probe train.ahead
-    lenet.theory train.trainer store.rows store.schema store.writeahead store.salvage store.reserve store.opening
-    store.storefile store.store serve.frames serve.nursery serve.processes diagnosis.diagnose serve.manager
+    serve.threads serve.admission serve.desk lenet.idx lenet.data lenet.net train.treatment train.layer_probe train.ahead
+    lenet.theory train.training train.trainer store.rows store.schema store.writeahead store.salvage store.reserve store.opening
+    store.storefile store.store serve.failures serve.frames serve.nursery serve.processes diagnosis.diagnose
+    serve.previews serve.manager
     lenet.sweep serve.sweeps lenet.lessons lenet.long_runs lenet.article_length charts report reproduce
-    lenet.codegen record.export serve.classroom web ui __main__ pages app
+    lenet.codegen record.export serve.classroom serve.archive web ui __main__ pages app
 """.split()
 BESIDE = {"train": "diagnosis", "diagnosis": "train", "serve": "charts", "charts": "serve"}  # neither imports the other
 DOORS = {

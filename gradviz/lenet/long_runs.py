@@ -26,8 +26,8 @@ from gradviz.lenet.sweep import cost
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
-from gradviz.serve.manager import Train
 from gradviz.train.layer_probe import Interrupted
+from gradviz.train.training import Train
 
 EPOCH = 937  # steps: 60,000 images in batches of 64, what is left over dropped
 STEPS = 10 * EPOCH

@@ -8,26 +8,18 @@ from __future__ import annotations
 import hmac
 import json
 import logging
-import math
 import re
 import secrets
 import threading
 import time
 import unicodedata
-import zipfile
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
-import pandas as pd
-
-from gradviz.diagnosis.diagnose import diagnose
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons import LESSONS
 from gradviz.lenet.sweep import Sweep, remedy_name, setting_text
-from gradviz.record import export
-from gradviz.record.run import Run
 from gradviz.serve import smallfile
 from gradviz.words import gettext as _
 
@@ -39,7 +31,6 @@ PIN_TRIES = 5  # wrong ones of one browser session in that time
 PIN_TRIES_THERE = 20  # of one address in that time; from then on it has a line, but for those who are known and have not guessed
 PIN_PACE = 3.0  # seconds between two of that line: four digits fall within 4 hours on average
 _MOST_GUESSERS = 4096  # clients, and addresses, that are remembered
-ARCHIVE_BYTES = 1e9  # of one archive: some minutes of a core
 _MOST_RUNS = 3000  # whose names are kept, the newest
 _MOST_NAMES = 100  # of one run
 _MOST_MARKS = 3  # on one letter of a name
@@ -313,48 +304,3 @@ class ClassSweep(Sweep):
 def _remedy_name(config: RunConfig) -> str:
     range_ = "" if config.init_range is None else " + " + setting_text("init_range", config.init_range)
     return remedy_name(config) + range_
-
-
-# The archive
-
-
-def archive(runs: Iterable[Run], names: Callable[[str], Iterable[str]], most_bytes: float = ARCHIVE_BYTES) -> Iterator[bytes]:
-    """The runs as one zip file, piece by piece: runs.csv with a row for each, and a folder for each: config.json, steps.csv,
-    layers.parquet.
-
-    `names(run_id)`: who runs it. Once the file has `most_bytes`, further runs get their row only; its column `files`
-    says so. The layers are Parquet: as CSV text they are ten times as large and as slow to write.
-    """
-    sink, rows = export.Sink(), []
-    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
-        for run in runs:
-            room = sink.taken < most_bytes
-            if room:
-                file.writestr(f"{run.id}/config.json", json.dumps(run.recipe.to_dict(), indent=1))
-                for name in ("steps.csv", "layers.parquet"):
-                    make, _media = export.FILES[name]
-                    with file.open(f"{run.id}/{name}", "w") as part:
-                        for data in make(run):
-                            part.write(data)
-                            yield sink.take()
-            rows.append(_row(run, names(run.id)) | {"files": "yes" if room else "no: the archive was full"})
-            del run  # its records are not needed while the next one is read
-        file.writestr("runs.csv", export.csv(pd.DataFrame(rows)))
-    yield sink.take()
-
-
-def _row(run: Run, names: Iterable[str]) -> dict[str, object]:
-    history = run.history.snapshot()
-    return {
-        "run": run.id,
-        "names": ", ".join(names),
-        "status": str(run.status),
-        "verdict": str(diagnose(run).verdict),
-        "steps_done": history.steps,
-        "last_loss": float(history.loss[-1]) if history.steps else math.nan,
-        "test_accuracy": math.nan if run.test_accuracy is None else run.test_accuracy,
-        "created": datetime.fromtimestamp(run.created, UTC).isoformat(timespec="seconds"),
-        "message": run.message,
-        "computed_with": run.arithmetic.code if run.arithmetic else "unknown",
-        **run.recipe.to_dict(),
-    }

@@ -22,13 +22,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 from weakref import WeakValueDictionary
 
-import torch
-
 from gradviz import machine
-from gradviz.lenet.config import FIELDS, ConfigError, RunConfig
+from gradviz.lenet.config import ConfigError, RunConfig
 from gradviz.lenet.data import DataError, Shelf
 from gradviz.record.arithmetic import Arithmetic, here
 from gradviz.record.history import History, StepRecord, max_columns
@@ -36,12 +33,15 @@ from gradviz.record.run import Outcome, Run, Status, Summary
 from gradviz.serve import admission as limits
 from gradviz.serve.admission import Refused
 from gradviz.serve.desk import Desk
+from gradviz.serve.failures import WorkerDied, in_words
 from gradviz.serve.people import GUEST, Pace, with_one_more
-from gradviz.serve.processes import WorkerDied, WorkerError
+from gradviz.serve.previews import Preview, Previews
+from gradviz.serve.threads import daemon, log_event
 from gradviz.settings import Limits
 from gradviz.store.store import INTERRUPTED, RunStore, StoreError
 from gradviz.train.layer_probe import Interrupted
 from gradviz.train.trainer import Trainer, device_text, preview_images, resolve_device
+from gradviz.train.training import Train, Training, limit_threads
 from gradviz.words import gettext as _
 
 log = logging.getLogger("gradviz")
@@ -52,12 +52,6 @@ _SAID = 15.0  # seconds for which a page says that a run could not be deleted
 _UNSAVED_BYTES = 512e6  # of ended runs that wait in memory for a store that refuses
 _LOADS = 2  # runs that are read from the store at once
 _LOAD_COPIES = 3  # of its bytes that a run takes while it is read: SQLite's, joined, and as arrays
-_KEPT_PREVIEWS = 64
-_KEPT_PEOPLE = 1000  # whose turns with previews are remembered
-_OF_ONE = 40  # previews that wait for one person; the newest
-_LARGE = 8000  # images times blocks of a preview, LSUV ten times as many; about a second
-_ASIDE = 3  # times that a large preview is laid aside for a small one
-_SMALL_ONES = 8  # previews of small nets after which one of a large one has its turn
 _WATCHED = 10.0  # seconds after the last look; a page in front looks every second, one in the background less often
 _HURRY, _HURRY_THERE = (20, 0.5), (60, 1.0)  # first pictures and presses that go before the turns of others: at once, per second
 _TOGETHER = 4  # turns of one address to one of another where both have people who wait; guests, who may be one and the same, one
@@ -67,23 +61,8 @@ _ROOM_EVERY = 5.0  # seconds between two that are: their memory takes a moment t
 _FIRST = 0.25  # of a slice, then a worker may go to whom it matters more: enough for a first picture of most nets
 _PRESENT = 24 * 3600.0  # seconds: what is younger is not deleted to make room, somebody may be working with it
 AFRESH = (Status.INTERRUPTED, Status.STOPPED, Status.FAILED)
-# What the first forward and backward pass does not depend on. Two configs that differ only here share a preview.
-_AFTER_PREVIEW = ("treatment", "threshold", "optimizer", "lr", "steps")
 
 
-class Training(Protocol):
-    """What the manager asks of a Trainer."""
-
-    device: torch.device | str  # of a training elsewhere in words
-    arithmetic: Arithmetic | None
-    outcome: Outcome | None  # how it ended, once the iteration has
-
-    def __iter__(self) -> Iterator[StepRecord]: ...
-
-    def preview(self) -> StepRecord: ...
-
-
-Train = Callable[[RunConfig, Callable[[], bool]], Training]  # (config, interrupt)
 
 
 def trainer_on(shelf: Shelf) -> Train:
@@ -203,9 +182,9 @@ class RunManager:
             for run, old in waiting:
                 self._begin(run, old=old)
         self._workers_ended = threading.Event()
-        self._workers = [_daemon(self._work, f"worker-{number}") for number in range(workers)]
-        self._writer = _daemon(self._write, "store-writer")
-        self._previews = _Previews(self._train_preview, threads)
+        self._workers = [daemon(self._work, f"worker-{number}") for number in range(workers)]
+        self._writer = daemon(self._write, "store-writer")
+        self._previews = Previews(self._train_preview, threads)
 
     # Runs
 
@@ -248,7 +227,7 @@ class RunManager:
                 self._refused[refusal.reason] += 1
             log.info("event=refused reason=%s run=%s summary=%s", refusal.reason, config.id, json.dumps(config.title))
             raise
-        _log("queued", run, summary=config.title)
+        log_event("queued", run, summary=config.title)
         return run
 
     def get(self, id: str) -> Run | None:
@@ -621,7 +600,7 @@ class RunManager:
         job.run.status = status
         job.rests = self._clock() if status is Status.PAUSED else math.inf
         self._changed.notify_all()
-        _log(status, job.run, steps=job.run.history.steps)
+        log_event(status, job.run, steps=job.run.history.steps)
 
     def _stays(self, job: _Job) -> bool:
         """Whether it outlives the server: it waits for a worker, and somebody asked for it. Sweeps start theirs again themselves.
@@ -829,7 +808,7 @@ class RunManager:
             with self._changed:
                 self._crashes += isinstance(error, WorkerDied)
             log.exception("event=error run=%s steps=%d", run.id, run.history.steps)
-            outcome = Outcome(Status.FAILED, message=_sentence(error))
+            outcome = Outcome(Status.FAILED, message=in_words(error))
         self._end(job, outcome)
 
     def _goes_on(self, job: _Job) -> bool:
@@ -916,11 +895,11 @@ class RunManager:
                 if due or ended:
                     self._store.save(*ended, *runs.values(), whole=begun_again, waiting=waiting)
             except StoreError as error:
-                self._warn("write", " ".join(filter(None, (str(error), self._unsaved_sentence()))))
+                self._warn("write", " ".join(filter(None, (str(error), self._unsavedin_words()))))
                 return
             except Exception as error:  # the writer must outlive it
                 log.exception("event=store-error")
-                self._warn("write", _sentence(error))
+                self._warn("write", in_words(error))
                 return
             self._generation = generation
             self._fine("write")
@@ -941,7 +920,7 @@ class RunManager:
         with self._changed:
             return [job.run for job in self._jobs.values() if not job.run.status.live]
 
-    def _unsaved_sentence(self) -> str:
+    def _unsavedin_words(self) -> str:
         with self._changed:
             live = sum(job.run.status.live for job in self._jobs.values())
         ended = len(self.unsaved())
@@ -971,151 +950,6 @@ class RunManager:
             log.info("event=store-fine what=%s", word)
 
 
-@dataclass(eq=False)
-class Preview:
-    """What one forward and backward pass at initialisation shows. Once `ready` is set, `record` or `error` is there."""
-
-    config: RunConfig  # what does not matter yet (optimiser, treatment, steps) at its default
-    ready: threading.Event = field(default_factory=threading.Event)
-    record: StepRecord | None = None
-    error: str = ""  # one sentence
-    clients: dict[str, str] = field(default_factory=dict)  # which pages wait for it -> whose they are
-    dropped: threading.Event = field(default_factory=threading.Event)  # nobody does any more
-    yields: threading.Event = field(default_factory=threading.Event)  # somebody else's small one goes before it
-    aside: int = 0  # how often that has been
-
-    def interrupted(self) -> bool:
-        return self.dropped.is_set() or self.yields.is_set()
-
-    @property
-    def id(self) -> str:
-        return self.config.id
-
-    @property
-    def seconds_per_step(self) -> float | None:
-        """Estimated from the measured pass."""
-        return self.record.seconds if self.record else None
-
-
-class _Previews:
-    """One thread that computes previews: of each client only the newest wish, small nets first, people in turn.
-
-    A large one is laid aside for a small one of somebody else, some times, and begun again after it.
-    """
-
-    def __init__(self, train: Train, threads: int):
-        self._train, self._threads = train, threads
-        self._known: OrderedDict[str, Preview] = OrderedDict()  # waiting, running or ready; last asked for last
-        self._queue: list[Preview] = []
-        self._running: Preview | None = None
-        self._served: OrderedDict[str, int] = OrderedDict()  # person -> when he had his last one, counted
-        self._count = self._small_ones = 0  # of previews begun; and of these the small ones since the last large one
-        self._changed = threading.Condition()
-        self._closing = False
-        _daemon(self._work, "preview")
-
-    def ask(self, config: RunConfig, client: str, person: str) -> Preview:
-        config = replace(config, **{name: FIELDS[name].default for name in _AFTER_PREVIEW})
-        with self._changed:
-            preview = self._known.get(config.id)
-            if preview is None or preview.error:
-                preview = Preview(config)
-                self._known[preview.id] = preview
-                self._queue.append(preview)
-                self._changed.notify_all()
-            preview.clients[client] = person
-            self._known.move_to_end(preview.id)
-            mine = [other for other in self._known.values() if other is not preview and client in other.clients]
-            for other in mine:
-                self._let_go(other, client)
-            waiting = [other for other in self._queue if person and set(other.clients.values()) == {person}]
-            for other in waiting[:-_OF_ONE]:  # more pages of one person than he can look at
-                self._drop(other)
-            ready = [known.id for known in self._known.values() if known.ready.is_set()]
-            for id in ready[: max(0, len(self._known) - _KEPT_PREVIEWS)]:
-                del self._known[id]
-            running = self._running
-            if running and preview in self._queue and _large(running) and not _large(preview) and running.aside < _ASIDE:
-                if person not in running.clients.values():
-                    running.yields.set()
-        return preview
-
-    def _let_go(self, preview: Preview, client: str) -> None:
-        del preview.clients[client]
-        if not preview.clients and not preview.ready.is_set():
-            self._drop(preview)
-
-    def _next(self) -> Preview:
-        """Small before large, but after some small ones a large one; then whose people have waited longest."""
-        def order(preview: Preview) -> tuple[bool, int]:
-            large = _large(preview) != (self._small_ones >= _SMALL_ONES)
-            return large, min((self._served.get(person, 0) for person in preview.clients.values()), default=0)
-
-        preview = min(self._queue, key=order)
-        self._queue.remove(preview)
-        self._count += 1
-        self._small_ones = 0 if _large(preview) else self._small_ones + 1
-        for person in preview.clients.values():
-            self._served[person] = self._count
-            self._served.move_to_end(person)
-        while len(self._served) > _KEPT_PEOPLE:
-            self._served.popitem(last=False)
-        return preview
-
-    def get(self, id: str) -> Preview | None:
-        with self._changed:
-            return self._known.get(id)
-
-    def close(self) -> None:
-        with self._changed:
-            self._closing = True
-            for preview in [known for known in self._known.values() if not known.ready.is_set()]:
-                self._drop(preview)
-            self._changed.notify_all()
-
-    def _drop(self, preview: Preview) -> None:
-        preview.dropped.set()
-        del self._known[preview.id]
-        if preview in self._queue:
-            self._queue.remove(preview)
-            self._finish(preview, None, "Another preview was asked for meanwhile.")
-
-    def _work(self) -> None:
-        limit_threads(self._threads)
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._closing)
-                if self._closing:
-                    return
-                preview = self._running = self._next()
-            record, error = None, ""
-            try:
-                record = self._train(preview.config, preview.interrupted).preview()
-            except Interrupted:
-                error = "Another preview was asked for meanwhile."
-            except Exception as problem:  # whatever it is, the next preview must not suffer
-                log.exception("event=preview-error summary=%s", json.dumps(preview.config.title))
-                error = _sentence(problem)
-            with self._changed:
-                self._running = None
-                again = preview.yields.is_set() and record is None and not preview.dropped.is_set()
-                if again and not self._closing:
-                    preview.yields.clear()
-                    preview.aside += 1
-                    self._queue.append(preview)
-                    continue
-            self._finish(preview, record, error)
-
-    def _finish(self, preview: Preview, record: StepRecord | None, error: str) -> None:
-        preview.record, preview.error = record, error
-        preview.ready.set()
-
-
-def _large(preview: Preview) -> bool:
-    config = preview.config
-    return config.blocks * preview_images(config) * (10 if config.init == "lsuv" else 1) >= _LARGE
-
-
 def _held_back(job: _Job, state: tuple[Status, int]) -> bool:
     """Whether the store has more of the run that this one replaces."""
     status, steps = state
@@ -1134,35 +968,3 @@ def _seconds_left(run: Run) -> float:
     """Of training, at the pace so far; nan before the first step."""
     history = run.history.snapshot()
     return (run.recipe.steps - history.steps) * float(history.seconds[-1]) / history.steps if history.steps else math.nan
-
-
-def _daemon(work: Callable[[], None], name: str) -> threading.Thread:
-    """A thread that does not keep the process from ending."""
-    thread = threading.Thread(target=work, name=name, daemon=True)
-    thread.start()
-    return thread
-
-
-def limit_threads(threads: int) -> None:
-    # The first torch operation of a thread sets its number of threads to the last one that any thread asked for,
-    # unless the number was read before it was set.
-    torch.get_num_threads()
-    torch.set_num_threads(threads)
-
-
-def _sentence(error: Exception) -> str:
-    """What went wrong, for a student; the log has the rest."""
-    if isinstance(error, (ConfigError, DataError, StoreError, WorkerDied, Refused)):
-        return str(error)
-    kind = error.kind if isinstance(error, WorkerError) else type(error).__name__
-    if sentence := limits.shortage(getattr(error, "errno", None), f"{kind} {error}"):
-        return sentence
-    return f"The training met an error of its own ({kind}); the server's log has the details."
-
-
-def _log(event: str, run: Run, **more: object) -> None:
-    """One line of key=value for each event of a run."""
-    pairs = {"event": str(event), "run": run.id, **more}
-    if run.message:
-        pairs["message"] = run.message
-    log.info(" ".join(f"{key}={json.dumps(value) if ' ' in str(value) else value}" for key, value in pairs.items()))

@@ -38,6 +38,7 @@ from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import StepRecord
 from gradviz.record.run import Outcome, Status
 from gradviz.serve import admission as limits
+from gradviz.serve.failures import WorkerDied, WorkerError, WorkerSilent
 from gradviz.serve.frames import FRAME, NEXT, PREVIEW, outcome_of, record_of
 from gradviz.settings import of_children
 from gradviz.train.layer_probe import Interrupted
@@ -49,30 +50,6 @@ _LOOK = 0.05  # seconds between two looks at whether a training shall stop
 _PULSE = 0.5  # seconds between two looks at whether it does anything
 _SILENCE = 20.0  # seconds in which it owes an answer and does nothing
 _HEADER, _BODY = 1 << 20, 1 << 28  # bytes of a frame at most; a step of 1000 blocks with pictures has some 2 MB
-_STATES = {"T": "stopped by a signal", "t": "stopped by a debugger", "D": "waiting for a disk", "S": "asleep", "R": "ready"}
-
-
-class WorkerDied(RuntimeError):
-    """The process of a training ended without a word; the message is one sentence."""
-
-
-class WorkerSilent(WorkerDied):
-    """A process of which an answer was waited for did nothing, for `seconds`."""
-
-    def __init__(self, pid: int, seconds: float, state: str):
-        super().__init__(_(
-            "The training's process has not answered for {n:.0f} s and used no processor time ({state}); it was ended. "
-            "The run can be started afresh."
-        ).format(n=seconds, state=_(_STATES.get(state, "gone"))))  # fmt: skip
-        self.pid = pid
-
-
-class WorkerError(RuntimeError):
-    """An error inside a child; `kind` is its class, the message its text with the child's traceback, `errno` the system's."""
-
-    def __init__(self, kind: str, message: str, errno: int | None = None):
-        super().__init__(message)
-        self.kind, self.errno = kind, errno
 
 
 class Nursery:

@@ -17,8 +17,9 @@ from gradviz.lenet.sweep import Sweep
 from gradviz.record.run import Run
 from gradviz.serve.admission import Refused
 from gradviz.serve.classroom import LONGEST_NAME, clean_name
-from gradviz.serve.manager import AFRESH, Preview
+from gradviz.serve.manager import AFRESH
 from gradviz.serve.people import COOKIE, GUEST
+from gradviz.serve.previews import Preview
 from gradviz.ui import controls
 from gradviz.ui.server import kept_words, notice, server
 from gradviz.web.cards import notice_panel

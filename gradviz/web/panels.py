@@ -9,7 +9,7 @@ import streamlit as st
 
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
-from gradviz.serve.manager import Preview
+from gradviz.serve.previews import Preview
 from gradviz.web.routes import plotly_url, script_url
 from gradviz.words import gettext as _
 

@@ -28,7 +28,7 @@ from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
 from gradviz.serve.admission import Refused
 from gradviz.serve.desk import RETRY
-from gradviz.serve.manager import Preview
+from gradviz.serve.previews import Preview
 from gradviz.train.trainer import preview_images
 from gradviz.web import wire
 from gradviz.web.metrics import CONTENT_TYPE

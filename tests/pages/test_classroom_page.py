@@ -15,7 +15,7 @@ from gradviz.lenet.lessons import LESSONS
 from gradviz.lenet.sweep import Sweep
 from gradviz.record.run import Status
 from gradviz.serve.admission import Refused
-from gradviz.serve.classroom import archive
+from gradviz.serve.archive import archive
 from gradviz.serve.people import AWAY
 from gradviz.ui import classroom
 from gradviz.ui.server import close_server, server

@@ -26,6 +26,7 @@ from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status, Summary
+from gradviz.serve.archive import archive
 from gradviz.serve.classroom import (
     LONGEST_NAME,
     PIN_MINUTE,
@@ -35,7 +36,6 @@ from gradviz.serve.classroom import (
     Classroom,
     ClassSweep,
     PinCheck,
-    archive,
     clean_name,
 )  # fmt: skip
 from gradviz.web.cards import COLUMNS, LOSS_TOP, MOST_CARDS, ROWS, Board, classroom_routes, frame_of, loss_codes, picture

@@ -21,7 +21,7 @@ from gradviz.record import export
 from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
-from gradviz.serve.classroom import archive
+from gradviz.serve.archive import archive
 from gradviz.serve.desk import Desk
 from gradviz.store.store import RunStore
 from gradviz.web.download import download_routes

@@ -22,7 +22,8 @@ from gradviz.record.history import History, StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
 from gradviz.serve.classroom import Classroom
-from gradviz.serve.manager import Preview, RunManager
+from gradviz.serve.manager import RunManager
+from gradviz.serve.previews import Preview
 from gradviz.store.store import RunStore
 from gradviz.web.cards import Board, classroom_routes
 from gradviz.web.guard import Guard

@@ -23,7 +23,7 @@ from gradviz.record import raster
 from gradviz.record.history import History, StepRecord, max_columns
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
-from gradviz.serve.manager import Preview
+from gradviz.serve.previews import Preview
 from gradviz.web import panels as element
 from gradviz.web import wire
 from gradviz.web.routes import Described, build_routes, plotly_url, script_url

@@ -5,16 +5,31 @@ The sentence is made where it is read, in the reader's language: `str(message)`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import string
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gradviz.words import gettext, ngettext
+from gradviz.words import gettext, ngettext, number, ratio
 
 
 def N_(text: str) -> str:  # noqa: N802, the name by which extractors know it
     """Marks a text for the catalogue; translated when it is shown."""
     return text
+
+
+# How a number is written where Python's own formats will not do: "{gradient:number}".
+FORMATS: dict[str, Callable[[float], str]] = {
+    "number": number,
+    "number1": lambda value: number(value, 1),  # of one digit
+    "ratio": ratio,  # given as its log10
+    "loss": lambda value: f"{value:.2f}" if value < 100 else number(value, 3),
+}
+
+
+class _Formatter(string.Formatter):
+    def format_field(self, value: Any, format_spec: str) -> str:
+        return FORMATS[format_spec](value) if format_spec in FORMATS else str(format(value, format_spec))
 
 
 # Code -> sentence with {arguments}, in English; two sentences where the number {n} decides, for one and for more.
@@ -40,7 +55,7 @@ class Message:
             sentence = ngettext(*text, self.arguments["n"])
         else:
             sentence = gettext(text)
-        return sentence.format(**self.arguments)
+        return _Formatter().vformat(sentence, (), self.arguments)
 
     def __bool__(self) -> bool:
         """Whether it says anything."""

@@ -54,3 +54,8 @@ def number(value: float, digits: int = 2) -> str:
     if 0.001 <= abs(value) < 10_000:
         return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
     return ("−" if value < 0 else "") + scientific(math.log10(abs(value)), digits)
+
+
+def ratio(decades: float) -> str:
+    """A ratio given as its log10: '6.3·10⁻²²', and near 1 a plain number: '0.71'."""
+    return number(10**decades) if -2 < decades < 2 else scientific(decades)

@@ -27,6 +27,14 @@ def test_nothing_to_say_is_false_and_an_unknown_code_is_found_out_where_it_is_wr
     assert str(Told(text("Closed."))) == "Closed."
 
 
+def test_a_number_is_kept_as_a_number_and_written_where_the_sentence_is_made(monkeypatch):
+    monkeypatch.setitem(MESSAGES, "sizes", "{a:number} and {b:number1}, {c:ratio} apart; {d:loss}, {d:.3f}, {e}")
+    message = say("sizes", a=0.0, b=1e-8, c=-21.2, d=2.302585, e=text("so it is"))
+    assert message.arguments["c"] == -21.2
+    assert str(message) == "exactly 0 and 1·10⁻⁸, 6.3·10⁻²² apart; 2.30, 2.303, so it is"
+    assert str(Message.from_json(message.to_json())) == str(message)
+
+
 def test_both_sentences_of_a_plural_have_the_same_arguments_and_all_are_plain_names():
     def names(template: str) -> set[str]:
         return {name for _text, name, _spec, _conversion in string.Formatter().parse(template) if name is not None}

@@ -38,9 +38,9 @@ def relu_shortcut(blocks: int, batch: int) -> RunConfig:
 
 @contextmanager
 def running_app(**environment: str) -> Iterator:
-    """The real server on an empty store, with one worker of one thread: tests/conftest.py's Server."""
+    """The real server on an empty store, with one worker of one thread: tests/running.py's Server."""
     sys.path.append(str(ROOT / "tests"))
-    from conftest import Server
+    from running import Server
 
     with TemporaryDirectory() as scratch:
         settings = dict(GRADVIZ_WORKERS="1", GRADVIZ_THREADS="1", GRADVIZ_DATA=str(data_folder()), GRADVIZ_DOWNLOAD="off")

@@ -91,7 +91,7 @@ WATCH = """() => {
 
 def browsers(quick: bool) -> str:
     sys.path.append(str(ROOT / "tests"))
-    from conftest import Server
+    from running import Server
 
     rows, wanted = [], 4 if quick else 15
     Server.program = "benchmarks.replay"

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
-import subprocess
 import sys
 import threading
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,19 +13,14 @@ os.environ["OMP_NUM_THREADS"] = os.environ.get("GRADVIZ_TEST_THREADS", "1")
 os.environ.setdefault("GRADVIZ_DOWNLOAD", "off")  # no test waits for the network
 
 import pytest
+
+pytest.register_assert_rewrite("recorded", "timing", "viewing")
+
 from chromium import MISSING, find
+from running import ROOT, Server
+from timing import Clock
 
-ROOT = Path(__file__).parent.parent
 UNMARKED_STEPS = 19  # of an optimiser, which a test may take without the mark `trains`; an outcome is judged by 20
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -45,65 +35,6 @@ def data_folder() -> Path:
     if not (folder / "MNIST" / "raw").is_dir():
         pytest.skip(f"MNIST is not in {folder}: set GRADVIZ_DATA to a folder that holds it")
     return folder
-
-
-class Server:
-    """The real `streamlit run app.py` on a port and a store of its own."""
-
-    program = "streamlit"  # the module that runs it
-
-    def __init__(self, folder: Path, environment: dict[str, str]):
-        self.store = folder / "runs"
-        self.log = folder / "server.log"
-        self._environment = {**os.environ, "GRADVIZ_STORE": str(self.store), **environment}
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        base = environment.get("STREAMLIT_SERVER_BASE_URL_PATH", "")
-        self.url = f"http://127.0.0.1:{self.port}" + f"/{base}" * bool(base)
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self, seconds: float = 60) -> None:
-        """Starts on the same port and store as before. Raises RuntimeError with the log if it is not healthy in time."""
-        options = ["--server.port", str(self.port), "--server.address", "127.0.0.1", "--server.headless", "true"]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", self.program, "run", "app.py", *options],
-                cwd=ROOT, env=self._environment, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-        deadline = time.monotonic() + seconds
-        while not self.healthy():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"the server did not start:\n{self.log.read_text()[-4000:]}")
-            time.sleep(0.05)
-
-    def healthy(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/_stcore/health", timeout=2) as answer:
-                return answer.status == 200
-        except OSError:
-            return False
-
-    def stop(self, signal_number: int = signal.SIGTERM, seconds: float = 10) -> float:
-        """Asks the server to end and returns how many seconds it took. Raises subprocess.TimeoutExpired if it does not."""
-        started = time.monotonic()
-        self.process.send_signal(signal_number)
-        self.process.wait(seconds)
-        return time.monotonic() - started
-
-    def kill(self) -> None:
-        """kill -9, as a power cut would; the workers of the server go with it."""
-        if self.process is not None:
-            try:
-                os.killpg(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it had ended already
-            self.process.wait()
-
-    def restart(self) -> None:
-        self.kill()
-        self.start()
 
 
 @pytest.fixture(scope="module")

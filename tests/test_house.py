@@ -165,6 +165,14 @@ def test_the_map_in_the_readme_names_every_room_and_none_that_is_gone():
     assert sorted(named - rooms - there) == []
 
 
+def test_no_test_imports_another_nor_the_conftest():
+    """What two tests need stands in a module of its own beside conftest.py."""
+    asked = {path.name: imports(path.read_text(encoding="utf-8")) for path in (ROOT / "tests").rglob("test_*.py")}
+    assert len(asked) > 40
+    wrong = {name: {each for each in names if each.startswith(("test_", "conftest"))} for name, names in asked.items()}
+    assert {name: names for name, names in wrong.items() if names} == {}
+
+
 def test_every_room_in_the_order_is_there():
     names = {module(path) for path in MODULES}
     known = {".".join(name.split(".")[:end]) for name in names for end in range(1, name.count(".") + 2)}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import audit
 import pytest
-from conftest import ROOT
+from running import ROOT
 
 sys.path.insert(0, str(ROOT / "deploy"))
 import lock  # noqa: E402

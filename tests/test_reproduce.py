@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_long_runs import long_run
+from recorded import long_run
 
 from gradviz.lenet import article_length
 from gradviz.lenet.config import RunConfig

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_lab import opened
+from viewing import lab
 
 from gradviz.__main__ import main
 from gradviz.diagnosis.diagnose import Verdict, diagnose
@@ -416,7 +416,7 @@ def test_the_command_line_has_them_by_the_same_words(capsys):
 
 
 def test_the_page_offers_them_closed_and_opens_them_where_one_is_in_use(page_server):
-    page = opened()
+    page = lab()
     assert not _expander(page).proto.expanded
     page.selectbox(key="control_init").select("lsuv").run()
     assert page.query_params["init"] in ("lsuv", ["lsuv"]) and _expander(page).proto.expanded
@@ -429,7 +429,7 @@ def test_the_page_offers_them_closed_and_opens_them_where_one_is_in_use(page_ser
 
 
 def test_a_link_with_further_remedies_reproduces_the_page(page_server):
-    page = opened(activation="silu", other_norm="layer", shortcut="on", branch_scale="skip-init", init="he-normal")
+    page = lab(activation="silu", other_norm="layer", shortcut="on", branch_scale="skip-init", init="he-normal")
     config = page.session_state[controls.CONFIG]
     assert (config.activation, config.other_norm, config.branch_scale, config.init) == ("silu", "layer", "skip-init", "he-normal")
     assert _expander(page).proto.expanded

@@ -16,7 +16,7 @@ import idx
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from running import ROOT
 
 import gradviz.lenet.data
 from gradviz.lenet.data import DataError, Shelf, why_no_download

@@ -10,6 +10,7 @@ import pytest
 import torch
 from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
+from viewing import opened, text
 
 from gradviz.lenet import article_length
 from gradviz.lenet.config import RunConfig
@@ -285,48 +286,36 @@ def test_evidence_finds_runs_whatever_the_data_set_device_and_seed():
 # The page
 
 
-def opened(**query: str) -> AppTest:
-    page = AppTest.from_file("../../pages/lessons.py", default_timeout=60)
-    page.query_params.update(query)
-    page.run()
-    assert not page.exception
-    return page
-
-
-def text(page: AppTest) -> str:
-    kinds = (page.markdown, page.caption, page.warning, page.info, page.title)
-    return " ".join(element.value for kind in kinds for element in kind)
-
-
 def labels(page: AppTest) -> set[str]:
     return {button.label for button in page.button}
 
 
 def test_the_page_lists_all_lessons_and_survives_a_wrong_link(page_server):
-    page = opened(lesson="nonsense")
+    page = opened("lessons", lesson="nonsense")
     assert "no lesson of that name" in text(page)
     assert all(lesson.title in text(page) for lesson in LESSONS.values())
 
 
 def test_nothing_can_be_run_and_no_claim_is_shown_before_a_prediction(page_server):
-    page = opened(lesson="float32")
+    page = opened("lessons", lesson="float32")
     assert "Run the experiment" not in labels(page) and LESSONS["float32"].says not in text(page)
     assert LESSONS["float32"].explanation not in text(page)
 
 
 def test_a_prediction_in_the_url_that_is_no_answer_is_asked_again(page_server):
-    assert "Commit my prediction" in labels(opened(lesson="clipping", prediction="<script>"))
-    assert "Commit my prediction" in labels(opened(lesson="float32", prediction="1e9"))
+    assert "Commit my prediction" in labels(opened("lessons", lesson="clipping", prediction="<script>"))
+    assert "Commit my prediction" in labels(opened("lessons", lesson="float32", prediction="1e9"))
 
 
 def test_hidden_controls_leave_the_question_and_the_run(page_server):
-    full, plain = opened(lesson="clipping", prediction="both"), opened(lesson="clipping", prediction="both", controls="off")
+    full = opened("lessons", lesson="clipping", prediction="both")
+    plain = opened("lessons", lesson="clipping", prediction="both", controls="off")
     assert "All lessons" in labels(full) and "All lessons" not in labels(plain)
     assert "Run the experiment" in labels(plain)
 
 
 def test_a_committed_prediction_stands_beside_what_was_measured(page_server):
-    page = opened(lesson="float32", prediction="20")
+    page = opened("lessons", lesson="float32", prediction="20")
     page.button(key="run").click().run()
     sweep = LESSONS["float32"].sweep("digits")
     for config in sweep.configs:
@@ -351,7 +340,7 @@ def kept_relu_depth() -> None:
 
 def test_the_page_says_that_its_runs_are_short_and_what_the_long_ones_gave(page_server):
     kept_relu_depth()
-    page = opened(lesson="relu-depth", prediction="7")
+    page = opened("lessons", lesson="relu-depth", prediction="7")
     assert "These runs are short" in text(page) and "9 blocks still train, under some rate." in text(page)
     assert LESSONS["relu-depth"].explanation in text(page)
 
@@ -361,7 +350,7 @@ def test_where_the_kept_long_runs_cannot_be_read_the_page_says_so_and_shows_the_
     spoilt.write_text('{"version": 99}\n', encoding="utf-8")
     monkeypatch.setattr(article_length, "kept_runs", lambda: tuple(Keep(spoilt)))
     kept_relu_depth()
-    page = opened(lesson="relu-depth", prediction="7")
+    page = opened("lessons", lesson="relu-depth", prediction="7")
     assert "not a run of this version" in text(page) and LESSONS["relu-depth"].explanation in text(page)
 
 

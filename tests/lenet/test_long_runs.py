@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recorded import ARITHMETIC, NET, long_run
 
 from gradviz.lenet import article_length
 from gradviz.lenet.config import RunConfig
@@ -26,17 +27,12 @@ from gradviz.lenet.long_runs import (
     Judge,
     Keep,
     KeepError,
-    LongRun,
     train_all,
 )
-from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Outcome, Status
 from gradviz.train.trainer import Trainer
-
-NET = RunConfig(activation="relu", blocks=2, batch_size=64, steps=400)
-ARITHMETIC = Arithmetic("cpu", "AVX2 x86_64", "", 1, "2.13.0+cpu")
 
 
 def record(step, loss=2.3, accuracy=0.1, silent=(), config=NET) -> StepRecord:
@@ -118,18 +114,6 @@ def test_below_a_dead_layer_nothing_changes_and_every_image_gets_the_same_answer
 
 
 # What is kept
-
-
-def long_run(config=NET, outcome=LEARNT, **more) -> LongRun:
-    layers = config.layers
-    profile = {name: tuple(10.0 ** -k for k in range(layers)) for name in
-               ("weight_grad_rms", "signal_rms", "activation_rms", "weight_rms")}  # fmt: skip
-    values = {
-        "steps": 500, "loss": 0.4, "accuracy": 0.9, "left_chance_at": 200, "learnt_at": 499 if outcome == LEARNT else None,
-        "test_accuracy": None, "seconds": 12.5, "curve": ((0.0, 2.3, 0.1, 1e-6, 1e-2), (499.0, 0.4, 0.9, 1e-3, 1e-2)),
-        "start": profile, "end": profile,
-    }  # fmt: skip
-    return LongRun(config, ARITHMETIC, outcome, **(values | more))
 
 
 def test_a_kept_run_comes_back_as_it_was_with_nan_and_inf_and_exact_zeros(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from playwright.sync_api import Page, expect
-from streamlit.testing.v1 import AppTest
+from viewing import opened, text
 
 from gradviz.charts import anatomy as charts_anatomy
 from gradviz.lenet.config import RunConfig
@@ -353,18 +353,6 @@ def test_a_store_of_an_earlier_version_gains_the_new_tables(digits, tmp_path):
 # --- the page
 
 
-def opened(**query: str) -> AppTest:
-    page = AppTest.from_file(str(ROOT / "pages" / "anatomy.py"), default_timeout=60)
-    page.query_params.update(query)
-    page.run()
-    assert not page.exception
-    return page
-
-
-def said(page: AppTest) -> str:
-    return " ".join(element.value for kind in (page.markdown, page.caption, page.warning, page.info) for element in kind)
-
-
 def kept_run(config: RunConfig) -> Run:
     run = server().manager.start(config)
     assert server().manager.wait(run.id, timeout=60)
@@ -372,24 +360,24 @@ def kept_run(config: RunConfig) -> Run:
 
 
 def test_without_a_run_the_page_says_where_to_start_one(page_server):
-    assert "Start one in the Lab" in said(opened())
+    assert "Start one in the Lab" in text(opened("anatomy"))
 
 
 def test_every_view_of_a_finished_run_opens_and_the_slider_moves_the_verdict(page_server):
     run = kept_run(replace(SMALL, shortcut=True, treatment="clip-norm", threshold=0.1, steps=12))
-    page = opened(run=run.id)
-    assert "Step 11" in said(page) and "woke" not in said(page)
-    assert "Distributions are taken" not in said(page)  # the last step is a sampled one
+    page = opened("anatomy", run=run.id)
+    assert "Step 11" in text(page) and "woke" not in text(page)
+    assert "Distributions are taken" not in text(page)  # the last step is a sampled one
     page.select_slider(key="anatomy_step").set_value(9).run()
-    assert "Step 9" in said(page) and "these are of step 5" in said(page)
+    assert "Step 9" in text(page) and "these are of step 5" in text(page)
     for view, words in (
         ("treatment", "the direction stays"), ("shortcut", "can be left out"), ("layer", "16 filters"), ("motion", "Step 9"),
     ):  # fmt: skip
         page.segmented_control(key="anatomy_view").set_value(view).run()
-        assert not page.exception and (words in said(page) or "guessing" in said(page)), view
+        assert not page.exception and (words in text(page) or "guessing" in text(page)), view
     page.segmented_control(key="anatomy_view").set_value("layer").run()
     page.selectbox(key="anatomy_layer").select("fc2").run()
-    assert not page.exception and "fc2 at step 1" in said(page)  # pictures are kept at 0, 1, 10 and 11
+    assert not page.exception and "fc2 at step 1" in text(page)  # pictures are kept at 0, 1, 10 and 11
 
 
 def test_a_vanished_and_a_diverged_run_open_without_an_error(page_server):
@@ -399,7 +387,7 @@ def test_a_vanished_and_a_diverged_run_open_without_an_error(page_server):
     ):
         run = kept_run(config)
         for view in ("layers", "treatment", "shortcut", "layer", "motion"):
-            assert "Step 0" in said(opened(run=run.id, view=view)) or view == "motion"
+            assert "Step 0" in text(opened("anatomy", run=run.id, view=view)) or view == "motion"
     assert run.status is Status.DIVERGED
 
 

@@ -2,13 +2,14 @@
 
 import io
 import json
-import time
 import zipfile
 from pathlib import Path
 
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
+from timing import until
+from viewing import in_shell, keys, text
 
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons import LESSONS
@@ -21,7 +22,6 @@ from gradviz.ui import classroom
 from gradviz.ui.server import close_server, server
 
 ROOT = Path(__file__).parents[2]
-SHELL = ROOT / "gradviz" / "ui" / "shell.py"
 SMALL = RunConfig(activation="relu", blocks=1, batch_size=8, steps=6, dataset="digits")
 LONG = RunConfig(activation="relu", blocks=1, batch_size=8, steps=100000, dataset="digits")
 PIN = "secret-4711"
@@ -32,33 +32,12 @@ def pin(monkeypatch):
     monkeypatch.setenv("GRADVIZ_PIN", PIN)
 
 
-def opened(page: str = "classroom", **query: str) -> AppTest:
-    """A browser of its own at this page."""
-    test = AppTest.from_file(str(SHELL), default_timeout=60)
-    test.query_params.update(query)
-    test.run()
-    if page != "lab":  # where the shell begins
-        test.query_params.update(query)
-        test.switch_page(str(ROOT / "pages" / f"{page}.py"))
-        test.run()
-    assert not test.exception
-    return test
-
-
 def as_teacher(page: str = "classroom", **query: str) -> AppTest:
-    test = opened(page, **query)
+    test = in_shell(page, **query)
     test.session_state["class_teacher"] = True
     test.run()
     assert not test.exception
     return test
-
-
-def text(test: AppTest) -> str:
-    return " ".join(element.value for kind in (test.markdown, test.caption, test.info, test.warning) for element in kind)
-
-
-def keys(test: AppTest) -> set[str]:
-    return {button.key for button in test.button if button.key}
 
 
 def title(test: AppTest) -> dict:
@@ -78,7 +57,7 @@ def enter(test: AppTest, pin: str) -> None:
 
 
 def test_an_empty_class_is_told_where_to_begin_and_how_to_read_the_cards(page_server):
-    test = opened()
+    test = in_shell("classroom")
     assert "Nobody has started a run yet" in text(test) and "layers upwards from the input" in text(test)
 
 
@@ -88,7 +67,7 @@ def test_without_a_pin_teacher_mode_is_off_and_the_page_says_how_to_turn_it_on(p
 
 
 def test_the_right_pin_opens_teacher_mode_a_wrong_one_does_not_and_neither_is_kept(pin, page_server):
-    test = opened()
+    test = in_shell("classroom")
     assert "class_lock" not in keys(test)
     enter(test, "secret-0000")
     assert "This is not the PIN" in text(test) and "class_lock" not in keys(test)
@@ -104,10 +83,10 @@ def test_the_lock_stops_a_student_on_every_page_but_not_the_teacher(pin, page_se
     assert server().manager.wait(SMALL.id, 60)
     first = next(lesson for lesson in LESSONS.values() if lesson.choices)
     pages = {  # drawn before the lock comes, each with the button that starts something
-        "start": opened("lab", **{**SMALL.to_query(), "seed": "7"}),
-        "change the next seed": opened("compare", runs=SMALL.id),
-        "run": opened("lessons", lesson=first.id, prediction=next(iter(first.choices)), dataset="digits"),
-        "start ": opened("sweep"),
+        "start": in_shell("lab", **{**SMALL.to_query(), "seed": "7"}),
+        "change the next seed": in_shell("compare", runs=SMALL.id),
+        "run": in_shell("lessons", lesson=first.id, prediction=next(iter(first.choices)), dataset="digits"),
+        "start ": in_shell("sweep"),
     }
     teacher = as_teacher()
     teacher.button(key="class_lock").click().run()
@@ -128,7 +107,7 @@ def test_the_lock_stops_a_student_on_every_page_but_not_the_teacher(pin, page_se
 
 
 def test_a_live_run_cannot_be_paused_or_stopped_by_a_student_while_it_is_locked(pin, page_server):
-    student = opened("lab", **LONG.to_query())
+    student = in_shell("lab", **LONG.to_query())
     student.button(key="start").click().run()
     server().classroom.locked = True
     student.button(key="stop").click().run()
@@ -137,7 +116,7 @@ def test_a_live_run_cannot_be_paused_or_stopped_by_a_student_while_it_is_locked(
 
 
 def test_while_it_is_locked_a_student_can_look_at_a_run_and_not_join_it(pin, page_server):
-    owner, friend = opened("lab", **LONG.to_query()), opened("lab", **LONG.to_query())
+    owner, friend = in_shell("lab", **LONG.to_query()), in_shell("lab", **LONG.to_query())
     pressed(owner, "start")
     run = server().manager.get(LONG.id)
     friend.run()
@@ -145,7 +124,7 @@ def test_while_it_is_locked_a_student_can_look_at_a_run_and_not_join_it(pin, pag
     friend.button(key="join").click().run()
     assert friend.session_state["run"] == run.id and run.clients == (person(owner),)
     server().classroom.locked = False
-    other = opened("lab", run=run.id)
+    other = in_shell("lab", run=run.id)
     pressed(other, "join_run")
     assert run.clients == (person(owner), person(other))
     server().manager.stop(run.id)
@@ -169,10 +148,10 @@ def test_the_teacher_pauses_resumes_and_clears_all_that_waits(pin, page_server):
     test = as_teacher()
     runs = [server().manager.start(RunConfig(**{**LONG.to_dict(), "seed": seed})) for seed in range(4)]
     test.button(key="class_pause").click().run()
-    _until(lambda: all(run.status is Status.PAUSED for run in runs))
+    until(lambda: all(run.status is Status.PAUSED for run in runs))
     test.button(key="class_resume").click().run()
     assert all(run.status in (Status.RUNNING, Status.QUEUED) for run in runs)
-    _until(lambda: any(run.status is Status.RUNNING for run in runs))
+    until(lambda: any(run.status is Status.RUNNING for run in runs))
     test.button(key="class_clear").click().run()
     assert all(run.status in (Status.RUNNING, Status.STOPPED) for run in runs)
     for run in runs:
@@ -202,17 +181,17 @@ def forced(test: AppTest, key: str) -> str:
 
 
 def test_a_stranger_can_watch_a_run_but_not_stop_pause_step_or_replace_it(pin, page_server):
-    owner, manager = opened("lab", **KEPT.to_query()), server().manager
+    owner, manager = in_shell("lab", **KEPT.to_query()), server().manager
     owner.button(key="start").click().run()
     run = manager.get(KEPT.id)
-    _until(lambda: run.history.steps > 20)
-    stranger = opened("lab", run=KEPT.id)
+    until(lambda: run.history.steps > 20)
+    stranger = in_shell("lab", run=KEPT.id)
     for key in ("pause", "stop"):
         assert stranger.button(key=key).disabled
         assert "somebody else's" in forced(stranger, key)
     assert run.status.live and not manager._jobs[run.id].held
     pressed(owner, "pause")
-    _until(lambda: run.status is Status.PAUSED)
+    until(lambda: run.status is Status.PAUSED)
     steps = run.history.steps
     stranger.run()
     for key in ("resume", "step", "stop"):
@@ -234,10 +213,10 @@ def test_a_stranger_can_watch_a_run_but_not_stop_pause_step_or_replace_it(pin, p
 
 
 def test_a_run_that_several_have_joined_is_left_by_one_and_stopped_by_the_last(pin, page_server):
-    owner, manager = opened("lab", **KEPT.to_query()), server().manager
+    owner, manager = in_shell("lab", **KEPT.to_query()), server().manager
     pressed(owner, "start")
     run = manager.get(KEPT.id)
-    friend = opened("lab", run=KEPT.id)
+    friend = in_shell("lab", run=KEPT.id)
     pressed(friend, "join_run")
     assert run.clients == (person(owner), person(friend))
     assert "once they have left" in pressed(owner, "pause") and not manager._jobs[run.id].held
@@ -250,9 +229,9 @@ def test_a_run_that_several_have_joined_is_left_by_one_and_stopped_by_the_last(p
 
 
 def test_without_a_pin_whoever_sits_at_the_server_stops_his_run_from_another_browser(page_server):
-    first = opened("lab", **KEPT.to_query())
+    first = in_shell("lab", **KEPT.to_query())
     pressed(first, "start")
-    other = opened("lab", run=KEPT.id)
+    other = in_shell("lab", run=KEPT.id)
     assert person(other) != person(first) and not other.button(key="stop").disabled
     pressed(other, "stop")
     assert server().manager.wait(KEPT.id, 60)
@@ -264,12 +243,7 @@ def test_without_a_pin_whoever_sits_at_the_server_stops_his_run_from_another_bro
 
 def at(place: str, **query: str) -> AppTest:
     """A browser of its own at this address; see `places`."""
-    test = AppTest.from_file(str(SHELL), default_timeout=60)
-    test.session_state["place"] = place
-    test.query_params.update(query)
-    test.run()
-    assert not test.exception
-    return test
+    return in_shell("lab", {"place": place}, **query)
 
 
 @pytest.fixture
@@ -301,11 +275,11 @@ def test_without_a_pin_who_is_alone_at_an_address_that_is_not_the_servers_is_nev
     second = at("172.17.0.1", run=KEPT.id)
     assert person(second) != person(first) and not second.button(key="pause").disabled
     pressed(second, "pause")
-    _until(lambda: server().manager.get(KEPT.id).status is Status.PAUSED)
+    until(lambda: server().manager.get(KEPT.id).status is Status.PAUSED)
     second.run()
     pressed(second, "stop")
     assert server().manager.wait(KEPT.id, 60)
-    _until(lambda: not server().manager.unsaved())
+    until(lambda: not server().manager.unsaved())
     close_server()
     server.clear()
     third = at("172.17.0.1", run=KEPT.id)
@@ -318,7 +292,7 @@ def test_a_button_whose_run_cannot_be_read_now_says_so(page_server, monkeypatch,
     def refused(_id):
         raise Refused("memory", "There is too little memory left for this now.")
 
-    page, manager = opened("lab", **KEPT.to_query()), server().manager
+    page, manager = in_shell("lab", **KEPT.to_query()), server().manager
     pressed(page, "start")
     if key == "start":
         pressed(page, "stop")
@@ -333,14 +307,14 @@ def test_a_button_whose_run_cannot_be_read_now_says_so(page_server, monkeypatch,
 def test_the_sweep_of_another_and_its_runs_are_not_a_strangers_to_stop(pin, page_server):
     sweep = Sweep.over("mine", [LONG], {"lr": [0.001, 0.002]}, [0], early=False)
     server().sweeps.start(sweep, "ann")
-    _until(lambda: server().sweeps.live(sweep))
+    until(lambda: server().sweeps.live(sweep))
     run_id = server().sweeps.live(sweep)[0].id
-    stranger = opened("sweep", sweep=sweep.id)
+    stranger = in_shell("sweep", sweep=sweep.id)
     assert stranger.button(key="stop").disabled
     assert "somebody else's" in forced(stranger, "stop") and server().sweeps.active(sweep.id)
-    assert "somebody else's" in forced(opened("lab", run=run_id), "stop")
+    assert "somebody else's" in forced(in_shell("lab", run=run_id), "stop")
     assert server().manager.get(run_id).status.live
-    friend = opened("lab", run=run_id)
+    friend = in_shell("lab", run=run_id)
     pressed(friend, "join_run")
     assert "You have left" in pressed(friend, "stop")  # the sweep still waits for it
     assert server().manager.get(run_id).status.live and server().manager.get(run_id).clients == ()
@@ -356,7 +330,7 @@ def test_sweeps_are_listed_and_removed_by_their_owner_or_the_teacher(pin, page_s
         return test.run()
 
     server().sweeps.start(sweep, "ann")
-    stranger = listed(opened("sweep"))
+    stranger = listed(in_shell("sweep"))
     assert "mine · Ann · 0 of 2 runs ended" in text(stranger) and f"forget-{sweep.id}" not in keys(stranger)
     teacher = listed(as_teacher("sweep"))
     teacher.session_state["class_teacher"] = False
@@ -368,7 +342,7 @@ def test_sweeps_are_listed_and_removed_by_their_owner_or_the_teacher(pin, page_s
 def test_a_lesson_for_which_several_wait_goes_on_when_one_of_them_stops_it(pin, page_server):
     lesson = next(lesson for lesson in LESSONS.values() if lesson.choices)
     query = dict(lesson=lesson.id, prediction=next(iter(lesson.choices)), dataset="digits")
-    first, second = (opened("lessons", **query) for _ in range(2))
+    first, second = (in_shell("lessons", **query) for _ in range(2))
     pressed(first, "run")
     sweep = lesson.sweep("digits")
     second.run()
@@ -379,13 +353,6 @@ def test_a_lesson_for_which_several_wait_goes_on_when_one_of_them_stops_it(pin, 
     assert not server().sweeps.active(sweep.id)
 
 
-def _until(condition, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
-
-
 def test_an_announced_lesson_stands_on_every_page_until_it_is_taken_back(pin, page_server):
     teacher = as_teacher()
     lesson = list(LESSONS)[3]
@@ -393,16 +360,16 @@ def test_an_announced_lesson_stands_on_every_page_until_it_is_taken_back(pin, pa
     teacher.button(key="class_announce").click().run()
     assert server().classroom.lesson == lesson
     for page in ("lab", "compare", "sweep", "anatomy", "lessons"):
-        test = opened(page)
+        test = in_shell(page)
         link = test.get("page_link")[0].proto
         assert "points to a lesson" in text(test) and link.label == LESSONS[lesson].title
         assert f"lesson={lesson}" in link.query_string
     teacher.button(key="class_quiet").click().run()
-    assert "points to a lesson" not in text(opened("lab"))
+    assert "points to a lesson" not in text(in_shell("lab"))
 
 
 def test_the_name_of_the_session_goes_with_the_runs_it_starts_and_joins(page_server):
-    first, second = opened("lab", **SMALL.to_query()), opened("lab", **SMALL.to_query())
+    first, second = in_shell("lab", **SMALL.to_query()), in_shell("lab", **SMALL.to_query())
     first.text_input(key="class_name_field").set_value("  Ann\u202e ").run()
     first.button(key="start").click().run()
     assert server().manager.wait(SMALL.id, 60)
@@ -411,7 +378,7 @@ def test_the_name_of_the_session_goes_with_the_runs_it_starts_and_joins(page_ser
     assert server().classroom.names(SMALL.id) == ("Ann",)
     second.text_input(key="class_name_field").set_value("<b>Bo</b> [x](https://example.com)").run()
     assert server().classroom.names(SMALL.id) == ("Ann", "<b>Bo</b> [x](https://ex")
-    test = opened("classroom", wall=SMALL.id)
+    test = in_shell("classroom", wall=SMALL.id)
     assert "Bo" not in text(test)  # it goes to the page as text only, through the element
     assert title(test)["names"] == "Ann, <b>Bo</b> [x](https://ex"
 
@@ -419,20 +386,20 @@ def test_the_name_of_the_session_goes_with_the_runs_it_starts_and_joins(page_ser
 def test_the_wall_shows_the_run_of_its_link_else_the_teachers_choice(pin, page_server):
     server().manager.start(SMALL)
     assert server().manager.wait(SMALL.id, 60)
-    assert title(opened(wall=SMALL.id))["summary"] == SMALL.title
-    assert "Nothing is on the wall yet" in text(opened(wall=""))
+    assert title(in_shell("classroom", wall=SMALL.id))["summary"] == SMALL.title
+    assert "Nothing is on the wall yet" in text(in_shell("classroom", wall=""))
     for rubbish in ("x", "../..", "0123456789ab"):
-        assert "not on this server" in text(opened(wall=rubbish))
+        assert "not on this server" in text(in_shell("classroom", wall=rubbish))
     server().classroom.wall = SMALL.id
-    assert title(opened(wall=""))["summary"] == SMALL.title
+    assert title(in_shell("classroom", wall=""))["summary"] == SMALL.title
 
 
 def test_the_border_of_the_class_appears_with_its_first_judged_run(page_server):
-    assert "becomes a point here" in text(opened())
+    assert "becomes a point here" in text(in_shell("classroom"))
     config = RunConfig(activation="relu", blocks=1, batch_size=8, steps=30, dataset="digits")
     server().manager.start(config)
     assert server().manager.wait(config.id, 100)
-    test = opened()
+    test = in_shell("classroom")
     assert not test.exception and [data for data in panels(test) if "figure" in data]
 
 
@@ -443,7 +410,7 @@ def test_the_archive_is_for_the_teacher_and_holds_the_class(pin, page_server):
     def offered(test: AppTest) -> list[dict]:
         return [data for data in panels(test) if "url" in data]
 
-    assert not offered(opened())
+    assert not offered(in_shell("classroom"))
     (button,) = offered(as_teacher())
     assert button["label"] == "All runs as one archive" and button["url"] == f"api/archive?key={server().classroom.key}"
     body = b"".join(archive(server().manager.each(), server().classroom.names))

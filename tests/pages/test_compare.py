@@ -4,51 +4,33 @@ import re
 import time
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
+from recorded import finished_run
 from streamlit.testing.v1 import AppTest
+from viewing import opened, text
 
 from gradviz.lenet.config import RunConfig
 from gradviz.record.arithmetic import Arithmetic, arithmetic_text
-from gradviz.record.history import History
-from gradviz.record.quantities import QUANTITIES
-from gradviz.record.run import Run, Status
+from gradviz.record.run import Run
 from gradviz.store.store import RunStore
 from gradviz.ui.server import server
 
 BASE = RunConfig(activation="relu", blocks=1, batch_size=4, steps=20, dataset="digits", shortcut=True)
 
 
-def kept(config: RunConfig, steps: int = 20) -> Run:
-    """A finished run with a record as the store would hold it."""
-    random = np.random.default_rng(config.seed)
-    columns = (10 ** random.uniform(-9, 0, (steps, len(QUANTITIES), config.layers))).astype(np.float32)
-    scalars = np.column_stack([np.linspace(2.3, 0.5, steps), np.linspace(0.1, 0.9, steps), np.arange(steps)])
-    history = History.restored(columns, scalars, [(0, 0.1), (steps - 1, 0.9)], 1, 1000)
-    return Run(config, history, Status.FINISHED, "cpu, 1 thread")
-
-
-def opened(*runs: Run, **query: str) -> AppTest:
-    page = AppTest.from_file("../../pages/compare.py", default_timeout=60)
-    page.query_params.update({"runs": ",".join(run.id for run in runs), **query})
-    page.run()
-    assert not page.exception
-    return page
-
-
-def text(page: AppTest) -> str:
-    return " ".join(element.value for kind in (page.markdown, page.caption, page.info, page.error) for element in kind)
+def compare(*runs: Run, **query: str) -> AppTest:
+    return opened("compare", **{"runs": ",".join(run.id for run in runs), **query})
 
 
 def test_an_empty_server_sends_the_reader_to_the_lab(page_server):
-    assert "Nothing has been trained" in text(opened())
+    assert "Nothing has been trained" in text(compare())
 
 
 def test_the_table_shows_what_differs_and_the_line_below_it_what_is_shared(page_server):
-    runs = [kept(BASE), kept(replace(BASE, lr=0.01))]
+    runs = [finished_run(BASE), finished_run(replace(BASE, lr=0.01))]
     page_server.store.save(*runs)
-    page = opened(*runs)
+    page = compare(*runs)
     table = page.table[0].value
     assert list(table["Learning rate"]) == ["0.001", "0.01"] and "Blocks" not in table.columns and "Seed" not in table.columns
     assert "relu" in text(page) and "shortcut" in text(page) and "1 blocks" in text(page)
@@ -56,28 +38,28 @@ def test_the_table_shows_what_differs_and_the_line_below_it_what_is_shared(page_
 
 def test_runs_that_were_not_computed_alike_are_said_to_be(page_server):
     here = Arithmetic("cpu", "AVX2 x86_64", "", 1, "2.13.0")
-    runs = [kept(replace(BASE, seed=seed)) for seed in range(3)]
+    runs = [finished_run(replace(BASE, seed=seed)) for seed in range(3)]
     for run, arithmetic in zip(runs, (here, replace(here, threads=2), None), strict=True):
         run.arithmetic = arithmetic
     page_server.store.save(*runs)
     for chosen in (runs[:2], runs[::2]):
-        said = text(opened(*chosen))
+        said = text(compare(*chosen))
         assert "Not computed alike" in said and all(arithmetic_text(run.arithmetic) in said for run in chosen)
     page_server.store.save(same := replace(runs[0], recipe=replace(BASE, seed=9)))
-    assert "Not computed alike" not in text(opened(runs[0], same))
+    assert "Not computed alike" not in text(compare(runs[0], same))
 
 
 def test_a_run_that_is_not_here_and_a_ninth_are_left_out(page_server):
-    runs = [kept(replace(BASE, seed=seed)) for seed in range(9)]
+    runs = [finished_run(replace(BASE, seed=seed)) for seed in range(9)]
     page_server.store.save(*runs)
-    page = opened(*runs, runs=",".join(["0123456789ab", "../x", *(run.id for run in runs)]))
+    page = compare(*runs, runs=",".join(["0123456789ab", "../x", *(run.id for run in runs)]))
     assert len(page.multiselect(key="compare_runs").value) == 8
 
 
 def test_one_click_starts_the_same_run_with_one_change_and_compares_it(page_server):
-    run = kept(BASE)
+    run = finished_run(BASE)
     page_server.store.save(run)
-    page = opened(run)
+    page = compare(run)
     page.button(key="change shortcut on or off").click().run()
     assert not page.exception
     variant = replace(BASE, shortcut=False)
@@ -87,9 +69,9 @@ def test_one_click_starts_the_same_run_with_one_change_and_compares_it(page_serv
 
 
 def test_a_change_that_leads_out_of_range_is_refused_with_a_sentence(page_server):
-    run = kept(replace(BASE, lr=10.0))
+    run = finished_run(replace(BASE, lr=10.0))
     page_server.store.save(run)
-    page = opened(run)
+    page = compare(run)
     page.button(key="change learning rate × 10").click().run()
     assert "must be a number from 1e-07 to 10" in page.error[0].value
 
@@ -98,11 +80,11 @@ EIGHT = [RunConfig(activation="relu", blocks=40, shortcut=True, seed=seed, steps
 
 
 def test_eight_runs_of_85_layers_open_within_a_second_of_computing(page_server):
-    runs = [kept(config, 300) for config in EIGHT]
+    runs = [finished_run(config, 300) for config in EIGHT]
     page_server.store.save(*runs)
-    opened(runs[0])  # imports and caches are the server's start, not the page's
+    compare(runs[0])  # imports and caches are the server's start, not the page's
     before = time.process_time()
-    opened(*runs)
+    compare(*runs)
     spent = time.process_time() - before
     print(f"{spent:.2f} s of processor time")
     assert spent < 2.0  # one second of a quiet core; a busy machine's second counts for less
@@ -113,7 +95,7 @@ def test_a_reader_sees_eight_heatmaps_and_a_difference(page: Page, start_server,
     server = start_server(GRADVIZ_DATA="/nonexistent")
     server.kill()
     store = RunStore(server.store)
-    store.save(*(kept(config, 300) for config in EIGHT))
+    store.save(*(finished_run(config, 300) for config in EIGHT))
     store.close()
     server.start()
     page.goto(f"{server.url}/compare?runs={','.join(config.id for config in EIGHT)}")

@@ -1,11 +1,11 @@
 """The Lab page in every state, without a browser: what is offered, what is said, what a click does."""
 
-import time
-from pathlib import Path
 
 import idx
 import torch
 from streamlit.testing.v1 import AppTest
+from timing import until
+from viewing import in_shell, keys, lab, text
 
 from gradviz.lenet.config import PRESETS, RunConfig
 from gradviz.record.arithmetic import arithmetic_text
@@ -15,24 +15,6 @@ from gradviz.train.trainer import Trainer
 from gradviz.ui.server import close_server, server
 
 CPU = torch.device("cpu")
-SHELL = Path(__file__).parents[2] / "gradviz" / "ui" / "shell.py"
-SMALL = dict(blocks="1", activation="relu", batch_size="8", steps="6", dataset="digits")
-
-
-def opened(**query: str) -> AppTest:
-    page = AppTest.from_file(str(SHELL), default_timeout=30)
-    page.query_params.update({**SMALL, **query})
-    page.run()
-    assert not page.exception
-    return page
-
-
-def keys(page: AppTest) -> set[str]:
-    return {button.key for button in page.button if button.key}
-
-
-def text(page: AppTest) -> str:
-    return " ".join(element.value for kind in (page.markdown, page.caption, page.warning, page.info) for element in kind)
 
 
 def finished(page: AppTest) -> Run:
@@ -43,13 +25,13 @@ def finished(page: AppTest) -> Run:
 
 
 def test_without_a_run_the_page_offers_to_start_and_shows_the_net(page_server):
-    page = opened()
+    page = lab()
     assert "start" in keys(page) and not keys(page) & {"pause", "resume", "step", "stop"}
     assert "7 weight layers" in text(page) and "120,618" in text(page)  # 107,786 + 2 · 6,416 by the article's table
 
 
 def test_start_trains_and_puts_the_run_into_the_url(page_server):
-    page = opened()
+    page = lab()
     page.button(key="start").click().run()
     run = finished(page)
     assert run.status is Status.FINISHED and run.history.steps == 6
@@ -59,7 +41,7 @@ def test_start_trains_and_puts_the_run_into_the_url(page_server):
 
 
 def test_a_kept_run_of_other_arithmetic_is_joined_with_a_sentence_that_says_so(page_server, monkeypatch):
-    page = opened()
+    page = lab()
     assert "Runs on its own. With processor" in text(page)
     page.button(key="start").click().run()
     run = finished(page)
@@ -68,7 +50,7 @@ def test_a_kept_run_of_other_arithmetic_is_joined_with_a_sentence_that_says_so(p
     close_server()
     server.clear()
     monkeypatch.setenv("GRADVIZ_THREADS", str(run.arithmetic.threads + 1))
-    page = opened()
+    page = lab()
     page.button(key="join").click().run()
     assert not page.exception
     assert f"This run was computed with {arithmetic_text(run.arithmetic)}. This machine would compute with" in text(page)
@@ -77,27 +59,27 @@ def test_a_kept_run_of_other_arithmetic_is_joined_with_a_sentence_that_says_so(p
     old.arithmetic = None  # as one that was kept before it was noted
     page.run()
     assert "It was not noted what this run was computed with" in text(page) and not page.exception
-    page = opened(seed="1")
+    page = lab(seed="1")
     assert f"torch.set_num_threads({run.arithmetic.threads + 1})" in page.code[0].value
 
 
 def test_a_live_run_can_be_paused_stepped_resumed_and_stopped(page_server):
-    page = opened(steps="100000")
+    page = lab(steps="100000")
     page.button(key="start").click().run()
     assert {"pause", "stop"} <= keys(page)
     page.button(key="pause").click().run()
     run_id = server().manager.list()[0].id
     run = server().manager.get(run_id)
-    _until(lambda: run.status is Status.PAUSED)
+    until(lambda: run.status is Status.PAUSED)
     page.run()
     assert {"resume", "step", "stop"} <= keys(page)
     steps = run.history.steps
     page.button(key="step").click().run()
-    _until(lambda: run.history.steps == steps + 1)
-    _until(lambda: run.status is Status.PAUSED)
+    until(lambda: run.history.steps == steps + 1)
+    until(lambda: run.status is Status.PAUSED)
     page.run()
     page.button(key="resume").click().run()
-    _until(lambda: run.history.steps > steps + 1)
+    until(lambda: run.history.steps > steps + 1)
     page.button(key="stop").click().run()
     assert finished(page).status is Status.STOPPED
     page.run()
@@ -105,7 +87,7 @@ def test_a_live_run_can_be_paused_stepped_resumed_and_stopped(page_server):
 
 
 def test_a_diverged_run_is_shown_and_not_offered_again(page_server):
-    page = opened(blocks="40", init_range="0.5")
+    page = lab(blocks="40", init_range="0.5")
     page.button(key="start").click().run()
     run = finished(page)
     page.run()
@@ -121,34 +103,32 @@ def test_an_interrupted_run_is_found_by_its_link_and_can_be_started_afresh(page_
     server().store.save(run)
     close_server()
     server.clear()  # the server starts again
-    page = AppTest.from_file(str(SHELL), default_timeout=30)
-    page.query_params["run"] = config.id
-    page.run()
-    assert not page.exception and "start" in keys(page)
+    page = in_shell("lab", run=config.id)
+    assert "start" in keys(page)
     assert server().manager.get(config.id).status is Status.INTERRUPTED
     assert page.number_input(key="control_blocks").value == 1  # the controls took the run's settings
 
 
 def test_an_unknown_run_in_the_link_is_said_and_the_settings_are_kept(page_server):
-    page = opened(run="0123456789ab")
+    page = lab(run="0123456789ab")
     assert "not on this server" in text(page) and "start" in keys(page)
 
 
 def test_a_link_with_impossible_settings_says_so_and_the_page_goes_on(page_server):
-    page = opened(blocks="1001", lr="<script>", activation="softsign")
+    page = lab(blocks="1001", lr="<script>", activation="softsign")
     assert "Blocks" in text(page) and "from 0 to 1000" in text(page) and "Learning rate" in text(page)
     assert "start" in keys(page)
 
 
 def test_the_built_in_digits_stand_in_for_an_absent_mnist_and_the_page_says_so(page_server):
-    page = opened(dataset="mnist")
+    page = lab(dataset="mnist")
     assert "built-in digits" in text(page)
     page.button(key="start").click().run()
     assert finished(page).recipe.dataset == "digits"
 
 
 def test_a_preset_sets_all_controls_and_keeps_the_seed(page_server):
-    page = opened(seed="7")
+    page = lab(seed="7")
     page.selectbox(key="preset").select("exploding-init").run()
     assert page.number_input(key="control_init_range").value == 0.5
     assert page.number_input(key="control_seed").value == 7
@@ -156,7 +136,7 @@ def test_a_preset_sets_all_controls_and_keeps_the_seed(page_server):
 
 
 def test_changing_a_control_during_a_run_leaves_the_run_alone_and_offers_another(page_server):
-    page = opened(steps="100000")
+    page = lab(steps="100000")
     page.button(key="start").click().run()
     first = server().manager.list()[0].id
     page.number_input(key="control_blocks").set_value(2).run()
@@ -165,15 +145,8 @@ def test_changing_a_control_during_a_run_leaves_the_run_alone_and_offers_another
     assert len(server().manager.list()) == 2
 
 
-def _until(condition, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
-
-
 def test_the_page_names_the_factor_of_theory_the_critical_range_and_the_depth_marks(page_server):
-    page = opened(blocks="12", init_range="0.5")
+    page = lab(blocks="12", init_range="0.5")
     assert "backward signal by **3.53**" in text(page)
     assert "a* = 0.1406 is critical for relu" in text(page)
     page.session_state["theory"] = True  # opens the panel
@@ -183,7 +156,7 @@ def test_the_page_names_the_factor_of_theory_the_critical_range_and_the_depth_ma
 
 
 def test_the_next_experiment_of_the_diagnosis_moves_the_controls(page_server):
-    page = opened(activation="sigmoid", blocks="12", steps="3")
+    page = lab(activation="sigmoid", blocks="12", steps="3")
     page.button(key="start").click().run()
     finished(page)
     page.session_state["diagnosis"] = True
@@ -195,7 +168,7 @@ def test_the_next_experiment_of_the_diagnosis_moves_the_controls(page_server):
 
 
 def test_a_link_copied_out_of_html_opens_as_it_was_meant_and_what_is_nearly_a_setting_is_named(page_server):
-    page = opened(**{"amp;seed": "7", "amp;shortcut": "on", "batchnorm": "on", "utm_source": "mail", "blocks": ["1", "2"]})
+    page = lab(**{"amp;seed": "7", "amp;shortcut": "on", "batchnorm": "on", "utm_source": "mail", "blocks": ["1", "2"]})
     assert "2 blocks · relu · shortcut" in text(page)
     assert page.number_input(key="control_seed").value == 7
     said = [warning.value for warning in page.warning]
@@ -206,7 +179,7 @@ def test_a_link_copied_out_of_html_opens_as_it_was_meant_and_what_is_nearly_a_se
 def test_odd_data_in_the_folder_leave_the_page_standing_and_are_said(page_server):
     folder = server().shelf.folder
     idx.write(folder / "MNIST" / "raw", idx.contents() | {idx.FILES[0]: b"<html>"})
-    page = opened(dataset="mnist")
+    page = lab(dataset="mnist")
     assert "train-images-idx3-ubyte is not in the IDX format" in text(page) and "digits" in text(page)
     (folder / "MNIST" / "raw" / idx.FILES[0]).unlink()
     assert "3 of its 4 files" in text(page.run())

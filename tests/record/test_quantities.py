@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pyarrow.parquet
 import pytest
-from streamlit.testing.v1 import AppTest
+from viewing import opened
 
 from gradviz.charts.runs import difference_figure, heatmaps_figure, profile_figure
 from gradviz.lenet.config import RunConfig
@@ -79,9 +79,7 @@ def test_every_chart_of_a_quantity_draws_it(added):
 def test_compare_offers_it_with_its_ranges(added, page_server):
     runs = [run_of(added), run_of(added, seed=1)]
     page_server.store.save(*runs)
-    page = AppTest.from_file("../../pages/compare.py", default_timeout=60)
-    page.query_params["runs"] = ",".join(run.id for run in runs)
-    page.run()
+    page = opened("compare", runs=",".join(run.id for run in runs))
     page.selectbox(key="compare_quantity").select(added).run()
     assert not page.exception
     low, high = QUANTITIES[added].ranges[0]

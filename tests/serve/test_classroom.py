@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from asgi import ask
 from starlette.applications import Starlette
+from timing import Clock
 
 from gradviz.charts.sweeps import border_figure
 from gradviz.lenet import sweep
@@ -49,13 +50,6 @@ def recorded(config: RunConfig, steps: int, status: Status = Status.FINISHED, se
     columns = (10 ** random.uniform(-40, 5, (steps, len(QUANTITIES), config.layers))).astype(np.float32)
     scalars = np.column_stack([random.uniform(0, 4, steps), random.uniform(0, 1, steps), np.arange(steps)])
     return Run(config, History.restored(columns, scalars, [(0, 0.1)] if steps else [], 1, 1000), status)
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 # Names
@@ -127,7 +121,7 @@ def test_only_the_right_pin_is_right_and_without_one_nobody_is_the_teacher():
 
 
 def test_five_wrong_pins_in_a_minute_close_the_door_to_that_browser_alone_and_tell_the_time_left():
-    clock = Clock()
+    clock = Clock(1000.0)
     check = PinCheck("4711", clock)
     for _ in range(PIN_TRIES):
         assert "not the PIN" in check.refuses("0000", "guesser")
@@ -143,7 +137,7 @@ def test_five_wrong_pins_in_a_minute_close_the_door_to_that_browser_alone_and_te
 
 
 def test_the_right_pin_enters_for_45_minutes_of_guessing_and_the_guesser_is_slowed():
-    clock = Clock()
+    clock = Clock(1000.0)
 
     def sleep(seconds: float) -> None:
         clock.now += seconds
@@ -159,7 +153,7 @@ def test_the_right_pin_enters_for_45_minutes_of_guessing_and_the_guesser_is_slow
 
 
 def test_many_guessers_at_once_wait_for_each_other_and_not_for_ever_and_nobody_known_waits_for_them():
-    clock, waits = Clock(), []
+    clock, waits = Clock(1000.0), []
     check = PinCheck("4711", clock, waits.append)
     said = [check.refuses("0000", f"session {n}", "10.0.0.1") for n in range(1000)]
     assert sum("not the PIN" in sentence for sentence in said) <= PIN_TRIES_THERE + PIN_MINUTE / PIN_PACE + 1
@@ -173,7 +167,7 @@ def test_many_guessers_at_once_wait_for_each_other_and_not_for_ever_and_nobody_k
 
 
 def test_guessers_cost_a_bounded_memory():
-    check = PinCheck("4711", Clock(), lambda _: None)
+    check = PinCheck("4711", Clock(1000.0), lambda _: None)
     for n in range(20_000):
         check.refuses("0000", f"session {n}", f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}")
     assert len(check._wrong) <= 4096 and len(check._wrong_there) <= 4096 and not check._next
@@ -286,7 +280,7 @@ class Runs:
 
 
 def board_of(tmp_path, *runs: Run) -> tuple[Board, Runs, Classroom, Clock]:
-    manager, room, clock = Runs(*runs), Classroom(tmp_path / "classroom.json", "4711"), Clock()
+    manager, room, clock = Runs(*runs), Classroom(tmp_path / "classroom.json", "4711"), Clock(1000.0)
     return Board(manager, room, lambda run: ("vanishing", ""), clock), manager, room, clock
 
 

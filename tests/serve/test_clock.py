@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_manager import Stage, seeded, until
+from puppets import Stage, seeded
+from timing import until
 
 from gradviz.lenet.data import Shelf
 from gradviz.record.run import Run

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from asgi import ask
+from recorded import finished_run
 from starlette.applications import Starlette
-from test_manager import until
+from timing import until
+from viewing import in_shell, opened
 
 from gradviz.lenet.config import RunConfig
 from gradviz.serve.admission import Refused
@@ -164,18 +167,13 @@ def test_a_run_that_there_is_no_memory_to_read_is_answered_503_with_the_sentence
 
 @pytest.mark.parametrize("path", ["compare", "anatomy", "sweep", "lessons"])
 def test_a_page_says_why_it_draws_nothing_when_memory_is_short(page_server, path):
-    from streamlit.testing.v1 import AppTest
-    from test_compare import kept
-
-    runs = [kept(RunConfig(activation="relu", blocks=1, batch_size=4, steps=20, dataset="digits", seed=seed)) for seed in (0, 1)]
+    config = RunConfig(activation="relu", blocks=1, batch_size=4, steps=20, dataset="digits")
+    runs = [finished_run(replace(config, seed=seed)) for seed in (0, 1)]
     page_server.store.save(*runs)
     object.__setattr__(page_server, "desk", Desk(memory_left=lambda: 1e6))
-    page = AppTest.from_file(f"../../pages/{path}.py", default_timeout=60)
     query = {"compare": {"runs": ",".join(run.id for run in runs)}, "anatomy": {"run": runs[0].id}, "sweep": {},
              "lessons": {"lesson": "float32", "prediction": "20"}}  # fmt: skip
-    page.query_params.update(query[path])
-    page.run()
-    assert not page.exception
+    page = opened(path, **query[path])
     assert any("too little memory left for this now: 1 MB" in warning.value for warning in page.warning)
     again = next(button for button in page.button if button.label == "Try again")
     object.__setattr__(page_server, "desk", Desk(memory_left=lambda: None))
@@ -184,9 +182,7 @@ def test_a_page_says_why_it_draws_nothing_when_memory_is_short(page_server, path
 
 
 def test_any_page_is_one_sentence_while_hardly_any_memory_is_left(page_server):
-    from test_classroom_page import opened
-
     object.__setattr__(page_server, "desk", Desk(memory_left=lambda: 30e6))
-    page = opened("lab")
+    page = in_shell("lab")
     assert [warning.value for warning in page.warning][0].startswith("The server has too little memory left for this now: 30 MB")
     assert not page.title

@@ -12,36 +12,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Server
-from streamlit.testing.v1 import AppTest
-from test_manager import Stage, seeded, steps, until
-from test_store import assert_same, extend, new_run
+from puppets import Stage, seeded, steps
+from recorded import assert_same, ended_run, extend, new_run
+from running import Server
+from timing import Clock, until
+from viewing import in_shell
 
 from gradviz.lenet.data import Shelf
 from gradviz.lenet.sweep import Sweep
-from gradviz.record.run import Run, Status
+from gradviz.record.run import Status
 from gradviz.serve.classroom import Classroom
 from gradviz.serve.manager import RunManager
 from gradviz.serve.people import People
 from gradviz.serve.sweeps import SweepRunner
 from gradviz.store.store import RunStore, StoreError
 from gradviz.web.cards import classroom_routes
-
-ROOT = Path(__file__).parents[2]
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def ended_run(seed: int = 0, blocks: int = 1, count: int = 8) -> Run:
-    run = new_run(blocks=blocks, seed=seed)
-    extend(run, count, seed)
-    run.status = Status.FINISHED
-    return run
 
 
 @pytest.fixture
@@ -355,9 +340,7 @@ def test_with_a_bad_row_every_page_opens_names_it_and_the_server_is_ready(page_s
     store._db.execute("UPDATE columns SET data = x'00' WHERE run = ?", (bad[1].id,))
     store._db.execute("UPDATE runs SET config = NULL WHERE id = ?", (bad[2].id,))
     for page in ("lab", "anatomy", "compare", "sweep", "classroom", "lessons"):
-        shell = AppTest.from_file(str(ROOT / "gradviz" / "ui" / "shell.py"), default_timeout=60).run()
-        shell.switch_page(str(ROOT / "pages" / f"{page}.py")).run()
-        assert not shell.exception, page
+        shell = in_shell(page)
         assert any(bad[0].id in element.value and "melted" in element.value for element in shell.warning), page
     assert {line.id for line in page_server.manager.list()} == {good.id, bad[1].id}
     assert page_server.manager.get(bad[1].id).history.steps == 30
@@ -377,9 +360,7 @@ def test_every_page_says_that_the_folder_is_gone_and_open_ones_are_told(page_ser
     shutil.rmtree(page_server.store.folder)
     until(lambda: page_server.manager.warning, seconds=1)
     for page in ("lab", "anatomy", "compare", "sweep", "classroom", "lessons"):
-        shell = AppTest.from_file(str(ROOT / "gradviz" / "ui" / "shell.py"), default_timeout=60).run()
-        shell.switch_page(str(ROOT / "pages" / f"{page}.py")).run()
-        assert not shell.exception, page
+        shell = in_shell(page)
         assert any("is gone" in element.value for element in shell.warning), page
     assert "is gone" in json.loads(ask(told, "/api/classroom/notice").body)["kept"]
     page_server.store.folder.mkdir()

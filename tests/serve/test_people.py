@@ -5,17 +5,11 @@ import stat
 import pytest
 from asgi import ask
 from starlette.responses import HTMLResponse, PlainTextResponse
+from timing import Clock
 
 from gradviz.serve.people import AWAY, COOKIE, GUEST, People, place
 from gradviz.web.badge import Badge
 from gradviz.web.guard import Guard
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 import math
 import sqlite3
 import threading
-import time
 from contextlib import suppress
 
 import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
-from streamlit.testing.v1 import AppTest
+from timing import until
+from viewing import opened, text
 
 from gradviz.lenet.config import ConfigError, RunConfig
 from gradviz.lenet.sweep import (
@@ -204,14 +204,6 @@ class _Quick:
             yield StepRecord(step, loss, 0.1, layers, 0.001 * (step + 1))
         self.counted.ended.append(self.config.id)
         self.outcome = Outcome(Status.FINISHED, 0.5)
-
-
-def until(condition, seconds=30):
-    """Waits on a condition that other threads make true."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        threading.Event().wait(0.01)
 
 
 class Room:
@@ -552,21 +544,9 @@ def test_a_flood_of_people_is_remembered_of_neither_run_nor_sweep(room):
 SMALL = {"remedies": "relu", "values": "0,1", "steps": "25", "batch_size": "4", "dataset": "digits"}
 
 
-def opened(**query: str) -> AppTest:
-    page = AppTest.from_file("../../pages/sweep.py", default_timeout=60)
-    page.query_params.update(query)
-    page.run()
-    assert not page.exception
-    return page
-
-
-def text(page: AppTest) -> str:
-    return " ".join(element.value for kind in (page.markdown, page.caption, page.warning, page.error) for element in kind)
-
-
 @pytest.mark.timeout(300)
 def test_the_page_says_what_a_sweep_costs_before_it_starts_and_runs_it(page_server):
-    page = opened(**SMALL)
+    page = opened("sweep", **SMALL)
     assert "2 of 2 runs to do" in text(page)
     page.button(key="start").click().run()
     sweep = server().sweeps.list()[0]
@@ -578,7 +558,7 @@ def test_the_page_says_what_a_sweep_costs_before_it_starts_and_runs_it(page_serv
 
 
 def test_what_the_page_cannot_take_from_its_link_is_said(page_server):
-    page = opened(**{**SMALL, "steps": "0", "early": "off", "axis": "colour", "batchsize": "8", "utm_source": "x"})
+    page = opened("sweep", **{**SMALL, "steps": "0", "early": "off", "axis": "colour", "batchsize": "8", "utm_source": "x"})
     said = [warning.value for warning in page.warning]
     assert len(said) == 3 and all("link" in each for each in said)
     assert any("(steps)" in each and "100000" in each for each in said) and any("colour" in each for each in said)
@@ -586,12 +566,12 @@ def test_what_the_page_cannot_take_from_its_link_is_said(page_server):
 
 
 def test_a_value_out_of_range_is_refused_with_its_name_and_range(page_server):
-    page = opened(**{**SMALL, "values": "0,5000"})
+    page = opened("sweep", **{**SMALL, "values": "0,5000"})
     assert "Blocks (blocks) must be a whole number from 0 to 1000" in page.error[0].value
 
 
 def test_rubbish_in_the_url_leaves_a_page_that_works(page_server):
-    page = opened(remedies="x", axis="y", seeds="z", steps="-1", values="1,2", sweep="nothing", lr="nan")
+    page = opened("sweep", remedies="x", axis="y", seeds="z", steps="-1", values="1,2", sweep="nothing", lr="nan")
     assert "is not on this server" in text(page)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from timing import until
 
 from gradviz import machine
 from gradviz.lenet.config import ConfigError, RunConfig
@@ -40,13 +41,6 @@ pytestmark = [
 CPU = torch.device("cpu")
 SMALL = RunConfig(blocks=2, activation="relu", shortcut=True, dataset="digits", steps=12, batch_size=16, device="cpu")
 DEEP = replace(SMALL, blocks=1000, batch_size=512)  # one step is some minute
-
-
-def until(condition: Callable[[], object], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        threading.Event().wait(0.005)
 
 
 def never() -> bool:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_keeping import ended_run
-from test_manager import Stage, seeded, steps, until
-from test_store import assert_same
+from puppets import Stage, seeded, steps
+from recorded import assert_same, ended_run
+from timing import until
 
 from gradviz.lenet.data import Shelf
 from gradviz.record.run import Run, Status

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_keeping import ended_run
-from test_manager import Stage, seeded, steps, until
-from test_store import assert_same, extend, new_run
+from puppets import Stage, seeded, steps
+from recorded import assert_same, ended_run, extend, new_run
+from timing import until
 
 from gradviz.lenet.data import Shelf
 from gradviz.record.run import Run, Status

@@ -12,50 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recorded import ODD, assert_same, assert_same_records, bits, extend, new_run
 
-from gradviz.lenet.config import RunConfig
 from gradviz.record.arithmetic import Arithmetic
-from gradviz.record.history import History, StepRecord, max_columns
+from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
 from gradviz.store.store import RunStore, StoreError
-
-QUANTITY_COUNT = len(QUANTITIES)
-ODD = np.array([0.0, -0.0, 1e-45, 1e-40, 1e-30, 1.1754944e-38, 3.4e38, np.inf, -np.inf, np.nan], np.float32)
-
-
-def new_run(blocks: int = 0, columns: int | None = None, **config: object) -> Run:
-    config = RunConfig(blocks=blocks, dataset="digits", **config)
-    return Run(config, History(config.layers, columns or max_columns(config.layers)))
-
-
-def extend(run: Run, steps: int, seed: int = 0) -> None:
-    """Appends `steps` records of numbers over the whole range of float32, the odd ones among them."""
-    rng = np.random.default_rng([seed, run.history.steps])
-    for step in range(run.history.steps, run.history.steps + steps):
-        layers = (10.0 ** rng.uniform(-45, 38, (QUANTITY_COUNT, run.history.layers))).astype(np.float32)
-        layers.flat[rng.integers(layers.size)] = rng.choice(ODD)
-        tested = step / 1000 if step % 5 == 0 else None
-        run.history.append(StepRecord(step, float(rng.normal()), float(rng.random()), layers, 0.1 * step, tested))
-
-
-def bits(array: np.ndarray) -> bytes:
-    return np.ascontiguousarray(array).tobytes()
-
-
-def assert_same_records(loaded: Run, run: Run) -> None:
-    assert loaded.history.columns.shape == run.history.columns.shape
-    for name in ("columns", "loss", "accuracy", "seconds"):
-        assert bits(getattr(loaded.history, name)) == bits(getattr(run.history, name)), name
-    for name in ("tests", "steps", "stride", "layers", "max_columns"):
-        assert getattr(loaded.history, name) == getattr(run.history, name), name
-
-
-def assert_same(loaded: Run | None, run: Run) -> None:
-    assert loaded is not None
-    assert_same_records(loaded, run)
-    for name in ("recipe", "status", "device", "message", "nonfinite_layer", "test_accuracy", "created", "id", "arithmetic"):
-        assert getattr(loaded, name) == getattr(run, name), name
 
 
 @pytest.fixture
@@ -87,7 +50,7 @@ def test_a_run_without_a_step_comes_back_equal(store: RunStore) -> None:
 @pytest.mark.parametrize("value", ODD, ids=repr)
 def test_every_kind_of_float_comes_back_bit_for_bit(store: RunStore, value: np.float32) -> None:
     run = new_run()
-    layers = np.full((QUANTITY_COUNT, run.recipe.layers), value, np.float32)
+    layers = np.full((len(QUANTITIES), run.recipe.layers), value, np.float32)
     run.history.append(StepRecord(0, float(value), float(value), layers, 0.0))
     store.save(run)
     loaded = store.load(run.id).history

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 import uvicorn
 from asgi import ask
-from conftest import Clock
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from test_workers import until
+from timing import Clock, until
 
 from gradviz import machine
 from gradviz.web.cards import classroom_routes

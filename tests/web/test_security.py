@@ -9,18 +9,11 @@ from asgi import Question, ask, ask_all
 from playwright.sync_api import Page, expect
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
+from timing import Clock
 
 from gradviz.web import hosts
 from gradviz.web.guard import MAX_ADDRESS, Guard, headers
 from gradviz.web.routes import build_routes
-
-
-class Clock:
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 async def _here(scope, receive, send):

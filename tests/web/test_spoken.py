@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ClientState_pb2 import ClientState
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
-from streamlit.testing.v1 import AppTest
+from viewing import in_shell
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -177,11 +177,7 @@ def test_a_step_of_5000_digits_is_a_link_to_the_last_step(page_server):
         run.history.append(StepRecord(step, 2.3, 0.1, np.full((len(QUANTITIES), config.layers), 0.1, np.float32), 0.01, None))
     page_server.store.save(run)
     for step in ("9" * 5000, "9" * 4301, "\u0661", "-1", "1e3", ""):
-        page = AppTest.from_file(str(ROOT / "gradviz" / "ui" / "shell.py"), default_timeout=60)
-        page.switch_page(str(ROOT / "pages" / "anatomy.py"))
-        page.query_params["run"], page.query_params["step"] = run.id, step
-        page.run()
-        assert not page.exception and page.main.select_slider
+        assert in_shell("anatomy", run=run.id, step=step).main.select_slider
 
 
 def widgets(message: Message, found: dict[str, str]) -> dict[str, str]:

@@ -12,14 +12,18 @@ from gradviz.charts.lessons import lesson_figures
 from gradviz.charts.long_runs import course_figure, depth_figure
 from gradviz.charts.sweeps import border_figure, ratio_figure, theory_ratios
 from gradviz.lenet import article_length
-from gradviz.lenet.lessons import ARTICLE_BORDERS, BATCH, DEEP_STEPS, LESSONS, RESULTS, STEPS, Finding, Lesson, net_name, number
+from gradviz.lenet.lessons.catalogue import ARTICLE_BORDERS, LESSONS
+from gradviz.lenet.lessons.lesson import BATCH, DEEP_STEPS, RESULTS, STEPS, Finding, Lesson
 from gradviz.lenet.long_runs import BATCH as LONG_BATCH
 from gradviz.lenet.long_runs import OUTCOMES as LONG_OUTCOMES
 from gradviz.lenet.long_runs import STEPS as LONG_STEPS
 from gradviz.lenet.long_runs import LongRun
-from gradviz.lenet.sweep import OUTCOMES, Sweep, border, result
+from gradviz.lenet.naming import net_name
+from gradviz.lenet.outcome import OUTCOMES, border, result
+from gradviz.lenet.sweep import Sweep
 from gradviz.record import arithmetic
 from gradviz.record.run import Run
+from gradviz.words import number
 
 OPTIMISERS = article_length.RATES
 OPTIMISER_NETS = (("sigmoid", 2), ("sigmoid", 4), ("relu", 6), ("relu", 8))

@@ -19,9 +19,11 @@ from gradviz.charts.draft import save
 from gradviz.lenet import article_length
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import DataError, Dataset, Shelf
-from gradviz.lenet.lessons import BATCH, DEEP_STEPS, LESSONS, STEPS
+from gradviz.lenet.lessons.catalogue import LESSONS
+from gradviz.lenet.lessons.lesson import BATCH, DEEP_STEPS, STEPS
 from gradviz.lenet.long_runs import KEPT, Keep, KeepError, train_all
-from gradviz.lenet.sweep import FAILED, TRAINED, UNFINISHED, remedy_name, result, trained_already
+from gradviz.lenet.naming import remedy_name
+from gradviz.lenet.outcome import FAILED, TRAINED, UNFINISHED, result, trained_already
 from gradviz.record import arithmetic
 from gradviz.record.history import History, max_columns
 from gradviz.record.run import Run, Status

@@ -3,8 +3,8 @@
 import streamlit as st
 
 from gradviz.charts.sweeps import border_figure
-from gradviz.lenet.lessons import LESSONS
-from gradviz.lenet.sweep import JUDGED, OUTCOMES
+from gradviz.lenet.lessons.catalogue import LESSONS
+from gradviz.lenet.outcome import JUDGED, OUTCOMES
 from gradviz.serve.classroom import ClassSweep
 from gradviz.ui import classroom, controls
 from gradviz.ui.heavy import heavily, said_if_refused

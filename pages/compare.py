@@ -16,8 +16,8 @@ from gradviz.charts.runs import (
 )
 from gradviz.diagnosis.diagnose import diagnose
 from gradviz.lenet.config import FIELDS, ConfigError
-from gradviz.lenet.lessons import quantity_at
-from gradviz.lenet.sweep import setting_text
+from gradviz.lenet.lessons.evidence import quantity_at
+from gradviz.lenet.naming import setting_text
 from gradviz.record.arithmetic import arithmetic_text
 from gradviz.record.quantities import QUANTITIES
 from gradviz.ui import classroom

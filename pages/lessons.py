@@ -8,10 +8,12 @@ import streamlit as st
 from gradviz.charts import HOW_TO_READ
 from gradviz.charts.lessons import lesson_figures
 from gradviz.lenet import article_length
-from gradviz.lenet.lessons import DIGITS_DIFFER, LESSONS, RESULTS, Finding, Lesson, ended, net_name, number
+from gradviz.lenet.lessons.catalogue import DIGITS_DIFFER, LESSONS
+from gradviz.lenet.lessons.lesson import RESULTS, Finding, Lesson, ended
 from gradviz.lenet.long_runs import BATCH as LONG_BATCH
 from gradviz.lenet.long_runs import STEPS as LONG_STEPS
 from gradviz.lenet.long_runs import KeepError
+from gradviz.lenet.naming import net_name
 from gradviz.lenet.sweep import Sweep, cost, estimate, measured_rate
 from gradviz.lenet.theory.predict import predict
 from gradviz.ui import classroom
@@ -19,7 +21,7 @@ from gradviz.ui.heavy import heavily
 from gradviz.ui.server import server
 from gradviz.web.figure import figure_panel
 from gradviz.web.panels import live_panel
-from gradviz.words import as_text
+from gradviz.words import as_text, number
 from gradviz.words import gettext as _
 
 LESSON, PREDICTION, DATASET, CONTROLS = "lesson", "prediction", "dataset", "controls"  # words of the URL

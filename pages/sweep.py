@@ -8,7 +8,9 @@ import streamlit as st
 from gradviz.charts import HOW_TO_READ
 from gradviz.charts.sweeps import border_figure, grid_figure, ratio_figure, theory_ratios
 from gradviz.lenet.config import DATASETS, FIELDS, OPTIMIZERS, ConfigError, RunConfig, misspelt
-from gradviz.lenet.sweep import AXES, JUDGED, OUTCOMES, Sweep, border, cost, estimate, measured_rate, remedy_name
+from gradviz.lenet.naming import remedy_name
+from gradviz.lenet.outcome import JUDGED, OUTCOMES, border
+from gradviz.lenet.sweep import AXES, Sweep, cost, estimate, measured_rate
 from gradviz.record import export
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily

@@ -21,7 +21,7 @@ ORDER = """
     lenet.theory train.training train.trainer store.rows store.schema store.writeahead store.salvage store.reserve store.opening
     store.storefile store.store serve.failures serve.frames serve.nursery serve.processes diagnosis.diagnose
     serve.previews serve.manager
-    lenet.sweep serve.sweeps lenet.lessons lenet.long_runs lenet.article_length charts report reproduce
+    lenet.naming lenet.outcome lenet.sweep serve.sweeps lenet.lessons lenet.long_runs lenet.article_length charts report reproduce
     lenet.codegen record.export serve.classroom serve.archive web ui __main__ pages app
 """.split()
 BESIDE = {"train": "diagnosis", "diagnosis": "train", "serve": "charts", "charts": "serve"}  # neither imports the other
@@ -42,7 +42,6 @@ LONGER = {
     "gradviz/diagnosis/diagnose.py::_likely_cause",
     "gradviz/diagnosis/diagnose.py::_next_experiment",
     "gradviz/diagnosis/diagnose.py::_sentence",
-    "gradviz/lenet/lessons.py",
     "gradviz/web/static/live.js",
     "gradviz/web/routes.py::build_routes",
     "gradviz/serve/manager.py",

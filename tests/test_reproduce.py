@@ -13,9 +13,10 @@ from recorded import long_run
 from gradviz.lenet import article_length
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Shelf
-from gradviz.lenet.lessons import LESSONS, NOT, OPEN, PARTLY, REPRODUCED, Finding, Part
+from gradviz.lenet.lessons.catalogue import LESSONS
+from gradviz.lenet.lessons.lesson import NOT, OPEN, PARTLY, REPRODUCED, Finding, Part
 from gradviz.lenet.long_runs import DEAD
-from gradviz.lenet.sweep import STUCK, TRAINED, WINDOW, result
+from gradviz.lenet.outcome import STUCK, TRAINED, WINDOW, result
 from gradviz.record.arithmetic import arithmetic_text, here
 from gradviz.record.run import Status
 from gradviz.report import Report

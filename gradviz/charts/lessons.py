@@ -8,8 +8,11 @@ import plotly.graph_objects as go
 
 from gradviz.charts.runs import loss_figure, profile_figure, ratio_to_start_figure, wake_figure
 from gradviz.charts.sweeps import border_figure
-from gradviz.lenet.lessons import ARTICLE_BORDERS, Lesson, net_name
-from gradviz.lenet.sweep import Sweep, result
+from gradviz.lenet.lessons.catalogue import ARTICLE_BORDERS
+from gradviz.lenet.lessons.lesson import Lesson
+from gradviz.lenet.naming import net_name
+from gradviz.lenet.outcome import result
+from gradviz.lenet.sweep import Sweep
 from gradviz.lenet.theory.predict import predict
 from gradviz.record.run import Run
 

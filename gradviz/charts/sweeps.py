@@ -11,7 +11,8 @@ from plotly.subplots import make_subplots
 
 from gradviz.charts.draft import AMBER, BLUE, ORANGE, SKY, ZERO_AT, Draft, level, line_styles
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.sweep import DIVERGED, STARTED, STUCK, TRAINED, UNFINISHED, Result, Sweep
+from gradviz.lenet.outcome import DIVERGED, STARTED, STUCK, TRAINED, UNFINISHED, Result
+from gradviz.lenet.sweep import Sweep
 from gradviz.lenet.theory.predict import predict
 from gradviz.words import gettext as _
 from gradviz.words import scientific

@@ -11,10 +11,12 @@ import numpy as np
 
 from gradviz.diagnosis.diagnose import GAP
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.lessons import DECADE, NORMAL, TINY, Finding, Part, by_depth, decades, net_name, number, scientific
+from gradviz.lenet.lessons.evidence import by_depth, decades
+from gradviz.lenet.lessons.lesson import DECADE, NORMAL, TINY, Finding, Part
 from gradviz.lenet.long_runs import AT_CHANCE, BATCH, DIVERGED, STEPS, Keep, LongRun
+from gradviz.lenet.naming import net_name
 from gradviz.words import gettext as _
-from gradviz.words import ngettext
+from gradviz.words import ngettext, number, scientific
 
 RATES = (("adam", 1e-3), ("adam", 3e-4), ("adam", 1e-4), ("momentum", 1e-2), ("momentum", 1e-1))
 DEPTHS = {"sigmoid": (4, 5, 6, 7), "relu": (7, 8, 9, 10, 11)}  # the article's borders are 6 to 7, and 9 to 10

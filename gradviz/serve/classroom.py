@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.lessons import LESSONS
-from gradviz.lenet.sweep import Sweep, remedy_name, setting_text
+from gradviz.lenet.lessons.catalogue import LESSONS
+from gradviz.lenet.naming import remedy_name, setting_text
+from gradviz.lenet.sweep import Sweep
 from gradviz.serve import smallfile
 from gradviz.words import gettext as _
 

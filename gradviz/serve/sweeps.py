@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.sweep import TRAINED, UNFINISHED, Result, Sweep, looked, result, trained_already
+from gradviz.lenet.outcome import TRAINED, UNFINISHED, Result, looked, result, trained_already
+from gradviz.lenet.sweep import Sweep
 from gradviz.record.run import Run, Status
 from gradviz.serve import smallfile
 from gradviz.serve.admission import Refused

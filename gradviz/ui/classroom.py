@@ -12,7 +12,7 @@ import streamlit as st
 
 from gradviz import machine
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.lessons import LESSONS
+from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.lenet.sweep import Sweep
 from gradviz.record.run import Run
 from gradviz.serve.admission import Refused

@@ -16,8 +16,9 @@ from gradviz.charts.draft import BLUE_TO_RED, DIFFERENCES, MOST_POINTS, VIRIDIS,
 from gradviz.charts.lessons import lesson_figures
 from gradviz.charts.sweeps import border_figure, grid_figure, ratio_figure, theory_ratios
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.lessons import ARTICLE_BORDERS, LESSONS
-from gradviz.lenet.sweep import DIVERGED, STUCK, TRAINED, Result, Sweep
+from gradviz.lenet.lessons.catalogue import ARTICLE_BORDERS, LESSONS
+from gradviz.lenet.outcome import DIVERGED, STUCK, TRAINED, Result
+from gradviz.lenet.sweep import Sweep
 from gradviz.record import raster
 from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES

@@ -15,20 +15,9 @@ from viewing import opened, text
 from gradviz.lenet import article_length
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Shelf
-from gradviz.lenet.lessons import (
-    LESSONS,
-    NOT,
-    OPEN,
-    PARTLY,
-    REPRODUCED,
-    Evidence,
-    Finding,
-    Part,
-    decades,
-    ended,
-    factor,
-    number,
-)  # fmt: skip
+from gradviz.lenet.lessons.catalogue import LESSONS
+from gradviz.lenet.lessons.evidence import Evidence, decades, factor
+from gradviz.lenet.lessons.lesson import NOT, OPEN, PARTLY, REPRODUCED, Finding, Part, ended
 from gradviz.lenet.long_runs import Keep
 from gradviz.lenet.theory.predict import predict
 from gradviz.record.history import History
@@ -36,7 +25,7 @@ from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
 from gradviz.train.trainer import Trainer
 from gradviz.ui.server import server
-from gradviz.words import scientific
+from gradviz.words import number, scientific
 
 CHANCE = math.log(10)
 DIGITS = Shelf(Path("nowhere"), download=False)

@@ -14,7 +14,7 @@ from recorded import ARITHMETIC, NET, long_run
 from gradviz.lenet import article_length
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Shelf
-from gradviz.lenet.lessons import LESSONS
+from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.lenet.long_runs import (
     AT_CHANCE,
     DEAD,

@@ -6,7 +6,7 @@ import zipfile
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from gradviz.lenet.lessons import LESSONS
+from gradviz.lenet.lessons.catalogue import LESSONS
 
 SECONDS = 1000  # Playwright counts in milliseconds
 LONG = "activation=relu&blocks=2&batch_size=16&dataset=digits&steps=100000"

@@ -12,7 +12,7 @@ from timing import until
 from viewing import in_shell, keys, text
 
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.lessons import LESSONS
+from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.lenet.sweep import Sweep
 from gradviz.record.run import Status
 from gradviz.serve.admission import Refused

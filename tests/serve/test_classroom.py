@@ -21,7 +21,7 @@ from timing import Clock
 from gradviz.charts.sweeps import border_figure
 from gradviz.lenet import sweep
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.lessons import LESSONS
+from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.record import raster
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import History

@@ -12,7 +12,8 @@ from timing import until
 from viewing import opened, text
 
 from gradviz.lenet.config import ConfigError, RunConfig
-from gradviz.lenet.sweep import (
+from gradviz.lenet.naming import remedy_name
+from gradviz.lenet.outcome import (
     DIVERGED,
     FAILED,
     SHORT,
@@ -23,14 +24,10 @@ from gradviz.lenet.sweep import (
     UNFINISHED,
     WINDOW,
     Result,
-    Sweep,
     border,
-    cost,
-    estimate,
-    measured_rate,
-    remedy_name,
     result,
-)  # fmt: skip
+)
+from gradviz.lenet.sweep import Sweep, cost, estimate, measured_rate
 from gradviz.record.history import History, StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Outcome, Run, Status, Summary

@@ -1,0 +1,37 @@
+"""What a config is called on the page."""
+
+from __future__ import annotations
+
+from gradviz.lenet.config import RunConfig
+from gradviz.words import gettext as _
+from gradviz.words import ngettext
+
+
+def net_name(config: RunConfig) -> str:
+    """'7 blocks sigmoid', '10 blocks relu + batch norm momentum', ..."""
+    parts = [ngettext("{n} block", "{n} blocks", config.blocks).format(n=config.blocks), remedy_name(config)]
+    parts += [config.optimizer] if config.optimizer != "adam" else []
+    parts += [f"±{config.init_range:g}"] if config.init_range is not None else []
+    parts += [_("seed {seed}").format(seed=config.seed)] if config.seed else []
+    return " ".join(parts)
+
+
+def remedy_name(config: RunConfig) -> str:
+    """'relu + batch norm', 'sigmoid + shortcut', 'relu + critical init', ..."""
+    parts = [config.activation] + ["batch norm"] * config.batch_norm
+    parts += [f"{config.other_norm} norm"] * (config.other_norm != "none") + ["shortcut"] * config.shortcut
+    parts += [f"{config.branch_scale} branch"] * (config.branch_scale != "one")
+    parts += [f"{config.init} init"] * (config.init != "default")
+    return " + ".join(parts + [config.treatment] * (config.treatment != "none"))
+
+
+def setting_text(name: str, value: object) -> str:
+    """One setting in words: 'adam', 'lr 0.001', 'batch norm', 'no shortcut', 'init ±0.5'."""
+    label = {"batch_size": "batch", "init_range": "init ±", "batch_norm": "batch norm"}.get(name, name.replace("_", " "))
+    if isinstance(value, bool):
+        return label if value else f"no {label}"
+    if value is None:
+        return "no init range"
+    if isinstance(value, str):
+        return value if name in ("activation", "optimizer", "dataset", "treatment") and value != "none" else f"{label} {value}"
+    return f"{label}{value:g}" if name == "init_range" else f"{value} blocks" if name == "blocks" else f"{label} {value:g}"

@@ -9,10 +9,9 @@ from gradviz.serve.classroom import ClassSweep
 from gradviz.ui import classroom, controls
 from gradviz.ui.heavy import heavily, said_if_refused
 from gradviz.ui.server import server
-from gradviz.web.cards import ACTIONS, cards_panel, title_panel
 from gradviz.web.download import download_button
 from gradviz.web.figure import figure_panel
-from gradviz.web.panels import live_panel
+from gradviz.web.panels import ACTIONS, cards_panel, live_panel, title_panel
 from gradviz.words import gettext as _
 
 CARDS, DELETE, OPEN = "class_cards", "class_delete", "class_open"

@@ -22,7 +22,7 @@ from gradviz.serve.people import COOKIE, GUEST
 from gradviz.serve.previews import Preview
 from gradviz.ui import controls
 from gradviz.ui.server import kept_words, notice, server
-from gradviz.web.cards import notice_panel
+from gradviz.web.panels import notice_panel
 from gradviz.words import as_text
 from gradviz.words import gettext as _
 

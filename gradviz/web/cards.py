@@ -1,4 +1,4 @@
-"""The class's runs as cards: one small route that everybody polls, and the element that draws what it says."""
+"""The class's runs as cards, and the small routes that everybody polls."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
 import numpy as np
-import streamlit as st
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from gradviz.diagnosis.diagnose import CHANCE, Verdict
 from gradviz.record import raster
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status, Summary
@@ -26,10 +23,7 @@ from gradviz.serve.admission import Refused
 from gradviz.serve.classroom import Classroom
 from gradviz.serve.manager import RunManager
 from gradviz.web import wire
-from gradviz.web.panels import unloaded
-from gradviz.web.panels import words as live_words
-from gradviz.web.routes import NEVER, script_route, script_url
-from gradviz.words import gettext as _
+from gradviz.web.scripts import NEVER
 
 MOST_CARDS = 40
 ROWS, COLUMNS = 20, 32  # of a card's heatmap, at most
@@ -37,7 +31,6 @@ LOSS_TOP = 3.0  # nats: the upper edge of every sparkline; a net that learns not
 _MOST_NAMES = 4  # on a card
 _EVERY = 1.0  # seconds between two looks at the runs, however many browsers ask
 _BUDGET = 0.25  # seconds of one look for reading old runs from the store; the rest comes with the next looks
-_SCRIPT = Path(__file__).with_name("static") / "classroom.js"
 
 
 # Cards
@@ -239,97 +232,4 @@ def classroom_routes(get_board: Callable[[], Board], get_notice: Callable[[], di
     return [
         Route("/api/classroom", cards),
         Route("/api/classroom/notice", notice),
-        script_route(_SCRIPT),
     ]
-
-
-# The element
-
-# As in element.py: Streamlit sends this at every mount, and may clean up late.
-_STUB = """
-export default function (component) {
-  const host = component.parentElement;
-  const state = (host.gradvizClass ??= { calls: 0, part: null });
-  const call = ++state.calls;
-  const load = (name) => import(new URL(component.data[name], document.baseURI).href);
-  Promise.all([load("script"), load("live")]).then(([classroom, live]) => {
-    if (state.calls === call) classroom.render(state, component, live);
-  }, () => {
-    host.textContent = component.data.unloaded;
-    if (component.data.mode === "notice") { // it has no place of its own on the page
-      host.style.cssText = "position: fixed; left: 1rem; bottom: 1rem; z-index: 9; background: var(--st-background-color, #fff)";
-    }
-  });
-  return () => setTimeout(() => {
-    if (state.calls === call) { state.calls++; state.part?.destroy(); state.part = null; }
-  }, 300);
-}
-"""
-_component = st.components.v2.component("gradviz_classroom", js=_STUB, isolate_styles=False)
-ACTIONS = ("open", "large", "wall", "pause", "resume", "stop", "delete")  # words of the cards' buttons
-FOR_ALL = ("open", "large")
-
-
-def cards_panel(teacher: bool, ended: int, key: str, on_action_change: Callable[[], None]) -> None:
-    """Everybody's runs. A button of a card sets the trigger `action`, `<word of ACTIONS> <run id>`; whether he may who
-    pressed it is for the callback to say. The page is rerun when there are no longer `ended` ended runs."""
-    texts = {name: _(text) for name, text in _TEXTS.items()}
-    data = {
-        "mode": "cards",
-        "actions": [*FOR_ALL, *(ACTIONS[len(FOR_ALL) :] if teacher else ())],
-        "ended": ended,
-        "loss_top": LOSS_TOP,
-        "chance": CHANCE,
-        "words": {
-            **live_words(),
-            **texts,
-            "verdicts": {str(verdict): _(str(verdict)) for verdict in Verdict},
-            "actions": {word: _(_ACTION_TEXTS[word]) for word in ACTIONS},
-        },
-    }
-    _mount(data, key, on_action_change=on_action_change, on_ended_change=_nothing)
-
-
-def title_panel(names: tuple[str, ...], summary: str, key: str = "class_title") -> None:
-    """Whose run this is, large. The names are shown as they were typed: nothing in them is markup."""
-    _mount({"mode": "title", "names": ", ".join(names) or _(_TEXTS["nobody"]), "summary": summary}, key)
-
-
-def notice_panel(
-    drawn: dict[str, str | bool], name: str | None, key: str, on_name_change: Callable[[], None]
-) -> None:
-    """Invisible: reruns the page when the server's notice differs from what the page has `drawn`, and keeps this browser's
-    display name (None: not known yet) across reloads. A name that it remembers is the trigger `name`."""
-    _mount({"mode": "notice", "drawn": drawn, "name": name}, key,
-           on_name_change=on_name_change, on_changed_change=_nothing)  # fmt: skip
-
-
-def _mount(data: dict[str, Any], key: str, **callbacks: Callable[[], None]) -> None:
-    data |= {"script": script_url(_SCRIPT), "live": script_url(), "unloaded": unloaded()}
-    _component(key=key, data=data, **callbacks)
-
-
-def _nothing() -> None:
-    """Streamlit knows a component's values by their callbacks."""
-
-
-_ACTION_TEXTS = {
-    "open": "Open",
-    "large": "Large",
-    "wall": "Put on the wall",
-    "pause": "Pause",
-    "resume": "Resume",
-    "stop": "Stop",
-    "delete": "Delete",
-}
-_TEXTS = {
-    "nobody": "No name",
-    "others": "{names} and {n} more",
-    "in_queue": "place {n} in the queue",
-    "step_of_short": "step {step} of {total}",
-    "loss_now": "loss {loss}",
-    "waits": "nothing recorded yet",
-    "more": "{n} more runs on this server have no card: the newest are shown, those with a name first.",
-    "spark": "Loss over the steps, 0 to 3 nats; dashed: guessing.",
-    "heat": "Weight gradient, layers (input at the bottom) × steps.",
-}

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 import anyio
 import anyio.to_thread
-import streamlit as st
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -20,7 +19,8 @@ from gradviz.record.export import FILES
 from gradviz.record.run import Run
 from gradviz.serve.admission import Refused
 from gradviz.serve.desk import RETRY, Desk
-from gradviz.web.routes import NEVER
+from gradviz.web.panels import mount
+from gradviz.web.scripts import NEVER
 from gradviz.words import gettext as _
 
 STALL = 30.0  # seconds that a browser may take nothing; then its place is another's
@@ -129,64 +129,7 @@ def _refuse(status: int, sentence: str) -> Response:
     return PlainTextResponse(sentence, status, headers={**NEVER, **later})
 
 
-# The button
-
-# It asks first: a refusal then stands on the page, where a link would save it as the file or show it in its place.
-_BUTTON = """
-const STYLE = `.gv-download { display: flex; align-items: center; gap: 0.6rem; }
-.gv-download button { display: inline-flex; align-items: center; gap: 0.5rem; min-height: 2.5rem; padding: 0.25rem 0.75rem;
-  cursor: pointer; font: inherit; font-family: var(--st-font, sans-serif); white-space: nowrap;
-  color: var(--st-text-color, inherit);
-  background: var(--st-background-color, transparent); border: 1px solid var(--st-border-color, #8886);
-  border-radius: var(--st-button-radius, 0.5rem); }
-.gv-download button:hover, .gv-download button:focus-visible { color: var(--st-primary-color, #1f6feb);
-  border-color: var(--st-primary-color, #1f6feb); outline: none; }
-.gv-download button:disabled { opacity: 0.5; cursor: default; }
-.gv-download [role=status]:empty { display: none; }`;
-export default function (component) {
-  const { data, parentElement: host } = component;
-  let box = host.querySelector(".gv-download");
-  if (!box) {
-    const style = document.createElement("style");
-    style.textContent = STYLE;
-    box = document.createElement("div");
-    box.className = "gv-download";
-    const button = document.createElement("button"), note = document.createElement("span");
-    button.type = "button";
-    note.setAttribute("role", "status");
-    box.append(button, note);
-    host.append(style, box);
-    button.addEventListener("click", async () => {
-      const { url, file, offline } = box.data;
-      const address = new URL(url, document.baseURI), question = new URL(address);
-      question.searchParams.set("ask", "");
-      button.disabled = true;
-      try {
-        const reply = await fetch(question, { cache: "no-store" });
-        note.textContent = await reply.text();
-        if (reply.ok) {
-          const link = document.createElement("a");
-          link.href = address.href;
-          link.download = file;
-          box.append(link);
-          link.click();
-          link.remove();
-        }
-      } catch {
-        note.textContent = offline;
-      } finally {
-        button.disabled = false;
-      }
-    });
-  }
-  box.data = data;
-  box.querySelector("button").textContent = data.label;
-}
-"""
-
-
 def download_button(label: str, url: str, file: str, key: str) -> None:
     """Looks and works as st.download_button. `url`: of one of the routes above, relative to the page's base."""
-    component = st.components.v2.component("gradviz_download", js=_BUTTON, isolate_styles=False)
     offline = _("No connection to the server; try again.")
-    component(key=key, data={"label": label, "url": url, "file": file, "offline": offline}, width="content")
+    mount("download.js", key, {"label": label, "url": url, "file": file, "offline": offline}, width="content")

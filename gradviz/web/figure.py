@@ -3,67 +3,10 @@
 from __future__ import annotations
 
 import plotly.graph_objects as go
-import streamlit as st
 
 from gradviz.charts.draft import INK
-from gradviz.web.panels import unloaded
-from gradviz.web.routes import plotly_url
-
-# The page's colours come in here, so that one figure serves light and dark. The clean-up does nothing: Streamlit may
-# call it late, and the element goes with its parent.
-_SCRIPT = """
-export default function (component) {
-  const { data, parentElement: host } = component;
-  let plot = host.querySelector(".gv-figure");
-  if (!plot) {
-    plot = document.createElement("div");
-    plot.className = "gv-figure";
-    host.append(plot);
-    new ResizeObserver(() => plot.draw?.()).observe(host);
-  }
-  window.gradvizPlotly ??= new Promise((resolve, reject) => {
-    const script = document.createElement("script");
-    script.src = new URL(data.plotly, document.baseURI).href;
-    script.onload = () => resolve(window.Plotly);
-    script.onerror = () => { window.gradvizPlotly = undefined; reject(new Error(script.src)); };
-    document.head.append(script);
-  });
-  const figure = JSON.parse(data.figure);
-  plot.style.minHeight = `${figure.layout.height}px`;
-  plot.setAttribute("role", "img");
-  plot.setAttribute("aria-label", data.label);
-  plot.draw = () => window.gradvizPlotly.then((Plotly) => {
-    const style = getComputedStyle(host);
-    const read = (name, fallback) => style.getPropertyValue(name).trim() || fallback;
-    const text = read("--st-text-color", "#31333f"), back = read("--st-background-color", "#ffffff");
-    const width = Math.floor(host.clientWidth);
-    const shown = [width, text, back, style.getPropertyValue("--st-font"), data.id, data.figure].join();
-    if (!plot.shown) plot.textContent = "";
-    if (width < 50 || shown === plot.shown) return; // asked by each script run, and by the observer as soon as it begins
-    plot.shown = shown;
-    const faint = `color-mix(in srgb, ${text} 22%, ${back})`;
-    const probe = document.createElement("span");
-    probe.style.color = faint;
-    host.append(probe);
-    const grid = getComputedStyle(probe).color.replace(/^color\\(srgb ([\\d.e-]+) ([\\d.e-]+) ([\\d.e-]+).*$/, (all, r, g, b) =>
-      `rgb(${[r, g, b].map((part) => Math.round(255 * part)).join(",")})`);
-    probe.remove();
-    const layout = { ...figure.layout, width, paper_bgcolor: back, plot_bgcolor: back, uirevision: data.id,
-      font: { family: read("--st-font", "sans-serif"), color: text, size: 12, ...figure.layout.font } };
-    for (const name of Object.keys(layout)) {
-      if (/^[xy]axis\\d*$/.test(name)) layout[name] = { gridcolor: grid, linecolor: grid, zerolinecolor: grid, ...layout[name] };
-    }
-    const ink = (part) => JSON.parse(JSON.stringify(part).replaceAll(JSON.stringify(data.ink), JSON.stringify(text)));
-    const config = { displaylogo: false, responsive: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
-    return Plotly.react(plot, ink(figure.data), ink(layout), config);
-  }).catch((error) => {
-    plot.shown = null; // the next call tries again
-    if (!window.Plotly) plot.textContent = data.unloaded;
-    console.error(error);
-  });
-  plot.draw();
-}
-"""
+from gradviz.web.panels import mount
+from gradviz.web.scripts import plotly_url
 
 
 def figure_panel(figure: go.Figure, key: str, label: str, about: str = "") -> None:
@@ -71,13 +14,11 @@ def figure_panel(figure: go.Figure, key: str, label: str, about: str = "") -> No
 
     `about`: what the axes mean; as long as it stays the same, so does the reader's zoom.
     """
-    component = st.components.v2.component("gradviz_figure", js=_SCRIPT, isolate_styles=False)
     data = {
         "plotly": plotly_url(),
         "figure": figure.to_json(),  # Plotly's own: inf and nan become null
         "label": label,
-        "unloaded": unloaded(),
         "ink": INK,
         "id": f"{key} {about}",
     }
-    component(key=key, data=data, height=int(figure.layout.height) + 8)
+    mount("figure.js", key, data, height=int(figure.layout.height) + 8)

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import streamlit as st
 
 from gradviz.record.history import History
 from gradviz.record.raster import rows_of
 from gradviz.record.run import Run
 from gradviz.record.sample import AnatomySample
+from gradviz.web.panels import mount
 from gradviz.words import gettext as _
 from gradviz.words import number, power
 
 MOST_BARS = 120
-_SCRIPT = Path(__file__).with_name("static") / "motion.js"
 
 
 def motion_panel(run: Run, history: History, column: int, sample: AnatomySample | None, key: str = "motion") -> None:
     """The step of this column of the run's history; `sample` gives the treatment's effect, if it is of this very step."""
-    component = st.components.v2.component("gradviz_motion", js=_SCRIPT.read_text(encoding="utf-8"), isolate_styles=False)
-    component(key=key, data=motion(run, history, column, sample))
+    mount("motion.js", key, motion(run, history, column, sample))
 
 
 def motion(run: Run, history: History, column: int, sample: AnatomySample | None) -> dict[str, Any]:

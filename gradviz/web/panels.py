@@ -1,4 +1,4 @@
-"""The live element on a Streamlit page: mounts live.js, which polls the routes and draws, without script runs."""
+"""The elements of our own on a page: each mounts a module of static/, which polls the routes and draws, without script runs."""
 
 from __future__ import annotations
 
@@ -7,28 +7,48 @@ from typing import Any
 
 import streamlit as st
 
+from gradviz.diagnosis.diagnose import CHANCE, Verdict
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
 from gradviz.serve.previews import Preview
-from gradviz.web.routes import plotly_url, script_url
+from gradviz.web.cards import LOSS_TOP
+from gradviz.web.scripts import plotly_url, script_urls
 from gradviz.words import gettext as _
 
-# Streamlit sends this text at every mount, so it only fetches the real script, which the browser keeps. Streamlit may call
+# Streamlit sends this text at every mount, so it only fetches the real scripts, which the browser keeps. Streamlit may call
 # the returned clean-up late, after a newer call: whoever is not the newest does nothing.
 _STUB = """
 export default function (component) {
-  const host = component.parentElement;
-  const state = (host.gradviz ??= { calls: 0, panel: null });
+  const { data, parentElement: host } = component;
+  const state = (host.gradviz ??= { calls: 0, part: null });
   const call = ++state.calls;
-  import(new URL(component.data.script, document.baseURI).href).then((live) => {
-    if (state.calls === call) live.render(state, component);
-  }, () => { host.textContent = component.data.unloaded; });
+  Promise.all(data.scripts.map((path) => import(new URL(path, document.baseURI).href))).then(([script]) => {
+    if (state.calls === call) script.render(state, component);
+  }, () => {
+    host.textContent = data.unloaded;
+    if (data.mode === "notice") { // it has no place of its own on the page
+      host.style.cssText = "position: fixed; left: 1rem; bottom: 1rem; z-index: 9; background: var(--st-background-color, #fff)";
+    }
+  });
   return () => setTimeout(() => {
-    if (state.calls === call) { state.calls++; state.panel?.destroy(); state.panel = null; }
+    if (state.calls === call) { state.calls++; state.part?.destroy(); state.part = null; }
   }, 300);
 }
 """
-_component = st.components.v2.component("gradviz_live", js=_STUB, isolate_styles=False)
+ACTIONS = ("open", "large", "wall", "pause", "resume", "stop", "delete")  # words of the cards' buttons
+FOR_ALL = ("open", "large")
+
+def mount(
+    script: str, key: str, data: dict[str, Any], triggers: dict[str, Callable[[], None] | None] | None = None,
+    width: Any = "stretch", height: Any = "content",
+) -> Any:  # fmt: skip
+    """The element that `script`, a module of static/, draws in `render(state, component)`. What it wants undone when it is
+    gone, it does in `state.part.destroy()`. `triggers`: those that it sets, with what to call before the page is rerun."""
+    component = st.components.v2.component(f"gradviz_{script.removesuffix('.js')}", js=_STUB, isolate_styles=False)
+    # Streamlit knows a component's values by their callbacks.
+    callbacks: dict[str, Any] = {f"on_{name}_change": call or _nothing for name, call in (triggers or {}).items()}
+    given = {"scripts": script_urls(script), "unloaded": unloaded(), **data}
+    return component(key=key, data=given, width=width, height=height, **callbacks)
 
 
 def live_panel(
@@ -47,12 +67,49 @@ def live_panel(
     """
     status = status or run.status
     data = {"live": status.live, "status": status, "quantity": quantity}
-    return _mount("live", run.id, key, data, done=on_done_change, lost=on_lost_change)
+    return _live("live", run.id, key, data, {"done": on_done_change, "lost": on_lost_change})
 
 
 def preview_panel(preview: Preview, key: str = "preview", on_lost_change: Callable[[], None] | None = None) -> Any:
     """The measured profile at initialisation of a net that has not been trained; waits for it without blocking the page."""
-    return _mount("preview", preview.id, key, {}, lost=on_lost_change)
+    return _live("preview", preview.id, key, {}, {"lost": on_lost_change})
+
+
+def cards_panel(teacher: bool, ended: int, key: str, on_action_change: Callable[[], None]) -> None:
+    """Everybody's runs. A button of a card sets the trigger `action`, `<word of ACTIONS> <run id>`; whether he may who
+    pressed it is for the callback to say. The page is rerun when there are no longer `ended` ended runs."""
+    texts = {name: _(text) for name, text in _CARD_TEXTS.items()}
+    data = {
+        "mode": "cards",
+        "actions": [*FOR_ALL, *(ACTIONS[len(FOR_ALL) :] if teacher else ())],
+        "ended": ended,
+        "loss_top": LOSS_TOP,
+        "chance": CHANCE,
+        "words": {
+            **words(),
+            **texts,
+            "verdicts": {str(verdict): _(str(verdict)) for verdict in Verdict},
+            "actions": {word: _(_ACTION_TEXTS[word]) for word in ACTIONS},
+        },
+    }
+    _class(data, key, action=on_action_change, ended=None)
+
+
+def title_panel(names: tuple[str, ...], summary: str, key: str = "class_title") -> None:
+    """Whose run this is, large. The names are shown as they were typed: nothing in them is markup."""
+    _class({"mode": "title", "names": ", ".join(names) or _(_CARD_TEXTS["nobody"]), "summary": summary}, key)
+
+
+def notice_panel(
+    drawn: dict[str, str | bool], name: str | None, key: str, on_name_change: Callable[[], None]
+) -> None:
+    """Invisible: reruns the page when the server's notice differs from what the page has `drawn`, and keeps this browser's
+    display name (None: not known yet) across reloads. A name that it remembers is the trigger `name`."""
+    _class({"mode": "notice", "drawn": drawn, "name": name}, key, name=on_name_change, changed=None)
+
+
+def _class(data: dict[str, Any], key: str, **triggers: Callable[[], None] | None) -> None:
+    mount("classroom.js", key, data, triggers)
 
 
 def unloaded() -> str:
@@ -79,21 +136,9 @@ def scales() -> dict[str, Any]:
     }
 
 
-def _mount(mode: str, id: str, key: str, data: dict[str, Any], **callbacks: Callable[[], None] | None) -> Any:
-    return _component(
-        key=key,
-        data={
-            "mode": mode,
-            "id": id,
-            "script": script_url(),
-            "plotly": plotly_url(),
-            "unloaded": unloaded(),
-            **scales(),
-            "words": words(),
-            **data,
-        },
-        **{f"on_{name}_change": callback or _nothing for name, callback in callbacks.items()},
-    )
+def _live(mode: str, id: str, key: str, data: dict[str, Any], triggers: dict[str, Callable[[], None] | None]) -> Any:
+    data = {"mode": mode, "id": id, "plotly": plotly_url(), **scales(), "words": words(), **data}
+    return mount("live.js", key, data, triggers)
 
 
 def _nothing() -> None:
@@ -195,4 +240,25 @@ _TEXTS = {
     "png": "PNG",
     "svg": "SVG",
     "save": "Save this chart as {format}",
+}
+
+_ACTION_TEXTS = {
+    "open": "Open",
+    "large": "Large",
+    "wall": "Put on the wall",
+    "pause": "Pause",
+    "resume": "Resume",
+    "stop": "Stop",
+    "delete": "Delete",
+}
+_CARD_TEXTS = {
+    "nobody": "No name",
+    "others": "{names} and {n} more",
+    "in_queue": "place {n} in the queue",
+    "step_of_short": "step {step} of {total}",
+    "loss_now": "loss {loss}",
+    "waits": "nothing recorded yet",
+    "more": "{n} more runs on this server have no card: the newest are shown, those with a name first.",
+    "spark": "Loss over the steps, 0 to 3 nats; dashed: guessing.",
+    "heat": "Weight gradient, layers (input at the bottom) × steps.",
 }

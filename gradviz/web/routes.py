@@ -1,9 +1,7 @@
-"""The routes that the live element asks: run data and two scripts, nothing else. Bad input is answered with one sentence."""
+"""The routes that the live element asks: run data and scripts, nothing else. Bad input is answered with one sentence."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import logging
 import math
 import threading
@@ -11,13 +9,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import numpy as np
-import plotly
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -32,42 +27,12 @@ from gradviz.serve.previews import Preview
 from gradviz.train.trainer import preview_images
 from gradviz.web import wire
 from gradviz.web.metrics import CONTENT_TYPE
+from gradviz.web.scripts import NEVER, script_routes
 
 PREVIEW_SECONDS = 5.0  # how long a request waits for a preview before it answers 202, and the client asks again
-_SCRIPT = Path(__file__).with_name("static") / "live.js"
-_PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-_FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}  # the URL carries the version
-NEVER = {"Cache-Control": "no-store"}
 _FEW_COLUMNS = 50
 _AT_ONCE = 4  # runs that are read or packed at once: each takes some ten megabytes meanwhile
 _SAID_AGAIN = 1.0  # seconds for which a training run's verdict is not worked out again
-
-
-def script_url(script: Path = _SCRIPT) -> str:
-    """Address of a script of this folder relative to the page's base, with the hash of its content."""
-    return f"live/{script.name}?v={hashlib.sha256(_read(script)).hexdigest()[:12]}"
-
-
-@cache
-def _read(script: Path) -> bytes:
-    # Once per process: where every descriptor is taken, the pages go on.
-    return script.read_bytes()
-
-
-def script_route(script: Path) -> Route:
-    """Serves a script of this folder under the address that `script_url` gives."""
-
-    body = _read(script)
-
-    async def serve(_: Request) -> Response:
-        return Response(body, media_type="text/javascript", headers=_FOREVER)
-
-    return Route(f"/live/{script.name}", serve)
-
-
-def plotly_url() -> str:
-    """Address of plotly.js relative to the page's base, with its version."""
-    return f"live/plotly.js?v={plotly.__version__}"
 
 
 def build_routes(
@@ -87,7 +52,7 @@ def build_routes(
     and the seconds it is expected to wait. `get_at_hand(id)` gives the run if nothing need be read for that.
     """
 
-    few, one = anyio.CapacityLimiter(_AT_ONCE), anyio.CapacityLimiter(1)
+    few = anyio.CapacityLimiter(_AT_ONCE)
 
     async def answer(request: Request, make: Callable[[Run], bytes]) -> Response:
         """In a thread, since reading an old run from the store or packing a long one would hold up everybody's pages."""
@@ -155,21 +120,13 @@ def build_routes(
     async def metrics(_: Request) -> Response:
         return Response(await anyio.to_thread.run_sync(get_metrics), media_type=CONTENT_TYPE, headers=NEVER)
 
-    async def plotly_script(request: Request) -> Response:
-        if "gzip" not in request.headers.get("Accept-Encoding", ""):
-            return Response(_read(_PLOTLY), media_type="text/javascript", headers=_FOREVER)
-        body = await anyio.to_thread.run_sync(_zipped_plotly, limiter=one)  # thirty first visitors: once
-        zipped = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
-        return Response(body, media_type="text/javascript", headers={**_FOREVER, **zipped})
-
     return [
         Route("/api/runs/{id}", run_delta),
         Route("/api/runs/{id}/profile", run_profile),
         Route("/api/previews/{id}", preview_profile),
         Route("/ready", ready),
         Route("/metrics", metrics),
-        script_route(_SCRIPT),
-        Route("/live/plotly.js", plotly_script),
+        *script_routes(),
     ]
 
 
@@ -260,9 +217,3 @@ def _number(text: str | float, name: str) -> float:
         return float(text)
     except ValueError:
         raise wire.WireError(f"{name} must be a number.") from None
-
-
-@cache
-def _zipped_plotly() -> bytes:
-    # Once per process: the server's own compression would spend 0.2 s on every visitor.
-    return gzip.compress(_read(_PLOTLY), 6, mtime=0)

@@ -55,11 +55,11 @@ def test_pages_under_a_base_path_are_live(page: Page, based):
 
 
 def test_a_script_that_cannot_be_loaded_says_so_in_the_place_of_its_element(page: Page, server):
-    page.route(re.compile(r"/live/live\.js"), lambda route: route.abort())
+    page.route(re.compile(r"/live/\w+/live\.js"), lambda route: route.abort())
     page.goto(f"{server.url}/?{SMALL}")
     expect(page.get_by_text(UNLOADED).first).to_be_visible(timeout=60_000)
     page.unroute_all()
-    page.route(re.compile(r"/live/classroom\.js"), lambda route: route.fulfill(content_type="text/html", body="<html>"))
+    page.route(re.compile(r"/live/\w+/classroom\.js"), lambda route: route.fulfill(content_type="text/html", body="<html>"))
     page.goto(f"{server.url}/classroom")
     expect(page.get_by_text(UNLOADED).first).to_be_visible(timeout=60_000)
     page.goto(f"{server.url}/?{SMALL}")  # there it draws nothing, but follows the teacher

@@ -26,10 +26,12 @@ from gradviz.record.run import Run, Status
 from gradviz.serve.previews import Preview
 from gradviz.web import panels as element
 from gradviz.web import wire
-from gradviz.web.routes import Described, build_routes, plotly_url, script_url
+from gradviz.web.routes import Described, build_routes
+from gradviz.web.scripts import plotly_url, script_urls
 
 T = TypeVar("T")
-SCRIPT = (Path(wire.__file__).parent / "static" / "live.js").read_text(encoding="utf-8")
+STATIC = Path(wire.__file__).parent / "static"
+SCRIPT = (STATIC / "live.js").read_text(encoding="utf-8")
 
 
 def a_record(step: int, layers: int, rng: np.random.Generator) -> StepRecord:
@@ -445,14 +447,28 @@ def test_a_preview_that_failed_says_why():
 
 def test_scripts_may_be_kept_for_ever_because_their_address_changes_with_them():
     site = Site()
-    own = site.get("/" + script_url())
-    assert own.text == SCRIPT and "immutable" in own.headers["cache-control"]
-    assert own.headers["content-type"].startswith("text/javascript")
+    for address in {*script_urls("live.js"), *script_urls("classroom.js"), *script_urls("figure.js")}:
+        own = site.get("/" + address)
+        assert own.text == (STATIC / address.rpartition("/")[2]).read_text(encoding="utf-8")
+        assert "immutable" in own.headers["cache-control"] and own.headers["content-type"].startswith("text/javascript")
     plotly = site.get("/" + plotly_url(), accept_encoding="gzip")
     assert plotly.headers["content-encoding"] == "gzip" and int(plotly.headers["content-length"]) < 1_600_000
     plain = site.get("/" + plotly_url(), accept_encoding="identity")
     assert "content-encoding" not in plain.headers and b"Plotly" in plain.content
     assert gzip.decompress(plotly.content) == plain.content
+
+
+def test_a_module_is_never_met_by_an_older_one_that_imports_it():
+    """All stand under one version, which relative imports keep; what has another version, or none, nobody may keep."""
+    site = Site()
+    live, inner = script_urls("live.js")[0], script_urls("classroom.js")[1]
+    assert live.rpartition("/")[0] == inner.rpartition("/")[0] != "live"
+    old = site.get("/live/0123456789ab/live.js")
+    assert (old.status_code, old.text) == (404, "There is no such script on this server.")
+    for name in ("live.js", "classroom.js"):
+        plain = site.get(f"/live/{name}")
+        assert plain.text == (STATIC / name).read_text(encoding="utf-8") and plain.headers["cache-control"] == "no-store"
+    assert site.get("/live/routes.py").status_code == site.get("/live/none.js").status_code == 404
 
 
 # ---- Words ----

@@ -2,7 +2,9 @@
 // render() is called at every script run and theme switch with the same host element. Names and all other words go into
 // the page as text, never as markup.
 
-export function render(state, component, live) {
+import * as live from "./live.js";
+
+export function render(state, component) {
   const kind = { cards: Cards, title: Title, notice: Notice }[component.data.mode];
   state.part ??= new kind(component.parentElement, live);
   state.part.update(component);

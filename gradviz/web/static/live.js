@@ -2,8 +2,8 @@
 // render() is called at every script run and theme switch with the same host element; everything is kept on one Panel.
 
 export function render(state, component) {
-  state.panel ??= new Panel(component.parentElement);
-  state.panel.update(component);
+  state.part ??= new Panel(component.parentElement);
+  state.part.update(component);
 }
 
 // ---- The wire -------------------------------------------------------------------------------------------------------
@@ -11,7 +11,7 @@ export function render(state, component) {
 const ZERO = 0, BELOW = 1, FIRST_LEVEL = 2, LEVELS = 250, ABOVE = 252, DENORMAL = 253, INFINITE = 254, NOT_A_NUMBER = 255;
 const SMALLEST_NORMAL = 2 ** -126;
 
-export { ABOVE, FIRST_LEVEL, INFINITE, LEVELS, MARKS, Message, PALETTE, decimal, fill, make, theme }; // for classroom.js
+export { ABOVE, FIRST_LEVEL, INFINITE, LEVELS, MARKS, Message, PALETTE, decimal, fill, loadPlotly, make, theme };
 
 class Message {
   constructor(buffer) {

@@ -131,7 +131,7 @@ class Film {
   }
 }
 
-export default function (component) {
+export function render(_state, component) {
   const { data, parentElement: host } = component;
   (host.gradvizFilm ??= new Film(host)).load(data);
 }

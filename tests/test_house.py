@@ -42,7 +42,7 @@ LONGER = {
     "gradviz/diagnosis/diagnose.py::_likely_cause",
     "gradviz/diagnosis/diagnose.py::_next_experiment",
     "gradviz/diagnosis/diagnose.py::_sentence",
-    "gradviz/web/static/live.js",
+    "gradviz/web/static/panel.js",
     "gradviz/web/routes.py::build_routes",
     "gradviz/serve/manager.py",
     "gradviz/serve/manager.py::RunManager",

@@ -31,7 +31,7 @@ from gradviz.web.scripts import plotly_url, script_urls
 
 T = TypeVar("T")
 STATIC = Path(wire.__file__).parent / "static"
-SCRIPT = (STATIC / "live.js").read_text(encoding="utf-8")
+SCRIPT = (STATIC / "panel.js").read_text(encoding="utf-8")
 
 
 def a_record(step: int, layers: int, rng: np.random.Generator) -> StepRecord:
@@ -461,7 +461,7 @@ def test_scripts_may_be_kept_for_ever_because_their_address_changes_with_them():
 def test_a_module_is_never_met_by_an_older_one_that_imports_it():
     """All stand under one version, which relative imports keep; what has another version, or none, nobody may keep."""
     site = Site()
-    live, inner = script_urls("live.js")[0], script_urls("classroom.js")[1]
+    live, inner = script_urls("live.js")[0], script_urls("live.js")[1]
     assert live.rpartition("/")[0] == inner.rpartition("/")[0] != "live"
     old = site.get("/live/0123456789ab/live.js")
     assert (old.status_code, old.text) == (404, "There is no such script on this server.")

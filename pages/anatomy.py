@@ -7,6 +7,7 @@ from gradviz.charts import anatomy as charts_anatomy
 from gradviz.diagnosis.diagnose import diagnose
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.theory.predict import predict
+from gradviz.record import reading
 from gradviz.record import sample as anatomy
 from gradviz.record.history import History
 from gradviz.record.run import Run, Summary
@@ -185,13 +186,13 @@ def layers(run: Run, history: History, column: int, sample: AnatomySample) -> No
     read(sentence + sampled_at(sample, column, history))
 
     st.subheader(_("When did each layer wake up?"), anchor=False)
-    steps = anatomy.wake_steps(history.quantity("weight_grad_rms"), history.stride)
+    steps = reading.wake_steps(history.quantity("weight_grad_rms"), history.stride)
     awake = steps >= 0
     if awake.any():
         figure_panel(charts_anatomy.wake_figure(steps, names, history.steps - 1), "wake", _("Wake-up step over depth"), run.id)
     read(_("The first step from which a layer's weight gradient is {rise:g} times its step-0 value for {stay} steps in a row: "
            "{count} of {all} layers did that. Layers without a dot did not; they may have been awake from the start.").format(
-               rise=anatomy.WAKE_RISE, stay=anatomy.WAKE_STAY, count=int(awake.sum()), all=len(names)))
+               rise=reading.WAKE_RISE, stay=reading.WAKE_STAY, count=int(awake.sum()), all=len(names)))
 
 
 def treatment(run: Run, history: History, column: int, sample: AnatomySample) -> None:
@@ -242,7 +243,7 @@ def treatment_words(run: Run, history: History, column: int, sample: AnatomySamp
                          "asked for.").format(share=percent(zeros), threshold=config.threshold)
     weight = float(np.nanmedian(history.quantity("weight_rms")[column][floored]))
     if config.optimizer == "adam":
-        share = percent(float(anatomy.adam_share(np.array(config.threshold))))
+        share = percent(float(reading.adam_share(np.array(config.threshold))))
         return words + " " + _("Adam divides each entry by its own size plus eps, so every overwritten weight takes {share} of a "
                                "full step of {lr:g}, whether it matters to the loss or not.").format(share=share, lr=config.lr)
     return words + " " + _("SGD moves each of these weights by learning rate × threshold = {move} a step; next to weights of "
@@ -265,7 +266,7 @@ def shortcut(run: Run, sample: AnatomySample) -> None:
                 icon=":material/info:")
         return
     figure_panel(charts_anatomy.deletion_figure(run.deletion), "deletion", _("Accuracy without each block"), run.id)
-    read(anatomy.deletion_words(run.deletion, run.recipe.blocks))
+    read(charts_anatomy.deletion_words(run.deletion, run.recipe.blocks))
 
 
 def one_layer(run: Run, history: History, column: int, sample: AnatomySample) -> None:
@@ -274,10 +275,10 @@ def one_layer(run: Run, history: History, column: int, sample: AnatomySample) ->
     st.session_state.setdefault(LAYER, query if query in names else names[min(2, len(names) - 1)])
     name = st.selectbox(_("Layer, from input to output"), names, key=LAYER)
     layer = names.index(name)
-    wake = int(anatomy.wake_steps(history.quantity("weight_grad_rms")[:, [layer]], history.stride)[0])
+    wake = int(reading.wake_steps(history.quantity("weight_grad_rms")[:, [layer]], history.stride)[0])
     if wake >= 0:
         st.markdown(_("It woke up at **step {step}**: from there its weight gradient was {rise:g} times that of step 0.").format(
-            step=wake, rise=anatomy.WAKE_RISE))
+            step=wake, rise=reading.WAKE_RISE))
     left, right = st.columns(2)
     with left:
         st.subheader(_("Its course"), anchor=False)

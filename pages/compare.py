@@ -16,10 +16,10 @@ from gradviz.charts.runs import (
 )
 from gradviz.diagnosis.diagnose import diagnose
 from gradviz.lenet.config import FIELDS, ConfigError
-from gradviz.lenet.lessons.evidence import quantity_at
 from gradviz.lenet.naming import setting_text
 from gradviz.record.arithmetic import arithmetic_text
 from gradviz.record.quantities import QUANTITIES
+from gradviz.record.reading import quantity_at
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily, said_if_refused
 from gradviz.ui.server import server

@@ -15,14 +15,14 @@ ROOT = Path(__file__).parent.parent
 # settings, then record, train, diagnosis, lenet, serve, charts, web, ui, and what stands outside. Who moves a room moves
 # its name: `theory` becomes `lenet.theory`, and `lenet` alone once all of it is there.
 ORDER = """
-    words messages serve.smallfile record.float32 record.quantities record.raster record.reading record.layout record.recipe
-    lenet.layout lenet.config machine settings serve.people record.arithmetic record.sample record.history record.run
+    words messages serve.smallfile record
+    lenet.layout lenet.config machine settings serve.people
     serve.threads serve.admission serve.desk lenet.idx lenet.data lenet.net train.treatment train.layer_probe train.ahead
     lenet.theory train.training train.trainer store.rows store.schema store.writeahead store.salvage store.reserve store.opening
     store.storefile store.store serve.failures serve.frames serve.nursery serve.processes diagnosis.diagnose
     serve.previews serve.manager
     lenet.naming lenet.outcome lenet.sweep serve.sweeps lenet.lessons lenet.long_runs lenet.article_length charts report reproduce
-    lenet.codegen record.export serve.classroom serve.archive web ui __main__ pages app
+    lenet.codegen serve.classroom serve.archive web ui __main__ pages app
 """.split()
 BESIDE = {"train": "diagnosis", "diagnosis": "train", "serve": "charts", "charts": "serve"}  # neither imports the other
 DOORS = {

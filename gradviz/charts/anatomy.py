@@ -18,6 +18,7 @@ from gradviz.lenet.theory.predict import Prediction
 from gradviz.record import sample as anatomy
 from gradviz.record.history import History
 from gradviz.record.raster import MAX_ROWS, rows_of
+from gradviz.record.reading import adam_share, path_shares
 from gradviz.record.sample import AnatomySample, BlockDeletion, Picture
 from gradviz.words import gettext as _
 from gradviz.words import number
@@ -118,7 +119,7 @@ def band_limits(samples: Sequence[AnatomySample], kind: str, logarithmic: bool) 
 
 
 def wake_figure(steps: np.ndarray, names: Sequence[str], last: int) -> go.Figure:
-    """`anatomy.wake_steps` over depth; layers that did not wake are left out."""
+    """`reading.wake_steps` over depth; layers that did not wake are left out."""
     figure = _over_depth(_("step at which it woke up"), len(names))
     awake = np.flatnonzero(steps >= 0)
     figure.add_scatter(
@@ -159,7 +160,7 @@ def optimiser_figure(history: History, column: int, names: Sequence[str], adam: 
     low, high = _decades(ratio)
     _dots(figure, ratio[column], names, _("update : weight"), BLUE, low, high)
     if adam:
-        share = anatomy.adam_share(history.quantity("treated_grad_rms")[column].astype(float))
+        share = adam_share(history.quantity("treated_grad_rms")[column].astype(float))
         _line(figure, 1 + np.arange(len(names)), share, _("g / (g + eps)"), ORANGE, row=2, text=names, pool=np.fmin)
         figure.update_yaxes(title=_("share of a full step"), range=[-0.05, 1.05], row=2)
     _finish(figure, 450 if adam else _HEIGHT, len(names), row=rows)
@@ -180,7 +181,7 @@ def paths_figure(sample: AnatomySample) -> go.Figure:
         (1, _("through the convolutions"), ORANGE, "dash"),
     ):
         _line(figure, at, _log10(sample.paths[row]), label, colour, dash=dash, text=labels, logs=True)
-    share = 100 * anatomy.path_shares(sample.paths)[1]
+    share = 100 * path_shares(sample.paths)[1]
     _line(figure, at, share, _("share through the convolutions"), GREEN, row=2, text=labels)
     _finish(figure, 430, blocks, row=2)
     figure.update_xaxes(title=_("block (input → output)"), row=2)
@@ -214,6 +215,32 @@ def deletion_figure(deletion: BlockDeletion) -> go.Figure:
     figure.update_xaxes(title=_("block left out (input → output)"), range=[first, last])
     figure.update_yaxes(title=_("test accuracy (%)"), range=[0, 101])
     return figure
+
+
+def deletion_words(deletion: BlockDeletion, blocks: int) -> str:
+    """What leaving out blocks says of the article's claim 9: whether the convolutions are bypassed."""
+    losses = deletion.full - np.array(deletion.accuracies)
+    worst = int(losses.argmax())
+    words = _(
+        "Each diamond is the accuracy on {images} test images when the input of that block goes straight to the next; nothing is "
+        "trained again. The band around the whole net's {full:.1f} % is what chance alone explains (± {noise:.1f}). "
+    ).format(images=deletion.images, full=100 * deletion.full, noise=100 * deletion.noise)
+    if len(deletion.blocks) < blocks:
+        words += _("Of {blocks} blocks an even choice of {count} was tried. ").format(blocks=blocks, count=len(deletion.blocks))
+    if deletion.full - deletion.noise <= 0.1:
+        return words + _("The net is no better than guessing, so leaving out a block says nothing here.")
+    count = len(deletion.harmless)
+    words += _(
+        "{count} of {tried} blocks can be left out without harm; the worst loss is {loss:.1f} points, block{block}. "
+    ).format(count=count, tried=len(deletion.blocks), loss=100 * losses[worst], block=deletion.blocks[worst])
+    words += _("Without all blocks at once {none:.1f} % are left. ").format(none=100 * deletion.without_all)
+    if deletion.without_all >= deletion.full - deletion.noise:
+        return words + _("So stem and head do the work alone, and the blocks are bypassed on the way forward too.")
+    if count == len(deletion.blocks):
+        return words + _("No single block is needed, all together are: they act like an ensemble, each a small correction.")
+    if 2 * count >= len(deletion.blocks):
+        return words + _("Most single blocks are dispensable, but not all: the work is done by some of them.")
+    return words + _("Most blocks are needed: their convolutions are not bypassed.")
 
 
 # --- one layer -------------------------------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ import numpy as np
 
 from gradviz.diagnosis.diagnose import GAP
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.lessons.evidence import by_depth, decades
+from gradviz.lenet.lessons.evidence import by_depth
 from gradviz.lenet.lessons.lesson import DECADE, NORMAL, TINY, Finding, Part
 from gradviz.lenet.long_runs import AT_CHANCE, BATCH, DIVERGED, STEPS, Keep, LongRun
 from gradviz.lenet.naming import net_name
+from gradviz.record.reading import decades
 from gradviz.words import gettext as _
 from gradviz.words import ngettext, number, scientific
 

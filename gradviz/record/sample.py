@@ -1,20 +1,20 @@
-"""What a layer is made of at one step, as plain data: distributions, paths, pictures; and what is read out of them.
+"""What a layer is made of at one step, as plain data: distributions, paths, pictures.
 
-The numbers of every step are in `runs.History`; these are too many for that, so they are taken at sampled steps only.
-numpy alone: the measuring is done by `probe.AnatomyProbe`.
+The numbers of every step are in `history.History`; these are too many for that, so they are taken at sampled steps only.
+numpy alone: the measuring is done in `train`.
 """
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from gradviz.record.float32 import ADAM_EPS, SMALLEST
-from gradviz.words import gettext as _
+from gradviz.record.float32 import SMALLEST
 
 # What has a distribution in every layer. A run without a treatment has no treated gradient.
 KINDS: dict[str, str] = {
@@ -159,6 +159,11 @@ class BlockDeletion:
     blocks: tuple[int, ...]
     accuracies: tuple[float, ...]  # one for each of `blocks`
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> BlockDeletion:
+        """What dataclasses.asdict gave, from JSON too. Raises TypeError, KeyError."""
+        return cls(**{**values, **{name: tuple(values[name]) for name in ("blocks", "accuracies")}})
+
     @property
     def noise(self) -> float:
         """Two standard errors of an accuracy on so many images; an accuracy of 0 or 1 counts as half an image off."""
@@ -220,75 +225,3 @@ def magnitude_quantiles(counts: np.ndarray, percents: Sequence[float] = (5, 25, 
     for layer in np.flatnonzero(total):
         found[layer] = np.interp(np.array(percents) / 100 * total[layer], reached[layer], edges)
     return found
-
-
-# --- read out of the history ---------------------------------------------------------------------------------------
-
-WAKE_RISE = 10.0  # a gradient that grew by less may just have met another batch
-WAKE_STAY = 20  # steps in a row; a single loud batch lasts one
-
-
-def wake_steps(weight_grads: np.ndarray, stride: int = 1) -> np.ndarray:
-    """First step from which a layer's weight gradient is WAKE_RISE times its step-0 value for WAKE_STAY steps in a row.
-
-    `weight_grads`: (columns, layers), `stride` steps a column, as in History. Returns int (layers,), −1 for a layer that
-    did not wake; layers that were awake from the start do not wake either. inf and nan are not awake.
-    """
-    columns, layers = weight_grads.shape
-    window = math.ceil(WAKE_STAY / stride)
-    if columns < 1 + window:
-        return np.full(layers, -1)
-    start = np.maximum(weight_grads[0], SMALLEST)
-    with np.errstate(invalid="ignore"):
-        risen = (weight_grads >= WAKE_RISE * start) & np.isfinite(weight_grads)
-    sums = np.cumsum(np.concatenate([np.zeros((1, layers), int), risen]), axis=0)
-    lasting = sums[window:] - sums[:-window] == window  # (columns − window + 1, layers), by first column
-    return np.where(lasting.any(0), lasting.argmax(0) * stride, -1)
-
-
-def adam_share(treated_grads: np.ndarray) -> np.ndarray:
-    """g / (g + eps): by how much Adam's eps shortens the step of a gradient that keeps the size g. 1 is not at all."""
-    with np.errstate(invalid="ignore"):
-        share = treated_grads / (treated_grads + ADAM_EPS)
-    return np.where(np.isposinf(treated_grads), 1.0, share)
-
-
-def path_shares(paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(identity, branch) shares of the backward signal at each block's input, (blocks,) each; together 1.
-
-    The signal t = i + b is a sum of vectors; the share of i is its projection on t, i·t / t·t, which the three lengths
-    give: (i² + t² − b²) / 2t². Above 1, the branch works against the identity. nan where the signal is 0 or not finite.
-    """
-    identity, branch, total = (np.asarray(row, float) for row in paths)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        i, b = identity / total, branch / total  # the squares of a tiny signal would be 0
-        share = (i * i + 1 - b * b) / 2
-    return share, 1 - share
-
-
-def deletion_words(deletion: BlockDeletion, blocks: int) -> str:
-    """What leaving out blocks says of the article's claim 9: whether the convolutions are bypassed."""
-    losses = deletion.full - np.array(deletion.accuracies)
-    worst = int(losses.argmax())
-    words = _(
-        "Each diamond is the accuracy on {images} test images when the input of that block goes straight to the next; nothing is "
-        "trained again. The band around the whole net's {full:.1f} % is what chance alone explains (± {noise:.1f}). "
-    ).format(images=deletion.images, full=100 * deletion.full, noise=100 * deletion.noise)
-    if len(deletion.blocks) < blocks:
-        words += _("Of {blocks} blocks an even choice of {count} was tried. ").format(blocks=blocks, count=len(deletion.blocks))
-    if deletion.full - deletion.noise <= 0.1:
-        return words + _("The net is no better than guessing, so leaving out a block says nothing here.")
-    count = len(deletion.harmless)
-    words += _(
-        "{count} of {tried} blocks can be left out without harm; the worst loss is {loss:.1f} points, block{block}. "
-    ).format(
-        count=count, tried=len(deletion.blocks), loss=100 * losses[worst], block=deletion.blocks[worst]
-    )
-    words += _("Without all blocks at once {none:.1f} % are left. ").format(none=100 * deletion.without_all)
-    if deletion.without_all >= deletion.full - deletion.noise:
-        return words + _("So stem and head do the work alone, and the blocks are bypassed on the way forward too.")
-    if count == len(deletion.blocks):
-        return words + _("No single block is needed, all together are: they act like an ensemble, each a small correction.")
-    if 2 * count >= len(deletion.blocks):
-        return words + _("Most single blocks are dispensable, but not all: the work is done by some of them.")
-    return words + _("Most blocks are needed: their convolutions are not bypassed.")

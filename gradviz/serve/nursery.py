@@ -23,7 +23,8 @@ import torch
 
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Shelf
-from gradviz.serve.frames import NEXT, PREVIEW, pack, pack_error, pack_outcome, pack_record
+from gradviz.record.codec import pack, pack_outcome, pack_record
+from gradviz.serve.frames import NEXT, PREVIEW, pack_error
 from gradviz.train.trainer import Trainer, device_text, resolve_device
 
 log = logging.getLogger("gradviz")

@@ -35,11 +35,12 @@ from gradviz import machine
 from gradviz.lenet.config import ConfigError, RunConfig
 from gradviz.lenet.data import DataError, Shelf
 from gradviz.record.arithmetic import Arithmetic
+from gradviz.record.codec import FRAME, outcome_of, record_of
 from gradviz.record.history import StepRecord
 from gradviz.record.run import Outcome, Status
 from gradviz.serve import admission as limits
 from gradviz.serve.failures import WorkerDied, WorkerError, WorkerSilent
-from gradviz.serve.frames import FRAME, NEXT, PREVIEW, outcome_of, record_of
+from gradviz.serve.frames import NEXT, PREVIEW
 from gradviz.settings import of_children
 from gradviz.train.layer_probe import Interrupted
 from gradviz.words import gettext as _

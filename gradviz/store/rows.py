@@ -221,7 +221,7 @@ def deletion(text: object) -> BlockDeletion | None:
         kept = json.loads(text) if text else None
         if kept is None:
             return None
-        kept = BlockDeletion(**kept | {name: tuple(kept[name]) for name in ("blocks", "accuracies")})
+        kept = BlockDeletion.from_dict(kept)
         numbers = (kept.full, kept.without_all, *kept.accuracies)
         sound = all(map(is_whole, (kept.images, *kept.blocks))) and all(map(is_number, numbers)) and kept.images > 0
         return kept if sound and 0 < len(kept.blocks) == len(kept.accuracies) else None

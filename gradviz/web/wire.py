@@ -17,6 +17,7 @@ import numpy as np
 from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.raster import MAX_ROWS, encode, means, pool
+from gradviz.record.reading import ratio
 from gradviz.record.run import Run, Status
 
 
@@ -134,7 +135,7 @@ def net_profile(layers: np.ndarray, names: tuple[str, ...], **extra: Any) -> byt
         "names": names,
         "first_gradient": first,
         "last_gradient": last,
-        "ratio": _ratio(first, last),
+        "ratio": ratio(first, last),
         **extra,
     }
     return pack(header, layers)
@@ -184,14 +185,9 @@ def _figures(history: History) -> dict[str, float | None]:
         "accuracy": float(history.accuracy[-1]),
         "first_gradient": first,
         "last_gradient": last,
-        "ratio": _ratio(first, last),
+        "ratio": ratio(first, last),
         "ms_per_step": round(float(pace) * 1000, 3),
     }
-
-
-def _ratio(first: float, last: float) -> float:
-    """first / last as a float64, in which two float32 cannot overflow; nan where it means nothing."""
-    return first / last if last else math.nan
 
 
 def _seconds_left(run: Run, history: History) -> float | None:

@@ -16,12 +16,13 @@ from gradviz.lenet import article_length
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Shelf
 from gradviz.lenet.lessons.catalogue import LESSONS
-from gradviz.lenet.lessons.evidence import Evidence, decades, factor
+from gradviz.lenet.lessons.evidence import Evidence
 from gradviz.lenet.lessons.lesson import NOT, OPEN, PARTLY, REPRODUCED, Finding, Part, ended
 from gradviz.lenet.long_runs import Keep
 from gradviz.lenet.theory.predict import predict
 from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
+from gradviz.record.reading import decades, factor
 from gradviz.record.run import Run, Status
 from gradviz.train.trainer import Trainer
 from gradviz.ui.server import server

@@ -18,6 +18,7 @@ from gradviz.charts import anatomy as charts_anatomy
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Dataset, Shelf
 from gradviz.lenet.net import DeepLeNet, initialise
+from gradviz.record import reading
 from gradviz.record import sample as anatomy
 from gradviz.record.history import History
 from gradviz.record.run import Run, Status
@@ -208,7 +209,7 @@ def test_the_backward_signal_is_split_as_autograd_splits_it(digits):
     totals = [i + b for i, b in zip(identity, branch, strict=True)]
     for row, expected in zip(sample.paths, (identity, branch, totals), strict=True):
         assert row.tolist() == pytest.approx(rms(expected), rel=1e-4)
-    of_identity, of_branch = anatomy.path_shares(sample.paths)
+    of_identity, of_branch = reading.path_shares(sample.paths)
     projected = [float((i * t).sum() / (t * t).sum()) for i, t in zip(identity, totals, strict=True)]
     assert of_identity.tolist() == pytest.approx(projected, abs=1e-4)
     assert (of_identity + of_branch).tolist() == pytest.approx([1, 1, 1])
@@ -251,7 +252,7 @@ def test_deletion_is_bounded_and_its_noise_is_two_standard_errors():
 
 def test_what_deletion_says_depends_on_single_blocks_and_on_all_at_once():
     def words(without_all: float, *accuracies: float, full: float = 0.9) -> str:
-        return anatomy.deletion_words(BlockDeletion(100, full, without_all, tuple(range(len(accuracies))), accuracies), 4)
+        return charts_anatomy.deletion_words(BlockDeletion(100, full, without_all, tuple(range(len(accuracies))), accuracies), 4)
 
     assert "like an ensemble" in words(0.1, 0.9, 0.9, 0.88, 0.9)
     assert "bypassed on the way forward too" in words(0.9, 0.9, 0.9, 0.9, 0.9)
@@ -271,13 +272,13 @@ def test_a_layer_wakes_when_its_gradient_stays_ten_times_as_large():
     gradients[:, 3] = 0
     gradients[35:, 3] = 1e-30  # from exactly zero
     gradients[20:, 4] = np.nan
-    assert anatomy.wake_steps(gradients).tolist() == [30, -1, -1, 35, -1]
-    assert anatomy.wake_steps(gradients[:, :1], stride=4).tolist() == [120]
-    assert anatomy.wake_steps(gradients[:5]).tolist() == [-1] * 5
+    assert reading.wake_steps(gradients).tolist() == [30, -1, -1, 35, -1]
+    assert reading.wake_steps(gradients[:, :1], stride=4).tolist() == [120]
+    assert reading.wake_steps(gradients[:5]).tolist() == [-1] * 5
 
 
 def test_adams_eps_halves_a_step_of_its_own_size():
-    assert anatomy.adam_share(np.array([1e-8, 1.0, 0.0, np.inf])).tolist() == pytest.approx([0.5, 1, 0, 1])
+    assert reading.adam_share(np.array([1e-8, 1.0, 0.0, np.inf])).tolist() == pytest.approx([0.5, 1, 0, 1])
 
 
 # --- pictures and keeping

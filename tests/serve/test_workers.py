@@ -23,10 +23,11 @@ from timing import until
 from gradviz import machine
 from gradviz.lenet.config import ConfigError, RunConfig
 from gradviz.lenet.data import DataError, Shelf
+from gradviz.record.codec import FRAME, pack
 from gradviz.record.history import History, StepRecord
 from gradviz.record.run import Run, Status
 from gradviz.serve.failures import WorkerDied, WorkerError
-from gradviz.serve.frames import FRAME, pack, pack_error
+from gradviz.serve.frames import pack_error
 from gradviz.serve.manager import RunManager
 from gradviz.serve.processes import Nursery, RemoteTraining
 from gradviz.store.store import RunStore

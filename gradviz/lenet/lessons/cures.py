@@ -12,15 +12,11 @@ from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons.evidence import (
     Evidence,
     all_hold,
-    decades,
-    ends,
     first_loss,
-    inside,
     most,
     none_holds,
     opposite,
     profile,
-    quantity_at,
     told,
     usual_step,
 )
@@ -39,6 +35,7 @@ from gradviz.lenet.lessons.lesson import (
 )
 from gradviz.lenet.outcome import DIVERGED, result
 from gradviz.record.float32 import SMALLEST
+from gradviz.record.reading import decades, ends, judged
 from gradviz.record.run import Run
 from gradviz.words import gettext as _
 from gradviz.words import number, scientific
@@ -314,8 +311,8 @@ def _held_by(each: list[Finding], k: int) -> str:
 
 
 def _check_bypassed(e: Evidence, run: Run) -> Finding:
-    gradient = quantity_at(run, "weight_grad_rms", last=True)[inside(run)]
-    weight = quantity_at(run, "weight_rms", last=True)[inside(run)] / quantity_at(run, "weight_rms")[inside(run)]
+    gradient = judged(run, "weight_grad_rms", last=True)
+    weight = judged(run, "weight_rms", last=True) / judged(run, "weight_rms")
     middle = float(np.median(gradient))
     tiny = np.flatnonzero(gradient < TINY * middle)
     before = gradient[: tiny[-1]] if len(tiny) else gradient[:0]  # nearer to the input, so behind it on the way back
@@ -384,7 +381,7 @@ def _feedback() -> list[RunConfig]:
 def _check_feedback(e: Evidence) -> Finding:
     nets = {word: recipe("relu", 10, **how) for word, how in _FEEDBACK.items()}
     plain = e.run(nets["none"])
-    values = np.log10(np.maximum(quantity_at(plain, "signal_rms")[inside(plain)], SMALLEST))
+    values = np.log10(np.maximum(judged(plain, "signal_rms"), SMALLEST))
     places = np.arange(len(values))
     straight = float(np.corrcoef(places, values)[0, 1] ** 2)
     cures = [word for word, net in nets.items() if word != "none" and e.trained(net)]

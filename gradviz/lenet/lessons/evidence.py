@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-
-import numpy as np
 
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.naming import net_name
 from gradviz.lenet.outcome import TRAINED, Border, Result, border, result
-from gradviz.record.float32 import SMALLEST, SMALLEST_NORMAL
-from gradviz.record.quantities import QUANTITIES
+from gradviz.record.reading import ends, factor
 from gradviz.record.run import Run
 from gradviz.words import gettext as _
 from gradviz.words import ngettext, number
@@ -74,41 +70,6 @@ def none_holds(*held: bool | None) -> bool | None:
 
 
 # Numbers of one run
-
-
-def quantity_at(run: Run, quantity: str, last: bool = False) -> np.ndarray:
-    """float64 (layers,) at step 0, or in the last column."""
-    return run.history.snapshot().columns[-1 if last else 0, list(QUANTITIES).index(quantity)].astype(float)
-
-
-def quantity_at_all(run: Run, quantity: str) -> np.ndarray:
-    """float64 (columns, layers)"""
-    return run.history.snapshot().quantity(quantity).astype(float)
-
-
-def inside(run: Run) -> slice:
-    """The block convolutions, or the stem in a net without blocks."""
-    return slice(run.recipe.layout.front, run.recipe.layout.back + 1)
-
-
-def factor(run: Run, quantity: str = "weight_grad_rms") -> float:
-    """Per block convolution towards the input, at step 0: least squares on log10; nan with fewer than 3 normal numbers."""
-    values = quantity_at(run, quantity)[inside(run)]
-    places = np.flatnonzero(np.isfinite(values) & (values > SMALLEST_NORMAL))
-    if len(places) < 3:
-        return math.nan
-    return float(10 ** -np.polyfit(places, np.log10(values[places]), 1)[0])
-
-
-def ends(run: Run, quantity: str = "weight_grad_rms", last: bool = False) -> tuple[float, float]:
-    """First and last block convolution."""
-    values = quantity_at(run, quantity, last)[inside(run)]
-    return float(values[0]), float(values[-1])
-
-
-def decades(first: float, last: float) -> float:
-    """log10(first / last), 0 read as the smallest float32 number."""
-    return math.log10(max(first, SMALLEST)) - math.log10(max(last, SMALLEST))
 
 
 def usual_step(run: Run) -> float:

@@ -9,14 +9,9 @@ from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons.evidence import (
     Evidence,
     all_hold,
-    decades,
-    ends,
-    factor,
     first_loss,
-    inside,
     opposite,
     profile,
-    quantity_at,
     told,
     usual_step,
 )
@@ -32,6 +27,7 @@ from gradviz.lenet.lessons.lesson import (
     with_seeds,
 )
 from gradviz.record.float32 import ADAM_EPS
+from gradviz.record.reading import decades, ends, factor, judged
 from gradviz.words import gettext as _
 from gradviz.words import number, scientific
 
@@ -252,7 +248,7 @@ def _underflow() -> list[RunConfig]:
 
 
 def _check_underflow(e: Evidence) -> Finding:
-    zeros = {net.blocks: int((quantity_at(e.run(net), "weight_grad_rms")[inside(e.run(net))] == 0).sum()) for net in _underflow()}
+    zeros = {net.blocks: int((judged(e.run(net), "weight_grad_rms") == 0).sum()) for net in _underflow()}
     twelve, twenty, thirty = _underflow()
     return Finding(
         (
@@ -261,11 +257,11 @@ def _check_underflow(e: Evidence) -> Finding:
             Part(_("30 blocks: the first layers read exactly 0, because float32 ends at 1.4·10⁻⁴⁵."), zeros[30] > 0,
                  _("{zeros} of 60 block convolutions have gradient exactly 0.").format(zeros=zeros[30])),
             Part(_("The zeros begin at the first layer: they are the end of a slope, not dead layers."),
-                 bool((quantity_at(e.run(thirty), "weight_grad_rms")[inside(e.run(thirty))][: zeros[30]] == 0).all())
+                 bool((judged(e.run(thirty), "weight_grad_rms")[: zeros[30]] == 0).all())
                  if zeros[30] else None,
                  _("20 blocks: first block {twenty}; 30 blocks: the first that is not 0 has {first}.").format(
                      twenty=number(ends(e.run(twenty))[0]),
-                     first=number(float(quantity_at(e.run(thirty), "weight_grad_rms")[inside(e.run(thirty))][zeros[30]]))
+                     first=number(float(judged(e.run(thirty), "weight_grad_rms")[zeros[30]]))
                      if zeros[30] < 60 else "—")),
         ),
         float(zeros[30]),

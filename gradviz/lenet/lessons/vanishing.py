@@ -11,15 +11,10 @@ from gradviz.lenet.lessons.evidence import (
     Evidence,
     all_hold,
     by_depth,
-    decades,
     depth_border,
-    ends,
-    factor,
-    inside,
     none_holds,
     opposite,
     profile,
-    quantity_at_all,
     told,
 )
 from gradviz.lenet.lessons.lesson import (
@@ -33,6 +28,7 @@ from gradviz.lenet.lessons.lesson import (
 )
 from gradviz.lenet.naming import net_name
 from gradviz.lenet.outcome import TRAINED, result
+from gradviz.record.reading import decades, ends, factor
 from gradviz.words import gettext as _
 from gradviz.words import ngettext, number, scientific
 
@@ -158,7 +154,7 @@ def _check_dynamics(e: Evidence) -> Finding:
     gaps = {net.blocks: decades(*ends(e.run(net))) for net in sigmoid}
     rises = {
         net: median(
-            max(quantity_at_all(run, "weight_grad_rms")[:, inside(run).start]) / ends(run)[0]
+            float(max(run.history.snapshot().quantity("weight_grad_rms")[:, run.recipe.layout.front])) / ends(run)[0]
             for run in e.runs(net) if result(run).outcome == TRAINED
         )
         for net in nets if e.trained(net) and ends(e.run(net))[0] > 0

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent
 ORDER = """
     words messages serve.smallfile record
     lenet.layout lenet.config machine settings serve.people
-    serve.threads serve.admission serve.desk lenet.idx lenet.data lenet.net train.treatment train.layer_probe train.ahead
-    lenet.theory train.training train.trainer store.rows store.schema store.writeahead store.salvage store.reserve store.opening
+    serve.threads serve.admission serve.desk lenet.idx lenet.data lenet.net train
+    lenet.theory store.rows store.schema store.writeahead store.salvage store.reserve store.opening
     store.storefile store.store serve.failures serve.frames serve.nursery serve.processes diagnosis.diagnose
     serve.previews serve.manager
     lenet.naming lenet.outcome lenet.sweep serve.sweeps lenet.lessons lenet.long_runs lenet.article_length charts report reproduce

@@ -24,7 +24,8 @@ from gradviz.record.reading import first_nonfinite
 from gradviz.record.run import Outcome, Status
 from gradviz.record.sample import AnatomySample, BlockDeletion, deleted_blocks, sampled_steps
 from gradviz.train.ahead import Capture, Lane, cuda_graph
-from gradviz.train.layer_probe import AnatomyProbe, Interrupted, LayerProbe
+from gradviz.train.anatomy_probe import AnatomyProbe
+from gradviz.train.layer_probe import Interrupted, LayerProbe
 from gradviz.train.treatment import steer, treat
 from gradviz.words import gettext as _
 

@@ -114,7 +114,7 @@ def test_exact_zeros_inf_and_nan_are_told_apart(deferred):
 
 @pytest.mark.parametrize("size", [1e-44, 1e-30, 1.0, 3e38])
 def test_a_device_without_float64_measures_the_same_range(monkeypatch, size):
-    monkeypatch.setattr("gradviz.train.layer_probe._wide", lambda tensor: torch.float32)
+    monkeypatch.setattr("gradviz.train.layer_probe.wide", lambda tensor: torch.float32)
     test_a_layer_of_equal_entries_reads_that_entry(size, deferred=True)
     test_exact_zeros_inf_and_nan_are_told_apart(deferred=True)
 

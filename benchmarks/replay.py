@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import torch
 from streamlit.web import cli
 
 from gradviz.lenet.config import RunConfig
@@ -28,7 +27,7 @@ def record(step: int, layers: int, random: np.random.Generator) -> StepRecord:
 
 
 class Replay:
-    device = torch.device("cpu")
+    device = "cpu"
     outcome = Outcome(Status.FINISHED)
 
     def __init__(self, config: RunConfig, interrupt: Callable[[], bool]):

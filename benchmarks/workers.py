@@ -45,7 +45,7 @@ def occupy(share: float, ended: Callable[[], bool]) -> None:
             time.sleep(0.01 * (1 - share))
 
 
-def turn(train: Train, config: RunConfig, share: float, seconds: float) -> tuple[float, float]:
+def turn(train: Train[RunConfig], config: RunConfig, share: float, seconds: float) -> tuple[float, float]:
     """Seconds until the first record, and steps per second from then on."""
     first, rate, done = 0.0, 0.0, threading.Event()
 
@@ -69,7 +69,7 @@ def turn(train: Train, config: RunConfig, share: float, seconds: float) -> tuple
 
 
 def speed(options: argparse.Namespace, shelf: Shelf, name: str) -> None:
-    kinds: dict[str, Train] = {"thread": trainer_on(shelf), "process": Nursery(shelf)}
+    kinds: dict[str, Train[RunConfig]] = {"thread": trainer_on(shelf), "process": Nursery(shelf)}
     base = RunConfig(activation="relu", shortcut=True, dataset=name, steps=100_000, device="cpu")
     for train in kinds.values():
         turn(train, replace(base, blocks=1), 0.0, 0.1)  # has read the data

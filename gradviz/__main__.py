@@ -112,8 +112,9 @@ def _train(given: dict[str, Any]) -> int:
     # torch takes seconds to import: a bad option is refused before.
     from gradviz.diagnosis.diagnose import diagnose
     from gradviz.lenet.data import DataError, Shelf
-    from gradviz.train.layer_probe import Interrupted
-    from gradviz.train.trainer import Trainer, device_text, resolve_device
+    from gradviz.train.device import device_text, resolve_device
+    from gradviz.train.trainer import Trainer
+    from gradviz.train.training import Interrupted
 
     device = resolve_device(config.device)
     shelf = Shelf(settings.data, settings.download)

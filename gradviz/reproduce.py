@@ -32,9 +32,9 @@ from gradviz.serve.manager import trainer_on
 from gradviz.serve.processes import Nursery
 from gradviz.settings import Settings
 from gradviz.store.store import RunStore, StoreError
-from gradviz.train.layer_probe import Interrupted
-from gradviz.train.trainer import Trainer, device_text, resolve_device
-from gradviz.train.training import Train, limit_threads
+from gradviz.train.device import device_text, here, limit_threads, resolve_device
+from gradviz.train.trainer import Trainer
+from gradviz.train.training import Interrupted, Train, Training
 
 EARLY = "Stopped as soon as it counted as trained."
 QUICK_MINUTES = 15
@@ -76,7 +76,7 @@ class Bench:
         self._device = resolve_device(device)
         self.device = device_text(self._device)
         self._end = None if seconds is None else time.monotonic() + seconds
-        self._made_with = arithmetic.here(self._device, 1)
+        self._made_with = here(self._device, 1)
         self.used: dict[str, Run] = {}  # every run that was asked for, by id
         self.others: set[str] = set()  # ids of kept ones of other arithmetic among them
 
@@ -193,7 +193,7 @@ def reproduce(
 
 
 @contextmanager
-def _trainings(shelf: Shelf) -> Iterator[Train]:
+def _trainings(shelf: Shelf) -> Iterator[Train[RunConfig]]:
     """What makes a training of one thread: a process of its own where the system has such, else in the calling thread."""
     if sys.platform == "linux":
         nursery = Nursery(shelf, threads=1)
@@ -202,19 +202,19 @@ def _trainings(shelf: Shelf) -> Iterator[Train]:
         finally:
             nursery.close()
     else:
-        here = trainer_on(shelf)
+        trains_here = trainer_on(shelf)
 
-        def train(config: RunConfig, interrupt: Callable[[], bool]):
+        def train(config: RunConfig, interrupt: Callable[[], bool]) -> Training:
             limit_threads(1)
-            return here(config, interrupt)
+            return trains_here(config, interrupt)
 
         yield train
 
 
-def _long_runs(keep: Keep, train: Train, at_once: int, until: float) -> None:
+def _long_runs(keep: Keep, train: Train[RunConfig], at_once: int, until: float) -> None:
     """The plan, then what its results ask for, until nothing new is asked or the time is up."""
     show = _Progress()
-    made_with = arithmetic.here(resolve_device("auto"), 1)
+    made_with = here(resolve_device("auto"), 1)
     others = sum(run.arithmetic != made_with for run in keep)
     if others:
         _say(_OTHERS.format(n=f"{others} of {len(keep)}"))

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
-import torch
 from timing import until
 
 from gradviz.lenet.config import RunConfig
@@ -15,7 +14,7 @@ from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Outcome, Run, Status
-from gradviz.train.layer_probe import Interrupted
+from gradviz.train.training import Interrupted
 
 SMALL = RunConfig(blocks=1, dataset="digits", steps=5, batch_size=16, device="cpu")
 
@@ -32,7 +31,7 @@ def record(config: RunConfig, step: int, **changes: object) -> StepRecord:
 class Puppet:
     """A training that does a step when the test allows one, and is asked to stop while it waits, as in mid-step."""
 
-    device, arithmetic = torch.device("cpu"), Arithmetic("cpu", "AVX2 x86_64", "", 1, "2.13.0")
+    device, arithmetic = "cpu, 1 thread", Arithmetic("cpu", "AVX2 x86_64", "", 1, "2.13.0")
 
     def __init__(self, config: RunConfig, interrupt: Callable[[], bool]):
         self.config, self.interrupt = config, interrupt

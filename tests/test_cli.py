@@ -17,8 +17,9 @@ import torch
 from gradviz.__main__ import main
 from gradviz.lenet.config import FIELDS, RunConfig, option
 from gradviz.lenet.data import Shelf
-from gradviz.record.arithmetic import Arithmetic, here
+from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.quantities import QUANTITIES
+from gradviz.train.device import here
 from gradviz.train.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent

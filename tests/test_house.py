@@ -27,7 +27,7 @@ ORDER = """
 BESIDE = {"train": "diagnosis", "diagnosis": "train", "serve": "charts", "charts": "serve"}  # neither imports the other
 DOORS = {
     "streamlit": {"app", "pages", "ui", "web"},
-    "torch": {"record.arithmetic", "train", "lenet.data", "lenet.net", "serve.nursery", "serve.manager"},
+    "torch": {"train", "lenet.data", "lenet.net"},
     "torchvision": {"lenet.data"},
     "plotly": {"charts", "web"},
 }

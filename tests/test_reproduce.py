@@ -17,11 +17,12 @@ from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.lenet.lessons.lesson import NOT, OPEN, PARTLY, REPRODUCED, Finding, Part
 from gradviz.lenet.long_runs import DEAD
 from gradviz.lenet.outcome import STUCK, TRAINED, WINDOW, result
-from gradviz.record.arithmetic import arithmetic_text, here
+from gradviz.record.arithmetic import arithmetic_text
 from gradviz.record.run import Status
 from gradviz.report import Report
 from gradviz.reproduce import EARLY, Bench, TimeUp
 from gradviz.store.store import RunStore
+from gradviz.train.device import here
 
 ROOT = Path(__file__).parent.parent
 DIGITS = Shelf(Path("nowhere"), download=False).load("digits")

@@ -26,8 +26,7 @@ from gradviz.lenet.sweep import cost
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
-from gradviz.train.layer_probe import Interrupted
-from gradviz.train.training import Train
+from gradviz.train.training import Interrupted, Train
 
 EPOCH = 937  # steps: 60,000 images in batches of 64, what is left over dropped
 STEPS = 10 * EPOCH
@@ -239,7 +238,7 @@ class Judge:
 def train_all(
     configs: Iterable[RunConfig],
     keep: Keep,
-    train: Train,
+    train: Train[RunConfig],
     arithmetic: Arithmetic | None,
     workers: int = 1,
     whole: Collection[RunConfig] = (),

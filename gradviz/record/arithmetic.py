@@ -6,25 +6,10 @@ rounded otherwise, and a training carries that on: what was one part in 10⁷ at
 
 from __future__ import annotations
 
-import os
-import platform
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradviz.words import gettext as _
-
-if TYPE_CHECKING:
-    import torch
-
-# They hold PyTorch's libraries to other kernels than the processor's best. ATEN_CPU_CAPABILITY is not among them: PyTorch
-# says what came of it. oneDNN, whose kernels are the convolutions, does not. DNNL_ is its older name.
-_HOLDS = (
-    "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE",
-    "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,31 +42,6 @@ class Arithmetic:
         if not isinstance(values, dict) or any(type(values.get(name)) is not kind for name, kind in kinds.items()):
             return None
         return cls(**{name: values[name] for name in kinds})
-
-
-def here(
-    device: torch.device,
-    threads: int | None = None,
-    environment: Mapping[str, str] = os.environ,
-    cpuinfo: Path = Path("/proc/cpuinfo"),
-) -> Arithmetic:
-    """What a training on this device of this machine computes with; `threads`: by default those of the calling thread."""
-    import torch  # takes seconds, and whoever reads kept runs need not have it
-
-    processor = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(cpuinfo)
-    held = sorted(f"{name}={environment[name].strip().upper()}" for name in _HOLDS if environment.get(name, "").strip())
-    threads = torch.get_num_threads() if threads is None else threads
-    return Arithmetic(device.type, processor, " ".join(held), threads, str(torch.__version__))
-
-
-def _processor(cpuinfo: Path) -> str:
-    """The vendor too: Intel's library of matrix products chooses by it."""
-    import torch
-
-    vendor = ""
-    with suppress(OSError), cpuinfo.open(encoding="utf-8", errors="replace") as lines:  # Linux only
-        vendor = next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
-    return " ".join(filter(None, (torch.backends.cpu.get_cpu_capability(), platform.machine(), vendor)))
 
 
 def differences(one: Arithmetic | None, other: Arithmetic | None) -> tuple[str, ...]:

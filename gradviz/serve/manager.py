@@ -27,7 +27,7 @@ from weakref import WeakValueDictionary
 from gradviz import machine
 from gradviz.lenet.config import ConfigError, RunConfig
 from gradviz.lenet.data import DataError, Shelf
-from gradviz.record.arithmetic import Arithmetic, here
+from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import History, StepRecord, max_columns
 from gradviz.record.run import Outcome, Run, Status, Summary
 from gradviz.serve import admission as limits
@@ -39,9 +39,9 @@ from gradviz.serve.previews import Preview, Previews
 from gradviz.serve.threads import daemon, log_event
 from gradviz.settings import Limits
 from gradviz.store.store import INTERRUPTED, RunStore, StoreError
-from gradviz.train.layer_probe import Interrupted
-from gradviz.train.trainer import Trainer, device_text, preview_images, resolve_device
-from gradviz.train.training import Train, Training, limit_threads
+from gradviz.train.device import here, limit_threads, resolve_device
+from gradviz.train.trainer import Trainer, preview_images
+from gradviz.train.training import Interrupted, Train, Training
 from gradviz.words import gettext as _
 
 log = logging.getLogger("gradviz")
@@ -65,7 +65,7 @@ AFRESH = (Status.INTERRUPTED, Status.STOPPED, Status.FAILED)
 
 
 
-def trainer_on(shelf: Shelf) -> Train:
+def trainer_on(shelf: Shelf) -> Train[RunConfig]:
     """Trains in the calling thread, on the data sets of `shelf`."""
 
     def train(config: RunConfig, interrupt: Callable[[], bool]) -> Trainer:
@@ -136,7 +136,7 @@ class RunManager:
         shelf: Shelf,
         workers: int = 1,
         threads: int = 1,
-        train: Train | None = None,
+        train: Train[RunConfig] | None = None,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         slice: float = 2.0,
         hold: float = 2 * 3600.0,
@@ -789,9 +789,7 @@ class RunManager:
             if job.training is None:
                 self._check_memory(run.recipe)  # it may have waited long, or since a restart
                 job.training = self._train(run.recipe, job.stop.is_set)
-                device = job.training.device
-                run.device = device if isinstance(device, str) else device_text(device)
-                run.arithmetic = job.training.arithmetic
+                run.device, run.arithmetic = job.training.device, job.training.arithmetic
                 job.records = iter(job.training)
             training, records = job.training, job.records
             if not self._goes_on(job):

@@ -19,13 +19,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Shelf
 from gradviz.record.codec import pack, pack_outcome, pack_record
 from gradviz.serve.frames import NEXT, PREVIEW, pack_error
-from gradviz.train.trainer import Trainer, device_text, resolve_device
+from gradviz.train.device import limit_threads, resolve_device, warm_up
+from gradviz.train.trainer import Trainer
 
 log = logging.getLogger("gradviz")
 
@@ -39,9 +38,9 @@ def _nursery(control: socket.socket, folder: Path) -> None:
     """Forks a child for each request, until the server is gone. One thread only: a fork copies no other."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, and the end of the server is the end here
     signal.signal(signal.SIGCHLD, lambda *_: _bury(control))
-    torch.set_num_threads(1)  # a pool of threads would not survive the fork
+    limit_threads(1)  # a pool of threads would not survive the fork
     shelf = Shelf(folder, download=False)
-    _warm_up()
+    warm_up()  # before the first fork rather than after each
     while True:
         data, sockets, _flags, _address = socket.recv_fds(control, 4, 1)
         if not data:
@@ -79,13 +78,6 @@ def _rest(control: socket.socket, data: bytes, length: int) -> bytes:
     return data
 
 
-def _warm_up() -> None:
-    """Has PyTorch load what it loads late, before the first fork rather than after each."""
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    torch.optim.Adam([parameter], fused=True)
-    torch.nn.functional.conv2d(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 3, 3))
-
-
 def _birth(control: socket.socket, connection: socket.socket, shelf: Shelf, request: dict[str, Any]) -> None:
     with connection:
         try:
@@ -108,7 +100,7 @@ def _live(connection: socket.socket, config: RunConfig, data: Any, threads: int)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         connection.sendall(pack({"pid": os.getpid()}))  # from now on it is the child that is waited for
         _volunteer()
-        torch.set_num_threads(threads)
+        limit_threads(threads)
         try:
             line = _Line(connection)
         except Exception as error:  # no room for its thread
@@ -117,7 +109,7 @@ def _live(connection: socket.socket, config: RunConfig, data: Any, threads: int)
         try:
             trainer = Trainer(config, data, resolve_device(config.device))
             arithmetic = trainer.arithmetic.to_dict()
-            line.send(pack({"device": device_text(trainer.device), "arithmetic": arithmetic}))
+            line.send(pack({"device": trainer.device, "arithmetic": arithmetic}))
             if line.wants_preview():
                 line.send(pack_record(trainer.preview()))
             else:

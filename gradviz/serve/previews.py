@@ -12,9 +12,9 @@ from gradviz.lenet.config import FIELDS, RunConfig
 from gradviz.record.history import StepRecord
 from gradviz.serve.failures import in_words
 from gradviz.serve.threads import daemon
-from gradviz.train.layer_probe import Interrupted
+from gradviz.train.device import limit_threads
 from gradviz.train.trainer import preview_images
-from gradviz.train.training import Train, limit_threads
+from gradviz.train.training import Interrupted, Train
 
 log = logging.getLogger("gradviz")
 
@@ -60,7 +60,7 @@ class Previews:
     A large one is laid aside for a small one of somebody else, some times, and begun again after it.
     """
 
-    def __init__(self, train: Train, threads: int):
+    def __init__(self, train: Train[RunConfig], threads: int):
         self._train, self._threads = train, threads
         self._known: OrderedDict[str, Preview] = OrderedDict()  # waiting, running or ready; last asked for last
         self._queue: list[Preview] = []

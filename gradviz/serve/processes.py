@@ -42,7 +42,7 @@ from gradviz.serve import admission as limits
 from gradviz.serve.failures import WorkerDied, WorkerError, WorkerSilent
 from gradviz.serve.frames import NEXT, PREVIEW
 from gradviz.settings import of_children
-from gradviz.train.layer_probe import Interrupted
+from gradviz.train.training import Interrupted
 from gradviz.words import gettext as _
 
 log = logging.getLogger("gradviz")

@@ -17,16 +17,13 @@ import torch
 
 from gradviz.lenet.net import DeepLeNet
 from gradviz.record.quantities import QUANTITIES
+from gradviz.train.training import Interrupted
 
 _ROW = {name: row for row, name in enumerate(QUANTITIES)}
 # A float32 length between these is exact enough: squares of entries of 1e-16 are still 6 decades above float32's
 # smallest normal number, and the sum of a million squares of 1e16 is still 10^6 below its largest.
 _SAFE = (1e-13, 1e16)
 _AT_ONCE = 16  # activations measured by one call: few calls, and the last of them still lie in the cache
-
-
-class Interrupted(Exception):
-    """Raised inside a forward or backward pass when somebody asked to stop."""
 
 
 class LayerProbe:

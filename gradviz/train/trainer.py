@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from gradviz.lenet.config import ConfigError, RunConfig
 from gradviz.lenet.data import Dataset
 from gradviz.lenet.net import DeepLeNet, initialise
-from gradviz.record.arithmetic import here
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.reading import first_nonfinite
@@ -25,7 +24,9 @@ from gradviz.record.run import Outcome, Status
 from gradviz.record.sample import AnatomySample, BlockDeletion, deleted_blocks, sampled_steps
 from gradviz.train.ahead import Capture, Lane, cuda_graph
 from gradviz.train.anatomy_probe import AnatomyProbe
-from gradviz.train.layer_probe import Interrupted, LayerProbe
+from gradviz.train.device import device_text, here
+from gradviz.train.layer_probe import LayerProbe
+from gradviz.train.training import Interrupted, never
 from gradviz.train.treatment import steer, treat
 from gradviz.words import gettext as _
 
@@ -41,29 +42,6 @@ _CHUNK_SECONDS = 0.05  # how long they may have taken
 _WARM = 3  # steps before one is captured
 # Of the replay's numbers so many must be the same, relatively, or be as small: a kernel may add up in another order each time.
 _SAME, _TINY, _MOST = 0.01, 1e-30, 0.95
-
-
-def never() -> bool:
-    return False
-
-
-def resolve_device(word: str) -> torch.device:
-    """The device of config.DEVICES on this machine. Raises ConfigError if it has none."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if word == "auto":
-        word = next(name for name, available in there.items() if available)
-    if not there[word]:
-        have = ", ".join(name for name, available in there.items() if available)
-        raise ConfigError("device", f"Device (device) {word} is not on this machine; it has {have}.")
-    return torch.device(word)
-
-
-def device_text(device: torch.device) -> str:
-    """What the run got, in words: 'cpu, 1 thread' or 'cuda, NVIDIA H100'."""
-    if device.type == "cpu":
-        threads = torch.get_num_threads()
-        return f"cpu, {threads} thread{'s' * (threads != 1)}"
-    return f"cuda, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
 
 
 def preview_images(config: RunConfig) -> int:
@@ -96,7 +74,7 @@ class Trainer:
             raise ConfigError("batch_size", text.format(images=images, size=config.batch_size))
         self.config = config
         self.data = data.to(device)
-        self.device = device
+        self.device = device_text(device)
         self.arithmetic = here(device)
         self.outcome: Outcome | None = None
         self._interrupt = interrupt
@@ -163,7 +141,7 @@ class Trainer:
 
     def _ahead(self) -> Iterator[StepRecord]:
         """The same for a GPU: one more chunk of steps is launched before the numbers of the last one are looked at."""
-        lane = Lane(self.device, _CHUNK, len(self._scores) + self._probe.numbers.numel())
+        lane = Lane(self._scores.device, _CHUNK, len(self._scores) + self._probe.numbers.numel())
         step, length, seconds = 0, 1, 0.0
         waiting: _Chunk | None = None
         ended: Exception | None = None

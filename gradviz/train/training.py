@@ -1,35 +1,53 @@
-"""What whoever drives a training asks of it, wherever it is computed."""
+"""What a training is for whoever drives it: something to iterate. Here, in another process, or played."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-import torch
-
-from gradviz.lenet.config import RunConfig
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import StepRecord
+from gradviz.record.recipe import Recipe
 from gradviz.record.run import Outcome
 
 
+class Interrupted(Exception):
+    """Somebody asked to stop while a net was made, or in the middle of a pass through it."""
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
 class Training(Protocol):
-    """What the manager asks of a Trainer."""
+    """One training, ready to begin. Either it is iterated, once, or `preview` is called, once.
 
-    device: torch.device | str  # of a training elsewhere in words
-    arithmetic: Arithmetic | None
-    outcome: Outcome | None  # how it ended, once the iteration has
+    One thread at a time asks it, not always the same: a run that was paused may go on in another worker. Nothing happens
+    between two questions, so that to pause is not to ask and to end is to let it go. The question whether to stop, which it
+    got when it was made, it asks in that thread, once per layer and pass: the answer must come at once, and may change in
+    any thread.
+    """
 
-    def __iter__(self) -> Iterator[StepRecord]: ...
+    @property
+    def device(self) -> str:
+        """What it got, in words: 'cpu, 1 thread'."""
 
-    def preview(self) -> StepRecord: ...
+    @property
+    def arithmetic(self) -> Arithmetic | None:
+        """What it computes with; None if that is not known."""
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended, once the iteration has: finished, diverged, or stopped because it was asked to."""
+
+    def __iter__(self) -> Iterator[StepRecord]:
+        """The records of steps 0, 1, … as they come about. Never raises Interrupted; what else goes wrong is raised here."""
+
+    def preview(self) -> StepRecord:
+        """Step 0 without its update; `seconds` estimates one full step. Raises Interrupted."""
 
 
-Train = Callable[[RunConfig, Callable[[], bool]], Training]  # (config, interrupt)
-
-
-def limit_threads(threads: int) -> None:
-    # The first torch operation of a thread sets its number of threads to the last one that any thread asked for,
-    # unless the number was read before it was set.
-    torch.get_num_threads()
-    torch.set_num_threads(threads)
+Asked = TypeVar("Asked", bound=Recipe)
+# (recipe, whether to stop) -> the training, its net made. Raises Interrupted, and what is wrong with the recipe here as Told.
+Train = Callable[[Asked, Callable[[], bool]], Training]

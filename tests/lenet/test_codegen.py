@@ -16,8 +16,9 @@ import torch
 from gradviz.lenet.codegen import code
 from gradviz.lenet.config import FIELDS, PRESETS, RunConfig
 from gradviz.lenet.data import Shelf
-from gradviz.record.arithmetic import arithmetic_text, here
+from gradviz.record.arithmetic import arithmetic_text
 from gradviz.record.run import Status
+from gradviz.train.device import here
 from gradviz.train.trainer import Trainer
 
 pytestmark = pytest.mark.trains

@@ -9,7 +9,8 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from gradviz.record.arithmetic import Arithmetic, arithmetic_text, differences, here
+from gradviz.record.arithmetic import Arithmetic, arithmetic_text, differences
+from gradviz.train.device import here
 
 CPU = torch.device("cpu")
 PLAIN = Arithmetic("cpu", "AVX2 x86_64 GenuineIntel", "", 2, "2.13.0+cpu")
@@ -20,7 +21,7 @@ PLAYED = [{}, dict(ONEDNN_MAX_CPU_ISA="SSE41", ATEN_CPU_CAPABILITY="default"),
 def test_every_arithmetic_that_can_be_played_says_another_one():
     """What PyTorch reports does not tell what oneDNN is held to: with SSE4.1 for oneDNN alone the numbers differ too."""
     program = (
-        "import json, torch; from gradviz.record.arithmetic import here; "
+        "import json, torch; from gradviz.train.device import here; "
         "print(json.dumps(here(torch.device('cpu'), 1).to_dict()))"
     )
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("ONEDNN_", "ATEN_", "MKL_"))}

@@ -31,8 +31,9 @@ from gradviz.serve.admission import Refused, memory_needed
 from gradviz.serve.manager import RunManager
 from gradviz.settings import Limits
 from gradviz.store.store import RunStore
-from gradviz.train.layer_probe import Interrupted
+from gradviz.train.device import device_text
 from gradviz.train.trainer import Trainer
+from gradviz.train.training import Interrupted
 
 
 @pytest.fixture
@@ -1071,7 +1072,7 @@ from gradviz.record.quantities import QUANTITIES
 from gradviz.store.store import RunStore
 
 class Training:
-    device, arithmetic = torch.device("cpu"), None
+    device, arithmetic = "cpu, 1 thread", None
     def __init__(self, config, interrupt):
         self.config = config
     def __iter__(self):
@@ -1305,10 +1306,10 @@ def test_every_worker_keeps_its_number_of_threads(managed: Callable) -> None:
     seen: list[int] = []
 
     class Training:
-        device, arithmetic, outcome = torch.device("cpu"), None, Outcome(Status.FINISHED)
+        arithmetic, outcome = None, Outcome(Status.FINISHED)
 
         def __init__(self, config: RunConfig, interrupt: Callable[[], bool]):
-            self.config = config
+            self.config, self.device = config, device_text(torch.device("cpu"))
 
         def __iter__(self) -> Iterator[StepRecord]:
             torch.ones(300, 300) @ torch.ones(300, 300)

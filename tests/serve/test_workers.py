@@ -31,8 +31,8 @@ from gradviz.serve.frames import pack_error
 from gradviz.serve.manager import RunManager
 from gradviz.serve.processes import Nursery, RemoteTraining
 from gradviz.store.store import RunStore
-from gradviz.train.layer_probe import Interrupted
 from gradviz.train.trainer import Trainer
+from gradviz.train.training import Interrupted
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="worker processes are for Linux"),

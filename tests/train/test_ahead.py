@@ -23,7 +23,8 @@ from gradviz.lenet.data import Dataset, Shelf
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Status
-from gradviz.train.trainer import Trainer, never
+from gradviz.train.trainer import Trainer
+from gradviz.train.training import never
 
 pytestmark = pytest.mark.trains
 CPU = torch.device("cpu")

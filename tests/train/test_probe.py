@@ -11,8 +11,9 @@ from gradviz.lenet.config import RunConfig
 from gradviz.lenet.net import DeepLeNet, initialise
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.reading import first_nonfinite
-from gradviz.train.layer_probe import Interrupted, LayerProbe
-from gradviz.train.trainer import Trainer, never
+from gradviz.train.layer_probe import LayerProbe
+from gradviz.train.trainer import Trainer
+from gradviz.train.training import Interrupted, never
 
 ROW = {name: row for row, name in enumerate(QUANTITIES)}
 

@@ -15,7 +15,8 @@ from gradviz.lenet.net import DeepLeNet, initialise
 from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Status
-from gradviz.train.trainer import Trainer, resolve_device
+from gradviz.train.device import resolve_device
+from gradviz.train.trainer import Trainer
 
 pytestmark = pytest.mark.trains
 CPU = torch.device("cpu")

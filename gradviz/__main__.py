@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(_parser().parse_args(arguments))
     command, prog = given.pop("command"), given.pop("prog")
     try:
-        code = command(given)
+        code: int = command(given)
         print(end="", flush=True)  # what cannot be written is told here, and not by Python at its exit
         return code
     except ConfigError as error:
@@ -111,7 +111,8 @@ def _train(given: dict[str, Any]) -> int:
 
     # torch takes seconds to import: a bad option is refused before.
     from gradviz.diagnosis.diagnose import diagnose
-    from gradviz.lenet.data import DataError, Shelf
+    from gradviz.lenet.data import Shelf
+    from gradviz.lenet.idx import DataError
     from gradviz.train.device import device_text, resolve_device
     from gradviz.train.trainer import Trainer
     from gradviz.train.training import Interrupted
@@ -144,13 +145,14 @@ def _train(given: dict[str, Any]) -> int:
                 run.history.append(record)
                 run.nonfinite_layer = record.nonfinite_layer
                 report.step(record)
+            assert trainer.outcome is not None  # the iteration has ended
             outcome = trainer.outcome
         except (RuntimeError, MemoryError) as error:  # torch says so when the memory of the machine or the card is used up
             outcome = Outcome(Status.FAILED, message=" ".join(str(error).split()))
     run.end(outcome)
     report.end(outcome, diagnose(run).verdict if run.history.steps else None)
     if outcome.status is Status.FAILED:
-        return _complain(outcome.message, 1)
+        return _complain(str(outcome.message), 1)
     return 128 + received[0] if received else 0
 
 
@@ -169,7 +171,7 @@ def _stop_signals() -> Iterator[list[int]]:
         received.append(number)
         signal.signal(number, before[number])
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:
@@ -180,7 +182,7 @@ def _stop_signals() -> Iterator[list[int]]:
 class _JsonLines:
     """Strict JSON, one object a line: inf and nan, for which JSON has no numbers, are the strings "inf", "-inf", "nan"."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run[RunConfig]):
         self._run = run
         self._quantities = [
             name for name in QUANTITIES if name != "treated_grad_rms" or run.recipe.treatment != "none"
@@ -196,11 +198,11 @@ class _JsonLines:
         _print_json(step=record.step, loss=_number(record.loss), accuracy=record.accuracy, layers=layers)
 
     def end(self, outcome: Outcome, verdict: str | None) -> None:
-        config = self._run.recipe
+        config, arithmetic = self._run.recipe, self._run.arithmetic
         _print_json(
             status=outcome.status, verdict=verdict, test_accuracy=outcome.test_accuracy, seconds=round(outcome.seconds, 3),
-            message=outcome.message, dataset=config.dataset, device=self._run.device,
-            arithmetic=self._run.arithmetic.to_dict(),
+            message=str(outcome.message), dataset=config.dataset, device=self._run.device,
+            arithmetic=arithmetic and arithmetic.to_dict(),
         )  # fmt: skip
 
 
@@ -215,7 +217,7 @@ def _print_json(**values: Any) -> None:
 class _Text:
     """For people: one progress line that moves on a terminal, some twenty lines elsewhere, and a closing table."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run[RunConfig]):
         self._run = run
         self._on_terminal = sys.stdout is not None and sys.stdout.isatty()
         self._shown = 0.0

@@ -12,6 +12,7 @@ from gradviz.charts.lessons import lesson_figures
 from gradviz.charts.long_runs import course_figure, depth_figure
 from gradviz.charts.sweeps import border_figure, ratio_figure, theory_ratios
 from gradviz.lenet import article_length
+from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons.catalogue import ARTICLE_BORDERS, LESSONS
 from gradviz.lenet.lessons.lesson import BATCH, DEEP_STEPS, RESULTS, STEPS, Finding, Lesson
 from gradviz.lenet.long_runs import BATCH as LONG_BATCH
@@ -19,7 +20,7 @@ from gradviz.lenet.long_runs import OUTCOMES as LONG_OUTCOMES
 from gradviz.lenet.long_runs import STEPS as LONG_STEPS
 from gradviz.lenet.long_runs import LongRun
 from gradviz.lenet.naming import net_name
-from gradviz.lenet.outcome import OUTCOMES, border, result
+from gradviz.lenet.outcome import OUTCOMES, Result, border, result
 from gradviz.lenet.sweep import Sweep
 from gradviz.record import arithmetic
 from gradviz.record.run import Run
@@ -37,10 +38,10 @@ class Report:
     device: str
     command: str
     seeds: Sequence[int]
-    lessons: dict[str, tuple[Finding, list[Run]]]
-    borders: list[Run]
-    optimisers: list[Run]
-    thousand: list[Run]
+    lessons: dict[str, tuple[Finding, list[Run[RunConfig]]]]
+    borders: list[Run[RunConfig]]
+    optimisers: list[Run[RunConfig]]
+    thousand: list[Run[RunConfig]]
     left_out: list[str]
     long: Sequence[LongRun] = ()  # those at the article's length
 
@@ -65,7 +66,7 @@ class Report:
         return Sweep("border", tuple(run.recipe for run in self.borders))
 
     @property
-    def border_results(self) -> dict:
+    def border_results(self) -> dict[RunConfig, Result]:
         return {run.recipe: result(run) for run in self.borders}
 
     def text(self, pictures: Iterable[str]) -> str:
@@ -117,7 +118,7 @@ class Report:
         lines += ["## What these runs leave open", "", steps, *(f"- {sentence}" for sentence in self.left_out), ""]
         return "\n".join(lines)
 
-    def _runs(self) -> list[Run]:
+    def _runs(self) -> list[Run[RunConfig]]:
         of_lessons = [run for _finding, runs in self.lessons.values() for run in runs]
         return of_lessons + self.borders + self.optimisers + self.thousand
 
@@ -192,7 +193,7 @@ class Report:
             "",
         ]  # fmt: skip
 
-    def _lesson_lines(self, lesson: Lesson, finding: Finding, runs: list[Run], pictures: set[str]) -> list[str]:
+    def _lesson_lines(self, lesson: Lesson, finding: Finding, runs: list[Run[RunConfig]], pictures: set[str]) -> list[str]:
         held = {True: "yes", False: "**no**", None: "cannot tell"}
         lines = [
             f"## {_title(lesson)}", "", ("The article: " if lesson.claim else "Theory: ") + f"*{lesson.says}*", "",
@@ -218,7 +219,7 @@ class Report:
         return [*lines, "", "</details>", "", lesson.explanation, ""]
 
 
-def _made_with(runs: Iterable[Run | LongRun]) -> str:
+def _made_with(runs: Iterable[Run[RunConfig] | LongRun]) -> str:
     return "; ".join(dict.fromkeys(arithmetic.arithmetic_text(run.arithmetic) for run in runs))
 
 
@@ -263,7 +264,7 @@ def _long_row(run: LongRun) -> str:
     )
 
 
-def _outcome(run: Run) -> str:
+def _outcome(run: Run[RunConfig]) -> str:
     found = result(run)
     return f"{found.outcome}, loss {number(found.loss, 3)} after {found.steps}"
 

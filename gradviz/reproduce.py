@@ -18,7 +18,8 @@ from gradviz import machine
 from gradviz.charts.draft import save
 from gradviz.lenet import article_length
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.data import DataError, Dataset, Shelf
+from gradviz.lenet.data import Dataset, Shelf
+from gradviz.lenet.idx import DataError
 from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.lenet.lessons.lesson import BATCH, DEEP_STEPS, STEPS
 from gradviz.lenet.long_runs import KEPT, Keep, KeepError, train_all
@@ -77,10 +78,10 @@ class Bench:
         self.device = device_text(self._device)
         self._end = None if seconds is None else time.monotonic() + seconds
         self._made_with = here(self._device, 1)
-        self.used: dict[str, Run] = {}  # every run that was asked for, by id
+        self.used: dict[str, Run[RunConfig]] = {}  # every run that was asked for, by id
         self.others: set[str] = set()  # ids of kept ones of other arithmetic among them
 
-    def run(self, config: RunConfig, early: bool = True) -> Run:
+    def run(self, config: RunConfig, early: bool = True) -> Run[RunConfig]:
         """The kept run of this config, or a new one. `early`: enough once it counts as trained. Raises TimeUp, if stopped too."""
         config = replace(config, dataset=self._data.name)
         kept = self._store.load(config.id)
@@ -110,6 +111,7 @@ class Bench:
                 run.status, run.message = Status.STOPPED, EARLY
                 break
         else:
+            assert trainer.outcome is not None  # the iteration has ended
             run.end(trainer.outcome)
             if self.stopped.is_set():
                 raise TimeUp
@@ -122,7 +124,7 @@ class Bench:
         )
         return run
 
-    def find_border(self, base: RunConfig, depths: Sequence[int], seeds: Sequence[int]) -> Iterable[Run]:
+    def find_border(self, base: RunConfig, depths: Sequence[int], seeds: Sequence[int]) -> Iterable[Run[RunConfig]]:
         """The first seed over rising depths until two in a row fail; all seeds from two depths before the first failure on."""
         trained: list[bool] = []
         for blocks in depths:
@@ -283,7 +285,7 @@ def _lessons(bench: Bench, report: Report, ahead: Ahead) -> None:
 
 def _borders(bench: Bench, report: Report, ahead: Ahead) -> None:
     # The deepest nets last: they take longest, and each search is one piece of work.
-    ahead(lambda base=base, depths=depths: list(bench.find_border(base, depths, report.seeds)) for base, depths in BORDERS)
+    ahead(partial(list, bench.find_border(base, depths, report.seeds)) for base, depths in BORDERS)
     for base, depths in BORDERS:
         try:
             report.borders.extend(bench.find_border(base, depths, report.seeds))

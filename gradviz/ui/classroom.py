@@ -49,12 +49,12 @@ def client() -> str:
     if controls.CLIENT not in st.session_state:
         st.session_state[controls.CLIENT] = people.person(st.context.cookies.get(COOKIE)) or GUEST + uuid.uuid4().hex
     people.seen(st.session_state[controls.CLIENT], address())
-    return st.session_state[controls.CLIENT]
+    return str(st.session_state[controls.CLIENT])
 
 
 def tab() -> str:
     """Tells this page from others of the same person."""
-    return st.session_state.setdefault(_TAB, uuid.uuid4().hex)
+    return str(st.session_state.setdefault(_TAB, uuid.uuid4().hex))
 
 
 def preview(config: RunConfig, purpose: str = "") -> Preview:
@@ -76,7 +76,7 @@ def at_the_server() -> bool:
 
 
 def name() -> str:
-    return st.session_state.get(NAME, "")
+    return str(st.session_state.get(NAME, ""))
 
 
 def name_field() -> None:
@@ -145,7 +145,7 @@ def only_teacher(action: Callable[..., Any]) -> Callable[..., Any]:
 # Whose run it is
 
 
-def people_of(run: Run) -> set[str]:
+def people_of(run: Run[RunConfig]) -> set[str]:
     """Who asked for it, and for the sweeps that wait for it, as far as they have a say: without a teacher, who could
     be asked, those that have long gone have none, nor have those at the same address, who may be one and the same."""
     everybody = {*run.clients, *(server().sweeps.people_of_run(run.id) if run.status.live else ())}
@@ -172,7 +172,7 @@ def others(people: set[str]) -> int:
     return 0 if is_teacher() else len(people - {client()})
 
 
-def whose_sentence(run: Run) -> str:
+def whose_sentence(run: Run[RunConfig]) -> str:
     """Why not all buttons of this run do all that they say; empty if they do."""
     people = people_of(run)
     if not may_change(people):
@@ -258,17 +258,20 @@ def locked_sentence() -> str:
     return _("The teacher has locked the controls: nobody can start or change runs now.")
 
 
-def start(config: RunConfig, again: bool = False) -> Run | None:
+def start(config: RunConfig, again: bool = False) -> Run[RunConfig] | None:
     """Callback: starts or joins the run in this session's name. None, and a sentence, if that is refused."""
     if locked():
-        return say(locked_sentence())
+        say(locked_sentence())
+        return None
     try:
         known = server().manager.get(config.id) if again else None
         if known and not known.status.live and not may_change(people_of(known)):
-            return say(_other_ended())
+            say(_other_ended())
+            return None
         run = server().manager.start(config, again=again, client=client(), address=address())
     except Refused as refusal:
-        return say(str(refusal))
+        say(str(refusal))
+        return None
     join(run.id)
     return run
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import streamlit as st
 
@@ -63,7 +64,7 @@ def set_config(config: RunConfig) -> None:
         _place(name, getattr(config, name))
 
 
-def _place(name: str, value) -> None:
+def _place(name: str, value: Any) -> None:
     st.session_state[_key(name)] = value
     if name == "blocks":
         st.session_state[_key("blocks_quick")] = min(value, _QUICK_BLOCKS)
@@ -81,7 +82,7 @@ def _nearest(options: tuple[float, ...], value: float) -> float:
     return min(options, key=lambda option: abs(option - value) / option)
 
 
-def _copy(source: str, target: str, change: Callable = lambda value: value) -> None:
+def _copy(source: str, target: str, change: Callable[[float], float] = lambda value: value) -> None:
     value = st.session_state[_key(source)]
     if value is not None:
         st.session_state[_key(target)] = change(value)
@@ -129,21 +130,27 @@ def sidebar(locked: bool = False) -> RunConfig:
             st.session_state[CONFIG] = RunConfig(**values)
         except ConfigError as error:
             st.error(as_text(str(error)))
-    return st.session_state[CONFIG]
+    config: RunConfig = st.session_state[CONFIG]
+    return config
 
 
 def _locked() -> bool:
-    return st.session_state[_LOCKED]
+    return bool(st.session_state[_LOCKED])
 
 
-def _choice(name: str, widget: Callable = st.segmented_control, words: list[str] | None = None, **options) -> str:
+def _choices(name: str) -> Mapping[str, str]:
+    """The words of a choice, each with its teaching sentence."""
+    return FIELDS[name].spec.choices or {}
+
+
+def _choice(name: str, widget: Callable[..., Any] = st.segmented_control, words: list[str] | None = None, **options: Any) -> str:
     """A choice, of `words` only if given, with its teaching sentence under it."""
     spec = FIELDS[name].spec
     if widget is st.segmented_control:
         options["required"] = True
     options["disabled"] = options.get("disabled", False) or _locked()
-    word = widget(_(spec.label), words or list(spec.choices), key=_key(name), help=_(spec.help), **options)
-    st.caption(_(spec.choices[word]))
+    word: str = widget(_(spec.label), words or list(_choices(name)), key=_key(name), help=_(spec.help), **options)
+    st.caption(_(_choices(name)[word]))
     return word
 
 
@@ -152,13 +159,13 @@ def _toggle(name: str) -> bool:
     return st.toggle(_(spec.label), key=_key(name), help=_(spec.help), disabled=_locked())
 
 
-def _number(name: str, label: str | None = None, **options):
+def _number(name: str, label: str | None = None, **options: Any) -> Any:
     spec = FIELDS[name].spec
     low, high = spec.kind(spec.low), spec.kind(spec.high)
     return st.number_input(label or _(spec.label), low, high, key=_key(name), help=_(spec.help), disabled=_locked(), **options)
 
 
-def _network() -> dict:
+def _network() -> dict[str, Any]:
     st.subheader(_("Network"))
     other = st.session_state[_key("activation_more")]
     words = [*_ARTICLE_ACTIVATIONS, *([other] if other else [])]
@@ -178,7 +185,7 @@ def _network() -> dict:
     return values
 
 
-def _initialisation() -> dict:
+def _initialisation() -> dict[str, Any]:
     st.subheader(_("Initialisation"))
     spec = FIELDS["init_range"].spec
     if not st.toggle(_("Weights from U(−a, a)"), key=_key("init_custom"), help=_(spec.help), disabled=_locked()):
@@ -199,7 +206,7 @@ def _initialisation() -> dict:
     ))
 
 
-def _treatment() -> dict:
+def _treatment() -> dict[str, Any]:
     st.subheader(_("Gradient treatment"))
     word = _choice("treatment", st.selectbox, label_visibility="collapsed", on_change=_treatment_changed)
     if word == "none":
@@ -207,12 +214,12 @@ def _treatment() -> dict:
     return dict(treatment=word, threshold=_number("threshold", format="%g"))
 
 
-def _more_remedies(values: dict) -> dict:
+def _more_remedies(values: dict[str, Any]) -> dict[str, Any]:
     """What the article does not try. Closed, unless the settings have one of them."""
     names = ("other_norm", "branch_scale", "init")
     used = [name for name in names if st.session_state[_key(name)] != FIELDS[name].default]
     with st.expander(_("More remedies"), expanded=bool(used) or values["activation"] not in _ARTICLE_ACTIVATIONS):
-        others = [word for word in FIELDS["activation"].spec.choices if word not in _ARTICLE_ACTIVATIONS]
+        others = [word for word in _choices("activation") if word not in _ARTICLE_ACTIVATIONS]
         st.selectbox(
             _("Another activation"), ["", *others], key=_key("activation_more"), on_change=_other_activation_picked,
             format_func=lambda word: word or _("sigmoid or relu"), disabled=_locked(),
@@ -224,7 +231,7 @@ def _more_remedies(values: dict) -> dict:
         )
 
 
-def _optimiser() -> dict:
+def _optimiser() -> dict[str, Any]:
     st.subheader(_("Optimiser"))
     word = _choice("optimizer", label_visibility="collapsed")
     st.select_slider(
@@ -238,7 +245,7 @@ def _optimiser() -> dict:
     ))
 
 
-def _run() -> dict:
+def _run() -> dict[str, Any]:
     st.subheader(_("Run"))
     return dict(
         dataset=_choice("dataset", st.selectbox),

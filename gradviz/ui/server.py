@@ -38,7 +38,8 @@ class Once:
     """
 
     def __init__(self, build: Callable[[], Server]):
-        self._build, self._lock, self._built = build, threading.Lock(), None
+        self._build, self._lock = build, threading.Lock()
+        self._built: Server | None = None
 
     def __call__(self) -> Server:
         with self._lock:
@@ -84,8 +85,9 @@ def kept_words() -> str:
 
 
 def close_server() -> None:
-    server().sweeps.close()
-    server().manager.close(timeout=1.5)
-    if server().nursery:
-        server().nursery.close()
-    server().store.close()
+    here = server()
+    here.sweeps.close()
+    here.manager.close(timeout=1.5)
+    if here.nursery:
+        here.nursery.close()
+    here.store.close()

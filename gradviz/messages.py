@@ -19,8 +19,10 @@ def N_(text: str) -> str:  # noqa: N802, the name by which extractors know it
 
 
 # How a number is written where Python's own formats will not do: "{gradient:number}".
-FORMATS: dict[str, Callable[[float], str]] = {
+FORMATS: dict[str, Callable[[Any], str]] = {
     "number": number,
+    "word": gettext,  # of a table: a label, a choice
+    "choice": lambda words: gettext(" or ").join(words),
     "number1": lambda value: number(value, 1),  # of one digit
     "ratio": ratio,  # given as its log10
     "loss": lambda value: f"{value:.2f}" if value < 100 else number(value, 3),
@@ -36,6 +38,17 @@ class _Formatter(string.Formatter):
 MESSAGES: dict[str, str | tuple[str, str]] = {
     "text": "{text}",  # words that came from elsewhere: the system's, a library's, those of runs kept before there were codes
     "sentences": "{first} {second}",
+    # settings of a net
+    "range-choices": "one of {words}",
+    "range-switch": "on or off",
+    "range-whole": "a whole number from {low} to {high}",
+    "range-number": "a number from {low} to {high}",
+    "range-optional": "{range}, or default",
+    "setting-range": "{label:word} ({name}) must be {range}; {given!r} is not.",
+    "default-used": "{problem} The default is used.",
+    "given-twice": "{label:word} ({name}) is given more than once ({words}). The last one is used.",
+    "no-setting": "{given!r} is not a setting; the settings are {settings}.",
+    "no-setting-but": "{given!r} is not a setting, and is left out; did you mean {meant:choice}?",
 }
 
 

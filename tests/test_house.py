@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 # its name: `theory` becomes `lenet.theory`, and `lenet` alone once all of it is there.
 ORDER = """
     words messages serve.smallfile record
-    lenet.layout lenet.config machine settings serve.people
+    lenet.activations lenet.fields lenet.layout lenet.config machine settings serve.people
     serve.threads serve.admission serve.desk lenet.idx lenet.data lenet.net train
     lenet.theory store.rows store.schema store.writeahead store.salvage store.reserve store.opening
     store.storefile store.store serve.failures serve.frames serve.nursery serve.processes diagnosis.diagnose

@@ -12,7 +12,8 @@ from enum import StrEnum
 
 import numpy as np
 
-from gradviz.lenet.config import CRITICAL_RANGE, FIELDS, RunConfig
+from gradviz.lenet.activations import ACTIVATIONS
+from gradviz.lenet.config import FIELDS, RunConfig
 from gradviz.record.float32 import ADAM_EPS, ADAM_OVERFLOW, RESOLUTION, SMALLEST, SMALLEST_NORMAL
 from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
@@ -755,8 +756,9 @@ def _init(config: RunConfig) -> float:
 
 
 def _critical(config: RunConfig) -> float:
-    """Init range at which the backward signal of a plain net neither shrinks nor grows; gelu and silu have none."""
-    return math.nan if config.activation in ("gelu", "silu") else CRITICAL_RANGE[config.activation]
+    """Init range at which the backward signal of a plain net neither shrinks nor grows; nan if there is none."""
+    critical = ACTIVATIONS[config.activation].critical
+    return math.nan if critical is None else critical
 
 
 def _rectifies(config: RunConfig) -> bool:

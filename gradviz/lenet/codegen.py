@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 
-from gradviz.lenet.config import CRITICAL_RANGE, RunConfig
+from gradviz.lenet.activations import ACTIVATIONS, critical_start
+from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import DIGITS_TRAIN, TORCHVISION_CLASS
 from gradviz.lenet.idx import FOLDERS, PIXELS
 from gradviz.lenet.net import LSUV_TOLERANCE, lsuv_images
 from gradviz.record.arithmetic import Arithmetic, arithmetic_text
 from gradviz.train.treatment import FEEDBACK_GAIN
 
-_ACTIVATION = {
-    "sigmoid": "torch.sigmoid", "relu": "F.relu", "tanh": "torch.tanh",
-    "leaky-relu": "F.leaky_relu", "gelu": "F.gelu", "silu": "F.silu",
-}  # fmt: skip
 _DRAW = {
     "he-normal": 'nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=random)',
     "he-uniform": 'nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=random)',
@@ -172,7 +169,7 @@ def _block(config: RunConfig) -> str:
     made = "nn.BatchNorm2d(16)" if config.batch_norm else norms[config.other_norm]
     norm = f"        self.norm{{0}} = {made}\n" if made else ""
     layer = "self.norm{0}(self.conv{0}({1}))" if made else "self.conv{0}({1})"
-    activation = _ACTIVATION[config.activation]
+    activation = ACTIVATIONS[config.activation].code
     branch = {"one": "h", "fixed": f"{1 / math.sqrt(config.blocks)!r} * h", "skip-init": "self.scale * h"}[config.branch_scale]
     scale = "        self.scale = nn.Parameter(torch.zeros(()))  # SkipInit\n" if config.branch_scale == "skip-init" else ""
     result = f"x + {branch}  # the shortcut; nothing after the addition" if config.shortcut else "h"
@@ -193,7 +190,7 @@ class Block(nn.Module):
 
 
 def _net(config: RunConfig) -> str:
-    outside = _ACTIVATION[config.activation if config.activation_everywhere else "relu"]
+    outside = ACTIVATIONS[config.activation if config.activation_everywhere else "relu"].code
     make_blocks = f"        self.blocks = nn.Sequential(*(Block() for _ in range({config.blocks})))\n" if config.blocks else ""
     use_blocks = "        x = self.blocks(x)\n" if config.blocks else ""
     return f'''\
@@ -219,7 +216,8 @@ class DeepLeNet(nn.Module):
 
 def _initialisation(config: RunConfig) -> str:
     said, weight = f"weights by {config.init}", ""
-    gain = "1.0" if config.activation in ("sigmoid", "tanh") else "math.sqrt(2)"
+    factor = ACTIVATIONS[config.activation].gain
+    gain = "math.sqrt(2)" if factor == math.sqrt(2) else repr(factor)
     if config.init_range is not None:
         said, weight = f"weights from U(−{config.init_range:g}, {config.init_range:g})", _uniform(repr(config.init_range))
     elif config.init == "default":
@@ -227,7 +225,7 @@ def _initialisation(config: RunConfig) -> str:
     elif config.init == "critical":
         said = "block convolutions from the critical range, all else from PyTorch's default"
         inside = "layer.weight.shape == (16, 16, 5, 5)"
-        weight = f"spread = {CRITICAL_RANGE[config.activation]!r} if {inside} else bound\n            " + _uniform("spread")
+        weight = f"spread = {critical_start(config.activation)!r} if {inside} else bound\n            " + _uniform("spread")
     elif config.init == "delta-orthogonal":
         weight = f"""\
 if layer.weight.ndim == 4:  # an orthogonal mix of the channels at the middle pixel

@@ -10,64 +10,24 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gradviz.lenet.activations import ACTIVATIONS
+from gradviz.lenet.fields import ConfigError, Sentences, field_table, setting, to_word
 from gradviz.lenet.layout import layout
+from gradviz.messages import Message, say
 from gradviz.record.layout import Layout
 
-
-class ConfigError(ValueError):
-    """A setting outside what is allowed. `field` names it; the message is one sentence fit for a student."""
-
-    def __init__(self, field: str, message: str):
-        super().__init__(message)
-        self.field = field
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What one setting means and may be: read by the page, the command line, the URL and the validation."""
-
-    kind: type  # bool, int, float or str
-    label: str
-    help: str
-    choices: Mapping[str, str] | None = None  # word -> teaching sentence
-    low: float | None = None
-    high: float | None = None
-    optional: bool = False  # None is allowed and means "the default of PyTorch"
-
-    @property
-    def range_text(self) -> str:
-        if self.choices:
-            return "one of " + ", ".join(self.choices)
-        if self.kind is bool:
-            return "on or off"
-        low, high = (str(end) if self.kind is int else f"{end:g}" for end in (self.low, self.high))
-        number = "a whole number" if self.kind is int else "a number"
-        return f"{number} from {low} to {high}" + (", or default" if self.optional else "")
-
-
-def _field(default: Any, kind: type, label: str, help: str, **limits: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"spec": Spec(kind, label, help, **limits)})
-
+MOST_BLOCKS, MOST_STEPS, MOST_BATCH = 1000, 100_000, 1024  # of one run
 
 DATASETS = {
     "mnist": "60,000 handwritten digits, 28×28: the data of the article.",
     "fashion": "Fashion-MNIST: 60,000 pictures of clothes, harder than digits.",
     "kmnist": "Kuzushiji-MNIST: 60,000 handwritten Japanese characters.",
     "digits": "1,797 real scans of digits, 8×8 enlarged to 28×28, built in: works without any download.",
-}
-ACTIVATIONS = {
-    "sigmoid": "Squeezes every value into 0…1; its slope is at most 1/4, so each layer shrinks the signal that flows back.",
-    "relu": "Passes positive values, blocks negative ones; its slope is 0 or 1, so about half of the signal passes.",
-    "tanh": "Squeezes every value into −1…1, around 0; its slope is 1 at 0, so only large inputs shrink the signal.",
-    "leaky-relu": "Relu that lets 1 % of negative values pass: no unit is ever quite dead, else it behaves as relu does.",
-    "gelu": "A smooth relu; its slope at 0 is 1/2, so signals that have become small shrink faster than with relu.",
-    "silu": "z · sigmoid(z), a smooth relu with a wider bend than gelu; small signals meet a slope of 1/2 here too.",
 }
 OTHER_NORMS = {
     "none": "No norm, or batch norm if that is on.",
@@ -96,9 +56,6 @@ INITS = {
     "critical": "Block convolutions from U(−a*, a*), where in theory the signal keeps its size going back: "
     "a* = 0.141 for relu, 1.02 for sigmoid, 0.108 for tanh.",
 }
-# a* of "critical": theory.critical_range, where χ = 1 for these convolutions. gelu and silu have no such range (they
-# shrink small signals and, from there on, grow large ones); they take that of relu, which they become for large inputs.
-CRITICAL_RANGE = {"sigmoid": 1.0221, "relu": 0.14065, "tanh": 0.1081, "leaky-relu": 0.14064, "gelu": 0.14065, "silu": 0.14065}
 TREATMENTS = {
     "none": "The gradient goes to the optimiser as it is.",
     "clip-norm": "If the length of the whole gradient exceeds the threshold, the whole gradient is scaled down to it.",
@@ -131,37 +88,38 @@ class RunConfig:
     The order of the fields is the reader's order on the page.
     """
 
-    activation: str = _field(
-        "sigmoid", str, "Activation", "The nonlinearity after each convolution of the blocks.", choices=ACTIVATIONS
-    )
-    batch_norm: bool = _field(
+    activation: str = setting(
+        "sigmoid", str, "Activation", "The nonlinearity after each convolution of the blocks.",
+        choices=Sentences(ACTIVATIONS, lambda row: row.sentence),
+    )  # fmt: skip
+    batch_norm: bool = setting(
         False, bool, "Batch norm", "Normalises each channel over the batch, after each convolution of the blocks."
     )
-    other_norm: str = _field(
+    other_norm: str = setting(
         "none", str, "Other norm", "A norm in place of batch norm, after each convolution of the blocks; "
         "batch norm, if on, goes before it.", choices=OTHER_NORMS,
     )  # fmt: skip
-    shortcut: bool = _field(
+    shortcut: bool = setting(
         False, bool, "Shortcut", "Adds each block's input to its output, so the gradient has a road past the convolutions."
     )
-    branch_scale: str = _field(
+    branch_scale: str = setting(
         "one", str, "Scaled shortcut", "What the block's output is multiplied by before it is added; only with the shortcut.",
         choices=BRANCH_SCALES,
     )  # fmt: skip
-    blocks: int = _field(
-        12, int, "Blocks", "Each block adds two convolutions; the net has 5 + 2 × blocks weight layers.", low=0, high=1000
+    blocks: int = setting(
+        12, int, "Blocks", "Each block adds two convolutions; the net has 5 + 2 × blocks weight layers.", low=0, high=MOST_BLOCKS
     )
-    activation_everywhere: bool = _field(
+    activation_everywhere: bool = setting(
         False,
         bool,
         "Activation in stem and head too",
         "Off, the first two and the last three layers keep relu, as in the article.",
     )
-    init: str = _field(
+    init: str = setting(
         "default", str, "Initialisation", "The distribution of the initial weights; biases keep PyTorch's default. "
         "An init range, if given, goes before it.", choices=INITS,
     )  # fmt: skip
-    init_range: float | None = _field(
+    init_range: float | None = setting(
         None,
         float,
         "Init range ±a",
@@ -170,22 +128,22 @@ class RunConfig:
         high=2.0,
         optional=True,
     )
-    treatment: str = _field(
+    treatment: str = setting(
         "none",
         str,
         "Gradient treatment",
         "What is done to the gradient between the backward pass and the step.",
         choices=TREATMENTS,
     )
-    threshold: float = _field(
+    threshold: float = setting(
         1.0, float, "Threshold", "The limit of clipping or floor; the rms that feedback aims at.", low=1e-30, high=1e6
     )
-    optimizer: str = _field("adam", str, "Optimiser", "How a gradient becomes a change of weights.", choices=OPTIMIZERS)
-    lr: float = _field(1e-3, float, "Learning rate", "The size of the steps.", low=1e-7, high=10.0)
-    dataset: str = _field("mnist", str, "Data set", "The pictures to learn.", choices=DATASETS)
-    batch_size: int = _field(64, int, "Batch size", "Images per step.", low=1, high=1024)
-    steps: int = _field(300, int, "Steps", "Weight updates; one step is one batch.", low=1, high=100_000)
-    seed: int = _field(
+    optimizer: str = setting("adam", str, "Optimiser", "How a gradient becomes a change of weights.", choices=OPTIMIZERS)
+    lr: float = setting(1e-3, float, "Learning rate", "The size of the steps.", low=1e-7, high=10.0)
+    dataset: str = setting("mnist", str, "Data set", "The pictures to learn.", choices=DATASETS)
+    batch_size: int = setting(64, int, "Batch size", "Images per step.", low=1, high=MOST_BATCH)
+    steps: int = setting(300, int, "Steps", "Weight updates; one step is one batch.", low=1, high=MOST_STEPS)
+    seed: int = setting(
         0,
         int,
         "Seed",
@@ -193,11 +151,11 @@ class RunConfig:
         low=0,
         high=2**31 - 1,
     )
-    device: str = _field("auto", str, "Device", "Where the arithmetic runs.", choices=DEVICES)
+    device: str = setting("auto", str, "Device", "Where the arithmetic runs.", choices=DEVICES)
 
     def __post_init__(self) -> None:
         for name in FIELDS:
-            object.__setattr__(self, name, _checked(name, getattr(self, name)))
+            object.__setattr__(self, name, FIELDS[name].spec.read(name, getattr(self, name)))
         if self.treatment == "none":
             # Without a treatment the threshold decides nothing, so it must not make two runs of one.
             object.__setattr__(self, "threshold", FIELDS["threshold"].default)
@@ -229,11 +187,15 @@ class RunConfig:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
+    def built(self) -> list[str]:
+        """What is in its blocks beside convolutions: ['relu', 'batch norm', 'shortcut']."""
+        parts = [self.activation] + ["batch norm"] * self.batch_norm + [f"{self.other_norm} norm"] * (self.other_norm != "none")
+        return parts + ["shortcut"] * self.shortcut + [f"{self.branch_scale} branch"] * (self.branch_scale != "one")
+
+    @property
     def title(self) -> str:
         """One short line such as '12 blocks · sigmoid · batch norm · ±0.5 · adam 0.001'."""
-        parts = [f"{self.blocks} block{'s' * (self.blocks != 1)}", self.activation]
-        parts += ["batch norm"] * self.batch_norm + [f"{self.other_norm} norm"] * (self.other_norm != "none")
-        parts += ["shortcut"] * self.shortcut + [f"{self.branch_scale} branch"] * (self.branch_scale != "one")
+        parts = [f"{self.blocks} block{'s' * (self.blocks != 1)}", *self.built]
         parts += [self.init] * (self.init != "default")
         parts += [f"±{self.init_range:g}"] if self.init_range is not None else []
         parts += [f"{self.treatment} {self.threshold:g}"] if self.treatment != "none" else []
@@ -247,34 +209,34 @@ class RunConfig:
         """Raises ConfigError for an unknown name or a bad value."""
         for name in values:
             if name not in FIELDS:
-                raise ConfigError(str(name), f"{str(name)[:40]!r} is not a setting; the settings are {', '.join(FIELDS)}.")
+                raise ConfigError(str(name), say("no-setting", given=str(name)[:40], settings=", ".join(FIELDS)))
         return cls(**values)
 
     def to_query(self) -> dict[str, str]:
         """The settings that differ from the defaults, as URL parameters."""
-        return {name: _to_word(getattr(self, name)) for name in FIELDS if getattr(self, name) != FIELDS[name].default}
+        return {name: to_word(getattr(self, name)) for name in FIELDS if getattr(self, name) != FIELDS[name].default}
 
     @classmethod
-    def from_query(cls, query: Mapping[str, Any]) -> tuple[RunConfig, list[str]]:
+    def from_query(cls, query: Mapping[str, Any]) -> tuple[RunConfig, list[Message]]:
         """The config of a URL, and a message for each parameter that is not as it should be. Never raises.
 
         A parameter that the URL has more than once has a list as its value, and the last one counts.
         """
         query = unescaped(query)
-        values, problems = {}, []
+        values: dict[str, Any] = {}
+        problems: list[Message] = []
         for name in FIELDS:
             given = query.get(name)
             if isinstance(given, list):
                 if any(word != given[-1] for word in given):
                     words = ", ".join(str(word)[:40] for word in given)
-                    label = FIELDS[name].spec.label
-                    problems.append(f"{label} ({name}) is given more than once ({words}). The last one is used.")
+                    problems.append(say("given-twice", label=FIELDS[name].spec.label, name=name, words=words))
                 given = given[-1] if given else None
             if given is not None:
                 try:
-                    values[name] = _checked(name, given)
+                    values[name] = FIELDS[name].spec.read(name, given)
                 except ConfigError as error:
-                    problems.append(f"{error} The default is used.")
+                    problems.append(say("default-used", problem=error.message))
         return cls(**values), problems + misspelt(query)
 
 
@@ -298,7 +260,7 @@ _ALSO_CALLED = {
 }  # fmt: skip
 
 
-def misspelt(names: Iterable[str], known: Iterable[str] = ()) -> list[str]:
+def misspelt(names: Iterable[str], known: Iterable[str] = ()) -> list[Message]:
     """A sentence for each name of a URL that is no setting, but looks like one; `known` are right too. The rest of a URL,
     what counters of visitors append say, is nobody's business."""
 
@@ -306,7 +268,7 @@ def misspelt(names: Iterable[str], known: Iterable[str] = ()) -> list[str]:
         return re.sub(r"[^a-z0-9]", "", word.lower())
 
     called = {letters(word): name for name, field in FIELDS.items() for word in (field.spec.label, name)}
-    sentences = []
+    problems = []
     for name in names:
         if name in FIELDS or name in _OF_PAGES or name in known or name.lower().startswith("utm"):
             continue
@@ -314,69 +276,16 @@ def misspelt(names: Iterable[str], known: Iterable[str] = ()) -> list[str]:
         exactly = called.get(word) or _ALSO_CALLED.get(word)
         near = difflib.get_close_matches(word[:40], called, n=2, cutoff=0.75)
         if meant := [exactly] if exactly else dict.fromkeys(called[each] for each in near):
-            sentences.append(f"{name[:40]!r} is not a setting, and is left out; did you mean {' or '.join(meant)}?")
-    return sentences
+            problems.append(say("no-setting-but", given=name[:40], meant=list(meant)))
+    return problems
 
 
-@dataclass(frozen=True)
-class FieldInfo:
-    default: Any
-    spec: Spec
-
-
-FIELDS: dict[str, FieldInfo] = {
-    field.name: FieldInfo(field.default, field.metadata["spec"]) for field in dataclasses.fields(RunConfig)
-}
+FIELDS = field_table(RunConfig)
 
 
 def option(name: str) -> str:
     """The command-line option of a setting."""
     return "--" + name.replace("_", "-")
-
-
-def _to_word(value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if value is None:
-        return "default"
-    if isinstance(value, float):
-        return short if float(short := f"{value:g}") == value else repr(value)  # repr gives the float back exactly
-    return str(value)
-
-
-_BOOLEANS = {"on": True, "off": False, "true": True, "false": False, "1": True, "0": False}
-
-
-def _checked(name: str, value: Any) -> Any:
-    """`value` as the setting's own type; words of a URL or command line are understood."""
-    spec = FIELDS[name].spec
-    refusal = ConfigError(name, f"{spec.label} ({name}) must be {spec.range_text}; {str(value)[:40]!r} is not.")
-    if spec.optional and (value is None or value in ("default", "")):
-        return None
-    if spec.choices is not None:
-        if isinstance(value, str) and value in spec.choices:
-            return value
-        raise refusal
-    if spec.kind is bool:
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, str) and value.lower() in _BOOLEANS:
-            return _BOOLEANS[value.lower()]
-        raise refusal
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise refusal
-    try:
-        number = float(value)
-        if spec.kind is int:
-            whole = int(value)  # a string such as "12" goes here; "1e3" and "12.5" do not
-            if whole != number:
-                raise refusal
-            number = whole
-    except (ValueError, OverflowError):
-        raise refusal from None
-    if not math.isfinite(number) or not spec.low <= number <= spec.high:
-        raise refusal
-    return number
 
 
 @dataclass(frozen=True)

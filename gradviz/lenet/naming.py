@@ -18,10 +18,7 @@ def net_name(config: RunConfig) -> str:
 
 def remedy_name(config: RunConfig) -> str:
     """'relu + batch norm', 'sigmoid + shortcut', 'relu + critical init', ..."""
-    parts = [config.activation] + ["batch norm"] * config.batch_norm
-    parts += [f"{config.other_norm} norm"] * (config.other_norm != "none") + ["shortcut"] * config.shortcut
-    parts += [f"{config.branch_scale} branch"] * (config.branch_scale != "one")
-    parts += [f"{config.init} init"] * (config.init != "default")
+    parts = config.built + [f"{config.init} init"] * (config.init != "default")
     return " + ".join(parts + [config.treatment] * (config.treatment != "none"))
 
 

@@ -9,21 +9,25 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gradviz.lenet.config import CRITICAL_RANGE, RunConfig
+from gradviz.lenet.activations import ACTIVATIONS, critical_start
+from gradviz.lenet.config import RunConfig
 
 # Called for each weight layer with its index in forward order, its output z before norm and activation, and
 # what it hands on, h (for the logits z itself).
 Watch = Callable[[int, torch.Tensor, torch.Tensor], None]
 
-_ACTIVATION = {
-    "sigmoid": torch.sigmoid, "relu": F.relu, "tanh": torch.tanh, "leaky-relu": F.leaky_relu, "gelu": F.gelu, "silu": F.silu,
-}  # fmt: skip
 CHANNELS = 16  # of every block
 LSUV_TOLERANCE = 0.01  # of the spread, 1; the paper is content with 0.1
 
 
 def _ignore(index: int, z: torch.Tensor, h: torch.Tensor) -> None:
     pass
+
+
+def activation_function(word: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    module, name = ACTIVATIONS[word].code.split(".")
+    function: Callable[[torch.Tensor], torch.Tensor] = getattr({"torch": torch, "F": F}[module], name)
+    return function
 
 
 def _norm(config: RunConfig) -> nn.Module:
@@ -85,9 +89,8 @@ class DeepLeNet(nn.Module):
             self.fc3 = nn.Linear(84, 10)
         self.to_empty(device="cpu")
         self.activation = config.activation
-        # What orthogonal weights are multiplied by: relu and its like lose half of the variance.
-        self.gain = 1.0 if config.activation in ("sigmoid", "tanh") else math.sqrt(2)
-        self._inside = _ACTIVATION[config.activation]
+        self.gain = ACTIVATIONS[config.activation].gain
+        self._inside = activation_function(config.activation)
         self._outside = self._inside if config.activation_everywhere else F.relu
 
     def forward(self, images: torch.Tensor, watch: Watch = _ignore) -> torch.Tensor:
@@ -142,7 +145,7 @@ def initialise(
         look()
         bound = 1 / math.sqrt(layer.weight[0].numel())
         if init == "critical":
-            uniform = CRITICAL_RANGE[model.activation] if layer in inside else bound
+            uniform = critical_start(model.activation) if layer in inside else bound
         else:
             uniform = bound if init in (None, "default") else init
         if isinstance(uniform, str):

@@ -7,7 +7,8 @@ from typing import Any
 
 import streamlit as st
 
-from gradviz.lenet.config import CRITICAL_RANGE, FIELDS, PRESETS, ConfigError, RunConfig, unescaped
+from gradviz.lenet.activations import ACTIVATIONS
+from gradviz.lenet.config import FIELDS, PRESETS, ConfigError, RunConfig, unescaped
 from gradviz.words import as_text
 from gradviz.words import gettext as _
 
@@ -192,14 +193,16 @@ def _initialisation() -> dict[str, Any]:
         st.caption(_("PyTorch's default: U(−1/√n, 1/√n), n the inputs of a neuron; in the blocks a = 0.05."))
         return dict(init_range=None)
     activation = st.session_state[_key("activation")]
-    critical = _nearest(_QUICK_RANGES, CRITICAL_RANGE[activation])
+    critical = ACTIVATIONS[activation].critical
+    marked = None if critical is None else _nearest(_QUICK_RANGES, critical)
     st.select_slider(
-        "a", _QUICK_RANGES, key=_key("init_quick"), format_func=lambda a: f"{a:g}" + " = a*" * (a == critical),
+        "a", _QUICK_RANGES, key=_key("init_quick"), format_func=lambda a: f"{a:g}" + " = a*" * (a == marked),
         on_change=_copy, args=("init_quick", "init_range"), label_visibility="collapsed",
         disabled=_locked(),
     )
-    st.caption(_("a* = {a:.4g} is critical for {activation}: below it the backward signal shrinks with every layer, above it "
-                 "grows (theory, without norm and shortcut).").format(a=CRITICAL_RANGE[activation], activation=activation))
+    if critical is not None:
+        st.caption(_("a* = {a:.4g} is critical for {activation}: below it the backward signal shrinks with every layer, above it "
+                     "grows (theory, without norm and shortcut).").format(a=critical, activation=activation))
     return dict(init_range=_number(
         "init_range", _("a, exactly"), format="%g", step=0.01,
         on_change=_copy, args=("init_range", "init_quick", lambda a: _nearest(_QUICK_RANGES, a)),

@@ -10,8 +10,9 @@ from viewing import lab
 
 from gradviz.__main__ import main
 from gradviz.diagnosis.diagnose import Verdict, diagnose
+from gradviz.lenet.activations import ACTIVATIONS
 from gradviz.lenet.codegen import code
-from gradviz.lenet.config import ACTIVATIONS, CRITICAL_RANGE, FIELDS, INITS, PRESETS, RunConfig
+from gradviz.lenet.config import FIELDS, INITS, PRESETS, RunConfig
 from gradviz.lenet.data import Dataset, Shelf
 from gradviz.lenet.net import DeepLeNet, initialise, parameter_count
 from gradviz.lenet.theory import predict as theory
@@ -132,7 +133,7 @@ def test_biases_keep_their_default_range(init):
 
 def test_critical_weights_are_those_that_theory_calls_critical_and_only_in_the_blocks():
     for activation in ("sigmoid", "relu", "tanh", "leaky-relu"):
-        assert CRITICAL_RANGE[activation] == pytest.approx(theory.critical_range(activation), rel=5e-4)
+        assert ACTIVATIONS[activation].critical == pytest.approx(theory.critical_range(activation), rel=5e-4)
     model, default = (made(RunConfig(activation="relu", blocks=1, init=init)) for init in ("critical", "default"))
     assert torch.equal(model.conv2.weight, default.conv2.weight) and torch.equal(model.fc3.weight, default.fc3.weight)
     scaled = default.blocks[0].conv1.weight * 0.14065 / 0.05

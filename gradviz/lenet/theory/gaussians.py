@@ -144,7 +144,8 @@ def _sigmoid_table() -> tuple[float, float, np.ndarray]:
 
 
 def gaussians(activation: str, q: np.ndarray, pairs: Pairs = None) -> Gaussians:
-    return {"relu": Relu, "sigmoid": Sigmoid, "tanh": Tanh}[activation](q, pairs)
+    made: type[Relu | Sigmoid] = {"relu": Relu, "sigmoid": Sigmoid, "tanh": Tanh}[activation]
+    return made(q, pairs)
 
 
 def gap_after(

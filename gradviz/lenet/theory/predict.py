@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradviz.lenet.config import FIELDS, RunConfig
+from gradviz.lenet.activations import ACTIVATIONS
+from gradviz.lenet.config import FIELDS, MOST_BLOCKS, RunConfig
 from gradviz.lenet.theory.blocks import begin
 from gradviz.lenet.theory.depth import aligned_gradient, backward, forward, norm_spread
 from gradviz.lenet.theory.gaussians import gaussians
 from gradviz.lenet.theory.head import head_of
-from gradviz.lenet.theory.stem import measured_datasets, stem_of
+from gradviz.lenet.theory.stem import measured_activations, measured_datasets, stem_of
 from gradviz.lenet.theory.taps import BIAS_VARIANCE, CHANNELS, FAN_IN, LAMBDA, PIXELS, TAPS
 from gradviz.record import float32
 from gradviz.record.float32 import ADAM_EPS, ADAM_OVERFLOW
@@ -73,7 +74,7 @@ def predict(config: RunConfig, exactly: bool = False) -> Prediction:
         nothing = np.full(config.layers, np.nan)
         nothing.setflags(write=False)
         return Prediction(*[nothing] * 5, math.nan, math.nan, math.nan, 0.0, (absent,))
-    config = _without_leak(config)
+    config = _as_derived(config)
     prediction = _predict(_net(config), config.blocks, exactly)
     return dataclasses.replace(prediction, limits=tuple(_limits(config, prediction)))
 
@@ -99,9 +100,9 @@ def _net(config: RunConfig) -> _Net:
     )  # fmt: skip
 
 
-def _without_leak(config: RunConfig) -> RunConfig:
-    """leaky-relu's second moments differ from relu's by 10^-4 per layer."""
-    return dataclasses.replace(config, activation="relu") if config.activation == "leaky-relu" else config
+def _as_derived(config: RunConfig) -> RunConfig:
+    """With the activation whose mathematics holds for it: leaky-relu is relu to the theory."""
+    return dataclasses.replace(config, activation=ACTIVATIONS[config.activation].derived_as)
 
 
 def _block_range(config: RunConfig) -> float:
@@ -113,11 +114,12 @@ def _block_range(config: RunConfig) -> float:
 
 def _absent(config: RunConfig) -> str | None:
     """The setting that there is no theory for."""
-    tanh = config.activation == "tanh"
+    derived = ACTIVATIONS[config.activation].derived_as
+    measured = derived in measured_activations()  # of those alone pairs of images were ever worked out too
     for name, absent in {
-        "activation": config.activation in ("gelu", "silu"),
-        "batch_norm": config.batch_norm and tanh,
-        "activation_everywhere": config.activation_everywhere and tanh,  # stems were measured with relu and sigmoid
+        "activation": derived is None,
+        "batch_norm": config.batch_norm and not measured,
+        "activation_everywhere": config.activation_everywhere and not measured,
         "other_norm": config.other_norm != "none",
         "branch_scale": config.branch_scale != "one",
         "init": config.init not in ("default", "critical"),
@@ -278,17 +280,18 @@ def critical_range(activation: str) -> float:
     the map's own fixed point is found first, and so with tanh. nan for gelu and silu, which have none: small signals
     they shrink, and from the range on at which they do not, signals grow without end (Roberts et al. 2022, ch. 5).
     """
-    if activation in ("gelu", "silu"):
+    row = ACTIVATIONS[activation]
+    if row.leak is not None:
+        return math.sqrt(6 / (CHANNELS * LAMBDA * (1 + row.leak**2)))
+    if row.derived_as is None:
         return math.nan
-    if activation in ("relu", "leaky-relu"):
-        passed = 1 + (0.01**2 if activation == "leaky-relu" else 0)
-        return math.sqrt(6 / (CHANNELS * LAMBDA * passed))
+    derived = row.derived_as
 
     def chi(a: float) -> float:
         taps = CHANNELS * a * a / 3 * TAPS
         moment = np.full(PIXELS, 0.25)
         for _step in range(100):
-            f = gaussians(activation, taps @ moment + BIAS_VARIANCE)
+            f = gaussians(derived, taps @ moment + BIAS_VARIANCE)
             moment = f.second
         root = np.sqrt(f.slope)
         return float(np.linalg.eigvalsh(root[:, None] * taps * root)[-1])
@@ -312,12 +315,12 @@ class DepthMarks:
 
 def depth_marks(config: RunConfig) -> DepthMarks:
     """Found by bisection over predictions, all None where there are none; the answer does not depend on config.blocks."""
-    return DepthMarks(None, None, None, None) if _absent(config) else _depth_marks(_net(_without_leak(config)))
+    return DepthMarks(None, None, None, None) if _absent(config) else _depth_marks(_net(_as_derived(config)))
 
 
 @lru_cache(maxsize=64)
 def _depth_marks(net: _Net) -> DepthMarks:
-    most = FIELDS["blocks"].spec.high
+    most = MOST_BLOCKS
     at = partial(_predict, net)
 
     def smallest(reached: Any) -> int | None:

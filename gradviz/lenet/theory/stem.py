@@ -23,6 +23,11 @@ def measured_datasets() -> tuple[str, ...]:
     return tuple(table()["datasets"])
 
 
+def measured_activations() -> tuple[str, ...]:
+    """Those that the stem was measured with."""
+    return tuple(table()["datasets"]["mnist"])
+
+
 @dataclass(frozen=True)
 class Stem:
     """Statistics of conv1 and conv2 on real images; see stem_statistics for what is what."""

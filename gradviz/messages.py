@@ -38,6 +38,14 @@ class _Formatter(string.Formatter):
 MESSAGES: dict[str, str | tuple[str, str]] = {
     "text": "{text}",  # words that came from elsewhere: the system's, a library's, those of runs kept before there were codes
     "sentences": "{first} {second}",
+    # settings of the server
+    "range-two": "{first} or {other}",
+    "server-setting": "{name} must be {range}, not {given!r}.",
+    "server-home": "{name} names the home of a user who is not there: {given!r}.",
+    "server-linux": "GRADVIZ_TRAIN_IN must be thread here: trainings in processes of their own need Linux.",
+    "server-pin": "GRADVIZ_PIN must have 4 to 64 characters.",
+    "server-hosts": "GRADVIZ_HOSTS must be names such as school.example or *.school.example, with commas between them and "
+    "without port, not {given!r}.",
     # settings of a net
     "range-choices": "one of {words}",
     "range-switch": "on or off",

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from gradviz import machine
 from gradviz.lenet.config import FIELDS
+from gradviz.messages import Told, say
 
 _SECRETS = {"GRADVIZ_PIN", "STREAMLIT_SERVER_COOKIE_SECRET"}
 
 
-class SettingsError(ValueError):
+class SettingsError(Told, ValueError):
     """An environment variable that cannot be used; the message names it and what it may be."""
 
 
@@ -55,36 +56,38 @@ class Settings:
         """Raises SettingsError for a value that cannot be used. `cores` are those the machine grants."""
         cores = machine.cores() if cores is None else cores
 
+        def refusal(name: str, code: str, **ends: object) -> SettingsError:
+            return SettingsError(say("server-setting", name=name, range=say(code, **ends), given=environment[name][:40]))
+
         def whole(name: str, default: int, low: int = 1, high: int = 64) -> int:
             text = environment.get(name, str(default))
             if not (text.isascii() and text.isdecimal() and len(text) <= 9 and low <= int(text) <= high):
-                raise SettingsError(f"{name} must be a whole number from {low} to {high}, not {text[:40]!r}.")
+                raise refusal(name, "range-whole", low=low, high=high)
             return int(text)
 
-        def word(name: str, *words: str) -> str:
-            text = environment.get(name, words[0])
-            if text not in words:
-                raise SettingsError(f"{name} must be {' or '.join(words)}, not {text[:40]!r}.")
+        def word(name: str, first: str, other: str) -> str:
+            text = environment.get(name, first)
+            if text not in (first, other):
+                raise refusal(name, "range-two", first=first, other=other)
             return text
 
         def folder(name: str, default: str) -> Path:
             try:
                 return Path(environment.get(name) or default).expanduser()
             except RuntimeError:
-                raise SettingsError(f"{name} names the home of a user who is not there: {environment[name][:40]!r}.") from None
+                raise SettingsError(say("server-home", name=name, given=environment[name][:40])) from None
 
         train_in = word("GRADVIZ_TRAIN_IN", "thread", "process")
         if train_in == "process" and sys.platform != "linux":
-            raise SettingsError("GRADVIZ_TRAIN_IN must be thread here: trainings in processes of their own need Linux.")
+            raise SettingsError(say("server-linux"))
         pin = environment.get("GRADVIZ_PIN", "")
         if pin and not 4 <= len(pin) <= 64:
-            raise SettingsError("GRADVIZ_PIN must have 4 to 64 characters.")  # and is not repeated here: logs are read
+            raise SettingsError(say("server-pin"))  # and is not repeated here: logs are read
         words = [name.strip() for name in environment.get("GRADVIZ_HOSTS", "").split(",")]
         hosts = tuple(name.lower().rstrip(".") for name in words if name)
         for name in hosts:
             if not re.fullmatch(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", name, re.ASCII):
-                raise SettingsError("GRADVIZ_HOSTS must be names such as school.example or *.school.example, with commas between "
-                                    f"them and without port, not {name[:40]!r}.")  # fmt: skip
+                raise SettingsError(say("server-hosts", given=name[:40]))
         highest = Limits()
         workers = whole("GRADVIZ_WORKERS", max(1, min(int(cores), 8)))
         return cls(

@@ -1,9 +1,11 @@
 """What is kept and sent is a code with arguments; the sentence is made where it is read."""
 
+import ast
 import json
 import string
 
 import pytest
+from running import ROOT
 
 from gradviz.messages import MESSAGES, NOTHING, Message, Told, say, text
 
@@ -35,12 +37,30 @@ def test_a_number_is_kept_as_a_number_and_written_where_the_sentence_is_made(mon
     assert str(Message.from_json(message.to_json())) == str(message)
 
 
-def test_both_sentences_of_a_plural_have_the_same_arguments_and_all_are_plain_names():
-    def names(template: str) -> set[str]:
-        return {name for _text, name, _spec, _conversion in string.Formatter().parse(template) if name is not None}
+def names(template: str) -> set[str]:
+    """Of the arguments of a sentence."""
+    return {name for _text, name, _spec, _conversion in string.Formatter().parse(template) if name is not None}
 
+
+def test_both_sentences_of_a_plural_have_the_same_arguments_and_all_are_plain_names():
     for code, sentences in MESSAGES.items():
         if isinstance(sentences, tuple):
             assert names(sentences[0]) == names(sentences[1]) and "n" in names(sentences[1]), code
         for template in (sentences,) if isinstance(sentences, str) else sentences:
             assert all(name.isidentifier() for name in names(template)), code
+
+
+def test_every_message_that_is_said_is_in_the_table_with_its_arguments_and_every_row_is_said():
+    """Read from the source: a code that is not written out where it is said is at least a string somewhere."""
+    paths = [ROOT / "app.py", *(ROOT / "pages").glob("*.py"), *(ROOT / "gradviz").rglob("*.py")]
+    nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    literals = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    assert sorted(code for code in MESSAGES if literals.count(code) < 2) in ([], ["sentences"])
+    said = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "say"
+            and node.args and isinstance(node.args[0], ast.Constant)]  # fmt: skip
+    assert len(said) > 10
+    for call in said:
+        code, given = call.args[0].value, {keyword.arg for keyword in call.keywords}
+        assert code in MESSAGES, code
+        sentences = MESSAGES[code] if isinstance(MESSAGES[code], tuple) else (MESSAGES[code],)
+        assert None in given or set().union(*map(names, sentences)) - {"n"} <= given, code

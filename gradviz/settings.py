@@ -35,6 +35,9 @@ class Limits:
     queue: int = 200  # GRADVIZ_MAX_QUEUE: runs that wait for their turn
     runs: int = 5000  # GRADVIZ_MAX_RUNS: runs kept
     disk: int = 20  # GRADVIZ_MAX_DISK: GB of the folder of runs
+    free_disk: float = 300e6  # bytes that stay for everything else
+    kept_bytes: float = 128e6  # of ended runs held in memory; the store has them all
+    unsaved_bytes: float = 512e6  # of ended runs that wait in memory for a store that refuses
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ ORDER = """
     serve.threads serve.admission serve.desk lenet.idx lenet.data lenet.net train
     lenet.theory store.rows store.schema store.writeahead store.salvage store.reserve store.opening
     store.storefile store.store serve.failures serve.frames serve.nursery serve.processes diagnosis.diagnose
-    serve.previews serve.manager
+    serve.previews serve.job serve.queue serve.jobs serve.age serve.memory
+    serve.troubles serve.kept serve.writer serve.workers serve.manager
     lenet.naming lenet.outcome lenet.sweep serve.sweeps lenet.lessons lenet.long_runs lenet.article_length charts report reproduce
     lenet.codegen serve.classroom serve.archive web ui __main__ pages app
 """.split()
@@ -44,7 +45,6 @@ LONGER = {
     "gradviz/diagnosis/diagnose.py::_sentence",
     "gradviz/web/static/panel.js",
     "gradviz/web/routes.py::build_routes",
-    "gradviz/serve/manager.py",
     "gradviz/serve/manager.py::RunManager",
     "gradviz/store/store.py::RunStore",
     "gradviz/train/trainer.py::Trainer",

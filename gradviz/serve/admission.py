@@ -13,7 +13,6 @@ from gradviz.record.quantities import QUANTITIES
 from gradviz.settings import Limits
 from gradviz.words import gettext as _
 
-_FREE_DISK = 300e6  # bytes that stay for everything else
 _UNITS = {"blocks": "blocks", "steps": "steps", "batch_size": "images per step"}
 
 # Bytes of one training, fitted from above to the peaks of a process of its own on a CPU (benchmarks/workers.py --memory).
@@ -66,7 +65,7 @@ def check_disk(folder: Path, limits: Limits) -> None:
         return  # the store says itself what is wrong with it
     if used >= limits.disk * 1e9:
         raise Refused("disk", _("The {most} GB for runs are used up: delete runs first.").format(most=limits.disk))
-    if free < _FREE_DISK:
+    if free < limits.free_disk:
         raise Refused("disk", _("The server's disk is full: delete runs first."))
 
 

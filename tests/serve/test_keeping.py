@@ -21,10 +21,12 @@ from viewing import in_shell
 from gradviz.lenet.data import Shelf
 from gradviz.lenet.sweep import Sweep
 from gradviz.record.run import Status
+from gradviz.serve.admission import Refused
 from gradviz.serve.classroom import Classroom
 from gradviz.serve.manager import RunManager
 from gradviz.serve.people import People
 from gradviz.serve.sweeps import SweepRunner
+from gradviz.settings import Limits
 from gradviz.store.store import RunStore, StoreError
 from gradviz.web.cards import classroom_routes
 
@@ -220,11 +222,9 @@ def test_a_server_that_ends_while_the_folder_is_gone_makes_it_for_its_records(
 
 
 def test_runs_that_cannot_be_written_are_bounded_and_a_start_is_then_refused(
-    manager: RunManager, store: RunStore, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    store: RunStore, stage: Stage, tmp_path: Path
 ) -> None:
-    from gradviz.serve.admission import Refused
-
-    monkeypatch.setattr("gradviz.serve.manager._UNSAVED_BYTES", 1)
+    manager = RunManager(store, Shelf(tmp_path / "data", download=False), train=stage, limits=Limits(unsaved_bytes=1))
     folder_removed(store)
     until(lambda: manager.warning)
     stage.free = True
@@ -236,6 +236,7 @@ def test_runs_that_cannot_be_written_are_bounded_and_a_start_is_then_refused(
     store.folder.mkdir()
     until(lambda: not manager.warning)
     assert manager.wait(manager.start(seeded(2)).id, 60)
+    manager.close()
 
 
 # Rows that cannot be read

@@ -159,7 +159,7 @@ def test_what_is_started_afresh_is_kept_until_the_new_one_has_as_much(
     until(lambda: steps(run) == 12)
     manager.stop(run.id)
     assert manager.wait(run.id, 60)
-    until(lambda: not manager._jobs)
+    until(lambda: not manager.unsaved())
     run.status = status
     store.save(run)
 
@@ -193,7 +193,7 @@ def test_what_was_started_afresh_twice_in_a_hurry_is_kept_too(managed: Callable,
     assert manager.wait(run.id, 60)
     for _ in range(3):
         manager.stop(manager.start(seeded(1, steps=50), again=True).id)
-    until(lambda: not manager._jobs)
+    until(lambda: not manager.unsaved())
     assert steps(manager.get(run.id)) == steps(store.load(run.id)) == 12
 
 
@@ -229,7 +229,7 @@ def test_a_run_is_at_hand_while_it_is_live_or_was_looked_at_and_not_from_the_sto
     run = manager.start(SMALL)
     assert manager.at_hand(run.id) is run
     assert manager.wait(run.id, 60)
-    until(lambda: run.id in manager._kept)
+    until(lambda: not manager.unsaved())
     assert manager.at_hand(run.id) is run
     manager.close()
     later = RunManager(store, shelf)
@@ -266,7 +266,7 @@ def test_the_list_holds_live_and_kept_runs_newest_first(managed: Callable, stage
     until(lambda: manager.get(runs[1].id).status == Status.RUNNING)
     expected = [(runs[2].id, "queued", 0), (runs[1].id, "running", 0), (runs[0].id, "finished", 5)]
     assert [(line.id, line.status, line.steps) for line in manager.list()] == expected
-    until(lambda: runs[0].id not in manager._jobs)  # now it comes from the store
+    until(lambda: not manager.unsaved())  # now it comes from the store
     assert [(line.id, line.status, line.steps) for line in manager.list()] == expected
 
 
@@ -284,12 +284,7 @@ def do(manager: RunManager, stage: Stage, run: Run, count: int = 1) -> None:
     due = steps(run) + count
     stage[run.recipe.seed].allow(count)
 
-    def settled() -> bool:
-        with manager._changed:  # counted and decided upon under one lock; then a free worker takes the next
-            busy = sum(job.driven for job in manager._jobs.values())
-            return manager._jobs[run.id].counted == due and (busy == len(manager._workers) or manager._ready() is None)
-
-    until(settled)
+    until(lambda: steps(run) == due and manager.settled)
 
 
 def test_a_run_that_has_had_its_slice_gives_its_worker_away_and_goes_on_where_it_was(
@@ -303,7 +298,7 @@ def test_a_run_that_has_had_its_slice_gives_its_worker_away_and_goes_on_where_it
     clock.now = 101
     second = fair.start(seeded(2), client="bob")
     do(fair, stage, first)
-    until(lambda: fair._jobs[second.id].driven)
+    until(lambda: fair.has_worker(second.id))
     assert first.status == Status.RUNNING and fair.position(first.id) == 1  # it has begun, and takes its turns
     do(fair, stage, second)
     clock.now = 102.9
@@ -311,11 +306,11 @@ def test_a_run_that_has_had_its_slice_gives_its_worker_away_and_goes_on_where_it
     assert fair.position(first.id) == 1
     clock.now = 103.1
     do(fair, stage, second)
-    until(lambda: fair._jobs[first.id].driven)
+    until(lambda: fair.has_worker(first.id))
     assert fair.position(second.id) == 1
     clock.now = 105.2
     do(fair, stage, first)
-    until(lambda: fair._jobs[second.id].driven)
+    until(lambda: fair.has_worker(second.id))
     stage[2].allow(2)
     stage[1].allow(1)
     for run in (first, second):
@@ -330,26 +325,26 @@ def test_a_first_picture_waits_only_for_the_begin_of_a_slice(fair: RunManager, s
     others = [fair.start(seeded(seed), client=f"person {seed}") for seed in (2, 3)]
     clock.now = 0.4
     do(fair, stage, first)
-    assert fair._jobs[first.id].driven
+    assert fair.has_worker(first.id)
     for run, seconds in zip([first, *others], (0.6, 1.2, 1.8), strict=True):
         clock.now = seconds
         do(fair, stage, run)  # half a second is enough while somebody has no picture
     assert stage.made == [1, 2, 3] and [steps(run) for run in (first, *others)] == [3, 1, 1]
-    assert fair._jobs[others[1].id].driven  # now that everybody has one, slices are whole
+    assert fair.has_worker(others[1].id)  # now that everybody has one, slices are whole
 
 
 def test_a_person_with_ten_runs_does_not_hold_up_a_person_with_one(fair: RunManager, stage: Stage, clock: Clock) -> None:
     many = [fair.start(seeded(1), client="ann")]
-    until(lambda: fair._jobs[many[0].id].driven)
+    until(lambda: fair.has_worker(many[0].id))
     many += [fair.start(seeded(seed), client="ann") for seed in range(2, 11)]
     one = fair.start(seeded(11), client="bob")
     assert [fair.position(run.id) for run in (many[9], one, many[1])] == [1, 2, 3]  # her newest is her first
     clock.now = 0.6
     do(fair, stage, many[0])
-    until(lambda: fair._jobs[many[9].id].driven)
+    until(lambda: fair.has_worker(many[9].id))
     clock.now = 1.2
     do(fair, stage, many[9])
-    until(lambda: fair._jobs[one.id].driven)
+    until(lambda: fair.has_worker(one.id))
     stage[11].allow(5)
     assert fair.wait(one.id, 60)
     assert stage.made == [1, 10, 11]
@@ -365,14 +360,14 @@ def test_a_second_run_gets_a_worker_that_nobody_else_waits_for(managed: Callable
     clock.now = 0.6
     do(manager, stage, newer)
     do(manager, stage, older)
-    until(lambda: manager._jobs[other.id].driven)
-    assert manager._jobs[newer.id].driven and manager.position(older.id) == 1
+    until(lambda: manager.has_worker(other.id))
+    assert manager.has_worker(newer.id) and manager.position(older.id) == 1
     clock.now = 5
     do(manager, stage, other)
     do(manager, stage, newer)
-    assert manager._jobs[newer.id].driven and manager._jobs[other.id].driven  # also beyond their slices
+    assert manager.has_worker(newer.id) and manager.has_worker(other.id)  # also beyond their slices
     stage[3].allow(4)
-    until(lambda: manager._jobs[older.id].driven)
+    until(lambda: manager.has_worker(older.id))
 
 
 def test_what_nobody_looks_at_makes_room_and_goes_on_when_there_is_room(fair: RunManager, stage: Stage, clock: Clock) -> None:
@@ -381,20 +376,20 @@ def test_what_nobody_looks_at_makes_room_and_goes_on_when_there_is_room(fair: Ru
     watched = fair.start(seeded(2, steps=50), client="ann")
     clock.now = 0.6
     do(fair, stage, sweep)
-    until(lambda: fair._jobs[watched.id].driven)
+    until(lambda: fair.has_worker(watched.id))
     for clock.now in (9.0, 18.0, 27.0):
         fair.watched(watched.id)
         do(fair, stage, watched)
-        assert fair._jobs[watched.id].driven and fair.position(sweep.id) == 1
+        assert fair.has_worker(watched.id) and fair.position(sweep.id) == 1
     clock.now = 38  # the page is closed
     do(fair, stage, watched)
-    until(lambda: fair._jobs[sweep.id].driven)
+    until(lambda: fair.has_worker(sweep.id))
     fair.watched(watched.id)
     clock.now = 38.6
     do(fair, stage, sweep)
-    until(lambda: fair._jobs[watched.id].driven)
+    until(lambda: fair.has_worker(watched.id))
     fair.stop(watched.id)
-    until(lambda: fair._jobs[sweep.id].driven)
+    until(lambda: fair.has_worker(sweep.id))
 
 
 def test_a_run_that_several_people_want_is_the_first_run_of_each(fair: RunManager, stage: Stage) -> None:
@@ -423,11 +418,12 @@ def turns(manager: RunManager, stage: Stage, clock: Clock, count: int) -> list[i
     """Whose runs (seeds) have the one worker, one slice after the other."""
     had = []
     for _ in range(count):
-        until(lambda: any(job.driven for job in manager._jobs.values()))
-        run = next(job.run for job in list(manager._jobs.values()) if job.driven)
+        until(lambda: manager.settled)
+        (id,) = [line.id for line in manager.list() if manager.has_worker(line.id)]
+        run = manager.at_hand(id)
         clock.now += 2.1
-        for job in list(manager._jobs.values()):
-            manager.watched(job.run.id)
+        for line in manager.list():
+            manager.watched(line.id)
         do(manager, stage, run)
         had.append(run.recipe.seed)
     return had
@@ -489,27 +485,27 @@ def test_new_starts_and_presses_go_before_the_turns_of_others_only_so_often(
             manager.stop(seeded(seed - 1, steps=1000).id)
     clock.now += 0.6
     do(manager, stage, bob)
-    assert not manager._jobs[seeded(59, steps=1000).id].newcomer and manager._jobs[bob.id].driven
+    assert manager.position(seeded(59, steps=1000).id) and manager.has_worker(bob.id)
 
 
 def test_the_expected_wait_follows_from_the_turns_and_from_what_goes_before(
     fair: RunManager, stage: Stage, clock: Clock
 ) -> None:
     first = fair.start(seeded(1, steps=101), client="ann")
-    until(lambda: fair._jobs[first.id].driven)
+    until(lambda: fair.has_worker(first.id))
     second, third = (fair.start(seeded(seed), client=f"person {seed}") for seed in (2, 3))
     background = fair.start(seeded(4))
     assert [fair.expected_wait(run.id) for run in (first, second, third)] == [None, 2.0, 4.0]
     assert fair.expected_wait(background.id) is None  # nobody knows yet how long the others take
     clock.now = 1.0
     do(fair, stage, first)
-    until(lambda: fair._jobs[second.id].driven)
+    until(lambda: fair.has_worker(second.id))
     assert fair.expected_wait(third.id) == pytest.approx(0.8 * 2.0 + 0.2 * 1.0)  # a running mean of the turns
     for id in (second.id, third.id):
         fair.stop(id)
-    until(lambda: fair._jobs[first.id].driven)
+    until(lambda: fair.has_worker(first.id))
     do(fair, stage, first)  # 2 steps in 0.01 s, and 99 more to go
-    turn = fair._turn
+    turn = 0.8 * (0.8 * 2.0 + 0.2 * 1.0)  # the second had its worker for no time at all
     assert fair.expected_wait(background.id) == pytest.approx(99 * 0.01 / 2 + turn)
     assert fair.expected_wait("0" * 12) is None
 
@@ -582,17 +578,15 @@ def test_a_run_waits_for_the_memory_that_another_gives_back(managed: Callable, s
     until(lambda: second.status == Status.RUNNING)
 
 
-def test_a_full_disk_and_a_full_folder_are_refused(
-    managed: Callable, stage: Stage, store: RunStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_and_a_full_folder_are_refused(managed: Callable, stage: Stage, store: RunStore) -> None:
     manager = managed(train=stage, limits=Limits(disk=1))
     with (store.folder / "runs-damaged-1.sqlite").open("wb") as file:
         file.truncate(2 * 10**9)  # a file of holes, which takes no place
     refusal = refused(manager, SMALL)
     assert refusal.reason == "disk" and "The 1 GB for runs are used up" in str(refusal)
     (store.folder / "runs-damaged-1.sqlite").unlink()
-    monkeypatch.setattr("gradviz.serve.admission._FREE_DISK", math.inf)
-    assert "disk is full" in str(refused(manager, SMALL))
+    manager.close()
+    assert "disk is full" in str(refused(managed(train=stage, limits=Limits(free_disk=math.inf)), SMALL))
 
 
 def test_beyond_the_runs_kept_the_oldest_ended_ones_give_way_but_none_of_today(
@@ -603,13 +597,13 @@ def test_beyond_the_runs_kept_the_oldest_ended_ones_give_way_but_none_of_today(
     for seed, days in ((1, 3), (2, 5), (3, 0)):
         run = manager.start(seeded(seed))
         assert manager.wait(run.id, 60)
-        until(lambda: not manager._jobs)
+        until(lambda: not manager.unsaved())
         run.created -= days * 24 * 3600
         store.save(run)
     for seed in (4, 5):
         run = manager.start(seeded(seed))
         assert manager.wait(run.id, 60)
-        until(lambda: not manager._jobs)
+        until(lambda: not manager.unsaved())
     assert {summary.recipe.seed for summary in store.list()} == {3, 4, 5}
     refusal = refused(manager, seeded(6))
     assert refusal.reason == "runs" and "keeps 3 runs" in str(refusal)
@@ -707,7 +701,7 @@ def test_step_does_nothing_to_a_run_that_is_not_paused(managed: Callable, stage:
     manager.step(run.id)
     manager.step(waiting.id)
     manager.resume(waiting.id)
-    assert manager.position(waiting.id) == 1 and not manager._jobs[run.id].steps
+    assert manager.position(waiting.id) == 1 and run.status == Status.RUNNING
 
 
 def test_a_queued_run_can_be_paused_stepped_resumed_and_stopped(managed: Callable, stage: Stage) -> None:
@@ -721,7 +715,7 @@ def test_a_queued_run_can_be_paused_stepped_resumed_and_stopped(managed: Callabl
     manager.step(queued.id)
     stage[2].allow(5)
     until(lambda: steps(queued) == 1)
-    until(lambda: not manager._jobs[queued.id].driven)
+    until(lambda: not manager.has_worker(queued.id))
     assert steps(queued) == 1
     manager.stop(queued.id)
     assert queued.status == Status.STOPPED and steps(queued) == 1
@@ -849,22 +843,19 @@ def test_a_record_is_in_the_store_within_a_second(managed: Callable, stage: Stag
     assert store.load(run.id).status == Status.RUNNING
 
 
-def test_an_ended_run_leaves_memory_for_the_store_and_comes_back(
-    managed: Callable, stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gradviz.serve.manager._KEPT_BYTES", 1)
+def test_an_ended_run_leaves_memory_for_the_store_and_comes_back(managed: Callable, stage: Stage) -> None:
     stage.free = True
-    manager = managed(train=stage)
+    manager = managed(train=stage, limits=Limits(kept_bytes=1))
     runs = [manager.start(seeded(seed)) for seed in range(3)]
     for run in runs:
         assert manager.wait(run.id, 60)
-    until(lambda: not manager._jobs)
-    assert len(manager._kept) == 1
+    until(lambda: not manager.unsaved())
     id, columns, gone = runs[0].id, runs[0].history.columns, weakref.ref(runs[0])
     assert manager.get(id) is runs[0]  # what a page holds is in memory anyway
     manager.get(runs[1].id)
     del runs, run
     until(lambda: gone() is None)
+    assert manager.at_hand(id) is None
     again = manager.get(id)
     assert np.array_equal(again.history.columns, columns) and again.test_accuracy == 0.75
 
@@ -1294,7 +1285,7 @@ def test_a_run_gives_the_same_numbers_alone_and_among_three_others(managed: Call
 def test_a_thousand_blocks_stop_in_the_middle_of_a_step(managed: Callable) -> None:
     manager = managed()
     run = manager.start(replace(SMALL, blocks=1000, shortcut=True, batch_size=256, activation="relu"))
-    until(lambda: manager._jobs[run.id].training is not None)
+    until(lambda: run.device)  # the net is built
     started = time.monotonic()
     manager.stop(run.id)
     assert manager.wait(run.id, 60)

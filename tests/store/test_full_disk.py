@@ -16,6 +16,7 @@ from timing import until
 from gradviz.lenet.data import Shelf
 from gradviz.record.run import Run, Status
 from gradviz.serve.manager import RunManager
+from gradviz.settings import Limits
 from gradviz.store.store import RunStore, StoreError
 
 
@@ -120,13 +121,13 @@ def test_a_start_on_a_full_disk_shows_the_kept_runs(disk: Path, end: str, held: 
 
 
 def test_a_manager_on_a_full_disk_says_so_and_writes_what_it_recorded_once_there_is_room(
-    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    disk: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("gradviz.serve.admission._FREE_DISK", 0)  # else the start is refused
     store, stage = RunStore(disk / "runs", grace=0), Stage()
     kept = big(1)
     store.save(kept)
-    manager = RunManager(store, Shelf(tmp_path / "data", download=False), train=stage, slice=1e9)
+    limits = Limits(free_disk=0)  # else the start is refused
+    manager = RunManager(store, Shelf(tmp_path / "data", download=False), train=stage, slice=1e9, limits=limits)
     run = manager.start(seeded(1, blocks=60, steps=50))
     until(lambda: 1 in stage.puppets and store.load(run.id))
     others = fill(disk)

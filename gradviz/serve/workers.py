@@ -1,0 +1,116 @@
+"""Workers: the threads that train. One does nothing but `for record in training`; a paused training is a generator that
+nobody asks, so that it costs its memory and no worker. Nothing here knows how records come about: a training in another
+process, with the same records, fits the same loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from gradviz.lenet.config import RunConfig
+from gradviz.record.run import Outcome, Status
+from gradviz.serve.failures import WorkerDied, in_words
+from gradviz.serve.job import Job
+from gradviz.serve.jobs import Jobs
+from gradviz.serve.memory import Memory
+from gradviz.serve.threads import daemon
+from gradviz.train.device import limit_threads
+from gradviz.train.training import Interrupted, Train
+
+log = logging.getLogger("gradviz")
+
+
+class Workers:
+    """So many at once. The methods for other threads say whether they take the lock over the jobs."""
+
+    def __init__(self, count: int, jobs: Jobs, memory: Memory, train: Train[RunConfig], threads: int):
+        """`threads`: processor threads of each training."""
+        self.count = count
+        self.steps = self.crashes = 0  # recorded; of trainings in processes of their own
+        self.ended = threading.Event()  # set by `close`
+        self._jobs, self._memory, self._train, self._threads = jobs, memory, train, threads
+        self._all = [daemon(self._work, f"worker-{number}") for number in range(count)]
+
+    def close(self, deadline: float) -> None:
+        """Waits until all have given their jobs away, but not beyond `deadline`, by time.monotonic. `jobs.closing` is set."""
+        for worker in self._all:
+            worker.join(max(0.0, deadline - time.monotonic()))
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing happens before a training has its next step or somebody wishes something. Takes the lock."""
+        with self._jobs.lock:
+            driven = [job for job in self._jobs.all.values() if job.driven]
+            counted = all(job.counted == job.run.history.steps for job in self._jobs.all.values())
+            return counted and (len(driven) == self.count or self._memory.first_that_fits() is None)
+
+    def _work(self) -> None:
+        limit_threads(self._threads)
+        while job := self._next():
+            self._drive(job)
+
+    def _next(self) -> Job | None:
+        jobs = self._jobs
+        with jobs.lock:
+            while not jobs.closing and (job := self._memory.first_that_fits()) is None:
+                if jobs.queue.waiting:
+                    self._memory.make_room()
+                jobs.lock.wait(1.0 if jobs.queue.waiting else None)  # memory comes back without a word
+            if jobs.closing:
+                return None
+            jobs.queue.take(job)
+            job.driven, job.since, job.begun, job.urgent = True, jobs.clock(), job.run.history.steps, False
+            if not job.held and job.run.status is not Status.RUNNING:
+                jobs.set(job, Status.RUNNING)
+            return job
+
+    def _drive(self, job: Job) -> None:
+        """Trains until the run ends, is paused, or has had its slice."""
+        run = job.run
+        try:
+            if job.training is None:
+                self._memory.check(run.recipe)  # it may have waited long, or since a restart
+                job.training = self._train(run.recipe, job.stop.is_set)
+                run.device, run.arithmetic = job.training.device, job.training.arithmetic
+                job.records = iter(job.training)
+            training, records = job.training, job.records
+            if not self._goes_on(job):
+                return
+            for record in records:
+                run.nonfinite_layer = run.nonfinite_layer or record.nonfinite_layer
+                run.history.append(record)
+                if not self._goes_on(job):
+                    return
+            outcome = training.outcome
+        except Interrupted:  # before the first step
+            outcome = Outcome(Status.STOPPED)
+        except Exception as error:  # whatever it is, it is the end of this run and not of the worker
+            with self._jobs.lock:
+                self.crashes += isinstance(error, WorkerDied)
+            log.exception("event=error run=%s steps=%d", run.id, run.history.steps)
+            outcome = Outcome(Status.FAILED, message=in_words(error))
+        with self._jobs.lock:
+            self._jobs.end(job, outcome)
+
+    def _goes_on(self, job: Job) -> bool:
+        """Whether the worker may ask for another step. If not, the job is no longer the worker's."""
+        jobs = self._jobs
+        with jobs.lock:
+            self.steps += job.run.history.steps - job.counted
+            job.counted = job.run.history.steps
+            if job.stop.is_set():
+                return True
+            if job.held:
+                if job.steps:
+                    job.steps -= 1
+                    return True
+                jobs.release(job)
+                jobs.set(job, Status.PAUSED)
+                return False
+            if jobs.queue.yields(job, self._memory.first_that_fits):
+                jobs.release(job)
+                jobs.line_up(job)
+                return False
+            return True

@@ -15,15 +15,10 @@ ROOT = Path(__file__).parent.parent
 # settings, then record, train, diagnosis, lenet, serve, charts, web, ui, and what stands outside. Who moves a room moves
 # its name: `theory` becomes `lenet.theory`, and `lenet` alone once all of it is there.
 ORDER = """
-    words messages serve.smallfile record
-    lenet.activations lenet.fields lenet.layout lenet.config machine settings serve.people
-    serve.threads serve.admission serve.desk lenet.idx lenet.data lenet.net train
-    lenet.theory store.rows store.schema store.writeahead store.salvage store.reserve store.opening
-    store.storefile store.store serve.failures serve.frames serve.nursery serve.processes diagnosis.diagnose
-    serve.previews serve.job serve.queue serve.jobs serve.age serve.memory
-    serve.troubles serve.kept serve.writer serve.workers serve.manager
-    lenet.naming lenet.outcome lenet.sweep serve.sweeps lenet.lessons lenet.long_runs lenet.article_length charts report reproduce
-    lenet.codegen serve.classroom serve.archive web ui __main__ pages app
+    words messages record lenet.activations lenet.fields lenet.layout lenet.config machine settings lenet.idx lenet.data
+    lenet.net train lenet.theory store.rows store.schema store.writeahead store.salvage store.reserve store.opening
+    store.storefile store.store diagnosis.diagnose lenet.naming lenet.outcome lenet.sweep lenet.lessons lenet.long_runs
+    lenet.article_length serve charts report reproduce lenet.codegen web ui __main__ pages app
 """.split()
 BESIDE = {"train": "diagnosis", "diagnosis": "train", "serve": "charts", "charts": "serve"}  # neither imports the other
 DOORS = {

@@ -183,10 +183,8 @@ class Counted:
 
 class _Quick:
     def __init__(self, config, interrupt, counted):
-        import torch
-
         self.config, self.interrupt, self.counted = config, interrupt, counted
-        self.device, self.arithmetic, self.outcome = torch.device("cpu"), None, None
+        self.device, self.arithmetic, self.outcome = "cpu", None, None
 
     def __iter__(self):
         self.counted.begun.append(self.config.id)

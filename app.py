@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from gradviz import machine
-from gradviz.diagnosis.diagnose import diagnose
+from gradviz.lenet.diagnosis import diagnose
 from gradviz.serve.archive import archive
 from gradviz.serve.people import COOKIE
 from gradviz.settings import SettingsError
@@ -34,7 +34,7 @@ MOST_CONNECTIONS = 8000
 
 def _words(run):
     diagnosis = diagnose(run)
-    return str(diagnosis.verdict), diagnosis.sentence
+    return str(diagnosis.verdict), str(diagnosis.sentence)
 
 
 _describe = Described(_words)

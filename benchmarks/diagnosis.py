@@ -19,9 +19,10 @@ sys.path[:0] = [str(ROOT)]
 
 import torch  # noqa: E402
 
-from gradviz.diagnosis.diagnose import Diagnosis, diagnose  # noqa: E402
+from gradviz.diagnosis.examine import Diagnosis  # noqa: E402
 from gradviz.lenet.config import FIELDS, RunConfig  # noqa: E402
 from gradviz.lenet.data import Dataset, Shelf  # noqa: E402
+from gradviz.lenet.diagnosis import diagnose  # noqa: E402
 from gradviz.record.history import History, max_columns  # noqa: E402
 from gradviz.record.run import Run, Status  # noqa: E402
 from gradviz.train.trainer import Trainer  # noqa: E402
@@ -81,7 +82,7 @@ def row(name: str, run: Run, diagnosis: Diagnosis) -> str:
 
 
 def details(name: str, diagnosis: Diagnosis) -> list[str]:
-    lines = [f"### {name}", "", diagnosis.sentence, "", "Measured:", ""]
+    lines = [f"### {name}", "", str(diagnosis.sentence), "", "Measured:", ""]
     lines += [f"- {sentence}" for sentence in diagnosis.evidence]
     if diagnosis.likely_cause:
         lines += ["", "Likely:", "", *(f"- {sentence}" for sentence in diagnosis.likely_cause)]
@@ -97,7 +98,7 @@ HEAD = """# What the diagnosis says
 
 Made by `python benchmarks/diagnosis.py` on {data}: every line is a real training (one thread of a CPU, seed {seed}),
 judged at its last step. The verdict is the first of the findings. Each finding is a comparison of recorded numbers with
-a named constant; the constants and their reasons stand at the top of `gradviz/diagnosis.py`. Numbers of layers are
+a named constant; the constants and their reasons stand at the top of `gradviz/diagnosis/state.py`. Numbers of layers are
 medians of the last five columns of the record, the loss is a mean of the last twenty steps.
 
 Saturated sigmoids are a finding of their own, yet they come first only where the gradient profile is otherwise level. In

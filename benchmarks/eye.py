@@ -21,8 +21,8 @@ import numpy as np
 
 from benchmarks import replay
 from benchmarks.common import ROOT, chromium, load_data, middle, running_app, table
-from gradviz.diagnosis.diagnose import diagnose
 from gradviz.lenet.config import RunConfig
+from gradviz.lenet.diagnosis import diagnose
 from gradviz.record.history import History, max_columns
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
@@ -57,7 +57,7 @@ def wires(quick: bool) -> str:
     for blocks in BLOCKS:
         run = made_up(blocks, COLUMNS)
         words = diagnose(run)
-        said = (str(words.verdict), words.sentence)
+        said = (str(words.verdict), str(words.sentence))
         stride = run.history.stride
 
         def some(since, run=run, stride=stride, said=said):

@@ -110,8 +110,8 @@ def _train(given: dict[str, Any]) -> int:
     settings = Settings.from_environment()
 
     # torch takes seconds to import: a bad option is refused before.
-    from gradviz.diagnosis.diagnose import diagnose
     from gradviz.lenet.data import Shelf
+    from gradviz.lenet.diagnosis import diagnose
     from gradviz.lenet.idx import DataError
     from gradviz.train.device import device_text, resolve_device
     from gradviz.train.trainer import Trainer

@@ -57,6 +57,159 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "given-twice": "{label:word} ({name}) is given more than once ({words}). The last one is used.",
     "no-setting": "{given!r} is not a setting; the settings are {settings}.",
     "no-setting-but": "{given!r} is not a setting, and is left out; did you mean {meant:choice}?",
+    # diagnosis: the sentence
+    "waits": "Waiting for the first step.",
+    "never-began": "No step was recorded.",
+    "diverged": "Diverged: at step {step} the loss is {loss:number}; inf or nan first appears in {layer}.",
+    "diverged-in-loss": "Diverged: at step {step} the loss is {loss:number}, while every layer is still finite.",
+    "dead": "Dead relu layers: {layer} hands on exactly 0 for every input, so no gradient passes it; {loss}.",
+    "vanished": "Vanished to exact zero: in {count} of the {all} layers, up to {last}, every gradient entry "
+    "is 0 in float32, while {back} has {g_back:number}; {loss}.",
+    "exploding-signal": "Exploding: on its way back from {back} to {front} the signal grows {growth:ratio}-fold "
+    "({s_back:number} to {s_front:number}); {loss}.",
+    "exploding-gradient": "Exploding: the gradient of {front} is {ratio:ratio} times that of {back} "
+    "({g_front:number} against {g_back:number}); {loss}.",
+    "exploding-loss": "Exploding: {loss}, and the largest weight gradient is {size:number}.",
+    "recovering-gradient": "Recovering: the gradient of {front} has grown {growth:ratio}-fold since step 0 "
+    "({g_start:number} to {g_front:number}); {loss}.",
+    "recovering-signal": "Recovering: on its way back from {back} to {front} the signal grew {before:ratio}-fold at step 0 "
+    "and now grows {growth:ratio}-fold; {loss}.",
+    "recovering-loss": "Recovering: the loss began at {before:loss}; now {loss}.",
+    "vanishing": "Vanishing: the gradient of {front} is {ratio:ratio} of {back}'s "
+    "({g_front:number} against {g_back:number}); {loss}.",
+    "saturated": "Saturated sigmoids: {count} of the {all} layers hand on an rms above {split} or below {off} "
+    "(0.5 is the middle), and {loss}.",
+    "unusable": "The optimiser cannot use this gradient: {front} has {g_front:number}, and {pace}; {loss}.",
+    "stuck": "Stuck at chance: after {step} steps {loss}, although the gradient does reach {front} "
+    "({g_front:number} against {g_back:number} in {back}).",
+    "healthy": "Healthy: {front} gets a gradient of {g_front:number}, {back} {g_back:number}, and {loss}.",
+    "healthy-so-far": "Healthy so far: {front} gets a gradient of {g_front:number}, {back} {g_back:number}; {loss}.",
+    "loss-since": "the loss is {loss:loss}, and was {start:loss} at step 0",
+    "loss-down": "the loss is down to {loss:loss} (chance is {chance:.2f})",
+    "loss-at-chance": "the loss stands at chance, {loss:loss}",
+    "loss-above-chance": "the loss is {loss:loss}, above chance ({chance:.2f})",
+    "pace": "at this pace it needs {steps:ratio} steps to change its weights by their own size",
+    "pace-none": "a step does not change its float32 weights at all",
+    "layer-and-more": "{layer} (and {more} more)",
+    # diagnosis: what was measured
+    "measured-gradient": "Weight gradient (rms): {a:number} in {front}, {b:number} in {back}.",
+    "measured-gradient-ratio": "Weight gradient (rms): {a:number} in {front}, {b:number} in {back}; ratio {ratio:ratio}.",
+    "measured-signal": "Backward signal (rms): {b:number} at {back}, {a:number} at {front}.",
+    "measured-factor": "A line through its log gives a factor of {factor:.3g} per layer.",
+    "measured-loss": "Loss: {loss:loss}, mean of steps {first} to {last}.",
+    "measured-loss-chance": "Loss: {loss:loss}, mean of steps {first} to {last}; a guess has {chance:.3f}.",
+    "measured-test": "Test accuracy {share:.0%} at step {step}.",
+    "measured-update": "Update: a step changes the weights of {front} by {a:number} of their size, those of {back} by "
+    "{b:number}.",
+    "measured-no-update": "Update: a step does not change a single float32 weight of {front}.",
+    "measured-treatment": "Treatment: {treatment} turns the {a:number} of {front} into {b:number} before the step.",
+    "measured-adam": "Adam: {g:number} against its eps of {eps:number1} leaves g/(g + eps) = {share:number} of a full step.",
+    "measured-zeros": "Exact zeros: every gradient entry of {count} layers is 0; the next, {alive}, has {g:number}.",
+    "measured-zeros-all": "Exact zeros: every gradient entry of {count} layers is 0.",
+    "measured-dead": "Dead: {layer} hands on exactly 0 for every input.",
+    "measured-silent": "Silent: {layer} hands on exactly 0 for every input.",
+    "measured-saturation": "Saturation: {count} layers hand on an rms from {low:number} to {high:number}, where 0.5 is the "
+    "middle.",
+    "measured-activation": "Activation (rms): {a:number} in {front}, {b:number} in {back}, {c:number} in {last}.",
+    # diagnosis: when it turned
+    "turn-nonfinite": "The first inf or nan.",
+    "turn-vanishes": "The gradient begins to vanish: more than 1000-fold from {back} to {front}.",
+    "turn-vanishes-no-longer": "The gradient no longer vanishes: less than 1000-fold from {back} to {front}.",
+    "turn-explodes": "The signal begins to explode: more than 1000-fold from {back} to {front}.",
+    "turn-explodes-no-longer": "The signal no longer explodes: less than 1000-fold from {back} to {front}.",
+    "turn-zero": "The gradient of {front} is exactly 0.",
+    "turn-zero-no-longer": "The gradient of {front} is no longer exactly 0.",
+    "turn-grown": "The gradient of {front} is ten times what it was at step 0.",
+    "turn-falls": "The loss falls below ten times chance.",
+    "turn-leaves-chance": "The loss leaves chance.",
+    "turn-loud": "The loss passes ten times chance.",
+    "turn-dead": "{layer} is dead: it hands on exactly 0.",
+    "turn-alive": "{layer} is alive again.",
+    # diagnosis, in the words of a deep LeNet
+    "lenet-dead": "Dead relu layers: {layer} hands on exactly 0 for every image, so no gradient passes it; {loss}.",
+    "lenet-vanished": "Vanished to exact zero: in {count} of the {all} block convolutions, up to {last}, every gradient entry "
+    "is 0 in float32, while {back} has {g_back:number}; {loss}.",
+    "lenet-saturated": "Saturated sigmoids: {count} of the {all} block convolutions hand on an rms above {split} or below {off} "
+    "(0.5 is the middle), and {loss}.",
+    "lenet-measured-factor": "A line through its log gives a factor of {factor:.3g} per convolution.",
+    "lenet-measured-loss-chance": "Loss: {loss:loss}, mean of steps {first} to {last}; a guess among ten classes has "
+    "{chance:.3f}.",
+    "lenet-measured-zeros": "Exact zeros: every gradient entry of {count} block convolutions is 0; the next, {alive}, has "
+    "{g:number}.",
+    "lenet-measured-dead": "Dead: {layer} hands on exactly 0 for every image.",
+    "lenet-measured-saturation": "Saturation: {count} block convolutions hand on an rms from {low:number} to {high:number}, "
+    "where 0.5 is the middle.",
+    "lenet-measured-activation": "Activation (rms): {a:number} in {front}, {b:number} in {back}, {c:number} in the logits.",
+    "lenet-turn-vanishes": "The gradient begins to vanish: more than 1000-fold from the last block to the first.",
+    "lenet-turn-vanishes-no-longer": "The gradient no longer vanishes: less than 1000-fold from the last block to the first.",
+    "lenet-turn-explodes": "The signal begins to explode: more than 1000-fold from the last block to the first.",
+    "lenet-turn-explodes-no-longer": "The signal no longer explodes: less than 1000-fold from the last block to the first.",
+    # lenet: what is likely the cause
+    "cause-printed-border": "Sigmoids are never negative, so the zero padding prints the same border on every map. Batch norm "
+    "divides by a spread that is mostly this border, and what tells two images apart shrinks by about {factor} per convolution.",
+    "cause-product": "The factors of {count} convolutions multiply, and each is under 1.",
+    "cause-product-sigmoid": "The factors of {count} convolutions multiply; a sigmoid's slope is at most 1/4.",
+    "cause-product-tanh": "The factors of {count} convolutions multiply; tanh's slope is 1 at 0, so it is the small weights that "
+    "shrink.",
+    "cause-product-relu": "The factors of {count} convolutions multiply; relu blocks about half of the signal, and small weights "
+    "do the rest.",
+    "cause-default-factor": "Theory expects a factor of {factor} per convolution from PyTorch's own init, ±{init}.",
+    "cause-under-critical": "Weights from ±{init:g} are under the critical ±{critical:.3g}, at which the signal would keep its "
+    "size.",
+    "cause-images-alike": "Forward, what tells two images apart shrinks by the same factor: to about {left:ratio} of the "
+    "activations, and float32 resolves 10⁻⁷, so the last blocks see the same map for every image.",
+    "cause-floor": "The floor gives small gradients a size, but of their direction only the signs remain, and it does nothing "
+    "for the forward pass.",
+    "cause-training-vanishes": "At step 0 the gradient did not vanish; training brought it, and theory speaks of step 0 only.",
+    "cause-underflow": "The true gradient is not 0: it lies under {smallest:number}, the smallest float32 number.",
+    "cause-underflow-line": "The line through the layers that are not 0 leads to {true:ratio} in {front}.",
+    "cause-over-critical": "Weights from ±{init:g} are over the critical ±{critical:.3g}: each convolution enlarges the "
+    "activations forward and the signal backward. The weight gradient is a product of the two and looks flat over depth.",
+    "cause-shortcut-adds": "Relu is never negative, so every block adds in the same direction, and the sum grows by a constant "
+    "factor per block: 1.07 under PyTorch's own init.",
+    "cause-head-init": "The three layers of the head start from ±{init:g} as well, and make huge logits of ordinary "
+    "activations.",
+    "cause-norm-explodes": "Batch norm divides each layer by its spread; backward that multiplies the signal, by about {factor} "
+    "per convolution, whatever the init.",
+    "cause-at-start": "It began at initialisation, before any step.",
+    "cause-steps-too-large": "The net started quietly, so it is the steps: the learning rate of {lr:number} is too large for it.",
+    "cause-dead": "Steps too large for this net pushed every unit of a relu layer below 0. A unit that is off for all images "
+    "has gradient 0 and has no way back.",
+    "cause-saturated-at-start": "Weights from ±{init:g} push the sigmoids to 0 or 1; for an input of ±4 the slope is 0.018, not "
+    "0.25.",
+    "cause-saturated-by-training": "Training pushed the sigmoids to 0 or 1: the head asks for another mean, and the last blocks "
+    "can give it sooner than they can tell images apart.",
+    "cause-zero-moves-nothing": "A gradient of 0 moves nothing, whatever the optimiser.",
+    "cause-under-eps": "Adam divides by the gradient's size plus its eps of {eps:number1}; a gradient under eps no longer "
+    "counts.",
+    "cause-square-overflows": "Adam keeps an average of squares; the square of this gradient is inf in float32, and a step is 0.",
+    "cause-sgd-share": "SGD moves a weight by learning rate × gradient, and {front} gets {ratio:ratio} of the gradient of "
+    "{back}.",
+    "cause-steps-too-small": "The gradient is large enough; the learning rate of {lr:number} is too small for it.",
+    "cause-forward-lost": "The treatment gives the signal a size on its way back; what the forward pass has lost it cannot give "
+    "back.",
+    "cause-stuck": "The gradient arrives, so its direction is of no use or the step has the wrong size: too large and the net "
+    "jumps about, too small and it does not move, or the forward pass has lost the image.",
+    "cause-adam-grows": "Adam gives small gradients steps of normal size; the weights grow, and larger weights pass more of the "
+    "signal.",
+    "cause-steered": "The treatment holds the signal at an rms of {target:number} on its way back.",
+    "cause-skip-init": "SkipInit starts every branch at 0: its convolutions get a gradient once its scale has moved.",
+    "cause-shortcut": "The shortcut hands the signal past the convolutions, with a factor of exactly 1.",
+    "cause-norm": "Batch norm rescales every layer; theory expects a factor of {factor} per convolution at step 0.",
+    "cause-critical": "The init range is close to the critical ±{critical:.3g}.",
+    "cause-few-convolutions": "There are too few convolutions, {count}, for their factors to add up to much.",
+    # lenet: what to try next
+    "try-critical": "Start from the critical init range.",
+    "try-default-init": "Start from PyTorch's own init.",
+    "try-norm": "Add batch norm: it rescales what each layer hands on.",
+    "try-norm-on-shortcut": "Add batch norm: it undoes the growth along the shortcut.",
+    "try-shortcut": "Add the shortcut: a road for the gradient past the convolutions.",
+    "try-without-floor": "Leave out the floor: it overwrites the small gradients of a cured net too.",
+    "try-adam": "Let Adam divide each gradient by its own size.",
+    "try-faster": "Take steps ten times as large.",
+    "try-slower": "Take steps of a tenth of the size.",
+    "try-longer": "Give it three times the steps.",
+    "try-deeper": "It trains. Does it still with {blocks} blocks?",
 }
 
 

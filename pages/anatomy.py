@@ -4,8 +4,8 @@ import numpy as np
 import streamlit as st
 
 from gradviz.charts import anatomy as charts_anatomy
-from gradviz.diagnosis.diagnose import diagnose
 from gradviz.lenet.config import RunConfig
+from gradviz.lenet.diagnosis import diagnose
 from gradviz.lenet.theory.predict import predict
 from gradviz.record import reading
 from gradviz.record import sample as anatomy

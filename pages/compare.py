@@ -14,8 +14,8 @@ from gradviz.charts.runs import (
     profile_figure,
     quantity_name,
 )
-from gradviz.diagnosis.diagnose import diagnose
 from gradviz.lenet.config import FIELDS, ConfigError
+from gradviz.lenet.diagnosis import diagnose
 from gradviz.lenet.naming import setting_text
 from gradviz.record.arithmetic import arithmetic_text
 from gradviz.record.quantities import QUANTITIES

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import streamlit as st
 
-from gradviz.diagnosis.diagnose import diagnose
 from gradviz.lenet import codegen
 from gradviz.lenet.config import RunConfig
+from gradviz.lenet.diagnosis import diagnose
 from gradviz.lenet.net import parameter_count
 from gradviz.lenet.theory.predict import critical_range, depth_marks, predict
 from gradviz.record.arithmetic import arithmetic_text, other_arithmetic

@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from gradviz.charts.draft import AMBER, BLUE, GREEN, INK, ORANGE, SKY, Draft
-from gradviz.diagnosis.diagnose import CHANCE
 from gradviz.lenet.article_length import DEPTHS, RATES, is_plain
+from gradviz.lenet.diagnosis import CHANCE
 from gradviz.lenet.lessons.catalogue import ARTICLE_BORDERS
 from gradviz.lenet.long_runs import AT_CHANCE, DEAD, DIVERGED, LEARNT, UNDER_WAY, LongRun
 from gradviz.words import gettext as _

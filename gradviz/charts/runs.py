@@ -23,7 +23,7 @@ from gradviz.charts.draft import (
     line,
     line_styles,
 )
-from gradviz.diagnosis.diagnose import CHANCE
+from gradviz.lenet.diagnosis import CHANCE
 from gradviz.record import raster
 from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES

@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gradviz.messages import N_
-
 
 @dataclass(frozen=True)
 class Activation:
@@ -35,8 +33,8 @@ class Activation:
     # How its units are lost, as far as probe and diagnosis look for it: "dead", at exactly 0 for every image, or "saturated",
     # at 0 or 1.
     lost: str | None = None
-    # Why the gradient vanishes where weights are under a*, {count} convolutions; the diagnosis says it.
-    why_it_vanishes: str = N_("The factors of {count} convolutions multiply, and each is under 1.")
+    # Code of the message on why the gradient vanishes where weights are under a*; the diagnosis says it.
+    why_it_vanishes: str = "cause-product"
 
     @property
     def rectifies(self) -> bool:
@@ -49,32 +47,26 @@ ACTIVATIONS: dict[str, Activation] = {
         "Squeezes every value into 0…1; its slope is at most 1/4, so each layer shrinks the signal that flows back.",
         "torch.sigmoid",
         critical=1.0221, derived_as="sigmoid", factor=0.124, norm_factor=0.735, lost="saturated",
-        why_it_vanishes=N_("The factors of {count} convolutions multiply; a sigmoid's slope is at most 1/4."),
+        why_it_vanishes="cause-product-sigmoid",
     ),
     "relu": Activation(
         "Passes positive values, blocks negative ones; its slope is 0 or 1, so about half of the signal passes.",
         "F.relu",
         gain=math.sqrt(2), critical=0.14065, leak=0.0, derived_as="relu", factor=0.349, norm_factor=1.16, lost="dead",
-        why_it_vanishes=N_(
-            "The factors of {count} convolutions multiply; relu blocks about half of the signal, and small weights do the rest."
-        ),
+        why_it_vanishes="cause-product-relu",
     ),
     "tanh": Activation(
         "Squeezes every value into −1…1, around 0; its slope is 1 at 0, so only large inputs shrink the signal.",
         "torch.tanh",
         critical=0.1081, derived_as="tanh", factor=0.501,
-        why_it_vanishes=N_(
-            "The factors of {count} convolutions multiply; tanh's slope is 1 at 0, so it is the small weights that shrink."
-        ),
+        why_it_vanishes="cause-product-tanh",
     ),
     "leaky-relu": Activation(
         "Relu that lets 1 % of negative values pass: no unit is ever quite dead, else it behaves as relu does.",
         "F.leaky_relu",
         gain=math.sqrt(2), critical=0.14064, leak=0.01, factor=0.349,
         derived_as="relu",  # second moments differ by 10⁻⁴ per layer
-        why_it_vanishes=N_(
-            "The factors of {count} convolutions multiply; relu blocks about half of the signal, and small weights do the rest."
-        ),
+        why_it_vanishes="cause-product-relu",
     ),
     # They shrink small signals, and from the range on at which they do not, signals grow without end: no a*.
     "gelu": Activation(

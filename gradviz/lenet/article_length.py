@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from gradviz.diagnosis.diagnose import GAP
+from gradviz.diagnosis.state import GAP
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons.evidence import by_depth
 from gradviz.lenet.lessons.lesson import DECADE, NORMAL, TINY, Finding, Part

@@ -54,6 +54,12 @@ class Spec:
     optional: bool = False  # None is allowed and means "the default of PyTorch"
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """(low, high) of a number."""
+        assert self.low is not None and self.high is not None
+        return self.low, self.high
+
+    @property
     def range_text(self) -> str:
         return str(self.range)
 
@@ -94,8 +100,8 @@ class Spec:
                 number = whole
         except (ValueError, OverflowError):
             raise refusal from None
-        assert self.low is not None and self.high is not None
-        if not math.isfinite(number) or not self.low <= number <= self.high:
+        low, high = self.ends
+        if not math.isfinite(number) or not low <= number <= high:
             raise refusal
         return number
 

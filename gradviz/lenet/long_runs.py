@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from gradviz.diagnosis.diagnose import CHANCE, LEFT_CHANCE
+from gradviz.diagnosis.state import LEFT_CHANCE
 from gradviz.lenet.config import FIELDS, ConfigError, RunConfig
+from gradviz.lenet.diagnosis import CHANCE
 from gradviz.lenet.sweep import cost
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import StepRecord

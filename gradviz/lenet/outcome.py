@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradviz.diagnosis.diagnose import CHANCE, LEFT_CHANCE, LOUD
+from gradviz.diagnosis.state import LEFT_CHANCE
 from gradviz.lenet.config import RunConfig
+from gradviz.lenet.diagnosis import CHANCE, LOUD
 from gradviz.record.run import Run, Status
 
 WINDOW = 20  # steps whose mean loss is judged: one batch of 32 scatters by up to 0.1

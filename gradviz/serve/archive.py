@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
-from gradviz.diagnosis.diagnose import diagnose
+from gradviz.lenet.diagnosis import diagnose
 from gradviz.record import export
 from gradviz.record.run import Run
 

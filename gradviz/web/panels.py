@@ -7,7 +7,8 @@ from typing import Any
 
 import streamlit as st
 
-from gradviz.diagnosis.diagnose import CHANCE, Verdict
+from gradviz.diagnosis.findings import Verdict
+from gradviz.lenet.diagnosis import CHANCE
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
 from gradviz.serve.previews import Preview

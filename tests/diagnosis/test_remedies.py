@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from viewing import lab
 
 from gradviz.__main__ import main
-from gradviz.diagnosis.diagnose import Verdict, diagnose
+from gradviz.diagnosis.findings import Verdict
 from gradviz.lenet.activations import ACTIVATIONS
 from gradviz.lenet.codegen import code
 from gradviz.lenet.config import FIELDS, INITS, PRESETS, RunConfig
 from gradviz.lenet.data import Dataset, Shelf
+from gradviz.lenet.diagnosis import diagnose
 from gradviz.lenet.net import DeepLeNet, initialise, parameter_count
 from gradviz.lenet.theory import predict as theory
 from gradviz.lenet.theory.gaussians import gaussians

@@ -10,11 +10,11 @@ from streamlit.testing.v1 import AppTest
 
 from gradviz.__main__ import main
 from gradviz.charts.runs import profile_figure
-from gradviz.diagnosis.diagnose import diagnose
 from gradviz.lenet.activations import ACTIVATIONS, Activation
 from gradviz.lenet.codegen import code
 from gradviz.lenet.config import FIELDS, ConfigError, RunConfig
 from gradviz.lenet.data import Shelf
+from gradviz.lenet.diagnosis import diagnose
 from gradviz.lenet.net import activation_function
 from gradviz.lenet.theory.predict import critical_range, depth_marks, predict
 from gradviz.record.history import History
@@ -98,7 +98,8 @@ def test_theory_says_that_it_has_none_for_a_row_and_the_chart_is_drawn_without(s
 def test_nothing_that_is_said_of_a_run_with_a_new_row_speaks_of_relu_or_sigmoid(softsign, changes):
     run = trained(RunConfig(**softsign.to_dict() | changes))
     found = diagnose(run)
-    said = " ".join([found.sentence, *found.evidence, *found.likely_cause, *(found.next_experiment or ("",))[:1]]).lower()
+    messages = [found.sentence, *found.evidence, *found.likely_cause, *(found.next_experiment or ("",))[:1]]
+    said = " ".join(map(str, messages)).lower()
     assert said and "relu" not in said and "sigmoid" not in said
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gradviz.diagnosis.diagnose import GAP
+from gradviz.diagnosis.state import GAP
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons.evidence import (
     Evidence,

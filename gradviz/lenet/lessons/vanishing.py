@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from statistics import median
 
-from gradviz.diagnosis.diagnose import GAP
+from gradviz.diagnosis.state import GAP
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons.evidence import (
     Evidence,

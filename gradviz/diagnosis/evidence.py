@@ -1,0 +1,106 @@
+"""What was measured, line by line; every number is out of the record, or of a line fitted through it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+from gradviz.diagnosis.findings import Verdict
+from gradviz.diagnosis.sentence import some
+from gradviz.diagnosis.state import RECENT_STEPS, State
+from gradviz.messages import Message
+from gradviz.record.float32 import ADAM_EPS
+
+Findings = tuple[Verdict, ...]
+
+
+def evidence(state: State, findings: Findings) -> Iterator[Message]:
+    for lines in _LINES:
+        yield from lines(state, findings)
+
+
+def _gradient(state: State, findings: Findings) -> Iterator[Message]:
+    front, back = state.ends("weight_grad_rms")
+    words = {"front": state.front_name, "back": state.back_name, "a": front, "b": back}
+    if front > 0 < back:
+        yield state.say("measured-gradient-ratio", **words, ratio=state.gap("weight_grad_rms"))
+    else:
+        yield state.say("measured-gradient", **words)
+
+
+def _signal(state: State, findings: Findings) -> Iterator[Message]:
+    front, back = state.ends("signal_rms")
+    line = state.say("measured-signal", front=state.front_name, back=state.back_name, a=front, b=back)
+    factor = state.factor("signal_rms")
+    yield line if factor is None else state.say("sentences", first=line, second=state.say("measured-factor", factor=factor))
+
+
+def _loss(state: State, findings: Findings) -> Iterator[Message]:
+    words = {"loss": state.loss, "first": max(0, state.steps - RECENT_STEPS), "last": state.steps - 1}
+    if state.facts.chance is None:
+        line = state.say("measured-loss", **words)
+    else:
+        line = state.say("measured-loss-chance", **words, chance=state.facts.chance)
+    tests = [(step, accuracy) for step, accuracy in state.history.tests if step < state.steps]
+    if tests:
+        step, accuracy = tests[-1]
+        line = state.say("sentences", first=line, second=state.say("measured-test", share=accuracy, step=step))
+    yield line
+
+
+def _update(state: State, findings: Findings) -> Iterator[Message]:
+    front, back = state.ends("update_ratio")
+    if front > 0:
+        yield state.say("measured-update", front=state.front_name, back=state.back_name, a=front, b=back)
+    elif not math.isnan(front):  # else no step has been taken yet
+        yield state.say("measured-no-update", front=state.front_name)
+
+
+def _treatment(state: State, findings: Findings) -> Iterator[Message]:
+    treated = state.ends("treated_grad_rms")[0]
+    if state.facts.treatment:
+        gradient = state.ends("weight_grad_rms")[0]
+        yield state.say(
+            "measured-treatment", treatment=state.facts.treatment, front=state.front_name, a=gradient, b=treated
+        )
+    if state.facts.adam and 0 < treated < ADAM_EPS:
+        yield state.say("measured-adam", g=treated, eps=ADAM_EPS, share=treated / (treated + ADAM_EPS))
+
+
+def _zeros(state: State, findings: Findings) -> Iterator[Message]:
+    zeros = state.zeros
+    if not len(zeros) or Verdict.DEAD in findings:
+        return
+    alive = int(zeros[-1]) + 1
+    if alive == len(state.names):
+        yield state.say("measured-zeros-all", count=len(zeros))
+    else:
+        gradient = float(state.recent["weight_grad_rms"][alive])
+        yield state.say("measured-zeros", count=len(zeros), alive=state.names[alive], g=gradient)
+
+
+def _silence(state: State, findings: Findings) -> Iterator[Message]:
+    if state.dead:
+        yield state.say("measured-dead", layer=some(state, state.dead))
+    elif state.silent and state.facts.rectified is None:
+        yield state.say("measured-silent", layer=some(state, state.silent))
+
+
+def _saturation(state: State, findings: Findings) -> Iterator[Message]:
+    if len(state.saturated):
+        rms = state.recent["activation_rms"][state.saturated]
+        yield state.say("measured-saturation", count=len(rms), low=float(rms.min()), high=float(rms.max()))
+
+
+def _activation(state: State, findings: Findings) -> Iterator[Message]:
+    if {Verdict.EXPLODING, Verdict.DIVERGED} & set(findings):
+        front, back = state.ends("activation_rms")
+        yield state.say(
+            "measured-activation", front=state.front_name, back=state.back_name, a=front, b=back,
+            last=state.names[-1], c=float(state.history.quantity("activation_rms")[state.column, -1]),
+        )  # fmt: skip
+
+
+_LINES: tuple[Callable[[State, Findings], Iterator[Message]], ...] = (
+    _gradient, _signal, _loss, _update, _treatment, _zeros, _silence, _saturation, _activation,
+)  # fmt: skip

@@ -1,0 +1,66 @@
+"""What holds of a run, as codes: the one that matters most first."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from gradviz.diagnosis.state import DECADE, GAP, PATIENCE, State
+
+
+class Verdict(StrEnum):
+    WAITING = "waiting"
+    DIVERGED = "diverged"
+    DEAD = "dead relu layers"
+    VANISHED = "vanished to exact zero"
+    EXPLODING = "exploding"
+    RECOVERING = "recovering"
+    VANISHING = "vanishing"
+    HEALTHY = "healthy"
+    SATURATED = "saturated sigmoids"
+    UNUSABLE = "optimiser cannot use this gradient"
+    STUCK = "stuck at chance"
+    LEARNING = "learning"
+
+
+def findings(state: State) -> tuple[Verdict, ...]:
+    """All that holds, the one that matters most first; at least one."""
+    if not state.finite:
+        return (Verdict.DIVERGED,)
+    found = []
+    gap, signal_gap = state.gap("weight_grad_rms"), state.gap("signal_rms")
+    vanished = state.ends("weight_grad_rms")[0] == 0 and not state.opening
+    if state.dead:
+        found.append(Verdict.DEAD)
+    elif vanished:
+        found.append(Verdict.VANISHED)
+    if max(gap, signal_gap) >= GAP or state.loss >= state.loud:
+        found.append(Verdict.EXPLODING)
+    if recovery(state) and not (found and found[0] in (Verdict.DEAD, Verdict.VANISHED)):
+        found.append(Verdict.RECOVERING)
+    if gap <= -GAP and not vanished:
+        found.append(Verdict.VANISHING)
+    if len(state.saturated) and not state.learnt:
+        found.append(Verdict.SATURATED)
+    if state.update * state.facts.longest < 1 and not state.opening:
+        found.append(Verdict.UNUSABLE)
+    waited = state.idle and state.steps >= PATIENCE
+    if waited and not state.falling and state.loss < state.loud and Verdict.RECOVERING not in found:
+        found.append(Verdict.STUCK)
+    if not found:
+        found.append(Verdict.HEALTHY)
+    return (*found, Verdict.LEARNING) if state.learnt else tuple(found)
+
+
+def recovery(state: State) -> str | None:
+    """What was wrong at step 0, has shrunk by a decade or more, and is not yet over: still there, or the loss not yet low.
+
+    "gradient": the front's, vanished; "signal": exploded on its way back; "loss": far above chance.
+    """
+    before, now = state.gap("weight_grad_rms", start=True), state.gap("weight_grad_rms")
+    if before <= -GAP and state.rise >= DECADE and now - before >= DECADE:
+        return "gradient" if now <= -GAP or state.idle else None
+    waiting = state.idle and state.steps < PATIENCE and now > -GAP
+    before, now = state.gap("signal_rms", start=True), state.gap("signal_rms")
+    if before >= GAP and now <= before - DECADE:
+        return "signal" if now >= GAP or waiting else None
+    return "loss" if state.start_loss >= state.loud > state.loss and waiting else None

@@ -1,0 +1,174 @@
+"""The few numbers that every finding is judged by, for any net.
+
+There is no score. Each finding is one comparison of recorded numbers with one of the constants below.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradviz.messages import Message, say
+from gradviz.record.float32 import ADAM_EPS
+from gradviz.record.history import History
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.reading import decades, factor_of
+from gradviz.record.recipe import Recipe
+from gradviz.record.run import Run
+
+LEFT_CHANCE = 0.1  # nats under chance: a net that goes nowhere stays within 0.03 of it over 20 batches of 32 (measured)
+LOUD_TIMES = 10  # a loss so many times chance: wrong answers with logits 20 apart, in a net that should not yet prefer any
+RECENT_STEPS = 20  # the loss is judged by the mean of so many steps: one batch of 32 scatters by up to 0.1
+RECENT_COLUMNS = 5  # gradients are judged by the median of so many columns: with batch norm one step may differ 1000-fold
+PATIENCE = 250  # steps; nets that do learn stand at chance for up to 221 of them first (two sigmoid blocks, Adam 0.001)
+GAP = 3.0  # decades between first and last layer: what one step changes in the last takes the first 1000 steps of SGD
+DECADE = 1.0  # changes below it come from other batches too
+# Sigmoids hand on an rms of 0.5 where they work; outside of these about half of their slope is lost. 0.62 is what
+# inputs from N(0, 10) give, a fifth of them beyond ±4 (all at 0 or 1: 0.71; all at 1: 1); 0.15 has the slope
+# 0.15 · 0.85, half of the 1/4 in the middle.
+SIGMOID_OFF, SIGMOID_SPLIT = 0.15, 0.62
+SATURATED_SHARE = 0.5  # of the sigmoid layers; in training the last ones saturate first and may come back
+
+_ROWS = list(QUANTITIES)
+# A treated gradient or an update may be unmeasured, which is nan too; inf or nan in these has gone wrong.
+JUDGED = [_ROWS.index(name) for name in ("weight_grad_rms", "signal_rms", "activation_rms", "weight_rms")]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a record does not show of its net. Whoever knows it hands it in; what nobody knows is not judged."""
+
+    chance: float | None = None  # loss of a guess, nats
+    longest: int = 100_000  # steps of the longest training: what cannot change by its own size in them stands still
+    rectified: Collection[int] | None = None  # rows of the layers behind which relu stands
+    sigmoids: range = range(0)  # rows of the layers behind which a sigmoid stands, as far as they are judged
+    adam: bool = False  # the optimiser is Adam, with PyTorch's eps
+    lr: float = math.nan
+    treatment: str = ""  # of the gradient before the step, in a word
+    opens_at_zero: bool = False  # the gradients inside are exactly 0 at step 0, and that is meant so
+    own_words: Mapping[str, str] = field(default_factory=dict)  # code -> the code that says it in the words of this kind of net
+
+
+NOTHING_KNOWN = Facts()
+
+
+class _Medians(dict[str, np.ndarray]):
+    """Quantity -> float32 (layers,): the (lower) median over the columns, computed when asked for."""
+
+    def __init__(self, columns: np.ndarray):
+        super().__init__()
+        self.columns = columns
+
+    def __missing__(self, quantity: str) -> np.ndarray:
+        middle = (len(self.columns) - 1) // 2
+        median: np.ndarray = np.partition(self.columns[:, _ROWS.index(quantity)], middle, axis=0)[middle]
+        self[quantity] = median
+        return median
+
+
+class State:
+    """How a run stands at one column of its history. `front` and `back` are the layers between which it is judged."""
+
+    def __init__(self, run: Run[Recipe], history: History, column: int, facts: Facts):
+        self.run, self.facts, self.history, self.column = run, facts, history, column
+        layout = run.recipe.layout
+        self.names, self.front, self.back = layout.names, layout.front, layout.back
+        self.front_name, self.back_name = self.names[self.front], self.names[self.back]
+        self.judged = slice(self.front, self.back + 1)
+        self.steps = min((column + 1) * history.stride, history.steps)
+        self.now = history.columns[column]  # float32 (quantities, layers)
+        self.loss = float(np.mean(history.loss[: self.steps][-RECENT_STEPS:]))
+        self.start_loss = float(history.loss[0])
+        self.latest_loss = float(history.loss[self.steps - 1])
+        self.finite = math.isfinite(self.latest_loss) and bool(np.isfinite(self.now[JUDGED]).all())
+        self.recent = _Medians(history.columns[max(0, column + 1 - RECENT_COLUMNS) : column + 1])
+        self.start = {name: history.columns[0, row] for row, name in enumerate(QUANTITIES)}
+
+    def say(self, code: str, /, **arguments: Any) -> Message:
+        """The message, in this kind of net's own words if it has any."""
+        # One nan is not another, and two diagnoses of the same numbers are the same.
+        same = {name: math.nan if isinstance(value, float) and math.isnan(value) else value for name, value in arguments.items()}
+        return say(self.facts.own_words.get(code, code), **same)
+
+    def ends(self, quantity: str) -> tuple[float, float]:
+        """(front, back) now."""
+        return float(self.recent[quantity][self.front]), float(self.recent[quantity][self.back])
+
+    def gap(self, quantity: str, start: bool = False) -> float:
+        """log10(front / back). A front of 0 counts as the smallest float32 number; from a back of 0 no gap is measured."""
+        values = (self.start if start else self.recent)[quantity]
+        return 0.0 if values[self.back] == 0 else decades(values[self.front], values[self.back])
+
+    def factor(self, quantity: str) -> float | None:
+        """Per layer towards the input; None where too few layers are above float32's dregs."""
+        factor = factor_of(self.recent[quantity][self.judged])
+        return None if math.isnan(factor) else factor
+
+    @property
+    def zeros(self) -> np.ndarray:
+        """Rows of the judged layers whose weight gradient is exactly 0."""
+        return self.front + np.flatnonzero(self.recent["weight_grad_rms"][self.judged] == 0)
+
+    @property
+    def silent(self) -> list[int]:
+        """Rows of the layers that hand on exactly 0 for every input."""
+        rows: list[int] = np.flatnonzero(self.recent["activation_rms"] == 0).tolist()
+        return rows
+
+    @property
+    def dead(self) -> list[int]:
+        """Rows of the relu layers that are silent."""
+        rectified = self.facts.rectified or ()
+        return [row for row in self.silent if row in rectified]
+
+    @property
+    def saturated(self) -> np.ndarray:
+        """Rows of the layers whose sigmoids have lost half of their slope or more, if that is most of them."""
+        rows = np.array(self.facts.sigmoids, int)
+        rms = self.recent["activation_rms"][rows]
+        lost: np.ndarray = rows[(rms < SIGMOID_OFF) | (rms > SIGMOID_SPLIT)]
+        return lost if len(lost) >= SATURATED_SHARE * len(rows) else lost[:0]
+
+    @property
+    def update(self) -> float:
+        """Update : weight of the front; before the first update, that of the step the optimiser would take. nan: unknown."""
+        measured = float(self.recent["update_ratio"][self.front])
+        if not math.isnan(measured):
+            return measured
+        gradient = self.ends("treated_grad_rms")[0]
+        share = 1 / (gradient + ADAM_EPS) if self.facts.adam else 1.0
+        return self.facts.lr * gradient * share / float(self.recent["weight_rms"][self.front])
+
+    @property
+    def loud(self) -> float:
+        """The loss from which on it is far above chance."""
+        return math.inf if self.facts.chance is None else LOUD_TIMES * self.facts.chance
+
+    @property
+    def learnt(self) -> bool:
+        return self.facts.chance is not None and self.loss < self.facts.chance - LEFT_CHANCE
+
+    @property
+    def idle(self) -> bool:
+        """It has not learnt, as far as that can be said."""
+        return self.facts.chance is not None and not self.learnt
+
+    @property
+    def opening(self) -> bool:
+        """Gradients of exactly 0 mean nothing yet."""
+        return self.facts.opens_at_zero and self.steps <= RECENT_COLUMNS
+
+    @property
+    def rise(self) -> float:
+        """Decades by which the front's weight gradient has grown since step 0."""
+        return decades(self.ends("weight_grad_rms")[0], self.start["weight_grad_rms"][self.front])
+
+    @property
+    def falling(self) -> bool:
+        """The loss is a tenth lower than in the middle of the run so far."""
+        middle = self.history.loss[: self.steps // 2][-RECENT_STEPS:]
+        return len(middle) > 0 and self.loss < 0.9 * float(np.mean(middle))

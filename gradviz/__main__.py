@@ -19,6 +19,7 @@ from gradviz.record.history import History, StepRecord, max_columns
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Outcome, Run, Status
 from gradviz.settings import Settings, SettingsError
+from gradviz.words import gettext as _
 
 _METAVAR = {int: "N", float: "X"}
 
@@ -29,36 +30,38 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         for name in FIELDS:
             if f"argument {option(name)}:" in message and FIELDS[name].spec.kind is not bool:  # its value is missing
-                message += f"; it must be {FIELDS[name].spec.range_text}"
+                message += _("; it must be {range}").format(range=FIELDS[name].spec.range)
         self.exit(2, f"{self.prog}: {message}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    about = "See gradients vanish and explode in a deep LeNet."
+    about = _("See gradients vanish and explode in a deep LeNet.")
     parser = _Parser(prog="python -m gradviz", description=about, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    train = commands.add_parser("train", help="train one net and measure every layer at every step", allow_abbrev=False)
-    train.add_argument("--json", action="store_true", help="one JSON object per step, then one about the whole run")
+    train = commands.add_parser("train", help=_("train one net and measure every layer at every step"), allow_abbrev=False)
+    train.add_argument("--json", action="store_true", help=_("one JSON object per step, then one about the whole run"))
     for name, field in FIELDS.items():
         spec = field.spec
         common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
         if spec.kind is bool:
-            train.add_argument(option(name), action="store_true", help=f"{spec.label}. {spec.help}", **common)
+            train.add_argument(option(name), action="store_true", help=f"{_(spec.label)}. {_(spec.help)}", **common)
         else:
             default = "default" if field.default is None else field.default
-            text = f"{spec.label}. {spec.help} {spec.range_text.capitalize()}; here {default}."
+            text = _("{label}. {help} {range}; here {default}.").format(
+                label=_(spec.label), help=_(spec.help), range=spec.range_text.capitalize(), default=default
+            )
             metavar = "|".join(spec.choices) if spec.choices else _METAVAR[spec.kind]
             train.add_argument(option(name), metavar=metavar, help=text.replace("%", "%%"), **common)
     train.set_defaults(command=_train, prog=train.prog)
-    reproduce = commands.add_parser("reproduce", help="put every claim of the article to the test", allow_abbrev=False)
-    reproduce.add_argument("--quick", action="store_true", help="one seed, at most 15 minutes; a rerun goes on where it was")
-    reproduce.add_argument("--seeds", type=int, metavar="N", help="seeds near each border of trainability; 3, quick 1")
-    reproduce.add_argument("--minutes", type=float, metavar="X", help="begin no run that is expected to end later than that")
-    reproduce.add_argument("--out", default="docs", metavar="FOLDER", help="gets reproduction.md and its pictures; here docs")
-    reproduce.add_argument("--dataset", choices=list(DATASETS), default="mnist", help="here mnist")
-    reproduce.add_argument("--article", action="store_true", help="the runs of the article's length (10 epochs) too: hours")
-    reproduce.add_argument("--at-once", type=int, metavar="N", help="trainings at the same time; one per core")
-    reproduce.add_argument("--kept", metavar="FILE", help="where the long runs are kept; here those that come with gradviz")
+    reproduce = commands.add_parser("reproduce", help=_("put every claim of the article to the test"), allow_abbrev=False)
+    reproduce.add_argument("--quick", action="store_true", help=_("one seed, at most 15 minutes; a rerun goes on where it was"))
+    reproduce.add_argument("--seeds", type=int, metavar="N", help=_("seeds near each border of trainability; 3, quick 1"))
+    reproduce.add_argument("--minutes", type=float, metavar="X", help=_("begin no run that is expected to end later than that"))
+    reproduce.add_argument("--out", default="docs", metavar="FOLDER", help=_("gets reproduction.md and its pictures; here docs"))
+    reproduce.add_argument("--dataset", choices=list(DATASETS), default="mnist", help=_("here mnist"))
+    reproduce.add_argument("--article", action="store_true", help=_("the runs of the article's length (10 epochs) too: hours"))
+    reproduce.add_argument("--at-once", type=int, metavar="N", help=_("trainings at the same time; one per core"))
+    reproduce.add_argument("--kept", metavar="FILE", help=_("where the long runs are kept; here those that come with gradviz"))
     reproduce.set_defaults(command=_reproduce, prog=reproduce.prog)
     return parser
 
@@ -90,8 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(end="", flush=True)
         except OSError:
             _drop_output()
-        what = " ".join(str(error).split())
-        return _complain(f"{prog}: an error of its own ({type(error).__name__}: {what}); with GRADVIZ_DEBUG=1 it says where.", 1)
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        said = _("{command}: an error of its own ({what}); with GRADVIZ_DEBUG=1 it says where.")
+        return _complain(said.format(command=prog, what=what), 1)
 
 
 def _drop_output() -> None:
@@ -137,7 +141,7 @@ def _train(given: dict[str, Any]) -> int:
         try:
             trainer = Trainer(config, data, device, interrupt=lambda: bool(received))
         except Interrupted:
-            return _complain("Stopped before the first step.", 128 + received[0])
+            return _complain(_("Stopped before the first step."), 128 + received[0])
         run.arithmetic = trainer.arithmetic
         report = _JsonLines(run) if as_json else _Text(run)
         try:
@@ -222,7 +226,8 @@ class _Text:
         self._on_terminal = sys.stdout is not None and sys.stdout.isatty()
         self._shown = 0.0
         config = run.recipe
-        print(f"{config.title} · {config.layers} layers · {config.steps} steps · {run.device}", flush=True)
+        about = _("{title} · {layers} layers · {steps} steps · {device}")
+        print(about.format(title=config.title, layers=config.layers, steps=config.steps, device=run.device), flush=True)
 
     def step(self, record: StepRecord) -> None:
         steps = self._run.recipe.steps
@@ -233,11 +238,12 @@ class _Text:
             due = record.step % max(1, steps // 20) == 0
         if due or last:
             self._shown = time.monotonic()
-            first, final = record.layers[0, [0, -1]]
-            line = (
-                f"step {record.step:>{len(str(steps))}} of {steps}  loss {record.loss:.5g}  accuracy {record.accuracy:4.0%}  "
-                f"weight gradient: conv1 {first:.1e}, fc3 {final:.1e}  {1e3 * record.seconds / (record.step + 1):.1f} ms a step"
-            )
+            names, (first, last) = self._run.recipe.layout.names, record.layers[0, [0, -1]]
+            line = _("step {step:>{width}} of {steps}  loss {loss:.5g}  accuracy {accuracy:4.0%}  weight gradient: "
+                     "{front} {first:.1e}, {back} {last:.1e}  {each:.1f} ms a step").format(
+                step=record.step, width=len(str(steps)), steps=steps, loss=record.loss, accuracy=record.accuracy,
+                front=names[0], first=first, back=names[-1], last=last, each=1e3 * record.seconds / (record.step + 1),
+            )  # fmt: skip
             print(f"\r{line}\x1b[K" if self._on_terminal else line, end="" if self._on_terminal else "\n", flush=True)
 
     def end(self, outcome: Outcome, verdict: str | None) -> None:
@@ -245,14 +251,19 @@ class _Text:
         print("\n" if self._on_terminal else "")
         if history.steps:
             # With a stride above 1 a column holds the largest of its steps.
-            titles = [f"{layer}, {when}" for when in ("start", "end") for layer in (names[0], names[-1])]
+            titles = [f"{layer}, {when}" for when in (_("start"), _("end")) for layer in (names[0], names[-1])]
             print(f"{'':18}" + "".join(f"{title:>14}" for title in titles))
             for row, name in enumerate(QUANTITIES):
                 ends = [*history.columns[0, row, [0, -1]], *history.columns[-1, row, [0, -1]]]
                 print(f"{name:18}" + "".join(f"{value:>14.3g}" for value in ends))
-        accuracy = "" if outcome.test_accuracy is None else f", test accuracy {outcome.test_accuracy:.1%}"
-        gradients = f", gradients: {verdict}" if verdict else ""
-        print(f"{outcome.status} after {history.steps} steps and {outcome.seconds:.1f} s{accuracy}{gradients}. {outcome.message}")
+        said = [_("{status} after {steps} steps and {seconds:.1f} s").format(
+            status=_(outcome.status), steps=history.steps, seconds=outcome.seconds
+        )]  # fmt: skip
+        if outcome.test_accuracy is not None:
+            said.append(_("test accuracy {accuracy:.1%}").format(accuracy=outcome.test_accuracy))
+        if verdict:
+            said.append(_("gradients: {verdict}").format(verdict=_(verdict)))
+        print(f"{', '.join(said)}. {outcome.message}")
 
 
 if __name__ == "__main__":

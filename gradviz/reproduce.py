@@ -25,6 +25,7 @@ from gradviz.lenet.lessons.lesson import BATCH, DEEP_STEPS, STEPS
 from gradviz.lenet.long_runs import KEPT, Keep, KeepError, train_all
 from gradviz.lenet.naming import remedy_name
 from gradviz.lenet.outcome import FAILED, TRAINED, UNFINISHED, result, trained_already
+from gradviz.messages import N_
 from gradviz.record import arithmetic
 from gradviz.record.history import History, max_columns
 from gradviz.record.run import Run, Status
@@ -36,10 +37,11 @@ from gradviz.store.store import RunStore, StoreError
 from gradviz.train.device import device_text, here, limit_threads, resolve_device
 from gradviz.train.trainer import Trainer
 from gradviz.train.training import Interrupted, Train, Training
+from gradviz.words import gettext as _
 
 EARLY = "Stopped as soon as it counted as trained."
 QUICK_MINUTES = 15
-_OTHERS = "{n} kept runs were computed with other arithmetic, or with one not noted: their outcomes count, not their digits."
+_OTHERS = N_("{n} kept runs were computed with other arithmetic, or with one not noted: their outcomes count, not their digits.")
 _COST = 1e-4  # seconds per image and block on one processor core (docs/performance.md)
 
 _PLAIN = RunConfig(batch_size=BATCH, steps=STEPS)
@@ -118,10 +120,10 @@ class Bench:
         self._store.save(run)
         self.used[run.id] = run
         found = result(run)
-        self._say(
-            f"{config.title} · seed {config.seed}: {found.outcome} after {found.steps} of {config.steps} steps, "
-            f"loss {found.loss:.3g}, {found.seconds:.0f} s"
-        )
+        self._say(_("{net} · seed {seed}: {outcome} after {done} of {steps} steps, loss {loss:.3g}, {seconds:.0f} s").format(
+            net=config.title, seed=config.seed, outcome=_(found.outcome), done=found.steps, steps=config.steps,
+            loss=found.loss, seconds=found.seconds,
+        ))  # fmt: skip
         return run
 
     def find_border(self, base: RunConfig, depths: Sequence[int], seeds: Sequence[int]) -> Iterable[Run[RunConfig]]:
@@ -186,9 +188,9 @@ def reproduce(
             for stage in (_lessons, _borders, _optimisers, _thousand_blocks):
                 stage(bench, report, ahead)
                 path = _write(report, out)
-                _say(f"{path} is up to date")
+                _say(_("{path} is up to date").format(path=path))
         if bench.others:
-            _say(_OTHERS.format(n=f"{len(bench.others)} of {len(bench.used)}"))
+            _say(_(_OTHERS).format(n=f"{len(bench.others)} of {len(bench.used)}"))
     finally:
         store.close()
     return path
@@ -219,7 +221,7 @@ def _long_runs(keep: Keep, train: Train[RunConfig], at_once: int, until: float) 
     made_with = here(resolve_device("auto"), 1)
     others = sum(run.arithmetic != made_with for run in keep)
     if others:
-        _say(_OTHERS.format(n=f"{others} of {len(keep)}"))
+        _say(_(_OTHERS).format(n=f"{others} of {len(keep)}"))
     before = -1
     while before < len(keep):
         before = len(keep)

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from gradviz.lenet.config import DATASETS, FIELDS, ConfigError, RunConfig, option
+from gradviz.lenet.config import DATASETS, FIELDS, RunConfig, option
+from gradviz.lenet.fields import ConfigError
 from gradviz.record.history import History, StepRecord, max_columns
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Outcome, Run, Status

@@ -8,7 +8,8 @@ from typing import Any
 import streamlit as st
 
 from gradviz.lenet.activations import ACTIVATIONS
-from gradviz.lenet.config import FIELDS, PRESETS, ConfigError, RunConfig, unescaped
+from gradviz.lenet.config import FIELDS, PRESETS, RunConfig, unescaped
+from gradviz.lenet.fields import ConfigError
 from gradviz.words import as_text
 from gradviz.words import gettext as _
 

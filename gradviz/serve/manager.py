@@ -77,24 +77,23 @@ class RunManager:
     def __init__(
         self,
         store: RunStore,
-        shelf: Shelf,
+        train: Train[RunConfig],
         workers: int = 1,
         threads: int = 1,
-        train: Train[RunConfig] | None = None,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         slice: float = 2.0,
         hold: float = 2 * 3600.0,
         memory_left: Callable[[], float | None] = machine.memory_left,
         clock: Callable[[], float] = time.monotonic,
     ):
-        """`threads`: processor threads of each training. `train`: what makes a training, `trainer_on(shelf)` by default.
+        """`train`: what makes a training: `trainer_on(shelf)`, a Nursery, any other. `threads`: processor threads of each.
 
         `slice`: seconds after which a run gives its worker to another that waits. `hold`: seconds for which a paused training
-        keeps its memory, if nobody needs it before. `memory_left`: bytes, or None if
-        that cannot be known. `clock`: seconds, for slices and looks.
+        keeps its memory, if nobody needs it before. `memory_left`: bytes, or None if that cannot be known. `clock`: seconds,
+        for slices and looks.
         """
         self._store, self._threads, self._limits, self._memory_left = store, threads, limits, memory_left
-        self._train = train or trainer_on(shelf)
+        self._train = train
         self._troubles, self._refused = Troubles(), Counter[str]()
         self._jobs = Jobs(limits.queue, slice, clock)
         self._lock, self._queue = self._jobs.lock, self._jobs.queue

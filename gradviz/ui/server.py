@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gradviz.lenet.data import Shelf
 from gradviz.serve.classroom import Classroom
 from gradviz.serve.desk import Desk
-from gradviz.serve.manager import RunManager
+from gradviz.serve.manager import RunManager, trainer_on
 from gradviz.serve.people import People
 from gradviz.serve.processes import Nursery
 from gradviz.serve.sweeps import SweepRunner
@@ -58,7 +58,7 @@ def _build() -> Server:
     shelf = Shelf(settings.data, settings.download)
     store = RunStore(settings.store)
     nursery = Nursery(shelf, settings.threads) if settings.train_in == "process" else None
-    manager = RunManager(store, shelf, settings.workers, settings.threads, nursery, settings.limits)
+    manager = RunManager(store, nursery or trainer_on(shelf), settings.workers, settings.threads, settings.limits)
     # One worker stays free of sweeps, for whoever presses Start.
     sweeps = SweepRunner(manager, settings.store / "sweeps", at_once=max(1, settings.workers - 1))
     classroom = Classroom(settings.store / "classroom.json", settings.pin)

@@ -10,7 +10,6 @@ import pytest
 from puppets import Stage, seeded
 from timing import until
 
-from gradviz.lenet.data import Shelf
 from gradviz.record.run import Run
 from gradviz.serve.admission import Refused
 from gradviz.serve.manager import RunManager
@@ -29,8 +28,7 @@ def started(tmp_path: Path) -> Iterator[Callable[[], RunManager]]:
         stop()
         store, stage = RunStore(tmp_path / "runs"), Stage()
         stage.free = True
-        shelf = Shelf(tmp_path / "data", download=False)
-        manager = RunManager(store, shelf, train=stage, slice=1e9, limits=Limits(runs=3))
+        manager = RunManager(store, stage, slice=1e9, limits=Limits(runs=3))
         open_ones.append((manager, store))
         return manager
 

@@ -18,7 +18,6 @@ from running import Server
 from timing import Clock, until
 from viewing import in_shell
 
-from gradviz.lenet.data import Shelf
 from gradviz.lenet.sweep import Sweep
 from gradviz.record.run import Status
 from gradviz.serve.admission import Refused
@@ -45,7 +44,7 @@ def stage() -> Stage:
 
 @pytest.fixture
 def manager(store: RunStore, stage: Stage, tmp_path: Path) -> Iterator[RunManager]:
-    manager = RunManager(store, Shelf(tmp_path / "data", download=False), workers=2, train=stage, slice=1e9)
+    manager = RunManager(store, stage, workers=2, slice=1e9)
     yield manager
     manager.close()
 
@@ -224,7 +223,7 @@ def test_a_server_that_ends_while_the_folder_is_gone_makes_it_for_its_records(
 def test_runs_that_cannot_be_written_are_bounded_and_a_start_is_then_refused(
     store: RunStore, stage: Stage, tmp_path: Path
 ) -> None:
-    manager = RunManager(store, Shelf(tmp_path / "data", download=False), train=stage, limits=Limits(unsaved_bytes=1))
+    manager = RunManager(store, stage, limits=Limits(unsaved_bytes=1))
     folder_removed(store)
     until(lambda: manager.warning)
     stage.free = True
@@ -340,6 +339,7 @@ def test_with_a_bad_row_every_page_opens_names_it_and_the_server_is_ready(page_s
     store._db.execute("UPDATE runs SET status = 'melted' WHERE id = ?", (bad[0].id,))
     store._db.execute("UPDATE columns SET data = x'00' WHERE run = ?", (bad[1].id,))
     store._db.execute("UPDATE runs SET config = NULL WHERE id = ?", (bad[2].id,))
+    page_server.manager.list()  # is read by every page; the next one says what could not be
     for page in ("lab", "anatomy", "compare", "sweep", "classroom", "lessons"):
         shell = in_shell(page)
         assert any(bad[0].id in element.value and "melted" in element.value for element in shell.warning), page

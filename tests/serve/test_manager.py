@@ -28,7 +28,7 @@ from gradviz.record.history import History, StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Outcome, Run, Status
 from gradviz.serve.admission import Refused, memory_needed
-from gradviz.serve.manager import RunManager
+from gradviz.serve.manager import RunManager, trainer_on
 from gradviz.settings import Limits
 from gradviz.store.store import RunStore
 from gradviz.train.device import device_text
@@ -59,7 +59,7 @@ def managed(store: RunStore, shelf: Shelf) -> Iterator[Callable[..., RunManager]
 
     def make(**options: object) -> RunManager:
         # On a busy machine a test's hand may take longer than a slice; the tests of slices bring a clock of their own.
-        managers.append(RunManager(store, shelf, **{"slice": math.inf, **options}))
+        managers.append(RunManager(store, **{"train": trainer_on(shelf), "slice": math.inf, **options}))
         return managers[-1]
 
     yield make
@@ -82,7 +82,7 @@ def test_while_the_store_is_asked_for_a_run_that_starts_everybody_else_is_answer
             return super().size(id)
 
     store = Asked(tmp_path / "asked")
-    manager = RunManager(store, shelf, train=stage)
+    manager = RunManager(store, stage)
     try:
         run = manager.start(seeded(1), client="ann")
         manager.stop(run.id)
@@ -225,14 +225,14 @@ def test_an_unknown_or_rubbish_id_does_nothing(managed: Callable, stage: Stage) 
 
 
 def test_a_run_is_at_hand_while_it_is_live_or_was_looked_at_and_not_from_the_store_alone(store: RunStore, shelf: Shelf) -> None:
-    manager = RunManager(store, shelf)
+    manager = RunManager(store, trainer_on(shelf))
     run = manager.start(SMALL)
     assert manager.at_hand(run.id) is run
     assert manager.wait(run.id, 60)
     until(lambda: not manager.unsaved())
     assert manager.at_hand(run.id) is run
     manager.close()
-    later = RunManager(store, shelf)
+    later = RunManager(store, trainer_on(shelf))
     assert later.at_hand(run.id) is None
     assert later.get(run.id) is not None and later.at_hand(run.id) is later.get(run.id)
     later.close()
@@ -891,7 +891,7 @@ def slow(tmp_path: Path) -> Iterator[SlowStore]:
 
 
 def test_a_run_that_many_ask_for_is_read_once_and_few_runs_are_read_at_once(slow: SlowStore, shelf: Shelf) -> None:
-    manager = RunManager(slow, shelf)
+    manager = RunManager(slow, trainer_on(shelf))
     ids = [seeded(seed).id for seed in range(10)]
     with ThreadPoolExecutor(60) as people:
         asked = [people.submit(manager.get, id) for id in ids * 6]
@@ -907,7 +907,7 @@ def test_a_run_that_many_ask_for_is_read_once_and_few_runs_are_read_at_once(slow
 def test_a_run_is_not_read_while_too_little_memory_is_left(slow: SlowStore, shelf: Shelf) -> None:
     slow.allowed.set()
     left = 1e6
-    manager = RunManager(slow, shelf, memory_left=lambda: left)
+    manager = RunManager(slow, trainer_on(shelf), memory_left=lambda: left)
     with pytest.raises(Refused, match="too little memory left for this now: 1 MB, ") as refusal:
         manager.get(SMALL.id)
     assert refusal.value.reason == "memory" and manager.get("0123456789ab") is None
@@ -1012,7 +1012,7 @@ def test_what_waited_for_its_next_slice_when_the_server_was_killed_is_trained_ag
     again = as_killed(store)
     assert {line.id: line.status for line in again.list()} == {waits.id: Status.QUEUED, trains.id: Status.INTERRUPTED}
     stage.puppets.clear()
-    manager = RunManager(again, shelf, train=stage, slice=10, clock=clock)
+    manager = RunManager(again, stage, slice=10, clock=clock)
     run = manager.get(waits.id)
     assert run.clients == ("person",) and steps(run) == 0
     do(manager, stage, run, 2)
@@ -1036,14 +1036,14 @@ def test_what_waited_is_trained_again_to_its_end_also_if_the_server_ends_twice(
     do(first, stage, waits)
     until(lambda: (found := store.load(waits.id)) and found.status == Status.QUEUED)
     again = as_killed(store)
-    idle = RunManager(again, shelf, workers=0)  # ends before a worker has it
+    idle = RunManager(again, stage, workers=0)  # ends before a worker has it
     assert idle.get(waits.id).status == Status.QUEUED
     idle.close()
     again.close()
     again = RunStore(again.folder)
     assert again.load(waits.id).status == Status.QUEUED and steps(again.load(waits.id)) == 4
     stage.free = True
-    manager = RunManager(again, shelf, train=stage)
+    manager = RunManager(again, stage)
     assert manager.wait(waits.id, 60)
     until(lambda: again.load(waits.id).status == Status.FINISHED)
     assert steps(again.load(waits.id)) == waits.recipe.steps and steps(again.load(trains.id)) <= 1
@@ -1073,7 +1073,7 @@ class Training:
             sys.stdout.write(f"{self.config.seed} {step} {time.monotonic()}\n")
             sys.stdout.flush()
 
-manager = RunManager(RunStore(Path(sys.argv[1])), None, workers=2, train=Training, slice=1e9)
+manager = RunManager(RunStore(Path(sys.argv[1])), Training, workers=2, slice=1e9)
 for seed in (1, 2, 4, 3):  # two that train, two that wait
     manager.start(RunConfig(blocks=12, dataset="digits", steps=100_000, seed=seed), client=f"person {seed}")
 manager.wait(manager.list()[0].id)
@@ -1096,7 +1096,7 @@ def test_a_kill_costs_at_most_the_last_second_and_what_waited_goes_on(tmp_path: 
     lines += [line.split() for line in child.stdout.read().splitlines()]
     child.wait()
     store = RunStore(tmp_path)
-    manager = RunManager(store, shelf, train=stage)
+    manager = RunManager(store, stage)
     assert store.notice == "" and len(manager.list()) == 4
     assert stage[4] and stage.made == [4]
     waiting = [manager.get(summary.id) for summary in manager.list() if summary.status.live]

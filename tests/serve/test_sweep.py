@@ -210,7 +210,7 @@ class Room:
 
     def open(self, kind=RunManager):
         self.store = RunStore(self.folder)
-        self.manager = kind(self.store, None, workers=self.workers, train=self.counted, limits=self.limits)
+        self.manager = kind(self.store, self.counted, workers=self.workers, limits=self.limits)
         self.sweeps = SweepRunner(self.manager, self.folder / "sweeps", at_once=2, tick=0.01)
 
     def close(self):
@@ -252,7 +252,9 @@ def test_a_run_that_the_server_refuses_is_said_and_does_not_hold_up_the_others(r
     until(lambda: not room.sweeps.active(FORTY.id))
     assert len(room.sweeps.results(FORTY)) == 36 and max(config.blocks for config in room.sweeps.results(FORTY)) == 17
     assert "at most 17 blocks" in room.sweeps.warning
-    room.manager._limits = Limits()
+    room.close()
+    room.limits = Limits()
+    room.open()
     room.sweeps.start(FORTY)
     until(lambda: len(room.sweeps.results(FORTY)) == 40)
     until(lambda: not room.sweeps.warning)

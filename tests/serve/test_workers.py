@@ -72,7 +72,7 @@ def nursery(shelf: Shelf) -> Iterator[Nursery]:
 @pytest.fixture
 def managed(nursery: Nursery, shelf: Shelf, tmp_path: Path) -> Iterator[RunManager]:
     store = RunStore(tmp_path / "runs")
-    manager = RunManager(store, shelf, workers=2, train=nursery)
+    manager = RunManager(store, nursery, workers=2)
     yield manager
     manager.close()
     store.close()
@@ -287,13 +287,17 @@ from gradviz.serve.manager import RunManager
 from gradviz.store.store import RunStore
 from gradviz.serve.processes import Nursery
 shelf = Shelf(Path(sys.argv[1]), download=False)
-nursery = Nursery(shelf)
-manager = RunManager(RunStore(Path(sys.argv[1]) / "runs"), shelf, workers=1, slice=0.2, train=nursery)
+nursery, pids = Nursery(shelf), []
+def train(config, interrupt):
+    training = nursery(config, interrupt)
+    pids.append(training.pid)
+    return training
+manager = RunManager(RunStore(Path(sys.argv[1]) / "runs"), train, workers=1, slice=0.2)
 configs = [RunConfig(blocks=blocks, dataset="digits", steps=100_000, batch_size=16, device="cpu") for blocks in (1, 2)]
 runs = [manager.start(config, client=str(config.blocks)) for config in configs]
 while not all(run.history.steps > 1 for run in runs):
     time.sleep(0.01)
-print(nursery.pid, *(manager._jobs[run.id].training.pid for run in runs), flush=True)
+print(nursery.pid, *pids, flush=True)
 sys.stdin.read()
 """
 
@@ -323,11 +327,18 @@ def test_a_run_through_the_manager_is_the_run_of_a_thread(managed: RunManager, s
 
 def test_a_child_that_is_stopped_is_ended_and_the_run_says_for_how_long_it_was_silent(shelf: Shelf, tmp_path: Path) -> None:
     nursery, store = Nursery(shelf, patience=2.0), RunStore(tmp_path / "runs")
-    manager = RunManager(store, shelf, workers=1, train=nursery)
+    pids: list[int] = []
+
+    def train(config: RunConfig, interrupt: Callable[[], bool]) -> RemoteTraining:
+        training = nursery(config, interrupt)
+        pids.append(training.pid)
+        return training
+
+    manager = RunManager(store, train, workers=1)
     try:
         run = manager.start(replace(SMALL, steps=100_000), client="ann")
         until(lambda: run.history.steps > 2)
-        pid = manager._jobs[run.id].training.pid
+        (pid,) = pids
         os.kill(pid, signal.SIGSTOP)
         assert manager.wait(run.id, 60)
         assert run.status == Status.FAILED and run.history.steps > 2
@@ -431,7 +442,7 @@ def test_what_was_used_up_is_named_by_what_was_measured(tmp_path: Path, shelf: S
         return said_by_a_child(pack_error(error))
 
     store = RunStore(tmp_path / "runs")
-    manager = RunManager(store, shelf, train=refuse)
+    manager = RunManager(store, refuse)
     run = manager.start(SMALL)
     assert manager.wait(run.id, 60) and re.search(sentence, run.message), run.message
     manager.close()

@@ -13,7 +13,6 @@ from puppets import Stage, seeded, steps
 from recorded import assert_same, ended_run
 from timing import until
 
-from gradviz.lenet.data import Shelf
 from gradviz.record.run import Run, Status
 from gradviz.serve.manager import RunManager
 from gradviz.settings import Limits
@@ -127,7 +126,7 @@ def test_a_manager_on_a_full_disk_says_so_and_writes_what_it_recorded_once_there
     kept = big(1)
     store.save(kept)
     limits = Limits(free_disk=0)  # else the start is refused
-    manager = RunManager(store, Shelf(tmp_path / "data", download=False), train=stage, slice=1e9, limits=limits)
+    manager = RunManager(store, stage, slice=1e9, limits=limits)
     run = manager.start(seeded(1, blocks=60, steps=50))
     until(lambda: 1 in stage.puppets and store.load(run.id))
     others = fill(disk)

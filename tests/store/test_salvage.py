@@ -14,7 +14,6 @@ from puppets import Stage, seeded, steps
 from recorded import assert_same, ended_run, extend, new_run
 from timing import until
 
-from gradviz.lenet.data import Shelf
 from gradviz.record.run import Run, Status
 from gradviz.record.sample import PackedSample
 from gradviz.serve.manager import RunManager
@@ -229,7 +228,7 @@ def emptied(path: Path) -> None:
 @pytest.mark.parametrize("how", [overwritten, emptied], ids=lambda how: how.__name__)
 def test_damage_under_a_running_server_is_met_said_and_mended(tmp_path: Path, how: Callable[[Path], None]) -> None:
     store, stage = RunStore(tmp_path / "runs"), Stage()
-    manager = RunManager(store, Shelf(tmp_path / "data", download=False), train=stage, slice=1e9)
+    manager = RunManager(store, stage, slice=1e9)
     run = manager.start(seeded(1))
     stage[1].allow(2)
     until(lambda: store.load(run.id) and steps(store.load(run.id)) == 2)

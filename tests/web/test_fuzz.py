@@ -22,7 +22,7 @@ from gradviz.record.history import History, StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
 from gradviz.serve.classroom import Classroom
-from gradviz.serve.manager import RunManager
+from gradviz.serve.manager import RunManager, trainer_on
 from gradviz.serve.previews import Preview
 from gradviz.store.store import RunStore
 from gradviz.web.cards import Board, classroom_routes
@@ -88,7 +88,7 @@ def served(tmp_path) -> Iterator[tuple[Starlette, RunStore, list[str]]]:
     kinds = ((0, 0, Status.STOPPED), (3, 150, Status.FINISHED), (200, 5, Status.DIVERGED))
     runs = [a_run(RunConfig(blocks=blocks, steps=200), steps, status) for blocks, steps, status in kinds]
     store.save(*runs)
-    manager = RunManager(store, Shelf(tmp_path / "none", download=False))
+    manager = RunManager(store, trainer_on(Shelf(tmp_path / "none", download=False)))
     preview = Preview(replace(runs[1].recipe, steps=200))
     preview.record = StepRecord(0, 2.3, 0.1, np.zeros((len(QUANTITIES), runs[1].recipe.layers), np.float32), 0.1, None)
     preview.ready.set()

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import replay
 from benchmarks.common import ROOT, chromium, load_data, middle, running_app, table
-from gradviz.lenet.config import RunConfig
+from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.diagnosis import diagnose
 from gradviz.record.history import History, max_columns
 from gradviz.record.quantities import QUANTITIES
@@ -166,7 +166,7 @@ def compare_waits(server, browser, again: int) -> tuple[list[float], list[float]
     """Seconds until the Compare page has drawn eight runs: from a link, and after a look at the Lab by a click."""
     runs = [made_up(40, 300, Status.FINISHED, seed) for seed in range(8)]
     server.kill()
-    store = RunStore(server.store)
+    store = RunStore(server.store, READERS)
     store.save(*runs)
     store.close()
     server.start()
@@ -219,7 +219,7 @@ def stores(quick: bool) -> str:
     for blocks in BLOCKS:
         run, random = made_up(blocks, 10), np.random.default_rng(1)
         with TemporaryDirectory() as folder:
-            store = RunStore(Path(folder))
+            store = RunStore(Path(folder), READERS)
             taken, steps = [], 40 if quick else 200
             for begun in range(10, 10 + steps, 5):
                 for step in range(begun, begun + 5):

@@ -17,7 +17,7 @@ from typing import Any
 from gradviz import machine
 from gradviz.charts.draft import save
 from gradviz.lenet import article_length
-from gradviz.lenet.config import RunConfig
+from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.data import Dataset, Shelf
 from gradviz.lenet.idx import DataError
 from gradviz.lenet.lessons.catalogue import LESSONS
@@ -25,7 +25,7 @@ from gradviz.lenet.lessons.lesson import BATCH, DEEP_STEPS, STEPS
 from gradviz.lenet.long_runs import KEPT, Keep, KeepError, train_all
 from gradviz.lenet.naming import remedy_name
 from gradviz.lenet.outcome import FAILED, TRAINED, UNFINISHED, result, trained_already
-from gradviz.messages import N_
+from gradviz.messages import N_, say
 from gradviz.record import arithmetic
 from gradviz.record.history import History, max_columns
 from gradviz.record.run import Run, Status
@@ -39,7 +39,7 @@ from gradviz.train.trainer import Trainer
 from gradviz.train.training import Interrupted, Train, Training
 from gradviz.words import gettext as _
 
-EARLY = "Stopped as soon as it counted as trained."
+EARLY = say("stopped-early")
 QUICK_MINUTES = 15
 _OTHERS = N_("{n} kept runs were computed with other arithmetic, or with one not noted: their outcomes count, not their digits.")
 _COST = 1e-4  # seconds per image and block on one processor core (docs/performance.md)
@@ -177,7 +177,7 @@ def reproduce(
         _say(replaced)
     data = shelf.load(name)
     places = range(seeds if seeds else 1 if quick else 3)
-    store = RunStore(settings.store / "reproduction")
+    store = RunStore(settings.store / "reproduction", READERS)
     try:
         left = None if minutes is None else 60 * minutes - (time.monotonic() - begun)
         bench = Bench(data, store, _say, seconds=left)

@@ -11,7 +11,7 @@ import torch
 from recorded import long_run
 
 from gradviz.lenet import article_length
-from gradviz.lenet.config import RunConfig
+from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.data import Shelf
 from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.lenet.lessons.lesson import NOT, OPEN, PARTLY, REPRODUCED, Finding, Part
@@ -31,7 +31,7 @@ NET = RunConfig(activation="relu", blocks=0, batch_size=16, steps=200, dataset="
 
 @pytest.fixture
 def store(tmp_path):
-    store = RunStore(tmp_path / "runs")
+    store = RunStore(tmp_path / "runs", READERS)
     yield store
     store.close()
 

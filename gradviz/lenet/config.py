@@ -343,3 +343,5 @@ PRESETS: dict[str, Preset] = {
         dict(activation="sigmoid", treatment="feedback", threshold=1e-3),
     ),
 }
+
+READERS = {"": RunConfig.from_dict}  # what RunStore reads recipes with: a kept config names no kind

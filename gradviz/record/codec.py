@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gradviz.messages import NOTHING, Message
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Outcome, Status
@@ -52,10 +53,13 @@ def record_of(header: Mapping[str, Any], body: memoryview, layers: int) -> StepR
 
 
 def pack_outcome(outcome: Outcome) -> bytes:
-    return pack(dataclasses.asdict(outcome))
+    header = dataclasses.asdict(dataclasses.replace(outcome, message=NOTHING))
+    message = outcome.message
+    return pack(header | {"message": message.to_json() if isinstance(message, Message) else message})
 
 
 def outcome_of(header: Mapping[str, Any]) -> Outcome:
     """What `pack_outcome` packed. Raises KeyError, TypeError or ValueError if it is none."""
     deletion = header["deletion"] and BlockDeletion.from_dict(header["deletion"])
-    return Outcome(**{**header, "status": Status(header["status"]), "deletion": deletion})
+    message = Message.from_json(header["message"])
+    return Outcome(**{**header, "status": Status(header["status"]), "message": message, "deletion": deletion})

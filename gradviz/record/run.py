@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic
 
+from gradviz.messages import NOTHING, Message
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import History
 from gradviz.record.recipe import R
@@ -35,7 +36,7 @@ class Outcome:
     status: Status
     test_accuracy: float | None = None  # on the whole test set
     seconds: float = 0.0
-    message: str = ""  # one sentence, empty when there is nothing to say
+    message: Message = NOTHING
     deletion: BlockDeletion | None = None  # of a finished net with shortcut
 
 
@@ -47,7 +48,7 @@ class Run(Generic[R]):
     history: History
     status: Status = Status.QUEUED
     device: str = ""  # what the run got, in words
-    message: str = ""  # one sentence about how it ended, or why it waits
+    message: Message = NOTHING  # how it ended, or why it waits
     nonfinite_layer: str | None = None
     test_accuracy: float | None = None  # on the whole test set, once finished
     created: float = field(default_factory=time.time)  # Unix time
@@ -78,7 +79,7 @@ class Summary(Generic[R]):
     seconds: float  # of training
     test_accuracy: float | None
     device: str
-    message: str
+    message: Message
 
     @classmethod
     def of(cls, run: Run[R]) -> Summary[R]:

@@ -53,7 +53,7 @@ def _row(run: Run, names: Iterable[str]) -> dict[str, object]:
         "last_loss": float(history.loss[-1]) if history.steps else math.nan,
         "test_accuracy": math.nan if run.test_accuracy is None else run.test_accuracy,
         "created": datetime.fromtimestamp(run.created, UTC).isoformat(timespec="seconds"),
-        "message": run.message,
+        "message": str(run.message),
         "computed_with": run.arithmetic.code if run.arithmetic else "unknown",
         **run.recipe.to_dict(),
     }

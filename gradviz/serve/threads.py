@@ -23,5 +23,5 @@ def log_event(event: str, run: Run, **more: object) -> None:
     """One line of key=value for each event of a run."""
     pairs = {"event": str(event), "run": run.id, **more}
     if run.message:
-        pairs["message"] = run.message
+        pairs["message"] = str(run.message)
     log.info(" ".join(f"{key}={json.dumps(value) if ' ' in str(value) else value}" for key, value in pairs.items()))

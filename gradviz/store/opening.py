@@ -13,63 +13,63 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradviz.messages import NOTHING, Message, Told, say, text
+from gradviz.record.recipe import Recipe
 from gradviz.record.run import Status
 from gradviz.store import reserve
-from gradviz.store.rows import Sound, is_whole
+from gradviz.store.rows import Recipes, Sound, Unsound, is_whole, message_text
 from gradviz.store.salvage import salvaged
 from gradviz.store.schema import PARTS, VERSION, bring_up_to_date, is_complete, is_ours
 from gradviz.store.writeahead import mend
-from gradviz.words import gettext as _
 
 log = logging.getLogger("gradviz")
 
-INTERRUPTED = "The server ended while this run was live; its records up to then are kept."
+INTERRUPTED = say("interrupted")
 
-REASONS = {
-    "SQLITE_BUSY": "another program holds it locked",
-    "SQLITE_READONLY": "it may not be written",
-    "SQLITE_PERM": "it may not be written",
-    "SQLITE_FULL": "the disk is full",
-    "SQLITE_CANTOPEN": "it cannot be opened or made",
-    "SQLITE_IOERR": "reading or writing the disk failed",
-    "SQLITE_CORRUPT": "it is damaged",
-    "SQLITE_NOTADB": "it is not a database",
+_REASONS = {
+    "SQLITE_BUSY": "sqlite-busy",
+    "SQLITE_READONLY": "sqlite-readonly",
+    "SQLITE_PERM": "sqlite-readonly",
+    "SQLITE_FULL": "sqlite-full",
+    "SQLITE_CANTOPEN": "sqlite-cantopen",
+    "SQLITE_IOERR": "sqlite-ioerr",
+    "SQLITE_CORRUPT": "sqlite-corrupt",
+    "SQLITE_NOTADB": "sqlite-notadb",
 }
 _PART, _NEW = "runs-new.part", "runs-new.sqlite"  # a new file while it is being written, and once it is whole
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
-class StoreError(RuntimeError):
-    """The store cannot be used; the message is one sentence that says why."""
+class StoreError(Told):
+    """The store cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
 class Opened:
     db: sqlite3.Connection
-    told: str = ""  # what became of the file, in a sentence
-    reading_only: str = ""  # why nothing can be written, in a sentence
+    told: Message = NOTHING  # what became of the file
+    reading_only: Message = NOTHING  # why nothing can be written
 
 
-def opened(path: Path) -> Opened:
+def opened(path: Path, recipes: Recipes[Recipe]) -> Opened:
     """The file, a new one, or what could be salvaged. For reading only, if the disk is full or may not be written."""
     try:
-        return _opened(path)
+        return _opened(path, recipes)
     except sqlite3.OperationalError as error:
         if code(error) not in reserve.UNWRITABLE or not path.is_file():
             raise
         first = error
     if reserve.release(path.parent):
         try:
-            return _opened(path)
+            return _opened(path, recipes)
         except sqlite3.OperationalError:
             pass  # it was not enough
     db = prepared(reserve.opened_for_reading(path))
     log.warning("event=store-reading-only why=%s", json.dumps(str(first)))
-    text = _("The file of runs {name} can be read, but not written: {why}. What is recorded is kept in memory until it can.")
-    return Opened(db, reading_only=text.format(name=path, why=REASONS.get(code(first), str(first))))
+    return Opened(db, reading_only=say("store-reading-only", name=str(path), why=reason(first)))
 
 
-def _opened(path: Path) -> Opened:
+def _opened(path: Path, recipes: Recipes[Recipe]) -> Opened:
     new = path.with_name(_NEW)
     if new.exists() and not path.exists():
         new.rename(path)  # the last server was ended between the two
@@ -77,14 +77,14 @@ def _opened(path: Path) -> Opened:
         log.warning("event=store-header")
     else:
         try:
-            return Opened(_connected(path))
+            return Opened(_connected(path, recipes))
         except UnicodeDecodeError:  # what SQLite has to say of the damage repeats it
             pass
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
-    told = _salvage(path)
-    return Opened(_connected(path), told)
+    told = _salvage(path, recipes)
+    return Opened(_connected(path, recipes), told)
 
 
 def _begins_right(path: Path) -> bool:
@@ -120,31 +120,28 @@ def marks_of(path: Path) -> dict[Path, tuple[int, int]]:
     return found
 
 
-def log_mended(path: Path) -> str:
+def log_mended(path: Path) -> Message:
     """Before anybody has opened the file: looks whether its log is whole, mends it, and says so."""
     try:
         bad, frames = mend(path)
     except OSError:
-        return ""  # nothing can be read, or nothing written, and whoever opens the file meets that too
+        return NOTHING  # nothing can be read, or nothing written, and whoever opens the file meets that too
     if not frames:
-        return ""
+        return NOTHING
     log.warning("event=store-log-damaged bad=%d of=%d", bad, frames)
-    text = _("The log of the file of runs was damaged and is kept as {aside}: {bad} of the {all} pages last written could not "
-             "be read, and a second of records that lay there may be missing.")  # fmt: skip
-    return text.format(aside=f"{path.name}-wal-damaged", bad=bad, all=frames)
+    return say("store-log-damaged", aside=f"{path.name}-wal-damaged", bad=bad, all=frames)
 
 
-def log_written(path: Path, old: sqlite3.Connection) -> str:
+def log_written(path: Path, old: sqlite3.Connection) -> Message:
     """The file is there, its log alone is gone, and still open here."""
     try:
         old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
         old.close()
-    text = _("The log of the file of runs {name} was removed while the server ran; what was in it is kept.")
-    return text.format(name=path)
+    return say("store-log-removed", name=str(path))
 
 
-def written_anew(path: Path, old: sqlite3.Connection, marks: dict[Path, tuple[int, int]]) -> str:
+def written_anew(path: Path, old: sqlite3.Connection, marks: dict[Path, tuple[int, int]]) -> Message:
     """No file has the name any more."""
     part, new = path.with_name(_PART), path.with_name(_NEW)
     new.unlink(missing_ok=True)
@@ -153,16 +150,13 @@ def written_anew(path: Path, old: sqlite3.Connection, marks: dict[Path, tuple[in
         with closing(sqlite3.connect(part)) as copy:
             old.backup(copy)
             count = copy.execute("SELECT count(*) FROM runs").fetchone()[0]
-        text = _("The file of runs {name} was removed while the server ran; it was written anew, with its {n} runs.")
-        told = text.format(name=path, n=count)
+        told = say("store-written-anew", name=str(path), count=count)
         part.rename(new)
     except sqlite3.DatabaseError as error:
         part.unlink(missing_ok=True)
         if code(error) == "SQLITE_FULL":
             raise
-        text = _("The file of runs {name} was removed while the server ran, and could not be read any more: {why}. "
-                 "A new one was begun.")  # fmt: skip
-        told = text.format(name=path, why=REASONS.get(code(error), str(error)))
+        told = say("store-begun-anew", name=str(path), why=reason(error))
     old.close()
     sweep(path, marks)
     if new.exists():
@@ -179,25 +173,22 @@ def sweep(path: Path, marks: dict[Path, tuple[int, int]]) -> None:
             name.unlink(missing_ok=True)
 
 
-def _salvage(path: Path) -> str:
+def _salvage(path: Path, recipes: Recipes[Recipe]) -> Message:
     """Puts a damaged file aside, and a new one in its place with all that can be read; says so."""
     part, new = path.with_name(_PART), path.with_name(_NEW)
     for left in (part, new):
         left.unlink(missing_ok=True)
     log.warning("event=store-damaged")
-    saved = salvaged(path, part)
+    saved = salvaged(path, part, recipes)
     part.rename(new)
     aside = _free_name(path.with_name(f"runs-damaged-{time.strftime('%Y%m%d-%H%M%S')}.sqlite"))
     for ending in ("", "-wal", "-shm"):
         if (piece := Path(f"{path}{ending}")).exists():
             piece.rename(f"{aside}{ending}")
     new.rename(path)
-    text = _("The file of runs was damaged and is kept as {aside}. {whole} of its runs were saved whole, {gaps} with gaps "
-             "where records could not be read, and {lost} could not be saved.")  # fmt: skip
-    if not saved.complete:
-        text += " " + _("The list of runs in it was damaged too: there may have been more.")
     log.warning("event=store-salvaged aside=%s whole=%d gaps=%d lost=%d", aside.name, saved.whole, saved.gaps, saved.lost)
-    return text.format(aside=aside, whole=saved.whole, gaps=saved.gaps, lost=saved.lost)
+    told = say("store-salvaged", aside=str(aside), whole=saved.whole, gaps=saved.gaps, lost=saved.lost)
+    return told if saved.complete else say("sentences", first=told, second=say("store-list-damaged"))
 
 
 def brought_over(old: sqlite3.Connection, db: sqlite3.Connection) -> int:
@@ -221,7 +212,7 @@ def claimed(path: Path, patience: float) -> sqlite3.Connection:
     """A lock that ends with the process, however it ends: a second server would declare our live runs interrupted."""
     lock = path.with_name("runs.lock")
     if lock.exists() and not lock.is_file():
-        raise StoreError(_("{name}, by which a server claims its folder, is no file: remove it.").format(name=lock))
+        raise StoreError(say("store-lock-no-file", name=str(lock)))
     claim = sqlite3.connect(lock, timeout=patience, isolation_level=None, check_same_thread=False)
     try:
         try:
@@ -235,14 +226,11 @@ def claimed(path: Path, patience: float) -> sqlite3.Connection:
         claim.close()
         if code(error) != "SQLITE_BUSY":
             raise
-        raise StoreError(
-            f"The folder {path.parent} is in use by another gradviz server: "
-            "stop that one, or set GRADVIZ_STORE to another folder."
-        ) from error
+        raise StoreError(say("store-in-use", folder=str(path.parent))) from error
     return claim
 
 
-def _connected(path: Path) -> sqlite3.Connection:
+def _connected(path: Path, recipes: Recipes[Recipe]) -> sqlite3.Connection:
     db = prepared(sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False))
     try:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # heeded only before the first table
@@ -257,38 +245,45 @@ def _connected(path: Path) -> sqlite3.Connection:
             raise _damage(found)
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version > VERSION:
-            raise StoreError(
-                f"The file of runs {path} was written by a newer gradviz: "
-                "update this one, or set GRADVIZ_STORE to another folder."
-            )
+            raise StoreError(say("store-newer", name=str(path)))
         bring_up_to_date(db)
         if not is_complete(db):
             raise _damage("a table is missing")
         if not is_ours(db):
             raise _damage("a table has another shape")
-        live = [str(status) for status in Status if status.live]
-        db.execute(
-            f"UPDATE runs SET status = ?, message = ? WHERE status IN ({', '.join('?' * len(live))}) "
-            "AND NOT (status = ? AND coalesce(clients, '[]') != '[]')",
-            (str(Status.INTERRUPTED), INTERRUPTED, *live, str(Status.QUEUED)),
-        )
-        # A setting added since changes the id of the same content.
-        for row in db.execute("SELECT * FROM runs").fetchall():
-            try:
-                config = Sound.of(row).recipe
-            except ValueError:
-                continue
-            if config.id != row["id"]:
-                db.execute("UPDATE OR IGNORE runs SET id = ? WHERE id = ?", (config.id, row["id"]))
+        _take_over(db, recipes)
     except BaseException:
         db.close()
         raise
     return db
 
 
+def _take_over(db: sqlite3.Connection, recipes: Recipes[Recipe]) -> None:
+    """What was live when the last server ended is interrupted, but for what waits for its turn."""
+    live = [str(status) for status in Status if status.live]
+    db.execute(
+        f"UPDATE runs SET status = ?, message = ? WHERE status IN ({', '.join('?' * len(live))}) "
+        "AND NOT (status = ? AND coalesce(clients, '[]') != '[]')",
+        (str(Status.INTERRUPTED), message_text(INTERRUPTED), *live, str(Status.QUEUED)),
+    )
+    for row in db.execute("SELECT * FROM runs").fetchall():
+        try:
+            recipe = Sound.of(row, recipes).recipe
+        except Unsound:
+            continue
+        if recipe.id != row["id"]:  # a setting added since changes the id of the same content
+            db.execute("UPDATE OR IGNORE runs SET id = ? WHERE id = ?", (recipe.id, row["id"]))
+
+
 def code(error: sqlite3.Error) -> str:
     """SQLITE_BUSY for SQLITE_BUSY_SNAPSHOT, and so on."""
     return "_".join(getattr(error, "sqlite_errorname", "").split("_")[:2])
+
+
+def reason(error: sqlite3.Error) -> Message:
+    """Why SQLite would not, for a sentence."""
+    known = _REASONS.get(code(error))
+    return say(known) if known else text(str(error))
 
 
 def _damage(what: str) -> sqlite3.DatabaseError:

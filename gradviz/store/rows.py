@@ -5,32 +5,63 @@ from __future__ import annotations
 import io
 import json
 import math
-import sqlite3
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
+from typing import Any, Generic, Protocol, TypeGuard
 
 import numpy as np
 
-from gradviz.lenet.config import FIELDS, ConfigError, RunConfig
+from gradviz.messages import Message, Told, say, text
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import History, max_columns
 from gradviz.record.quantities import QUANTITIES
+from gradviz.record.recipe import R
 from gradviz.record.run import Status
 from gradviz.record.sample import BlockDeletion, PackedSample
-from gradviz.words import gettext as _
 
 _YEAR_9999 = 253_370_764_800  # Unix time
 _LONGEST = 2000  # characters of what a page shows
+# Of a run, however many its recipe asks for, and of one whose recipe does not say: a number beyond comes from a bad disk.
+_MOST_STEPS, _MOST_UNKNOWN = 100_000, 10_000_000
+
+Readers = Mapping[str, Callable[[Mapping[str, Any]], R]]  # kind of recipe -> from what its to_dict gave; "": names no kind
+
+
+class Row(Protocol):
+    """Of a table: a sqlite3.Row, or a dict."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
+
+
+class Unsound(Told):
+    """This version can make no run of a row; the message says why in a few words."""
+
+
+class Recipes(Generic[R]):
+    """How kept recipes are read, by the `kind` that they name."""
+
+    def __init__(self, readers: Readers[R]):
+        self._readers = dict(readers)
+        self.read = lru_cache(maxsize=8192)(self._read)  # a page lists thousands of runs at each of its script runs
+
+    def _read(self, kept: Any) -> R:
+        """Raises Unsound."""
+        try:
+            values = json.loads(kept)
+            return self._readers[values.get("kind", "")](values)
+        except (Told, TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError):
+            raise Unsound(say("row-recipe")) from None
 
 
 @dataclass(frozen=True)
-class Sound:
+class Sound(Generic[R]):
     """A row of `runs`."""
 
-    recipe: RunConfig
+    recipe: R
     status: Status
     created: float
     steps: int
@@ -38,33 +69,30 @@ class Sound:
     seconds: float
     test_accuracy: float | None
     device: str
-    message: str
+    message: Message
     nonfinite_layer: str | None
     max_columns: int
 
     @classmethod
-    def of(cls, row: sqlite3.Row) -> Sound:
-        """Raises ValueError, in a few words, if this version can make no run of it."""
+    def of(cls, row: Row, recipes: Recipes[R]) -> Sound[R]:
+        """Raises Unsound."""
         if not isinstance(row["id"], str):
-            raise ValueError("no id")
-        try:
-            config = _understood(row["config"])
-        except (ConfigError, TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError):
-            raise ValueError("unknown settings") from None
+            raise Unsound(say("row-id"))
+        recipe = recipes.read(row["config"])
         try:
             status = Status(row["status"])
         except ValueError:
-            raise ValueError(f"unknown status {str(row['status'])[:20]!r}") from None
+            raise Unsound(say("row-status", status=repr(str(row["status"])[:20]))) from None
         created, steps, most = row["created"], row["steps"], row["max_columns"]
         if not is_number(created) or not 0 <= created < _YEAR_9999:
-            raise ValueError("no time of creation")
-        if not is_whole(steps) or not 0 <= steps <= max(config.steps, FIELDS["steps"].spec.high):
-            raise ValueError("no number of steps")
+            raise Unsound(say("row-created"))
+        if not is_whole(steps) or not 0 <= steps <= (_MOST_UNKNOWN if recipe.steps is None else max(recipe.steps, _MOST_STEPS)):
+            raise Unsound(say("row-steps"))
         if not is_whole(most) or not 2 <= most <= 10_000 or most % 2:
-            most = max_columns(config.layers)
+            most = max_columns(len(recipe.layout))
         accuracy, layer = row["test_accuracy"], row["nonfinite_layer"]
         return cls(
-            config,
+            recipe,
             status,
             float(created),
             steps,
@@ -72,21 +100,41 @@ class Sound:
             float(row["seconds"]) if is_number(row["seconds"]) else 0.0,
             float(accuracy) if is_number(accuracy) else None,
             row["device"][:_LONGEST] if isinstance(row["device"], str) else "",
-            row["message"][:_LONGEST] if isinstance(row["message"], str) else "",
+            message_of(row["message"]),
             layer[:_LONGEST] if isinstance(layer, str) else None,
             most,
         )
 
 
-class Parts:
+def message_text(message: Message) -> str:
+    """As it is kept: plain words as they are, all else as JSON."""
+    if isinstance(message, str):
+        return message
+    return message.arguments["text"] if message.code == "text" else json.dumps(message.to_json())
+
+
+def message_of(kept: object) -> Message:
+    """What `message_text` gave, and the sentences of runs kept before there were codes; as much of it as a page shows."""
+    words = kept if isinstance(kept, str) else ""
+    if words.startswith("{"):
+        try:
+            message = Message.from_json(json.loads(words))
+        except (ValueError, RecursionError):
+            message = text(words)
+        if message.code != "text":
+            return message if len(str(message)) <= _LONGEST else text(str(message)[:_LONGEST])
+    return text(words[:_LONGEST])
+
+
+class Parts(Generic[R]):
     """Puts a run's history together from its rows; a row that cannot be used leaves a gap of nan."""
 
-    def __init__(self, sound: Sound, quantities: object, stride: object, *most: object):
+    def __init__(self, sound: Sound[R], quantities: object, stride: object, *most: object):
         """`most`: the numbers of tests and of samples, if they were kept."""
         self._layers, self._steps, self._most = len(sound.recipe.layout), sound.steps, sound.max_columns
         names = quantities.split() if isinstance(quantities, str) else []
         self._names = names if set(names) & set(QUANTITIES) else list(QUANTITIES)
-        self._stride = stride if is_whole(stride) and self._fits(stride) else 1
+        self._stride: int = stride if is_whole(stride) and self._fits(stride) else 1
         while not self._fits(self._stride):
             self._stride *= 2  # as History does
         self._scalars = np.full((self._steps, 3), np.nan)
@@ -110,8 +158,10 @@ class Parts:
             self._bad += table in ("tests", "samples")
 
     def _take_scalars(self, first: int, data: object, _checksum: object) -> bool:
-        count = len(data) // 24 if isinstance(data, bytes) else 0
-        if not count or len(data) % 24 or first < 0 or first + count > self._steps:
+        if not isinstance(data, bytes) or not data or len(data) % 24:
+            return False
+        count = len(data) // 24
+        if first < 0 or first + count > self._steps:
             return False
         self._scalars[first : first + count] = np.frombuffer(data, "<f8").reshape(count, 3)
         self._there[0][first : first + count] = True
@@ -145,15 +195,15 @@ class Parts:
         self._samples.append(PackedSample(step, numbers, images))
         return True
 
-    def lost(self) -> str:
-        """What is missing, in words; empty if nothing is."""
-        words = []
-        for there, text in zip(self._there, (_("{n} of {all} steps"), _("{n} of {all} columns of layers")), strict=True):
-            if missing := len(there) - int(there.sum()):
-                words.append(text.format(n=missing, all=len(there)))
+    def lost(self) -> Message | None:
+        """What is missing; None if nothing is."""
+        missing = []
+        for there, code in zip(self._there, ("lost-steps", "lost-columns"), strict=True):
+            if gone := len(there) - int(there.sum()):
+                missing.append(say(code, count=gone, all=len(there)))
         if bad := max(self._bad, self._counts - len(self._tests) - len(self._samples)):
-            words.append(_("{n} tests and samples").format(n=bad))
-        return ", ".join(words)
+            missing.append(say("lost-others", count=bad))
+        return reduce(lambda one, other: say("both", first=one, second=other), missing) if missing else None
 
     def history(self) -> History:
         return History.restored(self._columns, self._scalars, self._tests, self._stride, self._most, self._samples)
@@ -167,7 +217,7 @@ def checksum(table: str, place: int, *values: bytes | float) -> int:
     return total
 
 
-def is_right(table: str, place: object, *values: object) -> bool:
+def is_right(table: str, place: object, *values: Any) -> bool:
     """Whether a row's last value, if it has one, is the checksum of the others."""
     *rest, kept = values
     if kept is None:
@@ -176,11 +226,11 @@ def is_right(table: str, place: object, *values: object) -> bool:
         table, place, *rest) == kept  # fmt: skip
 
 
-def is_whole(value: object) -> bool:
+def is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and abs(value) < 2**53
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, (int, float))
 
 
@@ -193,12 +243,7 @@ def _unzips(data: bytes) -> bool:
         return False
 
 
-@lru_cache(maxsize=8192)  # a page lists thousands of runs at each of its script runs
-def _understood(config: str) -> RunConfig:
-    return RunConfig.from_dict(json.loads(config))
-
-
-def clients(text: object) -> tuple[str, ...]:
+def clients(text: Any) -> tuple[str, ...]:
     """Nobody, if that cannot be read."""
     try:
         kept = json.loads(text) if text else []
@@ -207,7 +252,7 @@ def clients(text: object) -> tuple[str, ...]:
     return tuple(client for client in kept if isinstance(client, str)) if isinstance(kept, list) else ()
 
 
-def arithmetic(text: object) -> Arithmetic | None:
+def arithmetic(text: Any) -> Arithmetic | None:
     """None, if that cannot be read."""
     try:
         return Arithmetic.from_dict(json.loads(text or "null"))
@@ -215,7 +260,7 @@ def arithmetic(text: object) -> Arithmetic | None:
         return None
 
 
-def deletion(text: object) -> BlockDeletion | None:
+def deletion(text: Any) -> BlockDeletion | None:
     """None, if that cannot be read."""
     try:
         kept = json.loads(text) if text else None

@@ -13,9 +13,12 @@ import struct
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from gradviz.store.rows import Sound, is_number, is_right, is_whole
+from gradviz.record.recipe import Recipe
+from gradviz.store.rows import Recipes, Sound, Unsound, is_number, is_right, is_whole
 from gradviz.store.schema import PARTS, bring_up_to_date
 
 _FEWEST = 14  # values of a row of `runs` in its first version
@@ -37,7 +40,7 @@ class Salvaged:
     complete: bool  # the list of runs was read to its end; else more may be lost without a trace
 
 
-def salvaged(path: Path, into: Path) -> Salvaged:
+def salvaged(path: Path, into: Path, recipes: Recipes[Recipe]) -> Salvaged:
     """Writes what can be read of the damaged file of runs `path` into a new one. Raises OSError, sqlite3.Error."""
     into.touch()
     with closing(sqlite3.connect(into, isolation_level=None)) as db:
@@ -48,9 +51,9 @@ def salvaged(path: Path, into: Path) -> Salvaged:
         db.execute("BEGIN")
         whole = _by_sql(path, db)
         if not (complete := whole.pop("runs")):
-            for values in _best_runs(path, db):
+            for values in _best_runs(path, db, recipes):
                 _put(db, "runs", values)
-        sizes = _column_sizes(db)
+        sizes = _column_sizes(db, recipes)
         if not all(whole.values()):
             for values in loose_rows(path):
                 if (table := _table_of(values, sizes)) and not whole[table]:
@@ -80,7 +83,7 @@ def _by_sql(path: Path, db: sqlite3.Connection) -> dict[str, bool]:
             for table in whole:
                 known = [name for name in _names(old, table) if name in _names(db, table)]
                 if set(known) >= _NEEDED.get(table, {*_names(db, table)} - {"crc"}):
-                    whole[table] = _taken(rows(old, table), lambda row, t=table, k=known: _copy(db, t, k, row))
+                    whole[table] = _taken(rows(old, table), partial(_copy, db, table, known))
                 else:
                     whole[table] = False
     except (sqlite3.Error, UnicodeDecodeError):
@@ -111,7 +114,7 @@ def _names(db: sqlite3.Connection, table: str) -> list[str]:
     return [row["name"] for row in db.execute(f"PRAGMA table_info({table})")]
 
 
-def _put(db: sqlite3.Connection, table: str, values: list) -> None:
+def _put(db: sqlite3.Connection, table: str, values: list[Any]) -> None:
     """A row as it lies on its page: columns that were added after it was written are missing at its end."""
     if table != "runs" and not is_right(table, *values[1:], *[None] * (len(values) < len(_names(db, table)))):
         return
@@ -119,16 +122,17 @@ def _put(db: sqlite3.Connection, table: str, values: list) -> None:
     db.execute(f"INSERT OR IGNORE INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})", values)
 
 
-def _best_runs(path: Path, db: sqlite3.Connection) -> list[list]:
+def _best_runs(path: Path, db: sqlite3.Connection, recipes: Recipes[Recipe]) -> list[list[Any]]:
     """Of each run the row with the most steps: an older one may lie on another page."""
     names = _names(db, "runs")
-    steps, best = names.index("steps"), {}
+    steps = names.index("steps")
+    best: dict[str, list[Any]] = {}
     for values in loose_rows(path):
         if not _FEWEST <= len(values) <= len(names) or not isinstance(values[0], str):
             continue
         try:
-            Sound.of(dict(zip(names, [*values, *[None] * (len(names) - len(values))], strict=True)))
-        except ValueError:
+            Sound.of(dict(zip(names, [*values, *[None] * (len(names) - len(values))], strict=True)), recipes)
+        except Unsound:
             continue
         known = best.get(values[0])
         if known is None or known[steps] < values[steps]:
@@ -136,19 +140,19 @@ def _best_runs(path: Path, db: sqlite3.Connection) -> list[list]:
     return list(best.values())
 
 
-def _column_sizes(db: sqlite3.Connection) -> dict[str, int]:
+def _column_sizes(db: sqlite3.Connection, recipes: Recipes[Recipe]) -> dict[str, int]:
     """Run -> bytes of one of its columns."""
     sizes = {}
     for row in db.execute("SELECT * FROM runs"):
         try:
-            layers = len(Sound.of(row).recipe.layout)
-        except ValueError:
+            layers = len(Sound.of(row, recipes).recipe.layout)
+        except Unsound:
             continue
         sizes[row["id"]] = 4 * layers * len(str(row["quantities"]).split())
     return sizes
 
 
-def _table_of(values: list, sizes: dict[str, int]) -> str | None:
+def _table_of(values: list[Any], sizes: dict[str, int]) -> str | None:
     """The table of a row of a run's records, by what is in it."""
     kinds = [type(value) for value in values]
     if kinds[:2] != [str, int] or values[0] not in sizes:
@@ -204,7 +208,7 @@ def rows(db: sqlite3.Connection, table: str) -> Generator[sqlite3.Row, None, boo
     return whole
 
 
-def loose_rows(path: Path) -> Iterator[list]:
+def loose_rows(path: Path) -> Iterator[list[Any]]:
     """The values of each row that lies whole on a leaf page, of whatever table, in no order; those in freed pages left out.
 
     Raises OSError. The file is not changed; what its write-ahead log holds counts.
@@ -269,7 +273,7 @@ class _Pages:
             freed |= set(struct.unpack_from(f">{min(leaves, self.size // 4 - 2)}I", page, 8))
         return freed
 
-    def rows(self, number: int) -> Iterator[list]:
+    def rows(self, number: int) -> Iterator[list[Any]]:
         page = self.page(number)
         head = _HEADER if number == 1 else 0
         if len(page) < self.size or page[head] != _LEAF:
@@ -307,10 +311,11 @@ class _Pages:
         raise ValueError("the row goes on nowhere")
 
 
-def _values(payload: bytes) -> list:
+def _values(payload: bytes) -> list[Any]:
     """Raises ValueError if this is no row."""
     head, at = _varint(payload, 0)
-    place, values = head, []
+    place = head
+    values: list[Any] = []
     while at < head:
         kind, at = _varint(payload, at)
         size = (kind - 12) // 2 if kind >= 12 else _SIZES.get(kind, kind)

@@ -79,8 +79,9 @@ def is_ours(db: sqlite3.Connection) -> bool:
         return _shape(db) == _shape(model)
 
 
-def _shape(db: sqlite3.Connection) -> list[list[tuple]]:
-    shape = [[tuple(row) for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'")]]
+def _shape(db: sqlite3.Connection) -> list[list[tuple[object, ...]]]:
+    triggers = db.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'")
+    shape: list[list[tuple[object, ...]]] = [[tuple(row) for row in triggers]]
     for table in ("runs", *PARTS):
         query = "SELECT name, pk, \"notnull\" FROM pragma_table_xinfo(?) ORDER BY cid"
         shape.append([tuple(row) for row in db.execute(query, (table,))])

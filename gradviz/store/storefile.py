@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from gradviz.messages import NOTHING, Message, say
+from gradviz.record.recipe import Recipe
 from gradviz.store import reserve
 from gradviz.store.opening import (
-    REASONS,
     Opened,
     StoreError,
     brought_over,
@@ -27,11 +28,12 @@ from gradviz.store.opening import (
     moment,
     opened,
     prepared,
+    reason,
     sweep,
     transaction,
     written_anew,
 )  # fmt: skip
-from gradviz.words import gettext as _
+from gradviz.store.rows import Recipes
 
 log = logging.getLogger("gradviz")
 
@@ -39,17 +41,18 @@ log = logging.getLogger("gradviz")
 class StoreFile:
     """`runs.sqlite` in `folder`, with one connection `db` that writes. Every method may be called from any thread.
 
-    `generation` rises whenever a new file was begun, and `told` says in sentences what became of the old one.
+    `generation` rises whenever a new file was begun, and `told` says what became of the old one.
     """
 
-    def __init__(self, folder: Path, patience: float, grace: float, clock: Callable[[], float]):
+    def __init__(self, folder: Path, recipes: Recipes[Recipe], patience: float, grace: float, clock: Callable[[], float]):
         """See RunStore."""
         self.folder, self.path = folder, folder / "runs.sqlite"
-        self.generation, self.told = 0, ""
-        self._grace, self._clock = grace, clock
+        self.generation, self.told = 0, NOTHING
+        self._recipes = recipes
+        self.grace, self._clock = grace, clock
         self._gone_since: float | None = None
         self._shut = False  # `db` is closed and no other could be opened yet
-        self.reading_only = ""  # why nothing can be written, in a sentence; `db` then reads, and `tend` tries again
+        self.reading_only = NOTHING  # why nothing can be written; `db` then reads, and `tend` tries again
         self._tried = -math.inf  # when that was tried last, by the clock
         self._damaged = False  # somebody met damage; `tend` looks into it
         self._marks: dict[Path, tuple[int, int]] = {}  # file -> what it was when it was opened
@@ -59,7 +62,7 @@ class StoreFile:
             self._claim = claimed_or_not(self.path, patience)
             try:
                 self._tell(log_mended(self.path))  # only here: later somebody may be reading it
-                self._take(opened(self.path))
+                self._take(opened(self.path, self._recipes))
                 if not self.reading_only and not self._claims():
                     self._claim = claimed(self.path, patience)  # it can be written, and two servers must not
             except BaseException:
@@ -120,8 +123,8 @@ class StoreFile:
                 return
             if self._gone_since is None:
                 self._gone_since = self._clock()
-                log.warning("event=store-gone what=%s", json.dumps(gone))
-            if not self.folder.is_dir() or not last and self._clock() - self._gone_since < self._grace:
+                log.warning("event=store-gone what=%s", json.dumps(str(gone)))
+            if not self.folder.is_dir() or not last and self._clock() - self._gone_since < self.grace:
                 raise StoreError(gone)
             self._begin_again()
             self._gone_since = None
@@ -138,22 +141,22 @@ class StoreFile:
 
     def _try_to_write(self) -> None:
         """Raises StoreError if the disk still takes nothing."""
-        if self._clock() - self._tried < self._grace:
+        if self._clock() - self._tried < self.grace:
             raise StoreError(self.reading_only)
         self._tried = self._clock()
         self.db.close()
-        self._shut, said, self.reading_only = True, self.reading_only, ""
+        self._shut, said, self.reading_only = True, self.reading_only, NOTHING
         try:
             if not self._claims():
                 self._claim = claimed(self.path, 0)
-            self._take(opened(self.path))
+            self._take(opened(self.path, self._recipes))
         except BaseException:
             self.reading_only = said
             raise
         if self.reading_only:
             self._shut = False
             raise StoreError(self.reading_only)
-        self._go_on("")
+        self._go_on(NOTHING)
 
     def _claims(self) -> bool:
         return bool(self._claim.execute("PRAGMA database_list").fetchone()[2])
@@ -162,8 +165,9 @@ class StoreFile:
         self.db, self.reading_only = opened.db, opened.reading_only
         self._tell(opened.told)
 
-    def _tell(self, sentence: str) -> None:
-        self.told = " ".join(filter(None, (self.told, sentence)))
+    def _tell(self, message: Message) -> None:
+        if message:
+            self.told = say("sentences", first=self.told, second=message) if self.told else message
 
     def _reader(self) -> sqlite3.Connection:
         """A connection of its own, so that reading never waits for a write."""
@@ -182,26 +186,20 @@ class StoreFile:
 
     # The file and its name
 
-    def _gone(self) -> str:
-        """One sentence if what is written would not be found again, else empty."""
+    def _gone(self) -> Message:
+        """Why what is written would not be found again, else NOTHING."""
         if self.reading_only:
             return self.reading_only
         if self._shut:
-            return _("The file of runs {name} could not be opened again.").format(name=self.path)
+            return say("store-shut", name=str(self.path))
         if not (marks := self._marks) or (found := marks_of(self.path)) == marks:
-            return ""
+            return NOTHING
         what = next((name for name in marks if found.get(name) != marks[name]), None)
         if what is None:
-            return ""
+            return NOTHING
         if not self.folder.is_dir():
-            text = _("The folder of runs {folder} is gone: what is recorded is kept in memory until it is back.")
-        elif what in found:
-            text = _("The file {name} in the folder of runs {folder} was replaced by another one: "
-                     "what is recorded is kept in memory until that one is opened.")  # fmt: skip
-        else:
-            text = _("The file {name} was removed from the folder of runs {folder}: "
-                     "what is recorded is kept in memory until a new one is begun.")  # fmt: skip
-        return text.format(folder=self.folder, name=what.name)
+            return say("store-folder-gone", folder=str(self.folder))
+        return say("store-replaced" if what in found else "store-removed", name=what.name, folder=str(self.folder))
 
     def _claim_again(self) -> None:
         """Takes the lock anew if its file was removed. Raises StoreError if another server was quicker."""
@@ -218,17 +216,15 @@ class StoreFile:
         """Opens the file anew, as at the start, since somebody met damage in it."""
         told, self._shut, self._damaged = self.told, True, False
         self.db.close()
-        self._take(opened(self.path))
-        text = _("The file of runs was met damaged while the server ran and was opened anew; there are {n} runs in it, and what "
-                 "is in memory is written into it.")  # fmt: skip
+        self._take(opened(self.path, self._recipes))
         count = self.db.execute("SELECT count(*) FROM runs").fetchone()[0]
-        self._go_on(text.format(n=count) if self.told == told else "")
+        self._go_on(say("store-met-damaged", count=count) if self.told == told else NOTHING)
 
     def _begin_again(self) -> None:
         """Goes on in the file that has the name now, or in a new one, and brings over what the lost one held."""
         found, marks, old = marks_of(self.path), self._marks, self.db
         if self._shut:
-            told = ""
+            told = NOTHING
         elif found.get(self.path) == marks[self.path]:
             told = log_written(self.path, old)
         elif self.path in found:
@@ -236,20 +232,20 @@ class StoreFile:
         else:
             told = written_anew(self.path, old, self._marks)
         self._shut = True
-        self._take(opened(self.path))
+        self._take(opened(self.path, self._recipes))
         self._go_on(told)
 
-    def _go_on(self, told: str) -> None:
+    def _go_on(self, told: Message) -> None:
         self._shut = False
         self._tell(told)
         self.generation += 1
         self._marks = marks_of(self.path)
-        log.warning("event=store-begun-again told=%s", json.dumps(told))
+        log.warning("event=store-begun-again told=%s", json.dumps(str(told)))
 
     def _other_opened(self, old: sqlite3.Connection) -> None:
         """Another file has the name now: somebody has put a copy of other days there, say."""
         sweep(self.path, self._marks)
-        new = opened(self.path)
+        new = opened(self.path, self._recipes)
         try:
             count = brought_over(old, new.db)
         except BaseException:
@@ -261,9 +257,7 @@ class StoreFile:
         own.rename(put_by)  # closing the old one removes what has the name of its log
         old.close()
         put_by.rename(own)
-        text = _("The file of runs {name} was replaced by another one while the server ran; {n} runs that the other one did "
-                 "not have were brought over.")  # fmt: skip
-        self._go_on(text.format(name=self.path, n=count))
+        self._go_on(say("store-other-opened", name=str(self.path), count=count))
 
     @contextmanager
     def _plainly(self) -> Iterator[None]:
@@ -271,7 +265,6 @@ class StoreFile:
             yield
         except sqlite3.Error as error:
             self._damaged = self._damaged or is_damage(error)
-            reason = REASONS.get(code(error), str(error))
-            raise StoreError(f"The file of runs {self.path} cannot be used: {reason}.") from error
+            raise StoreError(say("store-unusable", name=str(self.path), why=reason(error))) from error
         except OSError as error:
-            raise StoreError(f"The folder {self.path.parent} cannot hold the runs: {error.strerror}.") from error
+            raise StoreError(say("store-folder-unusable", folder=str(self.path.parent), why=str(error.strerror))) from error

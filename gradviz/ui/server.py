@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gradviz.lenet.config import READERS
 from gradviz.lenet.data import Shelf
 from gradviz.serve.classroom import Classroom
 from gradviz.serve.desk import Desk
@@ -56,7 +57,7 @@ class Once:
 def _build() -> Server:
     settings = Settings.from_environment()
     shelf = Shelf(settings.data, settings.download)
-    store = RunStore(settings.store)
+    store = RunStore(settings.store, READERS)
     nursery = Nursery(shelf, settings.threads) if settings.train_in == "process" else None
     manager = RunManager(store, nursery or trainer_on(shelf), settings.workers, settings.threads, settings.limits)
     # One worker stays free of sweeps, for whoever presses Start.

@@ -90,7 +90,7 @@ def _state(run: Run, status: Status, history: History) -> dict[str, Any]:
         "status": status,
         "live": status.live,
         "device": run.device,
-        "message": run.message,
+        "message": str(run.message),
         "nonfinite_layer": run.nonfinite_layer,
         "test_accuracy": run.test_accuracy,
         "steps": history.steps,

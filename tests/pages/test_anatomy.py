@@ -15,7 +15,7 @@ from playwright.sync_api import Page, expect
 from viewing import opened, text
 
 from gradviz.charts import anatomy as charts_anatomy
-from gradviz.lenet.config import RunConfig
+from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.data import Dataset, Shelf
 from gradviz.lenet.net import DeepLeNet, initialise
 from gradviz.record import reading
@@ -314,7 +314,7 @@ def test_a_vanished_gradient_has_a_picture_of_scale_zero(digits):
 def test_samples_and_deletion_survive_a_restart(digits, tmp_path):
     config = replace(SMALL, shortcut=True)
     run = Run(config, History(config.layers), Status.RUNNING)
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     trainer = Trainer(config, digits, CPU)
     for record in trainer:
         run.history.append(record)
@@ -322,7 +322,7 @@ def test_samples_and_deletion_survive_a_restart(digits, tmp_path):
     run.status, run.deletion = trainer.outcome.status, trainer.outcome.deletion
     store.save(run)
     store.close()
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     again = store.load(run.id)
     store.close()
     assert [kept.step for kept in again.history.samples] == [0, 1, 2] and again.deletion == run.deletion
@@ -335,15 +335,15 @@ def test_a_store_of_an_earlier_version_gains_the_new_tables(digits, tmp_path):
     run = Run(SMALL, History(SMALL.layers), Status.RUNNING)
     for record in Trainer(SMALL, digits, CPU):
         run.history.append(record)
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     store.save(run)
     for statement in (
         "DROP TABLE samples", "ALTER TABLE runs DROP COLUMN deletion", "ALTER TABLE runs DROP COLUMN clients",
         "PRAGMA user_version = 1",
     ):  # fmt: skip
-        store._db.execute(statement)
+        store.file.db.execute(statement)
     store.close()
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     again = store.load(run.id)
     assert again.history.steps == 3 and again.history.samples == [] and again.deletion is None
     store.save(run)
@@ -439,7 +439,7 @@ def anatomy_page(start_server: Callable, browser, digits) -> Iterator[tuple[Page
     for record in trainer:
         run.history.append(record)
     run.end(trainer.outcome)
-    store = RunStore(server.store)
+    store = RunStore(server.store, READERS)
     store.save(run)
     store.close()
     server.start()

@@ -10,7 +10,7 @@ from recorded import finished_run
 from streamlit.testing.v1 import AppTest
 from viewing import opened, text
 
-from gradviz.lenet.config import RunConfig
+from gradviz.lenet.config import READERS, RunConfig
 from gradviz.record.arithmetic import Arithmetic, arithmetic_text
 from gradviz.record.run import Run
 from gradviz.store.store import RunStore
@@ -94,7 +94,7 @@ def test_eight_runs_of_85_layers_open_within_a_second_of_computing(page_server):
 def test_a_reader_sees_eight_heatmaps_and_a_difference(page: Page, start_server, tmp_path):
     server = start_server(GRADVIZ_DATA="/nonexistent")
     server.kill()
-    store = RunStore(server.store)
+    store = RunStore(server.store, READERS)
     store.save(*(finished_run(config, 300) for config in EIGHT))
     store.close()
     server.start()

@@ -10,6 +10,7 @@ import pytest
 from puppets import Stage, seeded
 from timing import until
 
+from gradviz.lenet.config import READERS
 from gradviz.record.run import Run
 from gradviz.serve.admission import Refused
 from gradviz.serve.manager import RunManager
@@ -26,7 +27,7 @@ def started(tmp_path: Path) -> Iterator[Callable[[], RunManager]]:
 
     def start() -> RunManager:
         stop()
-        store, stage = RunStore(tmp_path / "runs"), Stage()
+        store, stage = RunStore(tmp_path / "runs", READERS), Stage()
         stage.free = True
         manager = RunManager(store, stage, slice=1e9, limits=Limits(runs=3))
         open_ones.append((manager, store))

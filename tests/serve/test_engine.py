@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from timing import until
 
-from gradviz.lenet.config import RunConfig
+from gradviz.lenet.config import READERS, RunConfig
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
@@ -47,7 +47,7 @@ class Formula:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[RunStore]:
-    store = RunStore(tmp_path / "runs")
+    store = RunStore(tmp_path / "runs", READERS)
     yield store
     store.close()
 

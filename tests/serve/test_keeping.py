@@ -18,6 +18,7 @@ from running import Server
 from timing import Clock, until
 from viewing import in_shell
 
+from gradviz.lenet.config import READERS
 from gradviz.lenet.sweep import Sweep
 from gradviz.record.run import Status
 from gradviz.serve.admission import Refused
@@ -32,7 +33,7 @@ from gradviz.web.cards import classroom_routes
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[RunStore]:
-    store = RunStore(tmp_path / "runs", grace=0)
+    store = RunStore(tmp_path / "runs", READERS, grace=0)
     yield store
     store.close()
 
@@ -95,7 +96,7 @@ WAYS = [removed, renamed, folder_removed, folder_renamed, log_removed, index_rem
 def test_what_becomes_of_the_file_is_noticed_within_a_second_and_no_run_is_lost(
     manager: RunManager, store: RunStore, stage: Stage, tmp_path: Path, way: Callable[[RunStore], None]
 ) -> None:
-    store._file._grace = 1.0  # so that the sentence can be read
+    store.file.grace = 1.0  # so that the sentence can be read
     kept = ended_run(seed=7)
     store.save(kept)
     live, done = manager.start(seeded(1)), manager.start(seeded(2))
@@ -122,7 +123,7 @@ def test_what_becomes_of_the_file_is_noticed_within_a_second_and_no_run_is_lost(
     until(lambda: (found := store.load(live.id)) and steps(found) == 3 and found.status == Status.RUNNING)
     manager.close()
     store.close()
-    again = RunStore(tmp_path / "runs", patience=0)
+    again = RunStore(tmp_path / "runs", READERS, patience=0)
     assert_same(again.load(kept.id), kept)
     assert_same(again.load(done.id), done)
     assert steps(again.load(live.id)) == 3 and len(again.list()) == 3 and again.notice == ""
@@ -131,7 +132,7 @@ def test_what_becomes_of_the_file_is_noticed_within_a_second_and_no_run_is_lost(
 
 def test_a_file_that_comes_back_in_time_is_used_as_if_nothing_had_been(tmp_path: Path) -> None:
     clock = Clock()
-    store = RunStore(tmp_path / "runs", grace=5, clock=clock)
+    store = RunStore(tmp_path / "runs", READERS, grace=5, clock=clock)
     run = ended_run()
     store.save(run)
     store.folder.rename(tmp_path / "aside")
@@ -152,7 +153,7 @@ def test_a_file_that_comes_back_in_time_is_used_as_if_nothing_had_been(tmp_path:
 
 
 def test_a_replaced_file_keeps_its_own_runs_and_gets_those_that_it_lacks(tmp_path: Path, store: RunStore) -> None:
-    other = RunStore(tmp_path / "other")
+    other = RunStore(tmp_path / "other", READERS)
     theirs, shared = ended_run(seed=1), ended_run(seed=2, count=4)
     other.save(theirs, shared)
     other.close()
@@ -167,7 +168,7 @@ def test_a_replaced_file_keeps_its_own_runs_and_gets_those_that_it_lacks(tmp_pat
     assert "replaced" in store.notice and "2 runs" in store.notice
     store.save(ended_run(seed=4))
     store.close()
-    again = RunStore(tmp_path / "runs")
+    again = RunStore(tmp_path / "runs", READERS)
     assert len(again.list()) == 4
     again.close()
 
@@ -181,7 +182,7 @@ def test_a_removed_lock_is_taken_again_before_a_second_server_can_have_it(tmp_pa
         store.check()
     store.tend()
     with pytest.raises(StoreError, match="in use by another"):
-        RunStore(store.folder, patience=0)
+        RunStore(store.folder, READERS, patience=0)
     store.check()
     assert store.load(run.id).status == Status.QUEUED and store.generation == 0
 
@@ -189,7 +190,7 @@ def test_a_removed_lock_is_taken_again_before_a_second_server_can_have_it(tmp_pa
 def test_a_second_server_that_has_got_the_lock_is_said_and_not_written_over(tmp_path: Path, store: RunStore) -> None:
     store.save(new_run())
     (store.folder / "runs.lock").unlink()
-    second = RunStore(store.folder, patience=0)
+    second = RunStore(store.folder, READERS, patience=0)
     with pytest.raises(StoreError, match="in use by another"):
         store.tend()
     with pytest.raises(StoreError):
@@ -214,7 +215,7 @@ def test_a_server_that_ends_while_the_folder_is_gone_makes_it_for_its_records(
     until(lambda: steps(run) == 4)
     manager.close()
     store.close()
-    again = RunStore(tmp_path / "runs")
+    again = RunStore(tmp_path / "runs", READERS)
     assert_same(again.load(kept.id), kept)
     assert steps(again.load(run.id)) == 4
     again.close()
@@ -262,9 +263,9 @@ def test_a_row_that_cannot_be_read_costs_that_row_and_is_named(tmp_path: Path, s
     good, bad = ended_run(seed=1), ended_run(seed=2)
     store.save(good, bad)
     column, value = BAD_RUN[name]
-    store._db.execute(f"UPDATE runs SET {column} = ? WHERE id = ?", (value, bad.id))
+    store.file.db.execute(f"UPDATE runs SET {column} = ? WHERE id = ?", (value, bad.id))
     store.close()
-    store = RunStore(tmp_path / "runs")
+    store = RunStore(tmp_path / "runs", READERS)
     assert [line.id for line in store.list()] == [good.id]
     assert_same(store.load(good.id), good)
     assert store.load(bad.id) is None and store.waiting() == []
@@ -299,7 +300,7 @@ def test_a_bad_word_beside_the_records_costs_no_record(store: RunStore, column: 
     run.status = Status.FINISHED
     store.save(run)
     for value in REPAIRED[column]:
-        store._db.execute(f"UPDATE runs SET {column} = ?", (value,))
+        store.file.db.execute(f"UPDATE runs SET {column} = ?", (value,))
         loaded = store.load(run.id)
         for name in ("columns", "loss", "accuracy"):
             assert getattr(loaded.history, name).tobytes() == getattr(run.history, name).tobytes(), value
@@ -318,9 +319,9 @@ def test_a_bad_part_costs_that_part_and_is_said(store: RunStore, table: str, dat
     run.status, run.message = Status.STOPPED, "By hand."
     store.save(run)
     if table == "samples":
-        store._db.execute("INSERT INTO samples (run, step, numbers, images) VALUES (?, 3, ?, x'')", (run.id, data))
+        store.file.db.execute("INSERT INTO samples (run, step, numbers, images) VALUES (?, 3, ?, x'')", (run.id, data))
     else:
-        store._db.execute(f"UPDATE {table} SET data = ? WHERE {'first' if table == 'scalars' else 'place'} = 6", (data,))
+        store.file.db.execute(f"UPDATE {table} SET data = ? WHERE {'first' if table == 'scalars' else 'place'} = 6", (data,))
     loaded = store.load(run.id)
     there = [step not in ((6, 7, 8, 9) if table == "scalars" else ()) for step in range(10)]
     assert np.array_equal(loaded.history.loss[there], run.history.loss[there])
@@ -328,7 +329,7 @@ def test_a_bad_part_costs_that_part_and_is_said(store: RunStore, table: str, dat
     there = [place != 6 or table != "columns" for place in range(10)]
     assert loaded.history.columns[there].tobytes() == run.history.columns[there].tobytes()
     said = {"scalars": "4 of 10 steps", "columns": "1 of 10 columns", "samples": "1 tests and samples"}[table]
-    assert loaded.message == f"By hand. Damaged in the file and left out: {said}{' of layers' * (table == 'columns')}."
+    assert str(loaded.message) == f"By hand. Damaged in the file and left out: {said}{' of layers' * (table == 'columns')}."
     assert loaded.history.samples == [] and run.id in store.notice
 
 
@@ -336,9 +337,9 @@ def test_with_a_bad_row_every_page_opens_names_it_and_the_server_is_ready(page_s
     store = page_server.store
     good, *bad = (ended_run(seed=seed, count=30) for seed in range(4))
     store.save(good, *bad)
-    store._db.execute("UPDATE runs SET status = 'melted' WHERE id = ?", (bad[0].id,))
-    store._db.execute("UPDATE columns SET data = x'00' WHERE run = ?", (bad[1].id,))
-    store._db.execute("UPDATE runs SET config = NULL WHERE id = ?", (bad[2].id,))
+    store.file.db.execute("UPDATE runs SET status = 'melted' WHERE id = ?", (bad[0].id,))
+    store.file.db.execute("UPDATE columns SET data = x'00' WHERE run = ?", (bad[1].id,))
+    store.file.db.execute("UPDATE runs SET config = NULL WHERE id = ?", (bad[2].id,))
     page_server.manager.list()  # is read by every page; the next one says what could not be
     for page in ("lab", "anatomy", "compare", "sweep", "classroom", "lessons"):
         shell = in_shell(page)

@@ -22,7 +22,7 @@ import torch
 from puppets import SMALL, Stage, record, seeded, steps
 from timing import Clock, until
 
-from gradviz.lenet.config import RunConfig
+from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.data import DataError, Shelf
 from gradviz.record.history import History, StepRecord
 from gradviz.record.quantities import QUANTITIES
@@ -38,7 +38,7 @@ from gradviz.train.training import Interrupted
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[RunStore]:
-    store = RunStore(tmp_path / "runs")
+    store = RunStore(tmp_path / "runs", READERS)
     yield store
     store.close()
 
@@ -178,7 +178,8 @@ def test_what_is_started_afresh_is_kept_until_the_new_one_has_as_much(
     manager.stop(short.id)
     until(lambda: manager.get(run.id) is not short)
     back = manager.get(run.id)
-    assert (back.status, steps(back)) == (status, 12) and "ended after 5 steps" in back.message and "kept" in back.message
+    assert (back.status, steps(back)) == (status, 12)
+    assert "ended after 5 steps" in str(back.message) and "kept" in str(back.message)
     long = afresh(12)
     until(lambda: store.load(run.id).created == long.created)
     assert steps(store.load(run.id)) == 12
@@ -731,7 +732,7 @@ def test_stop_acts_in_the_middle_of_a_step_and_in_the_queue(managed: Callable, s
     assert queued.status == Status.STOPPED
     manager.stop(run.id)  # step 2 has begun and will never be allowed
     assert manager.wait(run.id, 60)
-    assert run.status == Status.STOPPED and steps(run) == 2 and run.message == ""
+    assert run.status == Status.STOPPED and steps(run) == 2 and str(run.message) == ""
     assert 2 not in stage.puppets
 
 
@@ -755,7 +756,7 @@ def test_a_paused_training_gives_its_memory_back_after_a_while_and_says_so(
     assert run.status == Status.PAUSED
     clock.now = 601
     assert manager.wait(run.id, 60) and stage[1].ended
-    assert run.status == Status.STOPPED and "Paused for 10 minutes" in run.message and "kept" in run.message
+    assert run.status == Status.STOPPED and "Paused for 10 minutes" in str(run.message) and "kept" in str(run.message)
     assert steps(run) == 2 and other.status == Status.PAUSED
     until(lambda: (kept := store.load(run.id)) is not None and kept.status == Status.STOPPED)
 
@@ -773,7 +774,7 @@ def test_paused_trainings_give_way_to_a_run_that_needs_their_memory_those_of_who
     late = manager.start(seeded(5, **net), client="cyd")  # was refused
     do(manager, stage, late)
     assert [run.status for run in (bobs, *anns)] == ["paused", "stopped", "paused", "paused"]
-    assert "memory was needed" in anns[0].message and late.status == Status.RUNNING
+    assert "memory was needed" in str(anns[0].message) and late.status == Status.RUNNING
 
 
 def test_clearing_the_queue_stops_what_is_paused_too(managed: Callable, stage: Stage) -> None:
@@ -809,25 +810,25 @@ def test_an_error_ends_its_own_run_in_one_sentence_and_no_other(
     stage[1].error = error
     stage[1].allow(1)
     assert manager.wait(run.id, 60)
-    assert run.status == Status.FAILED and words in run.message and "\n" not in run.message
+    assert run.status == Status.FAILED and words in str(run.message) and "\n" not in str(run.message)
     assert steps(run) == 2
     (line,) = [line for line in caplog.records if line.levelno == logging.ERROR]
     assert run.id in line.getMessage() and line.exc_info[1] is error
     stage[2].allow(5)
     assert manager.wait(other.id, 60) and other.status == Status.FINISHED
     until(lambda: (kept := store.load(run.id)) and kept.status == Status.FAILED)
-    assert store.load(run.id).message == run.message
+    assert str(store.load(run.id).message) == str(run.message)
 
 
 def test_a_training_that_cannot_even_begin_fails_in_words(managed: Callable) -> None:
     manager = managed()  # the real trainer: there is no MNIST in the folder, and downloads are off
     run = manager.start(replace(SMALL, dataset="mnist"))
     assert manager.wait(run.id, 60)
-    assert run.status == Status.FAILED and "MNIST is not in the data folder" in run.message
+    assert run.status == Status.FAILED and "MNIST is not in the data folder" in str(run.message)
     if not torch.cuda.is_available():
         run = manager.start(replace(SMALL, device="cuda"))
         assert manager.wait(run.id, 60)
-        assert run.status == Status.FAILED and "cuda is not on this machine" in run.message
+        assert run.status == Status.FAILED and "cuda is not on this machine" in str(run.message)
 
 
 # What is kept
@@ -933,8 +934,8 @@ def test_a_deleted_run_is_gone_also_when_it_was_being_trained(managed: Callable,
 
 
 def test_a_store_that_refuses_costs_no_run_and_is_said(managed: Callable, stage: Stage, store: RunStore) -> None:
-    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
-    store._db.execute(f"PRAGMA max_page_count = {pages}")
+    pages = store.file.db.execute("PRAGMA page_count").fetchone()[0]
+    store.file.db.execute(f"PRAGMA max_page_count = {pages}")
     stage.free = True
     manager = managed(train=stage)
     config = seeded(1, blocks=60, steps=50)
@@ -943,7 +944,7 @@ def test_a_store_that_refuses_costs_no_run_and_is_said(managed: Callable, stage:
     until(lambda: manager.warning)
     assert "the disk is full" in manager.warning and "\n" not in manager.warning
     assert manager.get(run.id) is run and store.list() == []
-    store._db.execute("PRAGMA max_page_count = 1000000")
+    store.file.db.execute("PRAGMA max_page_count = 1000000")
     until(lambda: not manager.warning)
     assert steps(store.load(run.id)) == 50
 
@@ -963,7 +964,7 @@ def test_closing_ends_everything_in_time_and_loses_no_record(managed: Callable, 
     manager.close(timeout=2)
     assert time.monotonic() - started < 2.5
     for run, count in ((running, 2), (stuck, 2), (paused, 3), (queued, 0), (also, 0)):
-        assert run.status == Status.INTERRUPTED and run.message
+        assert run.status == Status.INTERRUPTED and str(run.message)
         kept = store.load(run.id)
         assert kept.status == Status.INTERRUPTED and steps(kept) == count
     stage[1].allow(1)
@@ -994,7 +995,7 @@ def as_killed(store: RunStore) -> RunStore:
     """What a kill at this moment would leave, opened."""
     folder = store.folder.with_name("killed")
     shutil.copytree(store.folder, folder, ignore=shutil.ignore_patterns("*-shm", "runs.lock"))
-    return RunStore(folder)
+    return RunStore(folder, READERS)
 
 
 def test_what_waited_for_its_next_slice_when_the_server_was_killed_is_trained_again_and_its_records_are_kept_until_then(
@@ -1019,7 +1020,7 @@ def test_what_waited_for_its_next_slice_when_the_server_was_killed_is_trained_ag
     until(lambda: again.load(run.id).status == Status.INTERRUPTED)  # now a worker has it
     assert steps(again.load(run.id)) == 4  # and what was recorded before is there
     manager.leave(run.id, "person")
-    until(lambda: not manager.unsaved() and manager.get(run.id).message.startswith("Started afresh"))
+    until(lambda: not manager.unsaved() and str(manager.get(run.id).message).startswith("Started afresh"))
     assert steps(again.load(run.id)) == 4 and again.load(run.id).status == Status.INTERRUPTED
     manager.close()
     again.close()
@@ -1040,7 +1041,7 @@ def test_what_waited_is_trained_again_to_its_end_also_if_the_server_ends_twice(
     assert idle.get(waits.id).status == Status.QUEUED
     idle.close()
     again.close()
-    again = RunStore(again.folder)
+    again = RunStore(again.folder, READERS)
     assert again.load(waits.id).status == Status.QUEUED and steps(again.load(waits.id)) == 4
     stage.free = True
     manager = RunManager(again, stage)
@@ -1056,7 +1057,7 @@ import itertools, sys, time
 from pathlib import Path
 import numpy as np
 import torch
-from gradviz.lenet.config import RunConfig
+from gradviz.lenet.config import READERS, RunConfig
 from gradviz.serve.manager import RunManager
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
@@ -1073,7 +1074,7 @@ class Training:
             sys.stdout.write(f"{self.config.seed} {step} {time.monotonic()}\n")
             sys.stdout.flush()
 
-manager = RunManager(RunStore(Path(sys.argv[1])), Training, workers=2, slice=1e9)
+manager = RunManager(RunStore(Path(sys.argv[1]), READERS), Training, workers=2, slice=1e9)
 for seed in (1, 2, 4, 3):  # two that train, two that wait
     manager.start(RunConfig(blocks=12, dataset="digits", steps=100_000, seed=seed), client=f"person {seed}")
 manager.wait(manager.list()[0].id)
@@ -1095,7 +1096,7 @@ def test_a_kill_costs_at_most_the_last_second_and_what_waited_goes_on(tmp_path: 
     child.send_signal(signal.SIGKILL)
     lines += [line.split() for line in child.stdout.read().splitlines()]
     child.wait()
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     manager = RunManager(store, stage)
     assert store.notice == "" and len(manager.list()) == 4
     assert stage[4] and stage.made == [4]
@@ -1107,7 +1108,7 @@ def test_a_kill_costs_at_most_the_last_second_and_what_waited_goes_on(tmp_path: 
         run = manager.get(summary.id)
         if run in waiting:
             continue
-        assert run.status == Status.INTERRUPTED and run.message
+        assert run.status == Status.INTERRUPTED and str(run.message)
         recorded = [line for line in lines if len(line) == 3 and line[0] == str(run.recipe.seed)]
         assert 100 < older(str(run.recipe.seed), killed) <= steps(run) <= len(recorded) + 2
         assert (run.history.loss == 2.3).all()

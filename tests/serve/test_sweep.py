@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 from timing import until
 from viewing import opened, text
 
-from gradviz.lenet.config import ConfigError, RunConfig
+from gradviz.lenet.config import READERS, ConfigError, RunConfig
 from gradviz.lenet.naming import remedy_name
 from gradviz.lenet.outcome import (
     DIVERGED,
@@ -209,7 +209,7 @@ class Room:
         self.open()
 
     def open(self, kind=RunManager):
-        self.store = RunStore(self.folder)
+        self.store = RunStore(self.folder, READERS)
         self.manager = kind(self.store, self.counted, workers=self.workers, limits=self.limits)
         self.sweeps = SweepRunner(self.manager, self.folder / "sweeps", at_once=2, tick=0.01)
 

@@ -21,7 +21,7 @@ import torch
 from timing import until
 
 from gradviz import machine
-from gradviz.lenet.config import ConfigError, RunConfig
+from gradviz.lenet.config import READERS, ConfigError, RunConfig
 from gradviz.lenet.data import DataError, Shelf
 from gradviz.record.codec import FRAME, pack
 from gradviz.record.history import History, StepRecord
@@ -71,7 +71,7 @@ def nursery(shelf: Shelf) -> Iterator[Nursery]:
 
 @pytest.fixture
 def managed(nursery: Nursery, shelf: Shelf, tmp_path: Path) -> Iterator[RunManager]:
-    store = RunStore(tmp_path / "runs")
+    store = RunStore(tmp_path / "runs", READERS)
     manager = RunManager(store, nursery, workers=2)
     yield manager
     manager.close()
@@ -134,8 +134,8 @@ def test_a_child_that_is_killed_fails_its_own_run_in_one_sentence(managed: RunMa
     assert managed.wait(victim.id, 60)
     assert victim.status == Status.FAILED and victim.history.steps > 2
     # Measured: the signal, and that the system has not counted it as a want of memory.
-    assert victim.message.startswith("The training's process was ended by signal 9 (SIGKILL).")
-    assert "ran out" not in victim.message
+    assert str(victim.message).startswith("The training's process was ended by signal 9 (SIGKILL).")
+    assert "ran out" not in str(victim.message)
     assert managed.statistics().crashes == 1
     before = other.history.steps
     until(lambda: other.history.steps > before + 2)
@@ -281,7 +281,7 @@ def test_training_goes_on_while_the_server_is_busy(nursery: Nursery) -> None:
 SERVER = """
 import sys, time
 from pathlib import Path
-from gradviz.lenet.config import RunConfig
+from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.data import Shelf
 from gradviz.serve.manager import RunManager
 from gradviz.store.store import RunStore
@@ -292,7 +292,7 @@ def train(config, interrupt):
     training = nursery(config, interrupt)
     pids.append(training.pid)
     return training
-manager = RunManager(RunStore(Path(sys.argv[1]) / "runs"), train, workers=1, slice=0.2)
+manager = RunManager(RunStore(Path(sys.argv[1]) / "runs", READERS), train, workers=1, slice=0.2)
 configs = [RunConfig(blocks=blocks, dataset="digits", steps=100_000, batch_size=16, device="cpu") for blocks in (1, 2)]
 runs = [manager.start(config, client=str(config.blocks)) for config in configs]
 while not all(run.history.steps > 1 for run in runs):
@@ -326,7 +326,7 @@ def test_a_run_through_the_manager_is_the_run_of_a_thread(managed: RunManager, s
 
 
 def test_a_child_that_is_stopped_is_ended_and_the_run_says_for_how_long_it_was_silent(shelf: Shelf, tmp_path: Path) -> None:
-    nursery, store = Nursery(shelf, patience=2.0), RunStore(tmp_path / "runs")
+    nursery, store = Nursery(shelf, patience=2.0), RunStore(tmp_path / "runs", READERS)
     pids: list[int] = []
 
     def train(config: RunConfig, interrupt: Callable[[], bool]) -> RemoteTraining:
@@ -342,7 +342,7 @@ def test_a_child_that_is_stopped_is_ended_and_the_run_says_for_how_long_it_was_s
         os.kill(pid, signal.SIGSTOP)
         assert manager.wait(run.id, 60)
         assert run.status == Status.FAILED and run.history.steps > 2
-        assert "has not answered for 2 s and used no processor time (stopped by a signal)" in run.message
+        assert "has not answered for 2 s and used no processor time (stopped by a signal)" in str(run.message)
         until(lambda: not alive(pid))
         other = manager.start(SMALL, client="bob")
         assert manager.wait(other.id, 60) and other.status == Status.FINISHED  # the worker is free again
@@ -415,7 +415,7 @@ def test_a_crash_is_told_by_its_signal(managed: RunManager) -> None:
     until(lambda: run.history.steps > 2)
     os.kill(managed._jobs[run.id].training.pid, signal.SIGSEGV)
     assert managed.wait(run.id, 60)
-    assert run.message == "The training's process was ended by signal 11 (SIGSEGV)."
+    assert str(run.message) == "The training's process was ended by signal 11 (SIGSEGV)."
 
 
 def test_a_child_that_floods_or_talks_nonsense_is_the_end_of_its_run_alone() -> None:
@@ -441,10 +441,10 @@ def test_what_was_used_up_is_named_by_what_was_measured(tmp_path: Path, shelf: S
     def refuse(config: RunConfig, interrupt: Callable[[], bool]) -> RemoteTraining:
         return said_by_a_child(pack_error(error))
 
-    store = RunStore(tmp_path / "runs")
+    store = RunStore(tmp_path / "runs", READERS)
     manager = RunManager(store, refuse)
     run = manager.start(SMALL)
-    assert manager.wait(run.id, 60) and re.search(sentence, run.message), run.message
+    assert manager.wait(run.id, 60) and re.search(sentence, str(run.message)), str(run.message)
     manager.close()
     store.close()
 

@@ -13,6 +13,7 @@ from puppets import Stage, seeded, steps
 from recorded import assert_same, ended_run
 from timing import until
 
+from gradviz.lenet.config import READERS
 from gradviz.record.run import Run, Status
 from gradviz.serve.manager import RunManager
 from gradviz.settings import Limits
@@ -49,7 +50,7 @@ def big(seed: int) -> Run:
 
 
 def test_a_full_disk_is_said_what_is_kept_is_shown_and_deleting_makes_room(disk: Path) -> None:
-    store = RunStore(disk / "runs")
+    store = RunStore(disk / "runs", READERS)
     runs = [big(seed) for seed in range(4)]
     store.save(*runs)
     fill(disk)
@@ -70,7 +71,7 @@ def test_a_full_disk_is_said_what_is_kept_is_shown_and_deleting_makes_room(disk:
     assert shutil.disk_usage(disk).free > free + 500_000
     store.save(late)
     store.close()
-    store = RunStore(disk / "runs")
+    store = RunStore(disk / "runs", READERS)
     for run in (*runs[2:], late):
         assert_same(store.load(run.id), run)
     assert store.notice == ""
@@ -80,7 +81,7 @@ def test_a_full_disk_is_said_what_is_kept_is_shown_and_deleting_makes_room(disk:
 @pytest.mark.parametrize("held", [True, False], ids=["with a reserve", "without one"])
 @pytest.mark.parametrize("end", ["closed", "killed"])
 def test_a_start_on_a_full_disk_shows_the_kept_runs(disk: Path, end: str, held: bool) -> None:
-    store = RunStore(disk / "before")
+    store = RunStore(disk / "before", READERS)
     runs = [big(seed) for seed in range(3)]
     live = big(4)
     live.status = Status.RUNNING
@@ -97,7 +98,7 @@ def test_a_start_on_a_full_disk_shows_the_kept_runs(disk: Path, end: str, held: 
     if not held:
         (disk / "runs" / "runs.reserve").unlink()
     others = fill(disk)
-    store = RunStore(disk / "runs", grace=0)
+    store = RunStore(disk / "runs", READERS, grace=0)
     for run in runs:
         assert_same(store.load(run.id), run)
     found = {line.id: line.status for line in store.list()}
@@ -122,7 +123,7 @@ def test_a_start_on_a_full_disk_shows_the_kept_runs(disk: Path, end: str, held: 
 def test_a_manager_on_a_full_disk_says_so_and_writes_what_it_recorded_once_there_is_room(
     disk: Path, tmp_path: Path
 ) -> None:
-    store, stage = RunStore(disk / "runs", grace=0), Stage()
+    store, stage = RunStore(disk / "runs", READERS, grace=0), Stage()
     kept = big(1)
     store.save(kept)
     limits = Limits(free_disk=0)  # else the start is refused

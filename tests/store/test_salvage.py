@@ -14,6 +14,7 @@ from puppets import Stage, seeded, steps
 from recorded import assert_same, ended_run, extend, new_run
 from timing import until
 
+from gradviz.lenet.config import READERS
 from gradviz.record.run import Run, Status
 from gradviz.record.sample import PackedSample
 from gradviz.serve.manager import RunManager
@@ -28,7 +29,7 @@ COUNT = 90
 def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Run]]:
     """A folder with 90 runs, to be copied."""
     folder = tmp_path_factory.mktemp("kept")
-    store = RunStore(folder)
+    store = RunStore(folder, READERS)
     runs = [ended_run(seed=seed, blocks=seed % 9, count=3 + seed % 40) for seed in range(COUNT)]
     store.save(*runs)
     store.close()
@@ -49,7 +50,7 @@ def judge(store: RunStore, runs: dict[str, Run]) -> tuple[int, int, int]:
         assert (loaded is not None) == (id in listed)
         if loaded is None:
             continue
-        if "Damaged in the file" not in loaded.message:
+        if "Damaged in the file" not in str(loaded.message):
             assert_same(loaded, run)
             whole += 1
             continue
@@ -90,13 +91,13 @@ def test_the_root_of_a_table_costs_no_run(kept: tuple, tmp_path: Path, table: st
     data = bytearray(path.read_bytes())
     data[(number - 1) * PAGE : number * PAGE] = fill * PAGE if fill else random.Random(1).randbytes(PAGE)
     path.write_bytes(data)
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     assert judge(store, kept[1]) == (COUNT, 0, 0)
     assert f"{COUNT} of its runs were saved whole, 0 with gaps" in store.notice
     (aside,) = tmp_path.glob("runs-damaged-*.sqlite")
     assert aside.name in store.notice and aside.read_bytes()[100:] == data[100:]  # opening counts itself in the header
     store.close()
-    again = RunStore(tmp_path)
+    again = RunStore(tmp_path, READERS)
     assert again.notice == "" and len(again.list()) == COUNT
     again.close()
 
@@ -109,7 +110,7 @@ def test_a_leaf_of_the_runs_costs_those_that_lie_on_it(kept: tuple, tmp_path: Pa
     assert 1 <= lost <= 12
     data[(number - 1) * PAGE : number * PAGE] = bytes(PAGE)
     path.write_bytes(data)
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     assert judge(store, kept[1]) == (COUNT - lost, 0, lost)
     assert f"and {lost} could not be saved" in store.notice
     store.close()
@@ -132,33 +133,33 @@ def test_a_flipped_bit_in_the_records_is_noticed_every_time(kept: tuple, tmp_pat
         flipped += 1
         content[content.find(data[:200]) + rng.randrange(min(200, len(data)))] ^= 1 << rng.randrange(8)
         path.write_bytes(content)
-        store = RunStore(tmp_path)
+        store = RunStore(tmp_path, READERS)
         assert judge(store, kept[1]) == (COUNT - 1, 1, 0)
         assert run in store.notice
         store.close()
 
 
 def test_a_flipped_bit_in_a_sample_costs_that_sample(tmp_path: Path) -> None:
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     run = ended_run()
     run.history.samples = [PackedSample(step, bytes(range(200)), b"picture" * 9) for step in (0, 1, 5)]
     store.save(run)
     assert [part.step for part in store.load(run.id).history.samples] == [0, 1, 5]
     for column in ("numbers", "images"):
-        value = bytearray(store._db.execute(f"SELECT {column} FROM samples WHERE step = 1").fetchone()[0])
+        value = bytearray(store.file.db.execute(f"SELECT {column} FROM samples WHERE step = 1").fetchone()[0])
         value[7] ^= 4
-        store._db.execute(f"UPDATE samples SET {column} = ? WHERE step = 1", (bytes(value),))
+        store.file.db.execute(f"UPDATE samples SET {column} = ? WHERE step = 1", (bytes(value),))
         loaded = store.load(run.id)
-        assert [part.step for part in loaded.history.samples] == [0, 5] and "1 tests and samples" in loaded.message
+        assert [part.step for part in loaded.history.samples] == [0, 5] and "1 tests and samples" in str(loaded.message)
     store.close()
 
 
 def test_a_test_that_is_missing_is_said(tmp_path: Path) -> None:
-    store, run = RunStore(tmp_path), ended_run(count=12)
+    store, run = RunStore(tmp_path, READERS), ended_run(count=12)
     store.save(run)
-    store._db.execute("DELETE FROM tests WHERE step = 5")
+    store.file.db.execute("DELETE FROM tests WHERE step = 5")
     loaded = store.load(run.id)
-    assert [step for step, _accuracy in loaded.history.tests] == [0, 10] and "1 tests and samples" in loaded.message
+    assert [step for step, _accuracy in loaded.history.tests] == [0, 10] and "1 tests and samples" in str(loaded.message)
     store.close()
 
 
@@ -167,7 +168,7 @@ def test_what_was_written_and_not_yet_moved_into_the_file_is_salvaged_too(kept: 
     folder = tmp_path / "live"
     folder.mkdir()
     copied(kept, folder)
-    store = RunStore(folder)
+    store = RunStore(folder, READERS)
     late = ended_run(seed=500, blocks=2)
     store.save(late)
     for name in ("runs.sqlite", "runs.sqlite-wal"):
@@ -180,14 +181,14 @@ def test_what_was_written_and_not_yet_moved_into_the_file_is_salvaged_too(kept: 
             data = bytearray(path.read_bytes())
             data[(number - 1) * PAGE : number * PAGE] = bytes(PAGE)
             path.write_bytes(data)
-    again = RunStore(tmp_path)
+    again = RunStore(tmp_path, READERS)
     assert judge(again, {**kept[1], late.id: late}) == (COUNT + 1, 0, 0)
     again.close()
 
 
 def test_deleted_runs_do_not_come_back_from_freed_pages(kept: tuple, tmp_path: Path) -> None:
     copied(kept, tmp_path)
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     gone = list(kept[1])[10:30]
     for id in gone:
         store.delete(id)
@@ -196,7 +197,7 @@ def test_deleted_runs_do_not_come_back_from_freed_pages(kept: tuple, tmp_path: P
     data = bytearray(store.path.read_bytes())
     data[(number - 1) * PAGE : number * PAGE] = bytes(PAGE)
     store.path.write_bytes(data)
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     assert {line.id for line in store.list()} == set(kept[1]) - set(gone)
     store.close()
 
@@ -207,11 +208,11 @@ def test_a_server_that_is_killed_while_it_salvages_begins_anew(kept: tuple, tmp_
     data[:PAGE] = bytes(PAGE)
     path.write_bytes(data)
     (tmp_path / "runs-new.part").write_bytes(b"half of it")
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     assert judge(store, kept[1]) == (COUNT, 0, 0)
     store.close()
     path.rename(tmp_path / "runs-new.sqlite")  # or between putting aside and putting in its place
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     assert judge(store, kept[1]) == (COUNT, 0, 0)
     store.close()
 
@@ -227,12 +228,12 @@ def emptied(path: Path) -> None:
 
 @pytest.mark.parametrize("how", [overwritten, emptied], ids=lambda how: how.__name__)
 def test_damage_under_a_running_server_is_met_said_and_mended(tmp_path: Path, how: Callable[[Path], None]) -> None:
-    store, stage = RunStore(tmp_path / "runs"), Stage()
+    store, stage = RunStore(tmp_path / "runs", READERS), Stage()
     manager = RunManager(store, stage, slice=1e9)
     run = manager.start(seeded(1))
     stage[1].allow(2)
     until(lambda: store.load(run.id) and steps(store.load(run.id)) == 2)
-    store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.file.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     how(store.path)
     manager.list()  # somebody opens a page
     stage[1].allow(1)
@@ -242,38 +243,38 @@ def test_damage_under_a_running_server_is_met_said_and_mended(tmp_path: Path, ho
     assert [line.id for line in manager.list()] == [run.id]
     manager.close()
     store.close()
-    again = RunStore(tmp_path / "runs")
+    again = RunStore(tmp_path / "runs", READERS)
     assert steps(again.load(run.id)) == 3 and again.load(run.id).status == Status.INTERRUPTED
     again.close()
 
 
 @pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_a_store_of_each_earlier_version_opens_as_it_did_and_is_checked_from_then_on(tmp_path: Path, version: int) -> None:
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     run = new_run(blocks=1)
     extend(run, 20)
     store.save(run)
     for table in ("scalars", "columns", "tests", "samples"):
-        store._db.execute(f"ALTER TABLE {table} DROP COLUMN crc")
+        store.file.db.execute(f"ALTER TABLE {table} DROP COLUMN crc")
     for column in ("tests", "samples"):
-        store._db.execute(f"ALTER TABLE runs DROP COLUMN {column}")
+        store.file.db.execute(f"ALTER TABLE runs DROP COLUMN {column}")
     for since, column in ((4, "arithmetic"), (3, "clients"), (2, "deletion")):
         if version < since:
-            store._db.execute(f"ALTER TABLE runs DROP COLUMN {column}")
+            store.file.db.execute(f"ALTER TABLE runs DROP COLUMN {column}")
     if version < 2:
-        store._db.execute("DROP TABLE samples")
-    store._db.execute(f"PRAGMA user_version = {version}")
+        store.file.db.execute("DROP TABLE samples")
+    store.file.db.execute(f"PRAGMA user_version = {version}")
     store.close()
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     assert store.notice == ""
     run.status, run.message = Status.INTERRUPTED, store.load(run.id).message
     assert_same(store.load(run.id), run)
     extend(run, 10)
     store.save(run)
     assert_same(store.load(run.id), run)
-    assert store._db.execute("SELECT count(*) FROM columns WHERE crc IS NOT NULL").fetchone()[0] == 10
-    store._db.execute("UPDATE columns SET data = zeroblob(length(data)) WHERE place = 25")
-    assert "1 of 30 columns" in store.load(run.id).message
+    assert store.file.db.execute("SELECT count(*) FROM columns WHERE crc IS NOT NULL").fetchone()[0] == 10
+    store.file.db.execute("UPDATE columns SET data = zeroblob(length(data)) WHERE place = 25")
+    assert "1 of 30 columns" in str(store.load(run.id).message)
     store.close()
 
 
@@ -301,7 +302,7 @@ def exchanged(log: bytearray) -> None:
 def test_damage_in_the_log_is_said_and_what_lies_behind_it_is_kept(tmp_path: Path, how: Callable[[bytearray], None]) -> None:
     """SQLite takes it for the end of the log."""
     first, second = tmp_path / "first", tmp_path / "second"
-    store = RunStore(first)
+    store = RunStore(first, READERS)
     runs = [ended_run(seed=seed, blocks=2) for seed in range(12)]
     for run in runs:
         store.save(run)
@@ -313,26 +314,26 @@ def test_damage_in_the_log_is_said_and_what_lies_behind_it_is_kept(tmp_path: Pat
     data = bytearray(log.read_bytes())
     how(data)
     log.write_bytes(data)
-    again = RunStore(second)
+    again = RunStore(second, READERS)
     assert "log of the file of runs was damaged" in again.notice and "runs.sqlite-wal-damaged" in again.notice
     assert (second / "runs.sqlite-wal-damaged").read_bytes() == data
     whole, gaps, lost = judge(again, {run.id: run for run in runs})
     assert whole >= 10 and lost <= 1 and whole + gaps + lost == 12
     assert again.load(runs[-1].id) is not None  # the last that was written
     again.close()
-    once_more = RunStore(second)
+    once_more = RunStore(second, READERS)
     assert "log" not in once_more.notice
     once_more.close()
 
 
 def test_a_whole_log_and_one_cut_off_by_a_kill_are_left_as_they_are(tmp_path: Path) -> None:
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     for seed in range(4):
         store.save(ended_run(seed=seed))
     log = Path(f"{store.path}-wal").read_bytes()
-    store._db.execute("BEGIN")
-    store._db.execute("DELETE FROM runs")
-    store._db.execute("ROLLBACK")
+    store.file.db.execute("BEGIN")
+    store.file.db.execute("DELETE FROM runs")
+    store.file.db.execute("ROLLBACK")
     rolled_back = Path(f"{store.path}-wal").read_bytes()
     store.close()
     assert len(log) > 10 * PAGE
@@ -363,7 +364,7 @@ def test_tables_that_somebody_has_changed_cost_no_run_and_can_be_written(kept: t
     with sqlite3.connect(path) as db:
         db.executescript(CHANGES[change])
     db.close()
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     runs = kept[1]
     assert judge(store, runs) == (COUNT, 0, 0)
     assert f"{COUNT} of its runs were saved whole" in store.notice
@@ -378,7 +379,7 @@ def test_tables_that_somebody_has_changed_cost_no_run_and_can_be_written(kept: t
 
 
 def test_what_is_left_of_a_run_deleted_by_hand_is_not_in_the_way(tmp_path: Path) -> None:
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     run = ended_run(count=30)
     store.save(run)
     with sqlite3.connect(store.path) as db:
@@ -391,21 +392,21 @@ def test_what_is_left_of_a_run_deleted_by_hand_is_not_in_the_way(tmp_path: Path)
 
 
 def test_the_settings_of_another_run_are_no_run(tmp_path: Path) -> None:
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     one, other = ended_run(seed=1), ended_run(seed=2)
     store.save(one, other)
-    store._db.execute("UPDATE runs SET config = (SELECT config FROM runs WHERE id = ?) WHERE id = ?", (one.id, other.id))
+    store.file.db.execute("UPDATE runs SET config = (SELECT config FROM runs WHERE id = ?) WHERE id = ?", (one.id, other.id))
     assert store.load(other.id) is None and [line.id for line in store.list()] == [one.id]
     assert f"{other.id} (the settings of another run)" in store.notice
     store.close()
 
 
 def test_words_without_end_are_cut_short(tmp_path: Path) -> None:
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     run = ended_run()
     store.save(run)
-    store._db.execute("UPDATE runs SET message = hex(zeroblob(5000000)), device = hex(zeroblob(5000000))")
-    assert len(store.load(run.id).message) + len(store.list()[0].device) < 5000
+    store.file.db.execute("UPDATE runs SET message = hex(zeroblob(5000000)), device = hex(zeroblob(5000000))")
+    assert len(str(store.load(run.id).message)) + len(store.list()[0].device) < 5000
     store.close()
 
 
@@ -419,7 +420,7 @@ def test_a_wrong_byte_of_the_header_costs_no_run(kept: tuple, tmp_path: Path, at
     data = bytearray(path.read_bytes())
     data[at : at + len(value)] = value
     path.write_bytes(data)
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     assert judge(store, kept[1]) == (COUNT, 0, 0)
     store.save(ended_run(seed=500))
     store.close()
@@ -427,7 +428,7 @@ def test_a_wrong_byte_of_the_header_costs_no_run(kept: tuple, tmp_path: Path, at
 
 @pytest.mark.parametrize("content", [b"", b"S", b"SQLite format 3\0"])
 def test_an_emptied_file_is_said_and_its_log_is_read(kept: tuple, tmp_path: Path, content: bytes) -> None:
-    store = RunStore(tmp_path / "first")
+    store = RunStore(tmp_path / "first", READERS)
     run = ended_run()
     store.save(run)
     second = tmp_path / "second"
@@ -435,7 +436,7 @@ def test_an_emptied_file_is_said_and_its_log_is_read(kept: tuple, tmp_path: Path
     shutil.copy(tmp_path / "first" / "runs.sqlite-wal", second)
     store.close()
     (second / "runs.sqlite").write_bytes(content)
-    again = RunStore(second)
+    again = RunStore(second, READERS)
     assert_same(again.load(run.id), run)
     assert "damaged" in again.notice and list(second.glob("runs-damaged-*.sqlite"))
     again.close()
@@ -446,7 +447,7 @@ def test_what_was_saved_with_gaps_in_the_tests_is_not_called_whole(kept: tuple, 
     with sqlite3.connect(path) as db:
         db.execute("DROP TABLE tests")
     db.close()
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     assert f"0 of its runs were saved whole, {COUNT} with gaps" in store.notice
     assert judge(store, kept[1]) == (0, COUNT, 0)
     store.close()
@@ -455,7 +456,7 @@ def test_what_was_saved_with_gaps_in_the_tests_is_not_called_whole(kept: tuple, 
 def test_a_damaged_list_of_runs_is_said_to_be_one(kept: tuple, tmp_path: Path) -> None:
     path = copied(kept, tmp_path)
     path.write_bytes(path.read_bytes()[: 3 * PAGE])
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     assert "there may have been more" in store.notice
     store.close()
 
@@ -465,9 +466,9 @@ def test_a_damaged_list_of_runs_is_said_to_be_one(kept: tuple, tmp_path: Path) -
 
 def test_rubbish_in_the_lock_keeps_nobody_out(tmp_path: Path) -> None:
     (tmp_path / "runs.lock").write_bytes(b"rubbish" * 1000)
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     with pytest.raises(StoreError, match="in use by another"):
-        RunStore(tmp_path, patience=0)
+        RunStore(tmp_path, READERS, patience=0)
     store.close()
 
 
@@ -475,4 +476,4 @@ def test_what_is_no_lock_is_said_and_two_servers_never_write(kept: tuple, tmp_pa
     copied(kept, tmp_path)
     (tmp_path / "runs.lock").mkdir()
     with pytest.raises(StoreError, match=r"runs\.lock.*is no file"):
-        RunStore(tmp_path)
+        RunStore(tmp_path, READERS)

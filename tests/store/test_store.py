@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from recorded import ODD, assert_same, assert_same_records, bits, extend, new_run
 
+from gradviz.lenet.config import READERS
+from gradviz.messages import text
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
@@ -23,7 +25,7 @@ from gradviz.store.store import RunStore, StoreError
 
 @pytest.fixture
 def store(tmp_path: Path):
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     yield store
     store.close()
 
@@ -31,7 +33,7 @@ def store(tmp_path: Path):
 def test_a_run_comes_back_equal(store: RunStore) -> None:
     run = new_run(blocks=2, init_range=0.5)
     extend(run, 37)
-    run.status, run.device, run.message = Status.DIVERGED, "cpu, 1 thread", "The loss is nan at step 36."
+    run.status, run.device, run.message = Status.DIVERGED, "cpu, 1 thread", text("The loss is nan at step 36.")
     run.nonfinite_layer, run.test_accuracy = "block1.conv2", 0.25
     run.arithmetic = Arithmetic("cpu", "AVX2 x86_64", "ONEDNN_MAX_CPU_ISA=SSE41", 2, "2.13.0")
     store.save(run)
@@ -91,11 +93,11 @@ def test_only_what_is_new_is_written(store: RunStore) -> None:
     run = new_run(blocks=100)
     extend(run, 400)
     store.save(run)
-    before = store._db.total_changes
+    before = store.file.db.total_changes
     extend(run, 1)
     store.save(run)
     # The row of the run, the new scalars, one column, and the tests that are new (none).
-    assert store._db.total_changes - before <= 3 + 1
+    assert store.file.db.total_changes - before <= 3 + 1
 
 
 def test_the_list_is_light_newest_first_and_deleting_gives_the_space_back(store: RunStore) -> None:
@@ -115,7 +117,7 @@ def test_the_list_is_light_newest_first_and_deleting_gives_the_space_back(store:
     assert [line.id for line in store.list()] == [runs[1].id, runs[0].id]
     assert_same(store.load(runs[1].id), runs[1])
     for table in ("columns", "scalars", "tests"):
-        assert not store._db.execute(f"SELECT * FROM {table} WHERE run = ?", (runs[2].id,)).fetchall()
+        assert not store.file.db.execute(f"SELECT * FROM {table} WHERE run = ?", (runs[2].id,)).fetchall()
     store.close()
     assert store.path.stat().st_size < 2_000_000  # 610 columns of 11 kB are gone
 
@@ -132,7 +134,7 @@ def test_a_run_started_afresh_replaces_the_records_of_the_old_one(store: RunStor
 
 
 def test_live_runs_are_interrupted_when_the_store_opens_again_and_ended_ones_stay(tmp_path: Path) -> None:
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     runs = []
     for blocks, status in enumerate(Status):
         run = new_run(blocks=blocks)
@@ -141,7 +143,7 @@ def test_live_runs_are_interrupted_when_the_store_opens_again_and_ended_ones_sta
         runs.append(run)
     store.save(*runs)
     store.close()
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     for run in runs:
         loaded = store.load(run.id)
         assert loaded.status == (Status.INTERRUPTED if run.status.live else run.status)
@@ -154,13 +156,13 @@ CHILD = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from gradviz.lenet.config import RunConfig
+from gradviz.lenet.config import READERS, RunConfig
 from gradviz.record.history import History, StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
 from gradviz.store.store import RunStore
 
-store = RunStore(Path(sys.argv[1]))
+store = RunStore(Path(sys.argv[1]), READERS)
 config = RunConfig(blocks=50, dataset="digits")
 run = Run(config, History(config.layers, 64), Status.RUNNING)
 for step in range(1_000_000):
@@ -183,7 +185,7 @@ def test_a_kill_in_the_middle_of_writing_loses_nothing_that_was_saved(tmp_path: 
         rest = child.stdout.read().split()
         child.wait()
         saved = int(rest[-1]) if rest else saved
-        store = RunStore(folder)
+        store = RunStore(folder, READERS)
         assert store.notice == ""
         (line,) = store.list()
         run = store.load(line.id)
@@ -241,7 +243,7 @@ def test_a_failed_save_keeps_the_state_before_it(store: RunStore) -> None:
 
 @pytest.mark.parametrize("damage", ["not a database", "cut off", "overwritten inside", "torn pages"])
 def test_a_damaged_file_is_put_aside_and_said_so(tmp_path: Path, damage: str) -> None:
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     run = new_run(blocks=20)
     extend(run, 300)
     store.save(run)
@@ -256,7 +258,7 @@ def test_a_damaged_file_is_put_aside_and_said_so(tmp_path: Path, damage: str) ->
     else:
         data[20 * 4096 : 60 * 4096] = bytes(40 * 4096)
     store.path.write_bytes(data)
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     assert "damaged" in store.notice and store.notice.count("\n") == 0
     (aside,) = tmp_path.glob("runs-damaged-*.sqlite")
     assert aside.name in store.notice
@@ -271,17 +273,17 @@ def test_a_second_server_on_the_same_folder_is_refused_in_one_sentence(tmp_path:
     run = new_run()
     store.save(run)
     with pytest.raises(StoreError, match="in use by another gradviz server") as refusal:
-        RunStore(tmp_path, patience=0)
+        RunStore(tmp_path, READERS, patience=0)
     assert "\n" not in str(refusal.value)
     assert store.load(run.id).status == Status.QUEUED  # not declared interrupted
     store.close()
-    later = RunStore(tmp_path, patience=0)
+    later = RunStore(tmp_path, READERS, patience=0)
     assert later.load(run.id).status == Status.INTERRUPTED
     later.close()
 
 
 def test_a_locked_file_is_refused_in_one_sentence(store: RunStore) -> None:
-    store._db.execute("PRAGMA busy_timeout = 0")
+    store.file.db.execute("PRAGMA busy_timeout = 0")
     other = sqlite3.connect(store.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreError, match="another program holds it locked"):
@@ -295,62 +297,62 @@ def test_a_locked_file_is_refused_in_one_sentence(store: RunStore) -> None:
 def test_a_folder_that_cannot_be_is_refused_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match="cannot hold the runs"):
-        RunStore(tmp_path / "file")
+        RunStore(tmp_path / "file", READERS)
     (tmp_path / "runs.sqlite").mkdir()
     with pytest.raises(StoreError, match="cannot be opened"):
-        RunStore(tmp_path)
+        RunStore(tmp_path, READERS)
     (tmp_path / "runs.sqlite").rmdir()
-    RunStore(tmp_path, patience=0).close()  # the refused opening holds no claim
+    RunStore(tmp_path, READERS, patience=0).close()  # the refused opening holds no claim
 
 
 def test_a_full_disk_is_said_and_the_store_goes_on_when_there_is_room(store: RunStore) -> None:
-    store._db.execute(f"PRAGMA max_page_count = {store._db.execute('PRAGMA page_count').fetchone()[0] + 10}")
+    store.file.db.execute(f"PRAGMA max_page_count = {store.file.db.execute('PRAGMA page_count').fetchone()[0] + 10}")
     run = new_run(blocks=50)
     extend(run, 200)
     with pytest.raises(StoreError, match="the disk is full"):
         store.save(run)
     assert store.list() == []
-    store._db.execute("PRAGMA max_page_count = 1000000")
+    store.file.db.execute("PRAGMA max_page_count = 1000000")
     store.save(run)
     assert_same(store.load(run.id), run)
 
 
 def test_the_arithmetic_of_a_run_from_before_it_was_noted_is_unknown(tmp_path: Path) -> None:
-    store, run = RunStore(tmp_path), new_run()
+    store, run = RunStore(tmp_path, READERS), new_run()
     run.status, run.arithmetic = Status.FINISHED, Arithmetic("cpu", "AVX2 x86_64", "", 1, "2.13.0")
     extend(run, 5)
     store.save(run)
-    store._db.execute("ALTER TABLE runs DROP COLUMN arithmetic")
-    store._db.execute("PRAGMA user_version = 3")
+    store.file.db.execute("ALTER TABLE runs DROP COLUMN arithmetic")
+    store.file.db.execute("PRAGMA user_version = 3")
     store.close()
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     assert store.load(run.id).arithmetic is None and len(store.load(run.id).history.loss) == 5
     store.save(run)
     assert store.load(run.id).arithmetic == run.arithmetic
-    store._db.execute("UPDATE runs SET arithmetic = '{damaged'")
+    store.file.db.execute("UPDATE runs SET arithmetic = '{damaged'")
     assert store.load(run.id).arithmetic is None
     store.close()
 
 
 def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
-    store = RunStore(tmp_path)
-    store._db.execute("PRAGMA user_version = 99")
+    store = RunStore(tmp_path, READERS)
+    store.file.db.execute("PRAGMA user_version = 99")
     store.close()
     with pytest.raises(StoreError, match="newer gradviz"):
-        RunStore(tmp_path)
+        RunStore(tmp_path, READERS)
 
 
 def test_a_run_is_found_under_its_new_id_after_a_setting_was_added(tmp_path: Path) -> None:
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     run = new_run()
     extend(run, 3)
     store.save(run)
     config = run.recipe.to_dict()
     del config["shortcut"]  # as if an older version had not known it
-    store._db.execute("UPDATE runs SET id = 'abc', config = ?", (json.dumps(config),))
-    store._db.execute("INSERT INTO runs (id, config, status, created) VALUES ('def', '{\"unheard\": 1}', 'finished', 0)")
+    store.file.db.execute("UPDATE runs SET id = 'abc', config = ?", (json.dumps(config),))
+    store.file.db.execute("INSERT INTO runs (id, config, status, created) VALUES ('def', '{\"unheard\": 1}', 'finished', 0)")
     store.close()
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     run.status, run.message = Status.INTERRUPTED, store.load(run.id).message
     assert_same(store.load(run.id), run)
     assert [line.id for line in store.list()] == [run.id]  # the unheard one is skipped, not fatal
@@ -365,8 +367,8 @@ def test_a_quantity_added_since_reads_as_not_measured(store: RunStore) -> None:
     names = list(QUANTITIES)
     kept = [names[2], names[0]]
     for place, column in enumerate(run.history.columns):
-        store._db.execute("UPDATE columns SET data = ?, crc = NULL WHERE place = ?", (column[[2, 0]].tobytes(), place))
-    store._db.execute("UPDATE runs SET quantities = ?", (" ".join(kept),))
+        store.file.db.execute("UPDATE columns SET data = ?, crc = NULL WHERE place = ?", (column[[2, 0]].tobytes(), place))
+    store.file.db.execute("UPDATE runs SET quantities = ?", (" ".join(kept),))
     loaded = store.load(run.id).history
     for name in names:
         if name in kept:

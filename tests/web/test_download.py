@@ -16,7 +16,7 @@ from asgi import ask
 from playwright.sync_api import Page, expect
 from starlette.applications import Starlette
 
-from gradviz.lenet.config import RunConfig
+from gradviz.lenet.config import READERS, RunConfig
 from gradviz.record import export
 from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
@@ -142,7 +142,7 @@ def test_who_takes_nothing_gives_his_place_back():
 def test_a_reader_takes_the_layers_home_and_a_refusal_stands_on_the_page(page: Page, start_server, tmp_path):
     server = start_server(GRADVIZ_DATA="/nonexistent")
     server.kill()
-    store = RunStore(server.store)
+    store = RunStore(server.store, READERS)
     config = RunConfig(blocks=4, steps=30, dataset="digits")
     run = recorded(config, 30)
     store.save(run)

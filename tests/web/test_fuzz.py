@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from benchmarks.classroom import PAGES, Tab, Tally
-from gradviz.lenet.config import FIELDS, ConfigError, RunConfig
+from gradviz.lenet.config import FIELDS, READERS, ConfigError, RunConfig
 from gradviz.lenet.data import Shelf
 from gradviz.record.history import History, StepRecord
 from gradviz.record.quantities import QUANTITIES
@@ -84,7 +84,7 @@ def kept(store: RunStore) -> dict[str, tuple]:
 
 @pytest.fixture
 def served(tmp_path) -> Iterator[tuple[Starlette, RunStore, list[str]]]:
-    store = RunStore(tmp_path)
+    store = RunStore(tmp_path, READERS)
     kinds = ((0, 0, Status.STOPPED), (3, 150, Status.FINISHED), (200, 5, Status.DIVERGED))
     runs = [a_run(RunConfig(blocks=blocks, steps=200), steps, status) for blocks, steps, status in kinds]
     store.save(*runs)

@@ -23,6 +23,8 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     "number": number,
     "word": gettext,  # of a table: a label, a choice
     "choice": lambda words: gettext(" or ").join(words),
+    "list": lambda messages: "; ".join(map(str, messages)),
+    "clause": lambda message: str(message).rstrip("."),  # a sentence within another
     "number1": lambda value: number(value, 1),  # of one digit
     "ratio": ratio,  # given as its log10
     "loss": lambda value: f"{value:.2f}" if value < 100 else number(value, 3),
@@ -58,7 +60,67 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "default-used": "{problem} The default is used.",
     "given-twice": "{label:word} ({name}) is given more than once ({words}). The last one is used.",
     "no-setting": "{given!r} is not a setting; the settings are {settings}.",
+    "sweep-axes": "A sweep varies one or two of {axes}.",
+    "sweep-no-value": "{field:word} needs one value or more.",
+    "sweep-too-many": "A sweep has at most {most} runs; these are {count}. Take fewer points or seeds.",
     "no-setting-but": "{given!r} is not a setting, and is left out; did you mean {meant:choice}?",
+    # data sets
+    "data-absent": "{title:word} is not in the data folder {folder}: {found:list}.",
+    "data-part": "{title:word} is not in the data folder {folder} ({have} of its {all} files are there): {found:list}.",
+    "data-has-no": "{place} has no {missing}",
+    "data-none-inside": "no train-images-idx3-ubyte, packed or not, in it or in the folders inside",
+    "data-file-no-folder": "there is a file of this name, and no folder",
+    "data-no-such-folder": "that folder does not exist",
+    "data-not-idx": "{file} is not taken for a file in the IDX format",
+    "data-no-file": "{file} is no file",
+    "data-link-to-nothing": "{file} is a link to nothing",
+    "data-leads-nowhere": "{file} leads nowhere ({why})",
+    "data-damaged": "The files of {title:word} are damaged or mixed up: {what} Put a whole file in its place, or take it away.",
+    "data-forbidden": "{title:word} may not be read: {what} "
+    "Let its owner give the right to read it (and to enter it, if a folder).",
+    "data-closed": "{file} is closed to the user that gradviz runs as.",
+    "data-gone": "{file} is gone.",
+    "data-unreadable": "{file} cannot be read ({why}).",
+    "data-unequal": "{images} holds {pictures:,} images, and {labels} {answers:,} labels.",
+    "data-label": "{labels} holds the label {label} (number {place:,}); labels are 0 to 9.",
+    "data-pictures-of": "{images} holds the pictures of {other:word}.",
+    "data-swapped": "{train} and {test} have each other's content.",
+    "idx-not-unpacked": "{file} cannot be unpacked: it is cut short or damaged.",
+    "idx-empty": "{file} is empty.",
+    "idx-cut": "{file} is cut short: it has {have:,} of {need:,} bytes.",
+    "idx-ends-in-header": "{file} is cut short: it ends in its header.",
+    "idx-goes-on": "{file} goes on after its end.",
+    "idx-other-format": "{file} is not in the IDX format: it begins with {start}.",
+    "idx-no-bytes": "{file} holds {kind:word}, and not bytes.",
+    "idx-holds": "{file} holds {held} where {wanted} should be.",
+    "idx-labels": "labels",
+    "idx-images": "images",
+    "idx-of-dimension": "{n}-dimensional numbers",
+    "idx-size": "{file} has images of {rows} × {columns} pixels, and not 28 × 28.",
+    "idx-count": "{file} says that it holds {count:,} of them; it may be 1 to {most:,}.",
+    "data-other": "{why} Using {title:word} instead: {what:word}",
+    "download-begun": "Downloading {title:word} …",
+    "download": "Downloading {title:word} … {share:.0%}",
+    "download-off": "Downloads are switched off.",
+    "download-failed": "{title:word} could not be downloaded: {problem:clause}. "
+    "It is tried again once {seconds:.0f} s have passed.",
+    "download-certificate": "the certificate of the server was refused (a wrong clock, or a network that opens encrypted "
+    "connections and whose certificate this machine does not know)",
+    "download-disk-full": "the disk is full",
+    "download-no-name": "its server is not found (no network, or no name service)",
+    "download-proxy": "the proxy refused the connection",
+    "download-no-network": "the network does not reach it",
+    "download-silent": "the connection is silent",
+    "download-other-content": "what came is not the data set (the sign-in page of a network, perhaps)",
+    "download-server-error": "its server answered with an error",
+    "download-no-folder": "the data folder {folder} cannot be written ({why})",
+    # runs of the article's length
+    "kept-no-file": "{path} is no file.",
+    "kept-unreadable": "{path} cannot be read ({why}).",
+    "kept-unwritable": "{path} cannot be written ({why}).",
+    "kept-other-version": "Line {line} of {path} is not a run of this version ({why}): move the file away or mend that line.",
+    "kept-need-mnist": "The runs of the article's length need MNIST: {why}",
+    "other-data-set": "{name} is another data set",
     # diagnosis: the sentence
     "waits": "Waiting for the first step.",
     "never-began": "No step was recorded.",
@@ -285,7 +347,7 @@ class Message:
     """Raises KeyError for a code that is not in MESSAGES."""
 
     code: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # text, numbers, messages
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # text, numbers, messages, lists of them
 
     def __post_init__(self) -> None:
         MESSAGES[self.code]
@@ -304,22 +366,31 @@ class Message:
 
     def to_json(self) -> dict[str, Any]:
         """{"code": …, argument: …}, for the store and for other processes."""
-        return {"code": self.code} | {
-            name: value.to_json() if isinstance(value, Message) else value for name, value in self.arguments.items()
-        }
+        return {"code": self.code} | {name: _to_json(value) for name, value in self.arguments.items()}
 
     @classmethod
     def from_json(cls, kept: object) -> Message:
         """What to_json gave. Anything else, a code of another version too, becomes the text that it is; never raises."""
         if isinstance(kept, dict) and isinstance(kept.get("code"), str) and kept["code"] in MESSAGES:
-            arguments = {name: cls.from_json(value) if isinstance(value, dict) else value for name, value in kept.items()}
-            del arguments["code"]
+            arguments = {name: _from_json(value) for name, value in kept.items() if name != "code"}
             try:
                 str(message := cls(kept["code"], arguments))
                 return message
             except (KeyError, ValueError, TypeError, IndexError, AttributeError):
                 pass
         return text("" if kept is None else str(kept))
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_to_json(each) for each in value]
+    return value.to_json() if isinstance(value, Message) else value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_from_json(each) for each in value]
+    return Message.from_json(value) if isinstance(value, dict) else value
 
 
 def say(code: str, /, **arguments: Any) -> Message:

@@ -169,7 +169,7 @@ def reproduce(
     name, replaced = shelf.effective(dataset)
     if article:
         if name != "mnist":
-            raise DataError(f"The runs of the article's length need MNIST: {replaced or f'{dataset} is another data set'}")
+            raise DataError(say("kept-need-mnist", why=replaced or say("other-data-set", name=dataset)))
         until = math.inf if minutes is None else begun + 60 * minutes
         with _trainings(shelf) as train:
             _long_runs(keep, train, at_once, until)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gradviz import machine
-from gradviz.lenet.config import FIELDS
 from gradviz.messages import Told, say
 
 _SECRETS = {"GRADVIZ_PIN", "STREAMLIT_SERVER_COOKIE_SECRET"}
@@ -29,9 +28,9 @@ def of_children(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
 class Limits:
     """What one server takes on. What is over a limit is refused in one sentence; the defaults are the settings' own ranges."""
 
-    blocks: int = int(FIELDS["blocks"].spec.high)  # GRADVIZ_MAX_BLOCKS, of one run
-    steps: int = int(FIELDS["steps"].spec.high)  # GRADVIZ_MAX_STEPS, of one run
-    batch: int = int(FIELDS["batch_size"].spec.high)  # GRADVIZ_MAX_BATCH, of one run
+    blocks: int = 1000  # GRADVIZ_MAX_BLOCKS, of one run
+    steps: int = 100_000  # GRADVIZ_MAX_STEPS, of one run
+    batch: int = 1024  # GRADVIZ_MAX_BATCH, of one run
     queue: int = 200  # GRADVIZ_MAX_QUEUE: runs that wait for their turn
     runs: int = 5000  # GRADVIZ_MAX_RUNS: runs kept
     disk: int = 20  # GRADVIZ_MAX_DISK: GB of the folder of runs

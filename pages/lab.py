@@ -45,7 +45,7 @@ def data_notice(wanted: str) -> None:
     if state.status == "downloading":
         _progress(wanted)
     elif name != wanted:
-        st.info(as_text(sentence), icon=":material/info:")
+        st.info(as_text(str(sentence)), icon=":material/info:")
 
 
 @st.fragment(run_every=1)
@@ -54,7 +54,7 @@ def _progress(wanted: str) -> None:
     state = shelf.state(wanted)
     if state.status != "downloading":
         st.rerun()  # the whole page: its data set has changed
-    st.info(as_text(sentence), icon=":material/download:")
+    st.info(as_text(str(sentence)), icon=":material/download:")
     st.progress(state.progress)
 
 

@@ -228,7 +228,7 @@ def one(lesson: Lesson, plain: bool) -> None:
             st.rerun()
     dataset, notice = shelf.effective(wanted)
     if dataset == "digits":
-        st.info(as_text((notice + " " if notice else "") + _(DIGITS_DIFFER)), icon=":material/info:")
+        st.info(as_text((f"{notice} " if notice else "") + _(DIGITS_DIFFER)), icon=":material/info:")
     st.markdown(f"#### {_(lesson.question)}")
 
     prediction = read_prediction(lesson)

@@ -129,7 +129,7 @@ def question() -> Sweep | None:
     asked = {name: st.session_state.get(key(name), usual) for name, usual in FIRST.items()}
     dataset, notice = shelf.effective(asked["dataset"])
     if notice:
-        st.info(as_text(notice), icon=":material/info:")
+        st.info(as_text(str(notice)), icon=":material/info:")
     try:
         shared = {name: asked[name] for name in ("steps", "batch_size", "optimizer", "lr", "blocks")}
         bases = [replace(REMEDIES[name], **shared, dataset=dataset) for name in asked["remedies"]]

@@ -15,6 +15,9 @@ def test_a_message_survives_json_and_says_the_same_afterwards():
     message = say("sentences", first=inner, second="Try again.")
     again = Message.from_json(json.loads(json.dumps(message.to_json())))
     assert again == message and str(again) == "no space left Try again."
+    several = say("data-absent", title="MNIST", folder="sets", found=[say("data-no-such-folder"), text("no more")])
+    assert Message.from_json(json.loads(json.dumps(several.to_json()))) == several
+    assert str(several) == "MNIST is not in the data folder sets: that folder does not exist; no more."
 
 
 @pytest.mark.parametrize("kept", [None, 17, "old words", {"code": "of a later version", "n": 3}, {"code": "sentences"}, [], {}])

@@ -26,28 +26,26 @@ import torch.nn.functional as F
 from gradviz.lenet import idx
 from gradviz.lenet.config import DATASETS
 from gradviz.lenet.idx import PIXELS, DataError
+from gradviz.messages import N_, NOTHING, Message, say
 from gradviz.settings import of_children
-from gradviz.words import gettext as _
 
 TORCHVISION_CLASS = {"mnist": "MNIST", "fashion": "FashionMNIST", "kmnist": "KMNIST"}
 _BYTES = {"mnist": 66.5e6, "fashion": 85.8e6, "kmnist": 75.9e6}  # archives and their contents, for the progress bar
-_TITLE = idx.TITLE | {"digits": "the built-in digits"}
+_TITLE = idx.TITLE | {"digits": N_("the built-in digits")}
 _SILENCE = 20.0  # seconds without a byte after which a download is given up
 _LEFT = 24 * 3600.0  # seconds after which nobody downloads into a folder any more
 DIGITS_TRAIN = 1437  # the last 360 scans come from other writers and are the test
 
-# What a failed download said -> why, in words.
+# What a failed download said -> why, as a code of MESSAGES.
 _CAUSES = {
-    r"CERTIFICATE_VERIFY_FAILED|SSLCertVerificationError": "the certificate of the server was refused (a wrong clock, or a "
-    "network that opens encrypted connections and whose certificate this machine does not know)",
-    r"No space left|quota exceeded": "the disk is full",
-    r"Name or service not known|name resolution|getaddrinfo|nodename nor servname|No address associated":
-    "its server is not found (no network, or no name service)",
-    r"Tunnel connection failed|Proxy|HTTP Error 407": "the proxy refused the connection",
-    r"Connection refused|Network is unreachable|No route to host": "the network does not reach it",
-    r"timed out": "the connection is silent",
-    r"not found or corrupted|BadGzipFile": "what came is not the data set (the sign-in page of a network, perhaps)",
-    r"HTTP Error (\d+)": "its server answered with an error",
+    r"CERTIFICATE_VERIFY_FAILED|SSLCertVerificationError": "download-certificate",
+    r"No space left|quota exceeded": "download-disk-full",
+    r"Name or service not known|name resolution|getaddrinfo|nodename nor servname|No address associated": "download-no-name",
+    r"Tunnel connection failed|Proxy|HTTP Error 407": "download-proxy",
+    r"Connection refused|Network is unreachable|No route to host": "download-no-network",
+    r"timed out": "download-silent",
+    r"not found or corrupted|BadGzipFile": "download-other-content",
+    r"HTTP Error (\d+)": "download-server-error",
 }
 
 
@@ -71,12 +69,12 @@ class Dataset:
 @dataclass(frozen=True)
 class DatasetState:
     status: str  # ready, absent, forbidden (may not be read), damaged, downloading or unreachable
-    message: str = ""  # empty when ready
+    message: Message = NOTHING  # empty when ready
     progress: float = 0.0  # 0 … 1 while downloading
 
 
-# Downloads a data set into an empty folder as torchvision lays it out: (name, folder, tell(0 … 1)) -> what went wrong, or "".
-Fetch = Callable[[str, Path, Callable[[float], None]], str]
+# Downloads a data set into an empty folder as torchvision lays it out: (name, folder, tell(0 … 1)) -> what went wrong.
+Fetch = Callable[[str, Path, Callable[[float], None]], Message]
 
 
 class Shelf:
@@ -87,7 +85,7 @@ class Shelf:
         self.folder, self.download = Path(os.path.abspath(Path(folder).expanduser())), download
         self._retry, self._fetch = retry, fetch or fetch_by_torchvision
         self._states: dict[str, DatasetState] = {"digits": DatasetState("ready")}
-        self._looks: dict[str, tuple] = {}  # what the files were when a state other than ready was written down
+        self._looks: dict[str, tuple[object, ...]] = {}  # what the files were when a state other than ready was written down
         self._failed: dict[str, float] = {}  # when the last download ended in vain
         self._loaded: dict[str, Dataset] = {}
         self._lock = threading.Lock()
@@ -112,19 +110,20 @@ class Shelf:
             state = self._states[name]
             again = state.status == "unreachable" and time.monotonic() - self._failed.get(name, 0.0) >= self._retry
             if state.status == "absent" and not self.download:
-                state = self._states[name] = DatasetState("unreachable", f"{state.message} " + _("Downloads are switched off."))
+                why = say("sentences", first=state.message, second=say("download-off"))
+                state = self._states[name] = DatasetState("unreachable", why)
             if not self.download or not (again or state.status == "absent"):
                 return state
-            self._states[name] = DatasetState("downloading", f"Downloading {_TITLE[name]} …")
+            self._states[name] = DatasetState("downloading", say("download-begun", title=_TITLE[name]))
         threading.Thread(target=self._download, args=(name,), name=f"download-{name}", daemon=True).start()
         return self.state(name)
 
-    def effective(self, name: str) -> tuple[str, str]:
-        """The data set to use now for the one asked for, and a sentence if it is another."""
+    def effective(self, name: str) -> tuple[str, Message]:
+        """The data set to use now for the one asked for, and what to say if it is another."""
         state = self.request(name)
         if state.status == "ready":
-            return name, ""
-        return "digits", f"{state.message} Using {_TITLE['digits']} instead: {DATASETS['digits']}"
+            return name, NOTHING
+        return "digits", say("data-other", why=state.message, title=_TITLE["digits"], what=DATASETS["digits"])
 
     def wait(self, name: str) -> DatasetState:
         """`request`, and wait until the download has ended one way or the other."""
@@ -149,7 +148,7 @@ class Shelf:
             return _normalised(name, found.files)
         except DataError as error:
             with self._lock:
-                self._states[name], self._looks[name] = DatasetState(error.status, str(error)), found.look
+                self._states[name], self._looks[name] = DatasetState(error.status, error.message), found.look
             raise
 
     def _download(self, name: str) -> None:
@@ -167,25 +166,24 @@ class Shelf:
             if not problem:
                 _put(scratch / TORCHVISION_CLASS[name] / "raw", raw)
         except OSError as error:
-            problem = f"the data folder {self.folder} cannot be written ({error.strerror})"
+            problem = say("download-no-folder", folder=str(self.folder), why=error.strerror)
         finally:
             if scratch:
                 shutil.rmtree(scratch, ignore_errors=True)
         found = idx.find(self.folder, name)
-        problem = problem or (found.message if found.status == "absent" else "")
-        text = _("{title} could not be downloaded: {problem}. It is tried again once {seconds:.0f} s have passed.").format(
-            title=_TITLE[name], problem=problem.rstrip("."), seconds=self._retry)  # fmt: skip
+        problem = problem or (found.message if found.status == "absent" else NOTHING)
+        failed = say("download-failed", title=_TITLE[name], problem=problem, seconds=self._retry)
         with self._lock:
             self._failed[name] = time.monotonic()
-            self._states[name] = DatasetState("unreachable", text) if problem else DatasetState(found.status, found.message)
+            self._states[name] = DatasetState("unreachable", failed) if problem else DatasetState(found.status, found.message)
             self._looks[name] = found.look
 
     def _tell(self, name: str, share: float) -> None:
         with self._lock:
-            self._states[name] = DatasetState("downloading", f"Downloading {_TITLE[name]} … {share:.0%}", share)
+            self._states[name] = DatasetState("downloading", say("download", title=_TITLE[name], share=share), share)
 
 
-def fetch_by_torchvision(name: str, folder: Path, tell: Callable[[float], None]) -> str:
+def fetch_by_torchvision(name: str, folder: Path, tell: Callable[[float], None]) -> Message:
     command = [sys.executable, "-m", "gradviz.lenet.data", name, str(folder), "child"]
     with tempfile.TemporaryFile() as output:  # a pipe that nobody reads would fill up and hold the child
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, cwd=Path(__file__).parents[2],
@@ -199,19 +197,19 @@ def fetch_by_torchvision(name: str, folder: Path, tell: Callable[[float], None])
             elif time.monotonic() - heard > _SILENCE:
                 child.kill()
                 child.wait()
-                return "the connection is silent"
+                return say("download-silent")
             try:
                 child.wait(0.2)
             except subprocess.TimeoutExpired:
                 pass
         output.seek(0)
-        return why_no_download(output.read().decode(errors="replace")) if child.returncode else ""
+        return why_no_download(output.read().decode(errors="replace")) if child.returncode else NOTHING
 
 
-def why_no_download(said: str) -> str:
+def why_no_download(said: str) -> Message:
     """A few words for what the child process of a failed download said."""
-    causes = (words for pattern, words in _CAUSES.items() if re.search(pattern, said, re.IGNORECASE))
-    return next(causes, "the network does not reach it")
+    causes = (code for pattern, code in _CAUSES.items() if re.search(pattern, said, re.IGNORECASE))
+    return say(next(causes, "download-no-network"))
 
 
 def _put(new: Path, raw: Path) -> None:

@@ -16,9 +16,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from gradviz.words import gettext as _
+from gradviz.messages import N_, NOTHING, Message, Told, say, text
 
-TITLE = {"mnist": "MNIST", "fashion": "Fashion-MNIST", "kmnist": "KMNIST"}
+TITLE = {"mnist": N_("MNIST"), "fashion": N_("Fashion-MNIST"), "kmnist": N_("KMNIST")}
 # Mean and standard deviation of the training pixels, scaled to 0 … 1.
 PIXELS = {"mnist": (0.1307, 0.3081), "fashion": (0.2860, 0.3530), "kmnist": (0.1918, 0.3483)}
 PARTS = ("train-images", "train-labels", "t10k-images", "t10k-labels")
@@ -27,18 +27,33 @@ FOLDERS = {"mnist": "mnist", "fashionmnist": "fashion", "fashion": "fashion", "f
            "kuzushijimnist": "kmnist", "kuzushiji": "kmnist"}  # fmt: skip
 _FILE = re.compile(r"(train|t10k|test)[-_.](images|labels)[-_.]idx\d([-_.]ubyte)?(\.gz)?")  # of a name in small letters
 _DEPTH, _MOST_FOLDERS = 3, 200  # so many folders deep files are looked for, and in so many at most
-_NUMBERS = {8: "bytes", 9: "signed bytes", 11: "int16", 12: "int32", 13: "float32", 14: "float64"}  # the third byte of a file
+_NUMBERS = {8: N_("bytes"), 9: N_("signed bytes"), 11: "int16", 12: "int32", 13: "float32", 14: "float64"}  # third byte of a file
 _MOST = 300_000  # images of a file: 1 GB as float32
 _ALIKE = 0.02  # how near the mean pixel of some images comes to that of their data set; 0.06 lies between two of them
 
 
-class DataError(RuntimeError):
+class DataError(Told, RuntimeError):
     """A data set that cannot be used; the message says in one sentence or two why and what to do, `status` in a word."""
 
-    def __init__(self, message: str, status: str = "damaged"):
-        # A file's name may hold anything, and the sentence goes to pages, which take whole characters only, and to terminals.
-        super().__init__("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in message))
+    def __init__(self, message: Message | str, status: str = "damaged"):
+        super().__init__(text(_shown(message)) if isinstance(message, str) else message)
         self.status = status  # absent, forbidden or damaged
+
+    def __reduce__(self) -> tuple[type[DataError], tuple[Message, str]]:
+        return DataError, (self.message, self.status)
+
+
+class _Odd(Exception):
+    """What is wrong with a file: a code of MESSAGES and its arguments, but for the file."""
+
+    def __init__(self, code: str, **arguments: object):
+        super().__init__(code)
+        self.code, self.arguments = code, arguments
+
+
+def _shown(name: object) -> str:
+    """A file's name may hold anything, and sentences go to pages, which take whole characters only, and to terminals."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(name))
 
 
 # Finding
@@ -48,20 +63,21 @@ class DataError(RuntimeError):
 class Found:
     files: dict[str, Path]  # part -> file
     status: str  # ready, absent, forbidden (may not be read) or damaged
-    message: str  # empty if ready
-    look: tuple  # changes when files or rights do
+    message: Message  # empty if ready
+    look: tuple[object, ...]  # changes when files or rights do
 
 
 def find(folder: Path, name: str) -> Found:
     """The files of a data set in or near the data folder, their headers checked. Reads few bytes; raises nothing."""
     denied: list[Path] = []
-    oddities: list[str] = []
+    oddities: list[Message] = []
     candidates = []  # (files, whether a folder's name says that they are of this data set)
     for place, files in _places(folder, name, denied, oddities):
         if files and (owner := _owner(place)) in (None, name):
             candidates.append((files, owner == name))
     candidates.sort(key=lambda candidate: (-len(candidate[0]), not candidate[1]))  # whole ones first, then named ones
-    status, message, chosen = "ready", "", {}
+    status, message = "ready", NOTHING
+    chosen: dict[str, Path] = {}
     try:
         for files, named in candidates:
             if named or len(files) < len(PARTS) or looks_like(files["train-images"]) in (name, *[""] * (name == "mnist")):
@@ -80,7 +96,7 @@ def find(folder: Path, name: str) -> Found:
     return Found(chosen, status, message, (status, message, *stamps))
 
 
-def _places(folder: Path, name: str, denied: list[Path], oddities: list[str]) -> Iterator[tuple[Path, dict[str, Path]]]:
+def _places(folder: Path, name: str, denied: list[Path], oddities: list[Message]) -> Iterator[tuple[Path, dict[str, Path]]]:
     """Each folder that may hold data files, and those it holds by part. Fills in what may not be read and what looks odd."""
     top, waiting = folder, [(folder, _DEPTH)]
     while _promises(top):
@@ -113,12 +129,12 @@ def _places(folder: Path, name: str, denied: list[Path], oddities: list[str]) ->
                 if _is_readable(path, denied, oddities):  # the plain file comes after the packed one, and takes its place
                     files[f"{'train' if match[1] == 'train' else 't10k'}-{match[2]}"] = path
             elif "mnist" in lower or "ubyte" in lower:
-                oddities.append(_("{file} is not taken for a file in the IDX format").format(file=path))
+                oddities.append(say("data-not-idx", file=_shown(path)))
         yield place, files
         waiting += [(path, depth - 1) for path in sorted(inside, key=_promises)]  # those that promise data go first
 
 
-def _entries(place: Path) -> list[os.DirEntry]:
+def _entries(place: Path) -> list[os.DirEntry[str]]:
     """Z to A; none of a folder that is not there. Raises OSError for one that may not be read."""
     try:
         with os.scandir(place) as entries:
@@ -127,26 +143,26 @@ def _entries(place: Path) -> list[os.DirEntry]:
         return []
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to where nobody may look
         return False
 
 
-def _is_readable(path: Path, denied: list[Path], oddities: list[str]) -> bool:
+def _is_readable(path: Path, denied: list[Path], oddities: list[Message]) -> bool:
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # nobody may ever write into a pipe
-            oddities.append(_("{file} is no file").format(file=path))
+            oddities.append(say("data-no-file", file=_shown(path)))
             return False
     except FileNotFoundError:
-        oddities.append(_("{file} is a link to nothing").format(file=path))
+        oddities.append(say("data-link-to-nothing", file=_shown(path)))
         return False
     except PermissionError:
         denied.append(path)
         return False
     except OSError as error:  # links that go round in a circle, say
-        oddities.append(_("{file} leads nowhere ({why})").format(file=path, why=error.strerror))
+        oddities.append(say("data-leads-nowhere", file=_shown(path), why=error.strerror))
         return False
     if not os.access(path, os.R_OK):
         denied.append(path)
@@ -168,31 +184,25 @@ def _owner(place: Path) -> str | None:
     return next((FOLDERS[letters] for folder in (place, *place.parents) if (letters := _letters(folder.name)) in FOLDERS), None)
 
 
-def _missing(folder: Path, name: str, files: dict[str, Path], denied: list[Path], oddities: list[str]) -> DataError:
+def _missing(folder: Path, name: str, files: dict[str, Path], denied: list[Path], oddities: list[Message]) -> DataError:
     """Says what was looked for, where, and what was found."""
     if denied:
-        return DataError(_("{path} is closed to the user that gradviz runs as.").format(path=denied[0]), "forbidden")
-    part = f" ({len(files)} of its {len(PARTS)} files are there)" if files else ""
+        return DataError(say("data-closed", file=_shown(denied[0])), "forbidden")
     if files:
         missing = ", ".join(part for part in PARTS if part not in files)
-        there = _("{place} has no {missing}").format(place=next(iter(files.values())).parent, missing=missing)
+        there = say("data-has-no", place=_shown(next(iter(files.values())).parent), missing=missing)
     elif os.path.isdir(folder):
-        there = _("no train-images-idx3-ubyte, packed or not, in it or in the folders inside")
+        there = say("data-none-inside")
     else:
-        there = _("there is a file of this name, and no folder") if folder.exists() else _("that folder does not exist")
-    text = f"{TITLE[name]} is not in the data folder {folder}{part}: " + "; ".join([there, *oddities[:3]]) + "."
-    return DataError(text, "absent")
+        there = say("data-file-no-folder" if folder.exists() else "data-no-such-folder")
+    code, found = ("data-part", {"have": len(files), "all": len(PARTS)}) if files else ("data-absent", {})
+    return DataError(say(code, title=TITLE[name], folder=_shown(folder), found=[there, *oddities[:3]], **found), "absent")
 
 
-def _about(name: str, error: DataError) -> str:
+def _about(name: str, error: DataError) -> Message:
     """What is wrong with one file, as a message about the data set."""
-    if error.status == "damaged":
-        text = _("The files of {title} are damaged or mixed up: {what} Put a whole file in its place, or take it away.")
-    elif error.status == "forbidden":
-        text = _("{title} may not be read: {what} Let its owner give the right to read it (and to enter it, if a folder).")
-    else:
-        text = "{what}"
-    return text.format(title=TITLE[name], what=error)
+    code = {"damaged": "data-damaged", "forbidden": "data-forbidden"}.get(error.status)
+    return say(code, title=TITLE[name], what=error.message) if code else error.message
 
 
 # Reading
@@ -206,17 +216,17 @@ def read(name: str, files: dict[str, Path]) -> dict[str, np.ndarray]:
             images, labels = files[f"{side}-images"], files[f"{side}-labels"]
             pictures, answers = parts[f"{side}-images"], parts[f"{side}-labels"]
             if len(pictures) != len(answers):
-                raise DataError(_("{images} holds {pictures:,} images, and {labels} {answers:,} labels.").format(
-                    images=images, pictures=len(pictures), labels=labels, answers=len(answers)))  # fmt: skip
+                raise DataError(say("data-unequal", images=_shown(images), pictures=len(pictures), labels=_shown(labels),
+                                    answers=len(answers)))  # fmt: skip
             if answers.max() > 9:
                 place = int(np.argmax(answers > 9))
-                raise DataError(_("{labels} holds the label {label} (number {place:,}); labels are 0 to 9.").format(
-                    labels=labels, label=answers[place], place=place))  # fmt: skip
+                raise DataError(say("data-label", labels=_shown(labels), label=int(answers[place]), place=place))
             if (like := looks_like(images)) not in ("", name):
-                raise DataError(_("{images} holds the pictures of {other}.").format(images=images, other=TITLE[like]))
+                raise DataError(say("data-pictures-of", images=_shown(images), other=TITLE[like]))
         if (len(parts["train-images"]), len(parts["t10k-images"])) == (10_000, 60_000):
-            raise DataError(_("{train} and {test} have each other's content.").format(
-                train=files["train-images"], test=files["t10k-images"]))  # fmt: skip
+            raise DataError(
+                say("data-swapped", train=_shown(files["train-images"]), test=_shown(files["t10k-images"]))
+            )
     except DataError as error:
         raise DataError(_about(name, error), error.status) from None
     return parts
@@ -238,54 +248,54 @@ def numbers(file: Path, part: str, most: int | None = None) -> np.ndarray:
         with file.open("rb") as plain:
             packed = plain.read(2) == b"\x1f\x8b"
             plain.seek(0)
-            content = gzip.open(plain) if packed else plain
+            content: BinaryIO | gzip.GzipFile = gzip.open(plain) if packed else plain
             count, start = _header(content, shape)
             item = 28 * 28 if shape else 1
             size, whole = os.fstat(plain.fileno()).st_size, start + count * item
             if not packed and size != whole:
-                raise _cut(size, whole) if size < whole else ValueError(_("goes on after its end"))
+                raise _cut(size, whole) if size < whole else _Odd("idx-goes-on")
             taken = count if most is None else min(most, count)
             data = bytearray(content.read(taken * item))
             if len(data) < taken * item:
                 raise _cut(start + len(data), whole)
             if most is None and content.read(1):  # which checks the sum of a packed one, too
-                raise ValueError(_("goes on after its end"))
+                raise _Odd("idx-goes-on")
     except PermissionError:
-        raise DataError(_("{file} is closed to the user that gradviz runs as.").format(file=file), "forbidden") from None
+        raise DataError(say("data-closed", file=_shown(file)), "forbidden") from None
     except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise DataError(_("{file} cannot be unpacked: it is cut short or damaged.").format(file=file)) from None
+        raise DataError(say("idx-not-unpacked", file=_shown(file))) from None
     except FileNotFoundError:
-        raise DataError(_("{file} is gone.").format(file=file), "absent") from None
+        raise DataError(say("data-gone", file=_shown(file)), "absent") from None
     except OSError as error:
-        raise DataError(_("{file} cannot be read ({why}).").format(file=file, why=error.strerror), "forbidden") from None
-    except ValueError as what:
-        raise DataError(f"{file} {what}.") from None
+        raise DataError(say("data-unreadable", file=_shown(file), why=error.strerror), "forbidden") from None
+    except _Odd as odd:
+        raise DataError(say(odd.code, file=_shown(file), **odd.arguments)) from None
     return np.frombuffer(data, np.uint8).reshape(taken, *shape)
 
 
-def _header(content: BinaryIO, shape: tuple[int, ...]) -> tuple[int, int]:
-    """How many items of this shape follow, and after how many bytes. Raises ValueError with what is wrong."""
+def _header(content: BinaryIO | gzip.GzipFile, shape: tuple[int, ...]) -> tuple[int, int]:
+    """How many items of this shape follow, and after how many bytes. Raises _Odd with what is wrong."""
     head = content.read(4)
     if not head:
-        raise ValueError(_("is empty"))
+        raise _Odd("idx-empty")
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _NUMBERS or not 1 <= head[3] <= 8:
-        raise ValueError(_("is not in the IDX format: it begins with {bytes!r}").format(bytes=head))
+        raise _Odd("idx-other-format", start=repr(head))
     if head[2] != 8:
-        raise ValueError(_("holds {kind}, and not bytes").format(kind=_NUMBERS[head[2]]))
+        raise _Odd("idx-no-bytes", kind=_NUMBERS[head[2]])
     sizes = content.read(4 * head[3])
     if len(sizes) < 4 * head[3]:
-        raise ValueError(_("is cut short: it ends in its header"))
+        raise _Odd("idx-ends-in-header")
     count, *found = struct.unpack(f">{head[3]}I", sizes)
     if len(found) != len(shape):
-        kinds = {0: _("labels"), 2: _("images")}
-        held = kinds.get(len(found), _("{n}-dimensional numbers").format(n=head[3]))
-        raise ValueError(_("holds {held} where {wanted} should be").format(held=held, wanted=kinds[len(shape)]))
+        kinds = {0: say("idx-labels"), 2: say("idx-images")}
+        held = kinds.get(len(found), say("idx-of-dimension", n=head[3]))
+        raise _Odd("idx-holds", held=held, wanted=kinds[len(shape)])
     if tuple(found) != shape:
-        raise ValueError(_("has images of {0} × {1} pixels, and not 28 × 28").format(*found))
+        raise _Odd("idx-size", rows=found[0], columns=found[1])
     if not 1 <= count <= _MOST:
-        raise ValueError(_("says that it holds {count:,} of them; it may be 1 to {most:,}").format(count=count, most=_MOST))
+        raise _Odd("idx-count", count=count, most=_MOST)
     return count, 4 + len(sizes)
 
 
-def _cut(have: int, need: int) -> ValueError:
-    return ValueError(_("is cut short: it has {have:,} of {need:,} bytes").format(have=have, need=need))
+def _cut(have: int, need: int) -> _Odd:
+    return _Odd("idx-cut", have=have, need=need)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from gradviz import messages
 from gradviz.diagnosis.state import LEFT_CHANCE
 from gradviz.lenet.config import FIELDS, ConfigError, RunConfig
 from gradviz.lenet.diagnosis import CHANCE
@@ -56,7 +57,7 @@ _PROFILES = ("weight_grad_rms", "signal_rms", "activation_rms", "weight_rms")  #
 _LEAVE_ZERO = ("none", "clip-norm", "clip-value")
 
 
-class KeepError(RuntimeError):
+class KeepError(messages.Told, RuntimeError):
     """The file of kept runs cannot be used; the message is one sentence."""
 
 
@@ -98,7 +99,8 @@ class LongRun:
         unknown = [name for name in query if name not in FIELDS]
         config, problems = RunConfig.from_query(query)
         if unknown or problems:
-            raise ConfigError("config", f"{unknown or problems[0]}")
+            no_such = messages.say("no-setting", given=", ".join(unknown)[:40], settings=", ".join(FIELDS))
+            raise ConfigError("config", no_such if unknown else problems[0])
         for name in ("loss", "accuracy", "seconds"):
             values[name] = float(values[name])
         values["arithmetic"] = Arithmetic.from_dict(values["arithmetic"])
@@ -120,11 +122,11 @@ class Keep:
         self._runs: dict[RunConfig, LongRun] = {}
         self._lock = threading.Lock()
         if self.path.exists() and not self.path.is_file():  # some devices are read for ever
-            raise KeepError(f"{self.path} is no file.")
+            raise KeepError(messages.say("kept-no-file", path=str(self.path)))
         try:
             lines = self.path.read_text(encoding="utf-8").split("\n") if self.path.exists() else []
         except (OSError, UnicodeError) as error:
-            raise KeepError(f"{self.path} cannot be read ({type(error).__name__}).") from error
+            raise KeepError(messages.say("kept-unreadable", path=str(self.path), why=type(error).__name__)) from error
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -134,7 +136,7 @@ class Keep:
                 if number == len(lines):
                     break  # no end of line: the writer was ended in the middle of it
                 raise KeepError(
-                    f"Line {number} of {self.path} is not a run of this version ({error}): move the file away or mend that line."
+                    messages.say("kept-other-version", line=number, path=str(self.path), why=str(error))
                 ) from error
             self._runs[run.recipe] = run
 
@@ -158,7 +160,7 @@ class Keep:
                     file.flush()
                     os.fsync(file.fileno())
             except OSError as error:
-                raise KeepError(f"{self.path} cannot be written ({error.strerror}).") from error
+                raise KeepError(messages.say("kept-unwritable", path=str(self.path), why=error.strerror)) from error
             self._runs[run.recipe] = run
 
 

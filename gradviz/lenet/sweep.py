@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from gradviz.lenet.config import FIELDS, ConfigError, RunConfig
 from gradviz.lenet.naming import remedy_name, setting_text
 from gradviz.lenet.outcome import WINDOW
+from gradviz.messages import say
 from gradviz.record.run import Summary
 
 AXES = ("blocks", "init_range", "lr")  # what may be varied
@@ -45,13 +46,13 @@ class Sweep:
         runs are more than MOST_RUNS.
         """
         if not 1 <= len(axes) <= 2 or not set(axes) <= set(AXES):
-            raise ConfigError("axes", f"A sweep varies one or two of {', '.join(AXES)}.")
+            raise ConfigError("axes", say("sweep-axes", axes=", ".join(AXES)))
         for field, values in {**axes, "seed": seeds, "remedies": bases}.items():
             if not values:
-                raise ConfigError(field, f"{FIELDS[field].spec.label if field in FIELDS else field} needs one value or more.")
+                raise ConfigError(field, say("sweep-no-value", field=FIELDS[field].spec.label if field in FIELDS else field))
         count = len(bases) * len(seeds) * math.prod(len(values) for values in axes.values())
         if count > MOST_RUNS:
-            raise ConfigError("seed", f"A sweep has at most {MOST_RUNS} runs; these are {count}. Take fewer points or seeds.")
+            raise ConfigError("seed", say("sweep-too-many", most=MOST_RUNS, count=count))
         # Seeds outermost: the whole picture is there after the first of them, and the others make it sure.
         configs = (
             replace(base, seed=seed, **dict(zip(axes, point, strict=True)))

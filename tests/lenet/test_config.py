@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradviz.lenet.config import FIELDS, PRESETS, ConfigError, RunConfig, misspelt, unescaped
+from gradviz.messages import Message
+from gradviz.settings import Limits
 
 
 def values(name):
@@ -190,3 +193,16 @@ def test_a_setting_given_twice_is_said_and_the_last_one_counts():
     config, (more, refused) = RunConfig.from_query({"blocks": ["3", "many"]})
     assert config == RunConfig() and "more than once" in str(more) and "default is used" in str(refused)
     assert RunConfig.from_query({"blocks": []}) == (RunConfig(), [])
+
+
+def test_a_server_without_limits_of_its_own_takes_all_that_a_setting_may_be():
+    for name, limit in (("blocks", Limits().blocks), ("steps", Limits().steps), ("batch_size", Limits().batch)):
+        assert RunConfig(**{name: limit}) and FIELDS[name].spec.high == limit
+
+
+def test_a_refusal_says_the_same_in_another_process():
+    with pytest.raises(ConfigError) as refusal:
+        RunConfig(blocks=1001)
+    again = pickle.loads(pickle.dumps(refusal.value))
+    assert (again.field, again.message, str(again)) == ("blocks", refusal.value.message, str(refusal.value))
+    assert str(Message.from_json(json.loads(json.dumps(refusal.value.message.to_json())))) == str(refusal.value)

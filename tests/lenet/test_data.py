@@ -20,6 +20,7 @@ from running import ROOT
 
 import gradviz.lenet.data
 from gradviz.lenet.data import DataError, Shelf, why_no_download
+from gradviz.messages import NOTHING, text
 from gradviz.settings import Settings, SettingsError
 
 
@@ -42,7 +43,7 @@ def test_the_built_in_digits_need_no_folder_and_no_network(tmp_path):
 
 def test_an_absent_data_set_is_replaced_by_the_digits_and_the_reader_is_told(tmp_path):
     name, sentence = Shelf(tmp_path, download=False).effective("mnist")
-    assert name == "digits" and "MNIST is not in the data folder" in sentence and "built-in digits" in sentence
+    assert name == "digits" and "MNIST is not in the data folder" in str(sentence) and "built-in digits" in str(sentence)
 
 
 def raw(folder, files=None, name="MNIST", pack=False):
@@ -92,7 +93,7 @@ def test_a_damaged_file_is_named_with_what_is_wrong_and_never_a_traceback(tmp_pa
     assert shelf.effective("mnist")[0] == "digits"
     for name, content in WHOLE.items():
         (folder / name).write_bytes(content)
-    assert shelf.effective("mnist") == ("mnist", "")  # mended while the server runs
+    assert shelf.effective("mnist") == ("mnist", NOTHING)  # mended while the server runs
     assert len(shelf.load("mnist").train_labels) == 100
 
 
@@ -180,32 +181,35 @@ def test_files_copied_in_while_the_server_runs_are_found(tmp_path):
     shelf = Shelf(tmp_path, download=False)
     assert shelf.effective("mnist")[0] == "digits"
     raw(tmp_path, {TEST_LABELS: None})
-    assert "3 of its 4 files" in shelf.effective("mnist")[1] and "has no t10k-labels" in shelf.effective("mnist")[1]
+    said = str(shelf.effective("mnist")[1])
+    assert "3 of its 4 files" in said and "has no t10k-labels" in said
     raw(tmp_path)
-    assert shelf.effective("mnist") == ("mnist", "")
+    assert shelf.effective("mnist") == ("mnist", NOTHING)
 
 
 def test_what_was_looked_for_and_what_was_found_is_said(tmp_path):
-    assert f"{tmp_path / 'sets'}: that folder does not exist" in Shelf(tmp_path / "sets").state("mnist").message
+    assert f"{tmp_path / 'sets'}: that folder does not exist" in str(Shelf(tmp_path / "sets").state("mnist").message)
     (tmp_path / "mnist.npz").write_bytes(b"PK")
     (tmp_path / TEST_LABELS).symlink_to(tmp_path / "gone")
     os.mkfifo(tmp_path / TRAIN_LABELS)
-    message = Shelf(tmp_path, download=False).state("mnist").message
+    message = str(Shelf(tmp_path, download=False).state("mnist").message)
     assert "no train-images-idx3-ubyte, packed or not, in it" in message and str(tmp_path) in message
     assert "mnist.npz is not taken" in message and "is a link to nothing" in message and "is no file" in message
     file = tmp_path / "mnist.npz"
-    assert "a file of this name, and no folder" in Shelf(file, download=False).state("mnist").message
+    assert "a file of this name, and no folder" in str(Shelf(file, download=False).state("mnist").message)
 
 
 LOCKED = """
 import os, sys
 from pathlib import Path
 from gradviz.lenet.data import DataError, Shelf, why_no_download
+from gradviz.messages import text
 from gradviz.settings import Settings, SettingsError
-shelf = Shelf(Path(sys.argv[1]), download=True, fetch=lambda *_: "nobody may ask")
+shelf = Shelf(Path(sys.argv[1]), download=True, fetch=lambda *_: text("nobody may ask"))
 if os.getuid() == 0:
     os.setgroups([]), os.setgid(65534), os.setuid(65534)
-print(shelf.effective("mnist"), shelf.state("mnist").status)
+name, why = shelf.effective("mnist")
+print((name, str(why)), shelf.state("mnist").status)
 try:
     shelf.load("mnist")
 except DataError as error:
@@ -250,7 +254,7 @@ def delivered(files, name="MNIST"):
     def fetch(_name, folder, tell):
         tell(0.5)
         idx.write(folder / name / "raw", files)
-        return ""
+        return NOTHING
 
     return fetch
 
@@ -277,16 +281,16 @@ def test_a_download_goes_where_a_link_of_that_name_leads(tmp_path):
 
 
 def test_a_download_that_failed_is_tried_again_when_somebody_asks_later(tmp_path):
-    answers = iter(["the network does not reach it", ""])
+    answers = iter([text("the network does not reach it"), NOTHING])
 
     def fetch(name, folder, tell):
         return next(answers) or delivered(WHOLE)(name, folder, tell)
 
     shelf = Shelf(tmp_path, fetch=fetch, retry=0.0)
     assert shelf.wait("mnist").status == "unreachable"
-    assert "the network does not reach it. It is tried again" in shelf.state("mnist").message
+    assert "the network does not reach it. It is tried again" in str(shelf.state("mnist").message)
     assert shelf.wait("mnist").status == "ready"
-    patient = Shelf(tmp_path / "other", fetch=lambda *_: "no")
+    patient = Shelf(tmp_path / "other", fetch=lambda *_: text("no"))
     patient.wait("mnist")
     assert patient.request("mnist").status == "unreachable"  # and not at every look
     raw(tmp_path / "other")
@@ -296,7 +300,7 @@ def test_a_download_that_failed_is_tried_again_when_somebody_asks_later(tmp_path
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "MNIST").write_bytes(b"a file, and no folder")
     shelf = Shelf(tmp_path, fetch=delivered(WHOLE))
-    assert "cannot be written" in shelf.wait("mnist").message
+    assert "cannot be written" in str(shelf.wait("mnist").message)
     assert (tmp_path / "MNIST").read_bytes() == b"a file, and no folder"
 
 
@@ -316,14 +320,14 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     ],
 )
 def test_why_a_download_failed_is_said_in_words(error, words):
-    assert words in why_no_download(f"Traceback ...\nurllib.error.URLError: <urlopen error {error}>")
+    assert words in str(why_no_download(f"Traceback ...\nurllib.error.URLError: <urlopen error {error}>"))
 
 
 def test_a_half_downloaded_folder_says_how_much_is_there(data_folder, tmp_path):
     folder = tmp_path / "MNIST" / "raw"
     folder.mkdir(parents=True)
     shutil.copy(data_folder / "MNIST" / "raw" / "t10k-labels-idx1-ubyte", folder)
-    assert "1 of its 4 files" in Shelf(tmp_path, download=False).state("mnist").message
+    assert "1 of its 4 files" in str(Shelf(tmp_path, download=False).state("mnist").message)
 
 
 def test_a_server_that_never_answers_is_given_up(tmp_path, monkeypatch):
@@ -336,7 +340,7 @@ def test_a_server_that_never_answers_is_given_up(tmp_path, monkeypatch):
         shelf = Shelf(tmp_path)
         assert shelf.request("kmnist").status == "downloading"
         state = shelf.wait("kmnist")
-    assert state.status == "unreachable" and "could not be downloaded" in state.message
+    assert state.status == "unreachable" and "could not be downloaded" in str(state.message)
     assert list(tmp_path.iterdir()) == []  # nothing half-finished stays behind
 
 
@@ -385,11 +389,11 @@ def test_a_name_that_no_page_can_show_does_not_break_the_sentence(tmp_path):
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\n\x1b[31m"))
     raw(folder, {TRAIN_IMAGES: b"bad"})
     state = Shelf(tmp_path, download=False).state("mnist")
-    assert state.status == "damaged" and state.message.isprintable() and state.message.encode()
+    assert state.status == "damaged" and str(state.message).isprintable() and str(state.message).encode()
 
 
 def test_links_that_go_round_in_a_circle_are_not_called_closed(tmp_path):
     folder = raw(tmp_path, {TRAIN_IMAGES: None})
     (folder / TRAIN_IMAGES).symlink_to(folder / TRAIN_IMAGES)
     state = Shelf(tmp_path, download=False).state("mnist")
-    assert state.status == "absent" and f"{TRAIN_IMAGES} leads nowhere" in state.message
+    assert state.status == "absent" and f"{TRAIN_IMAGES} leads nowhere" in str(state.message)

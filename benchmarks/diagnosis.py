@@ -23,9 +23,9 @@ from gradviz.diagnosis.examine import Diagnosis  # noqa: E402
 from gradviz.lenet.config import FIELDS, RunConfig  # noqa: E402
 from gradviz.lenet.data import Dataset, Shelf  # noqa: E402
 from gradviz.lenet.diagnosis import diagnose  # noqa: E402
+from gradviz.lenet.experiment import training  # noqa: E402
 from gradviz.record.history import History, max_columns  # noqa: E402
 from gradviz.record.run import Run, Status  # noqa: E402
-from gradviz.train.trainer import Trainer  # noqa: E402
 
 # Of each kind one that shows it on any arithmetic, and its neighbour of the other kind: what trains has twice the steps that
 # the slowest of three seeds needed to leave chance, or a hundred more.
@@ -64,7 +64,7 @@ def case(name: str, dataset: str) -> RunConfig:
 def train(config: RunConfig, data: Dataset) -> Run:
     """The run of this config, without the test on all test images at its end, which no diagnosis reads."""
     run = Run(config, History(config.layers, max_columns(config.layers)), Status.FINISHED, "cpu")
-    trainer = Trainer(config, data, torch.device("cpu"))
+    trainer = training(config, data, torch.device("cpu"))
     for record in itertools.islice(trainer, config.steps):
         run.history.append(record)
         run.nonfinite_layer = record.nonfinite_layer

@@ -27,8 +27,8 @@ import torch  # noqa: E402
 
 from benchmarks.common import ROOT, load_data, middle, relu_shortcut, table  # noqa: E402
 from benchmarks.loops import in_memory  # noqa: E402
+from gradviz.lenet.experiment import training  # noqa: E402
 from gradviz.record.sample import sampled_steps  # noqa: E402
-from gradviz.train.trainer import Trainer  # noqa: E402
 
 MATRIX = 2048
 DEPTHS = (0, 12, 60, 200, 500, 1000)
@@ -47,7 +47,7 @@ def share(quick: bool) -> str:
     for blocks, batch in ((12, 64), (60, 64), (60, 256)):
         config = relu_shortcut(blocks, batch)
         loops = {
-            "app": iter(Trainer(config, load_data(), torch.device("cpu"))),
+            "app": iter(training(config, load_data(), torch.device("cpu"))),
             "bare loop": in_memory(config, load_data()),
         }
         shares: dict[str, list[float]] = {name: [] for name in loops}
@@ -85,7 +85,7 @@ def profile(quick: bool) -> str:
     torch.set_num_threads(1)
     rows = []
     for blocks, batch in ((60, 64), (60, 256)):
-        records = iter(Trainer(relu_shortcut(blocks, batch), load_data(), torch.device("cpu")))
+        records = iter(training(relu_shortcut(blocks, batch), load_data(), torch.device("cpu")))
         for _ in range(3):
             next(records)
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
@@ -125,10 +125,10 @@ def convolution_share(batch: int, turns: int) -> list[float]:
 def one_depth(blocks: int, steps: int) -> dict[str, float]:
     torch.set_num_threads(1)
     config, data = relu_shortcut(blocks, 64), load_data()
-    next(iter(Trainer(relu_shortcut(0, 64), data, torch.device("cpu"))))  # the first training of a process loads libraries
+    next(iter(training(relu_shortcut(0, 64), data, torch.device("cpu"))))  # the first training of a process loads libraries
     held = peak_memory(afresh=True)
     begin = time.perf_counter()
-    records = iter(Trainer(config, data, torch.device("cpu")))
+    records = iter(training(config, data, torch.device("cpu")))
     built = time.perf_counter() - begin
     next(records)
     first = time.perf_counter() - begin

@@ -25,6 +25,7 @@ import torch  # noqa: E402
 from benchmarks.common import load_data, middle, table  # noqa: E402
 from benchmarks.loops import in_memory  # noqa: E402
 from gradviz.lenet.config import RunConfig  # noqa: E402
+from gradviz.lenet.experiment import task, training  # noqa: E402
 from gradviz.record.sample import sampled_steps  # noqa: E402
 from gradviz.train.trainer import Trainer  # noqa: E402
 
@@ -50,12 +51,9 @@ def compare(one: Iterator, other: Iterator, rounds: int, steps: int) -> list[flo
 
 def sampled(config: RunConfig, rounds: int) -> list[float]:
     """Time of a run with its distributions over the same run without, from steps that are sampled and steps that are not."""
-    long = Trainer(replace(config, steps=100_000), load_data(), torch.device("cpu"))
-    plain = iter(long)
+    plain = iter(training(replace(config, steps=100_000), load_data(), torch.device("cpu")))
     next(plain)  # step 0 is sampled
-    always = Trainer(replace(config, steps=100_000), load_data(), torch.device("cpu"))
-    always._sampled = range(100_000)
-    each = iter(always)
+    each = iter(Trainer(task(replace(config, steps=100_000), load_data(), torch.device("cpu")), sampled=range(100_000)))
     share = len(sampled_steps(RUN)) / RUN
     turn(each, 2), turn(plain, 2)
     return [1 + (ratio - 1) * share for ratio in compare(each, plain, rounds, 2)]
@@ -69,7 +67,7 @@ def measure(quick: bool, blocks=(12, 60), rounds: int = 15, steps: int = 8) -> s
     rows = []
     for depth in blocks:
         config = RunConfig(blocks=depth, activation="relu", shortcut=True, dataset=data.name, steps=100_000)
-        trained = iter(Trainer(config, data, torch.device("cpu")))
+        trained = iter(training(config, data, torch.device("cpu")))
         cells = []
         for tuned in (True, False):
             loop = in_memory(config, data, tuned)

@@ -22,8 +22,8 @@ import torch  # noqa: E402
 
 from gradviz.lenet.config import RunConfig  # noqa: E402
 from gradviz.lenet.data import Dataset, Shelf  # noqa: E402
+from gradviz.lenet.experiment import training  # noqa: E402
 from gradviz.settings import Settings  # noqa: E402
-from gradviz.train.trainer import Trainer  # noqa: E402
 
 PAGE = ROOT / "docs" / "remedies.md"
 TARGET = 1e-3  # rms of the controlled signal
@@ -95,9 +95,9 @@ def share(model: torch.nn.Module, images: torch.Tensor) -> float:
 
 
 def measure(config: RunConfig, steps: int, data: Dataset, eps: float | None) -> dict[str, object]:
-    trainer = Trainer(config, data, torch.device("cpu"))
+    trainer = training(config, data, torch.device("cpu"))
     if eps is not None:
-        trainer._optimizer.param_groups[0]["eps"] = eps  # no setting of the app: the counter-check of the control
+        trainer.task.optimizer.param_groups[0]["eps"] = eps  # no setting of the app: the counter-check of the control
     images = data.test_images[:64]
     before, records = share(trainer.model, images), []
     for record in trainer:

@@ -27,8 +27,8 @@ import torch  # noqa: E402
 
 from gradviz.lenet.config import RunConfig  # noqa: E402
 from gradviz.lenet.data import Shelf  # noqa: E402
+from gradviz.lenet.experiment import trainer_on  # noqa: E402
 from gradviz.serve.admission import memory_needed  # noqa: E402
-from gradviz.serve.manager import trainer_on  # noqa: E402
 from gradviz.serve.processes import Nursery  # noqa: E402
 from gradviz.train.training import Train  # noqa: E402
 

@@ -117,9 +117,9 @@ def _train(given: dict[str, Any]) -> int:
     # torch takes seconds to import: a bad option is refused before.
     from gradviz.lenet.data import Shelf
     from gradviz.lenet.diagnosis import diagnose
+    from gradviz.lenet.experiment import resolve_device, training
     from gradviz.lenet.idx import DataError
-    from gradviz.train.device import device_text, resolve_device
-    from gradviz.train.trainer import Trainer
+    from gradviz.train.device import device_text
     from gradviz.train.training import Interrupted
 
     device = resolve_device(config.device)
@@ -140,7 +140,7 @@ def _train(given: dict[str, Any]) -> int:
     run = Run(config, History(config.layers, max_columns(config.layers)), Status.RUNNING, device_text(device))
     with _stop_signals() as received:
         try:
-            trainer = Trainer(config, data, device, interrupt=lambda: bool(received))
+            trainer = training(config, data, device, interrupt=lambda: bool(received))
         except Interrupted:
             return _complain(_("Stopped before the first step."), 128 + received[0])
         run.arithmetic = trainer.arithmetic

@@ -40,6 +40,11 @@ class _Formatter(string.Formatter):
 MESSAGES: dict[str, str | tuple[str, str]] = {
     "text": "{text}",  # words that came from elsewhere: the system's, a library's, those of runs kept before there were codes
     "sentences": "{first} {second}",
+    # training
+    "no-device": "Device (device) {device} is not on this machine; it has {have}.",
+    "batch-too-large": (
+        "Batch size (batch_size) must be at most {images}, the training images of this data set; {size} is not."
+    ),
     "both": "{first}, {second}",
     "stopped-early": "Stopped as soon as it counted as trained.",
     # settings of the server

@@ -19,6 +19,7 @@ from gradviz.charts.draft import save
 from gradviz.lenet import article_length
 from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.data import Dataset, Shelf
+from gradviz.lenet.experiment import resolve_device, trainer_on, training
 from gradviz.lenet.idx import DataError
 from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.lenet.lessons.lesson import BATCH, DEEP_STEPS, STEPS
@@ -30,12 +31,10 @@ from gradviz.record import arithmetic
 from gradviz.record.history import History, max_columns
 from gradviz.record.run import Run, Status
 from gradviz.report import OPTIMISER_NETS, OPTIMISERS, Report
-from gradviz.serve.manager import trainer_on
 from gradviz.serve.processes import Nursery
 from gradviz.settings import Settings
 from gradviz.store.store import RunStore, StoreError
-from gradviz.train.device import device_text, here, limit_threads, resolve_device
-from gradviz.train.trainer import Trainer
+from gradviz.train.device import device_text, here, limit_threads
 from gradviz.train.training import Interrupted, Train, Training
 from gradviz.words import gettext as _
 
@@ -99,7 +98,7 @@ class Bench:
         run = Run(config, History(config.layers, max_columns(config.layers)), Status.RUNNING, self.device)
         limit_threads(1)
         try:
-            trainer = Trainer(config, self._data, self._device, self.stopped.is_set)
+            trainer = training(config, self._data, self._device, self.stopped.is_set)
         except Interrupted:
             raise TimeUp from None
         run.arithmetic = trainer.arithmetic

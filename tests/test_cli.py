@@ -17,6 +17,7 @@ import torch
 from gradviz.__main__ import main
 from gradviz.lenet.config import FIELDS, RunConfig, option
 from gradviz.lenet.data import Shelf
+from gradviz.lenet.experiment import training
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.quantities import QUANTITIES
 from gradviz.train.device import here
@@ -56,7 +57,7 @@ def test_json_holds_the_very_numbers_of_the_trainer(capsys):
     config = RunConfig(
         dataset="digits", blocks=1, steps=3, batch_size=8, device="cpu", activation="relu", shortcut=True, batch_norm=True, seed=5
     )
-    trainer = Trainer(config, Shelf("nowhere", download=False).load("digits"), torch.device("cpu"))
+    trainer = training(config, Shelf("nowhere", download=False).load("digits"), torch.device("cpu"))
     records = list(trainer)
     assert [(step["step"], step["loss"], step["accuracy"]) for step in steps] == [(r.step, r.loss, r.accuracy) for r in records]
     six = [name for name in QUANTITIES if name != "treated_grad_rms"]

@@ -15,15 +15,15 @@ ROOT = Path(__file__).parent.parent
 # settings, then record, train, diagnosis, lenet, serve, charts, web, ui, and what stands outside. Who moves a room moves
 # its name: `theory` becomes `lenet.theory`, and `lenet` alone once all of it is there.
 ORDER = """
-    words messages record store diagnosis lenet.activations lenet.fields lenet.layout lenet.config lenet.causes
+    words messages record train store diagnosis lenet.activations lenet.fields lenet.layout lenet.config lenet.causes
     lenet.next_experiment lenet.diagnosis machine settings lenet.idx lenet.data
-    lenet.net train lenet.theory lenet.naming lenet.outcome lenet.sweep lenet.lessons lenet.long_runs
+    lenet.net lenet.experiment lenet.theory lenet.naming lenet.outcome lenet.sweep lenet.lessons lenet.long_runs
     lenet.article_length serve charts report reproduce lenet.codegen web ui __main__ pages app
 """.split()
 BESIDE = {"train": "diagnosis", "diagnosis": "train", "serve": "charts", "charts": "serve"}  # neither imports the other
 DOORS = {
     "streamlit": {"app", "pages", "ui", "web"},
-    "torch": {"train", "lenet.data", "lenet.net"},
+    "torch": {"train", "lenet.data", "lenet.net", "lenet.experiment"},
     "torchvision": {"lenet.data"},
     "plotly": {"charts", "web"},
 }
@@ -36,8 +36,6 @@ LONGER = {
     "gradviz/web/static/panel.js",
     "gradviz/web/routes.py::build_routes",
     "gradviz/serve/manager.py::RunManager",
-
-    "gradviz/train/trainer.py::Trainer",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +12,9 @@ from torch import nn
 
 from gradviz.lenet.activations import ACTIVATIONS, critical_start
 from gradviz.lenet.config import RunConfig
+from gradviz.train.task import Watch
 
-# Called for each weight layer with its index in forward order, its output z before norm and activation, and
-# what it hands on, h (for the logits z itself).
-Watch = Callable[[int, torch.Tensor, torch.Tensor], None]
+Function = Callable[[torch.Tensor], torch.Tensor]
 
 CHANNELS = 16  # of every block
 LSUV_TOLERANCE = 0.01  # of the spread, 1; the paper is content with 0.1
@@ -24,9 +24,9 @@ def _ignore(index: int, z: torch.Tensor, h: torch.Tensor) -> None:
     pass
 
 
-def activation_function(word: str) -> Callable[[torch.Tensor], torch.Tensor]:
+def activation_function(word: str) -> Function:
     module, name = ACTIVATIONS[word].code.split(".")
-    function: Callable[[torch.Tensor], torch.Tensor] = getattr({"torch": torch, "F": F}[module], name)
+    function: Function = getattr({"torch": torch, "F": F}[module], name)
     return function
 
 
@@ -58,9 +58,9 @@ class Block(nn.Module):
         elif config.branch_scale == "skip-init":
             self.scale = nn.Parameter(torch.empty(()))
 
-    def forward(self, x: torch.Tensor, activation: Callable, index: int, watch: Watch) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, activation: Function, index: int, watch: Watch) -> torch.Tensor:
         """(batch, 16, 7, 7) -> the same; `index` is the forward place of conv1."""
-        z = self.conv1(x)
+        z: torch.Tensor = self.conv1(x)
         h = activation(self.norm1(z))
         watch(index, z, h)
         z = self.conv2(h)
@@ -95,7 +95,7 @@ class DeepLeNet(nn.Module):
 
     def forward(self, images: torch.Tensor, watch: Watch = _ignore) -> torch.Tensor:
         """(batch, 1, 28, 28) -> logits (batch, 10)."""
-        z = self.conv1(images)
+        z: torch.Tensor = self.conv1(images)
         h = self._outside(z)
         watch(0, z, h)
         z = self.conv2(F.max_pool2d(h, 2))
@@ -117,10 +117,19 @@ class DeepLeNet(nn.Module):
         return z
 
     @property
+    def each_block(self) -> list[Block]:
+        """In forward order; `blocks` as what they are."""
+        return cast("list[Block]", list(self.blocks))
+
+    @property
+    def inner_layers(self) -> list[nn.Conv2d]:
+        """Those of the blocks, in forward order."""
+        return [conv for block in self.each_block for conv in (block.conv1, block.conv2)]
+
+    @property
     def weight_layers(self) -> list[nn.Conv2d | nn.Linear]:
         """In forward order, as RunConfig.layout.names names them."""
-        inner = [conv for block in self.blocks for conv in (block.conv1, block.conv2)]
-        return [self.conv1, self.conv2, *inner, self.fc1, self.fc2, self.fc3]
+        return [self.conv1, self.conv2, *self.inner_layers, self.fc1, self.fc2, self.fc3]
 
 
 @torch.no_grad()
@@ -140,25 +149,27 @@ def initialise(
     `images` (n, 1, 28, 28) on any device: LSUV measures on the first lsuv_images of them, and only it needs them.
     `look` is called at every layer, some times a second at least: it raises to end this in the middle.
     """
-    inside = {conv for block in model.blocks for conv in (block.conv1, block.conv2)}
+    inside = set(model.inner_layers)
     for layer in model.weight_layers:
         look()
         bound = 1 / math.sqrt(layer.weight[0].numel())
-        if init == "critical":
-            uniform = critical_start(model.activation) if layer in inside else bound
+        start = bound if init is None or init == "default" else init
+        if start == "critical":
+            start = critical_start(model.activation) if layer in inside else bound
+        if isinstance(start, str):
+            _draw(start, layer.weight, model.gain, generator)
         else:
-            uniform = bound if init in (None, "default") else init
-        if isinstance(uniform, str):
-            _draw(uniform, layer.weight, model.gain, generator)
-        else:
-            layer.weight.uniform_(-uniform, uniform, generator=generator)
-        layer.bias.uniform_(-bound, bound, generator=generator)
+            layer.weight.uniform_(-start, start, generator=generator)
+        if layer.bias is not None:
+            layer.bias.uniform_(-bound, bound, generator=generator)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
             module.reset_parameters()
         if isinstance(module, Block) and isinstance(module.scale, nn.Parameter):
             module.scale.zero_()
     if init == "lsuv":
+        if images is None:
+            raise ValueError("LSUV measures on images")
         _unit_variance(model, images[: lsuv_images(len(model.blocks))].cpu(), look)
 
 

@@ -11,12 +11,11 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from gradviz import machine
-from gradviz.lenet.config import ConfigError, RunConfig
-from gradviz.lenet.data import DataError, Shelf
+from gradviz.lenet.config import RunConfig
+from gradviz.lenet.experiment import arithmetic_of, preview_images
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import History, max_columns
 from gradviz.record.run import Outcome, Run, Status, Summary
@@ -32,25 +31,11 @@ from gradviz.serve.workers import Workers
 from gradviz.serve.writer import EVERY, Writer
 from gradviz.settings import Limits
 from gradviz.store.store import RunStore
-from gradviz.train.device import here, resolve_device
-from gradviz.train.trainer import Trainer, preview_images
 from gradviz.train.training import Train, Training
 
 log = logging.getLogger("gradviz")
 
 AFRESH = (Status.INTERRUPTED, Status.STOPPED, Status.FAILED)
-
-
-def trainer_on(shelf: Shelf) -> Train[RunConfig]:
-    """Trains in the calling thread, on the data sets of `shelf`."""
-
-    def train(config: RunConfig, interrupt: Callable[[], bool]) -> Trainer:
-        state = shelf.request(config.dataset)
-        if state.status != "ready":
-            raise DataError(state.message)
-        return Trainer(config, shelf.load(config.dataset), resolve_device(config.device), interrupt)
-
-    return train
 
 
 @dataclass(frozen=True)
@@ -206,9 +191,7 @@ class RunManager:
 
     def arithmetic(self, config: RunConfig) -> Arithmetic | None:
         """What a training of this config would be computed with here; None if its device is not on this machine."""
-        with suppress(ConfigError):
-            return here(resolve_device(config.device), self._threads)
-        return None
+        return arithmetic_of(config, self._threads)
 
     def statistics(self) -> Statistics:
         with self._lock:

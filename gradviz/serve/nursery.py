@@ -21,10 +21,10 @@ from typing import Any, NoReturn
 
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Shelf
+from gradviz.lenet.experiment import resolve_device, training
 from gradviz.record.codec import pack, pack_outcome, pack_record
 from gradviz.serve.frames import NEXT, PREVIEW, pack_error
-from gradviz.train.device import limit_threads, resolve_device, warm_up
-from gradviz.train.trainer import Trainer
+from gradviz.train.device import limit_threads, warm_up
 
 log = logging.getLogger("gradviz")
 
@@ -107,7 +107,7 @@ def _live(connection: socket.socket, config: RunConfig, data: Any, threads: int)
             connection.sendall(pack_error(error))
             raise
         try:
-            trainer = Trainer(config, data, resolve_device(config.device))
+            trainer = training(config, data, resolve_device(config.device))
             arithmetic = trainer.arithmetic.to_dict()
             line.send(pack({"device": trainer.device, "arithmetic": arithmetic}))
             if line.wants_preview():

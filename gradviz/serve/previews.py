@@ -9,11 +9,11 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 
 from gradviz.lenet.config import FIELDS, RunConfig
+from gradviz.lenet.experiment import preview_images
 from gradviz.record.history import StepRecord
 from gradviz.serve.failures import in_words
 from gradviz.serve.threads import daemon
 from gradviz.train.device import limit_threads
-from gradviz.train.trainer import preview_images
 from gradviz.train.training import Interrupted, Train
 
 log = logging.getLogger("gradviz")

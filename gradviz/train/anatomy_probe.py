@@ -10,25 +10,26 @@ from functools import partial
 import numpy as np
 import torch
 
-from gradviz.lenet.config import RunConfig
-from gradviz.lenet.net import DeepLeNet, Watch
 from gradviz.record import sample as anatomy
 from gradviz.record.sample import AnatomySample, Picture
-from gradviz.train.layer_probe import wide
+from gradviz.train.layer_probe import gradients, wide
+from gradviz.train.task import Task, Watch
+
+_Taken = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # of a tensor: entries, smallest, largest
+_Scaled = tuple[torch.Tensor, torch.Tensor]  # int8 entries, and the size of ±127
 
 
 class AnatomyProbe:
-    """Takes apart the sampled steps: `begin`, then `watching` and `on_the_paths` around forward and backward, then in order.
+    """Takes apart the sampled steps: `begin`, then `watching` and `on_the_ways` around forward and backward, then in order.
 
     Of each tensor it looks at ENTRIES entries, drawn once, and at the smallest and largest of all. It changes no number
     of the training. On a GPU all stays there until `read`.
     """
 
-    def __init__(self, model: DeepLeNet, config: RunConfig):
-        self._config = config
-        self._weights = [layer.weight for layer in model.weight_layers]
-        self._parameters = list(model.parameters())
-        self._blocks = model.blocks
+    def __init__(self, task: Task):
+        self._steps, self._treated, self._lost, self._ways = task.steps, task.treat is not None, task.lost, task.ways
+        self._weights = list(task.weights)
+        self._parameters = list(task.model.parameters())
         layers = len(self._weights)
         self._entries = min(anatomy.ENTRIES, anatomy.ALL_ENTRIES // layers)
         self._pictured = anatomy.even_choice(layers, anatomy.PICTURED_LAYERS).tolist()
@@ -38,16 +39,18 @@ class AnatomyProbe:
 
     def begin(self, step: int) -> None:
         self._step = step
-        self._taken: dict[str, list] = {}  # kind -> (entries, smallest, largest) of each layer
-        self._numbers = {name: [math.nan] * len(self._weights) for name in anatomy.LAYER_NUMBERS}
+        self._taken: dict[str, list[_Taken]] = {}  # kind -> of each layer
+        self._numbers: dict[str, list[float | torch.Tensor]] = {
+            name: [math.nan] * len(self._weights) for name in anatomy.LAYER_NUMBERS
+        }
         self._overall = [math.nan] * len(anatomy.OVERALL)
-        self._paths = [[math.nan] * len(self._blocks) * self._config.shortcut for _ in anatomy.PATHS]
-        self._pictures: dict[int, tuple] = {}
+        self._paths: list[list[float | torch.Tensor]] = [[math.nan] * len(self._ways) for _ in anatomy.PATHS]
+        self._pictures: dict[int, tuple[_Scaled, _Scaled]] = {}  # of weight and gradient
         self._before: list[torch.Tensor] = []
 
     def watching(self, watch: Watch) -> Watch:
         """`watch`, and a look at the activations."""
-        self._taken["activation"] = [None] * len(self._weights)
+        self._taken["activation"] = []
 
         def both(index: int, z: torch.Tensor, h: torch.Tensor) -> None:
             watch(index, z, h)
@@ -56,29 +59,24 @@ class AnatomyProbe:
         return both
 
     def _look_at(self, index: int, h: torch.Tensor) -> None:
-        self._taken["activation"][index] = self._take(h)
-        layers = len(self._weights)
-        if index == layers - 1:
-            return  # the logits have no activation
-        inside = self._config.activation_everywhere or 2 <= index < layers - 3
-        activation = self._config.activation if inside else "relu"
-        if activation == "relu":
+        self._taken["activation"].append(self._take(h))
+        lost = self._lost[index] if self._lost else None
+        if lost == "dead":
             units = h.permute(0, 2, 3, 1).reshape(-1, h.shape[1]) if h.ndim == 4 else h  # no copy if channels_last
             dead = units.amax(0) == 0
             self._numbers["dead_share"][index] = dead.float().mean()
-        elif activation == "sigmoid":
+        elif lost == "saturated":
             self._numbers["saturated_share"][index] = ((h < 0.02) | (h > 0.98)).float().mean()
 
     @contextmanager
-    def on_the_paths(self) -> Iterator[None]:
-        """Measures what comes back to each block's input, over the shortcut, through the convolutions, and together."""
+    def on_the_ways(self) -> Iterator[None]:
+        """Measures what comes back to each block's input: over the shortcut, through the branch, and together."""
         handles = []
         try:
-            if self._config.shortcut:
-                for number, block in enumerate(self._blocks):
-                    handles.append(block.conv1.register_forward_pre_hook(partial(self._part_ways, number)))
-                for block in self._blocks[-1:]:
-                    handles.append(block.register_forward_hook(self._above))
+            for number, way in enumerate(self._ways):
+                handles.append(way.entrance.register_forward_pre_hook(partial(self._part_ways, number)))
+            for way in self._ways[-1:]:
+                handles.append(way.block.register_forward_hook(self._above))
             yield
         finally:
             for handle in handles:
@@ -86,7 +84,7 @@ class AnatomyProbe:
 
     def _part_ways(self, number: int, _module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
         x = inputs[0]
-        road = x.view_as(x)  # the convolutions' own name for x, so that its gradient is theirs alone
+        road = x.view_as(x)  # the branch's own name for x, so that its gradient is theirs alone
         road.register_hook(partial(self._note, "branch", number))
 
         def total(gradient: torch.Tensor) -> None:
@@ -97,8 +95,8 @@ class AnatomyProbe:
         x.register_hook(total)
         return (road,)
 
-    def _above(self, _module: torch.nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
-        output.register_hook(partial(self._note, "identity", len(self._blocks) - 1))
+    def _above(self, _module: torch.nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        output.register_hook(partial(self._note, "identity", len(self._ways) - 1))
 
     def _note(self, path: str, number: int, gradient: torch.Tensor) -> None:
         length = torch.linalg.vector_norm(gradient, dtype=wide(gradient))
@@ -107,18 +105,18 @@ class AnatomyProbe:
     @torch.no_grad()
     def after_backward(self) -> None:
         self._taken["weight"] = [self._take(weight) for weight in self._weights]
-        self._taken["weight_grad"] = [self._take(weight.grad) for weight in self._weights]
-        if self._step in anatomy.pictured_steps(self._config.steps):
+        self._taken["weight_grad"] = [self._take(gradient) for gradient in gradients(self._weights)]
+        if self._step in anatomy.pictured_steps(self._steps):
             for layer in self._pictured:
                 weight = self._weights[layer]
-                self._pictures[layer] = (_picture(weight), _picture(weight.grad))
-        if self._config.treatment != "none":
-            self._before = [parameter.grad.clone() for parameter in self._parameters]
+                self._pictures[layer] = (_picture(weight), _picture(gradients([weight])[0]))
+        if self._treated:
+            self._before = [gradient.clone() for gradient in gradients(self._parameters)]
 
     @torch.no_grad()
     def after_treatment(self) -> None:
-        self._taken["treated_grad"] = [self._take(weight.grad) for weight in self._weights]
-        rows = [_compared(old, parameter.grad) for old, parameter in zip(self._before, self._parameters, strict=True)]
+        self._taken["treated_grad"] = [self._take(gradient) for gradient in gradients(self._weights)]
+        rows = [_compared(old, new) for old, new in zip(self._before, gradients(self._parameters), strict=True)]
         self._before = []
         table = torch.stack(rows).cpu().double()  # (parameters, 4)
         sizes = torch.tensor([parameter.numel() for parameter in self._parameters])
@@ -156,7 +154,7 @@ class AnatomyProbe:
         self._taken, self._pictures = {}, {}
         return sample
 
-    def _take(self, tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _take(self, tensor: torch.Tensor) -> _Taken:
         # In the order of the memory, whichever it is: reshape would copy a channels_last tensor.
         size = tensor.numel()
         flat = tensor.detach().as_strided((size,), (1,), tensor.storage_offset())
@@ -168,7 +166,7 @@ class AnatomyProbe:
         return flat[self._chosen[size]], *flat.aminmax()
 
     @staticmethod
-    def _distributions(taken: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> tuple[np.ndarray, np.ndarray]:
+    def _distributions(taken: list[_Taken]) -> tuple[np.ndarray, np.ndarray]:
         """quantiles (layers, len(PERCENTS)), counts (layers, BINS)"""
         quantiles = np.empty((len(taken), len(anatomy.PERCENTS)), np.float32)
         counts = np.empty((len(taken), anatomy.BINS), np.uint16)
@@ -183,7 +181,7 @@ class AnatomyProbe:
         return quantiles, counts
 
 
-def _picture(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _picture(tensor: torch.Tensor) -> _Scaled:
     filters = tensor[: anatomy.FILTERS]
     scale = filters.abs().amax()
     return torch.where(scale > 0, filters / scale * 127, 0).nan_to_num(0, 127, -127).round().to(torch.int8), scale
@@ -201,7 +199,7 @@ def _altered_and_cosine(table: torch.Tensor, sizes: torch.Tensor) -> tuple[torch
     return differ / sizes, dot / old.sqrt() / new.sqrt()
 
 
-def _numbers(row: list) -> np.ndarray:
+def _numbers(row: list[float | torch.Tensor]) -> np.ndarray:
     """Floats, and one-number tensors that may lie on the device, which come over together."""
     tensors = [value for value in row if torch.is_tensor(value)]
     if not tensors:

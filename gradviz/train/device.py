@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from gradviz.lenet.config import ConfigError
+from gradviz.messages import Told, say
 from gradviz.record.arithmetic import Arithmetic
 
 # They hold PyTorch's libraries to other kernels than the processor's best. ATEN_CPU_CAPABILITY is not among them: PyTorch
@@ -21,14 +21,18 @@ _HOLDS = (
 )  # fmt: skip
 
 
-def resolve_device(word: str) -> torch.device:
-    """The device of config.DEVICES on this machine. Raises ConfigError if it has none."""
+class NoDevice(Told):
+    """This machine has not the device that was asked for."""
+
+
+def find_device(word: str) -> torch.device:
+    """cpu, cuda, mps, or auto for the fastest there is. Raises NoDevice."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if word == "auto":
         word = next(name for name, available in there.items() if available)
     if not there[word]:
         have = ", ".join(name for name, available in there.items() if available)
-        raise ConfigError("device", f"Device (device) {word} is not on this machine; it has {have}.")
+        raise NoDevice(say("no-device", device=word, have=have))
     return torch.device(word)
 
 

@@ -11,13 +11,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from gradviz.lenet.net import DeepLeNet
 from gradviz.record.quantities import QUANTITIES
-from gradviz.train.training import Interrupted
+from gradviz.train.training import stop_if_asked
 
 _ROW = {name: row for row, name in enumerate(QUANTITIES)}
 # A float32 length between these is exact enough: squares of entries of 1e-16 are still 6 decades above float32's
@@ -33,21 +33,30 @@ class LayerProbe:
     `numbers`, float32 (len(QUANTITIES), layers) on the model's device, is what was measured; `table` makes it readable.
     """
 
-    def __init__(self, model: DeepLeNet, interrupt: Callable[[], bool], deferred: bool = False):
-        """`deferred` looks at no number before `read`, and keeps each in one place, as a CUDA graph wants it: for GPUs."""
-        self._weights = [layer.weight for layer in model.weight_layers]
+    def __init__(
+        self,
+        weights: Sequence[torch.Tensor],
+        interrupt: Callable[[], bool],
+        deferred: bool = False,
+        float64: bool | None = None,
+    ):
+        """`deferred` looks at no number before `read`, and keeps each in one place, as a CUDA graph wants it: for GPUs.
+
+        `float64`: whether the device has it; by default all but Apple's GPUs do.
+        """
+        self._weights = list(weights)
         self._stacks = _stacked(self._weights)
         self._interrupt = interrupt
         self._deferred = deferred
         self.numbers = torch.full((len(QUANTITIES), len(self._weights)), math.nan, device=self._weights[0].device)
-        self._here = None if deferred else self.numbers.numpy()  # the same memory
+        self._table: torch.Tensor | np.ndarray = self.numbers if deferred else self.numbers.numpy()  # the same memory
+        self._float64 = wide(self.numbers) is torch.float64 if float64 is None else float64
         self._seen: list[torch.Tensor] = []  # activations that are not measured yet, the last ones of `_watched`
         self._watched = 0
 
     def watch(self, index: int, z: torch.Tensor, h: torch.Tensor) -> None:
         """Measures the activation and, when the backward pass comes by, the signal ∂loss/∂z."""
-        if self._interrupt():
-            raise Interrupted
+        stop_if_asked(self._interrupt)
         if index == 0:
             self._seen = []  # of a pass that was left in its middle
         self._seen.append(h.detach())
@@ -56,11 +65,11 @@ class LayerProbe:
             self._look()
 
         def signal(gradients: tuple[torch.Tensor]) -> None:
-            if self._interrupt():
-                raise Interrupted
+            stop_if_asked(self._interrupt)
             self._note("signal_rms", index, self._rms(gradients[0]))
 
-        z.grad_fn.register_prehook(signal)  # half the cost of a hook on z itself
+        if z.grad_fn is not None:
+            z.grad_fn.register_prehook(signal)  # half the cost of a hook on z itself
 
     def _look(self) -> None:
         if self._seen:
@@ -71,9 +80,9 @@ class LayerProbe:
     def after_backward(self) -> None:
         self._look()
         for stack in self._stacks:
-            gradients = stack.gather([weight.grad for weight in self._weights[stack.layers]], stack.spare)
-            self._note("weight_grad_rms", stack.layers, self._row_rms(gradients))
-            self._note("zero_share", stack.layers, self._zero_share(gradients))
+            rows = stack.gather(gradients(self._weights[stack.layers]), stack.spare)
+            self._note("weight_grad_rms", stack.layers, self._row_rms(rows))
+            self._note("zero_share", stack.layers, self._zero_share(rows))
             self._note("weight_rms", stack.layers, self._row_rms(stack.rows(stack.old)))
         self.numbers[_ROW["treated_grad_rms"]] = self.numbers[_ROW["weight_grad_rms"]]
         self.numbers[_ROW["update_ratio"]].fill_(math.nan)  # of the step before
@@ -81,14 +90,14 @@ class LayerProbe:
     @torch.no_grad()
     def after_treatment(self) -> None:
         for stack in self._stacks:
-            gradients = stack.gather([weight.grad for weight in self._weights[stack.layers]], stack.spare)
-            self._note("treated_grad_rms", stack.layers, self._row_rms(gradients))
+            rows = stack.gather(gradients(self._weights[stack.layers]), stack.spare)
+            self._note("treated_grad_rms", stack.layers, self._row_rms(rows))
 
     @torch.no_grad()
     def after_step(self) -> None:
         """The change that really arrived in the float32 weights: an update too small to change a weight counts as 0."""
         for stack in self._stacks:
-            new = stack.gather(self._weights[stack.layers], stack.spare)
+            new = stack.gather([*self._weights[stack.layers]], stack.spare)
             self._note("update_ratio", stack.layers, self._row_rms(stack.rows(stack.old).sub_(new)))
             stack.swap(in_place=self._deferred)  # what is new now is what the next step starts from
 
@@ -121,8 +130,8 @@ class LayerProbe:
         table[_ROW["treated_grad_rms"]], table[_ROW["update_ratio"]] = table[_ROW["weight_grad_rms"]], math.nan
         return table
 
-    def _note(self, name: str, layers: slice | int, values: float | list[float] | np.ndarray | torch.Tensor) -> None:
-        (self.numbers if self._deferred else self._here)[_ROW[name], layers] = values
+    def _note(self, name: str, layers: slice | int, values: Any) -> None:
+        self._table[_ROW[name], layers] = values
 
     def _rms(self, tensor: torch.Tensor) -> float | torch.Tensor:
         if self._deferred:
@@ -132,9 +141,9 @@ class LayerProbe:
     def _all_rms(self, tensors: Sequence[torch.Tensor]) -> list[float] | torch.Tensor:
         roots = [math.sqrt(tensor.numel()) for tensor in tensors]
         if not self._deferred:
-            lengths = torch.stack(torch._foreach_norm(tensors)).tolist()
+            lengths = torch.stack(torch._foreach_norm(list(tensors))).tolist()
             return [_safe_length(length, tensors, k) / root for k, (length, root) in enumerate(zip(lengths, roots, strict=True))]
-        if wide(tensors[0]) is torch.float64:
+        if self._float64:
             return torch.stack(torch._foreach_div(torch._foreach_norm(list(tensors), 2, dtype=torch.float64), roots))
         return torch.cat([_narrow_rms(tensor.reshape(1, -1)) for tensor in tensors])
 
@@ -144,8 +153,9 @@ class LayerProbe:
         if not self._deferred:
             lengths = torch.linalg.vector_norm(rows, dim=1).tolist()
             return [_safe_length(length, rows, k) / root for k, length in enumerate(lengths)]
-        if wide(rows) is torch.float64:
-            return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64) / root
+        if self._float64:
+            wide_lengths: torch.Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+            return wide_lengths / root
         return _narrow_rms(rows)
 
     def _zero_share(self, rows: torch.Tensor) -> np.ndarray | torch.Tensor:
@@ -164,7 +174,7 @@ class _Stack:
     old: torch.Tensor  # the weights before the step, (layers · out, …) in their own memory format
     spare: torch.Tensor  # for gradients, and after the step for its undoing
 
-    def gather(self, tensors: Sequence[torch.Tensor], into: torch.Tensor) -> torch.Tensor:
+    def gather(self, tensors: list[torch.Tensor], into: torch.Tensor) -> torch.Tensor:
         """The tensors copied into `into`; returns its rows."""
         torch.cat(tensors, out=into)
         return self.rows(into)
@@ -193,11 +203,11 @@ def _stacked(weights: Sequence[torch.Tensor]) -> list[_Stack]:
     return stacks
 
 
-def _safe_length(length: float, tensors: Sequence[torch.Tensor], k: int) -> float:
+def _safe_length(length: float, tensors: Sequence[torch.Tensor] | torch.Tensor, k: int) -> float:
     # The k-th is looked up only if needed: a row of a tensor costs more to name than to measure.
     if _SAFE[0] < length < _SAFE[1] or math.isnan(length):
         return length
-    return torch.linalg.vector_norm(tensors[k], dtype=torch.float64).item()
+    return float(torch.linalg.vector_norm(tensors[k], dtype=torch.float64))
 
 
 def _narrow_rms(rows: torch.Tensor) -> torch.Tensor:
@@ -205,6 +215,11 @@ def _narrow_rms(rows: torch.Tensor) -> torch.Tensor:
     largest = rows.abs().amax(1)
     rest = torch.linalg.vector_norm(rows / largest[:, None], dim=1) / math.sqrt(rows.shape[1])
     return torch.where((largest > 0) & largest.isfinite(), largest * rest, largest)  # 0/0 is all zero, inf/inf overflown
+
+
+def gradients(parameters: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """After a backward pass, from which each has one."""
+    return cast("list[torch.Tensor]", [parameter.grad for parameter in parameters])
 
 
 def wide(tensor: torch.Tensor) -> torch.dtype:

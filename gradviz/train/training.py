@@ -20,6 +20,12 @@ def never() -> bool:
     return False
 
 
+def stop_if_asked(interrupt: Callable[[], bool]) -> None:
+    """Raises Interrupted."""
+    if interrupt():
+        raise Interrupted
+
+
 class Training(Protocol):
     """One training, ready to begin. Either it is iterated, once, or `preview` is called, once.
 

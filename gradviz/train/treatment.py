@@ -9,8 +9,12 @@ from functools import partial
 import torch
 from torch import nn
 
+from gradviz.record.layout import Layout
+from gradviz.train.layer_probe import gradients
+
+Scaled = Callable[[torch.Tensor], torch.Tensor]  # a signal -> the one that goes on
+
 FEEDBACK_GAIN = 0.2  # of the error in log signal, corrected per step: what is left of it after 20 steps is 1 %
-_STEERED_FROM_TOP = 3  # fc1, fc2 and fc3 stay as they are: the loss's own signal
 
 
 def treat(treatment: str, threshold: float, parameters: Sequence[nn.Parameter]) -> None:
@@ -25,8 +29,8 @@ def treat(treatment: str, threshold: float, parameters: Sequence[nn.Parameter]) 
     elif treatment == "clip-value":
         nn.utils.clip_grad_value_(parameters, threshold)
     elif treatment == "floor":
-        for parameter in parameters:
-            _floor(parameter.grad, threshold)
+        for gradient in gradients(parameters):
+            _floor(gradient, threshold)
 
 
 def _floor(gradient: torch.Tensor, threshold: float) -> None:
@@ -35,25 +39,26 @@ def _floor(gradient: torch.Tensor, threshold: float) -> None:
     gradient.copy_(torch.where(gradient.abs() < threshold, raised, gradient))
 
 
-def steer(treatment: str, target: float, layers: Sequence[nn.Module]) -> None:
+def steer(treatment: str, target: float, layers: Sequence[nn.Module], layout: Layout) -> None:
     """For "normalise" and "feedback": scales the backward signal ∂loss/∂z of every layer below the head, at its place.
 
-    The layer's weight gradient and everything below it come from the scaled signal. Call it once per net, with the
-    weight layers in forward order; for any other treatment it does nothing. See docs/remedies.md.
+    The head is what comes after `layout.inside`; it keeps the loss's own signal. A layer's weight gradient and everything
+    below it come from the scaled signal. Call it once per net, with the layers of the layout's rows; for any other
+    treatment it does nothing. See docs/remedies.md.
     """
     if treatment not in ("normalise", "feedback"):
         return
     controller = _Feedback(target)
-    for index, layer in enumerate(layers[: len(layers) - _STEERED_FROM_TOP]):
+    for index, layer in enumerate(layers[: layout.inside.stop]):
         if treatment == "feedback":  # a buffer: it belongs to the net's state, and goes where the net goes
             layer.register_buffer("feedback_gain", torch.zeros(()), persistent=False)
-            scaled = partial(controller.scaled, index, layer)
+            scaled: Scaled = partial(controller.scaled, index, layer)
         else:
             scaled = partial(_normalised, target)
         layer.register_forward_hook(partial(_on_the_way_back, scaled))
 
 
-def _on_the_way_back(scaled: Callable, layer: nn.Module, inputs: tuple[torch.Tensor], z: torch.Tensor) -> None:
+def _on_the_way_back(scaled: Scaled, _layer: nn.Module, _inputs: tuple[torch.Tensor], z: torch.Tensor) -> None:
     if z.requires_grad:
         z.register_hook(scaled)
 
@@ -84,7 +89,7 @@ class _Feedback:
 
     def __init__(self, target: float):
         self._log_target = math.log(target)
-        self._error_above: torch.Tensor | None = None
+        self._error_above = torch.zeros(())
         self._last = -1
 
     def scaled(self, index: int, layer: nn.Module, signal: torch.Tensor) -> torch.Tensor:
@@ -92,11 +97,12 @@ class _Feedback:
         if index >= self._last:  # the first layer of a new backward pass
             self._error_above = signal.new_zeros(())
         self._last = index
-        scaled = signal * layer.feedback_gain.exp()
+        gain = layer.get_buffer("feedback_gain")
+        scaled = signal * gain.exp()
         _shape, rms, largest = _shape_and_rms(scaled)
         # An exact zero says nothing about how far off it is: the gain waits, and so does the layer below.
         known = rms != 0
         error = torch.where(known, self._log_target - rms.log() - largest.log(), self._error_above)
-        layer.feedback_gain += FEEDBACK_GAIN * (error - self._error_above)  # in place, so that a captured CUDA graph turns it too
+        gain += FEEDBACK_GAIN * (error - self._error_above)  # in place, so that a captured CUDA graph turns it too
         self._error_above = error
         return scaled

@@ -18,13 +18,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from gradviz.lenet.config import RunConfig
+from gradviz.lenet.experiment import preview_images
 from gradviz.lenet.theory.predict import predict
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
 from gradviz.serve.admission import Refused
 from gradviz.serve.desk import RETRY
 from gradviz.serve.previews import Preview
-from gradviz.train.trainer import preview_images
 from gradviz.web import wire
 from gradviz.web.metrics import CONTENT_TYPE
 from gradviz.web.scripts import NEVER, script_routes

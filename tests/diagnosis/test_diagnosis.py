@@ -15,11 +15,11 @@ from gradviz.diagnosis.findings import Verdict
 from gradviz.lenet.config import FIELDS, RunConfig
 from gradviz.lenet.data import Shelf
 from gradviz.lenet.diagnosis import diagnose
+from gradviz.lenet.experiment import training
 from gradviz.record.history import History, StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
 from gradviz.settings import Settings
-from gradviz.train.trainer import Trainer
 
 pytestmark = pytest.mark.trains
 ROW = list(QUANTITIES)
@@ -225,7 +225,7 @@ def test_a_preview_is_diagnosed_before_the_first_update(data):
     """Its record has no update yet; the pace is that of the step that Adam would take."""
     config = case("sigmoid", data.name)
     run = Run(config, History(config.layers))
-    run.history.append(Trainer(config, data, torch.device("cpu")).preview())
+    run.history.append(training(config, data, torch.device("cpu")).preview())
     assert diagnose(run).findings == (Verdict.VANISHING, Verdict.UNUSABLE)
     assert not any(str(line).startswith("Update") for line in diagnose(run).evidence)
 

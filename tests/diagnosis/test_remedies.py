@@ -15,13 +15,13 @@ from gradviz.lenet.codegen import code
 from gradviz.lenet.config import FIELDS, INITS, PRESETS, RunConfig
 from gradviz.lenet.data import Dataset, Shelf
 from gradviz.lenet.diagnosis import diagnose
+from gradviz.lenet.experiment import training
 from gradviz.lenet.net import DeepLeNet, initialise, parameter_count
 from gradviz.lenet.theory import predict as theory
 from gradviz.lenet.theory.gaussians import gaussians
 from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
-from gradviz.train.trainer import Trainer
 from gradviz.train.treatment import FEEDBACK_GAIN, steer
 from gradviz.ui import controls
 
@@ -43,7 +43,7 @@ def made(config: RunConfig) -> DeepLeNet:
 
 def records(digits: Dataset, **settings) -> list:
     config = RunConfig(**{"dataset": "digits", "device": "cpu", "batch_size": 8, **settings})
-    return list(Trainer(config, digits, torch.device("cpu")))
+    return list(training(config, digits, torch.device("cpu")))
 
 
 def outputs(model: DeepLeNet, images: torch.Tensor) -> list[torch.Tensor]:
@@ -223,7 +223,7 @@ def test_a_skip_init_branch_has_no_gradient_at_step_0_and_one_from_step_1_on(dig
 def test_that_first_zero_is_not_called_vanished(digits):
     config = RunConfig(activation="relu", blocks=3, shortcut=True, branch_scale="skip-init", dataset="digits", batch_size=8)
     run = Run(config, History(config.layers), Status.RUNNING)
-    for record, _ in zip(Trainer(config, digits, torch.device("cpu")), range(3), strict=False):
+    for record, _ in zip(training(config, digits, torch.device("cpu")), range(3), strict=False):
         run.history.append(record)
         assert Verdict.VANISHED not in diagnose(run).findings and Verdict.UNUSABLE not in diagnose(run).findings
 
@@ -320,7 +320,7 @@ def test_normalise_holds_the_signal_of_a_real_net_from_the_first_step(digits):
 def test_a_restored_gradient_does_not_bring_back_what_the_forward_pass_has_lost(digits):
     # 24 sigmoid convolutions leave nothing of the image in float32: the gradient is large and knows no image.
     config = RunConfig(blocks=12, treatment="normalise", threshold=1e-3, dataset="digits", device="cpu")
-    model = Trainer(config, digits, torch.device("cpu")).model
+    model = training(config, digits, torch.device("cpu")).model
     logits, mixed = (model(images).detach() for images in (digits.train_images[:16], digits.train_images[16:32]))
     assert torch.allclose(logits, mixed, rtol=0, atol=1e-6)
 
@@ -395,7 +395,7 @@ def test_every_word_has_a_teaching_sentence(name):
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_trains_a_step_and_has_a_program(name, digits):
     config = PRESETS[name].apply(RunConfig(dataset="digits", device="cpu", seed=1))
-    record = next(iter(Trainer(config, digits, torch.device("cpu"))))
+    record = next(iter(training(config, digits, torch.device("cpu"))))
     assert math.isfinite(record.loss)
     compile(code(config), "program.py", "exec")
 

@@ -15,11 +15,11 @@ from gradviz.lenet.codegen import code
 from gradviz.lenet.config import FIELDS, ConfigError, RunConfig
 from gradviz.lenet.data import Shelf
 from gradviz.lenet.diagnosis import diagnose
+from gradviz.lenet.experiment import training
 from gradviz.lenet.net import activation_function
 from gradviz.lenet.theory.predict import critical_range, depth_marks, predict
 from gradviz.record.history import History
 from gradviz.record.run import Run, Status
-from gradviz.train.trainer import Trainer
 
 SENTENCE = "z / (1 + |z|): like tanh, but it nears its ends slowly."
 
@@ -33,7 +33,7 @@ def softsign(monkeypatch):
 
 def trained(config):
     run = Run(config, History(config.layers), Status.FINISHED)
-    for record in Trainer(config, Shelf("nowhere", download=False).load("digits"), torch.device("cpu")):
+    for record in training(config, Shelf("nowhere", download=False).load("digits"), torch.device("cpu")):
         run.history.append(record)
     return run
 

@@ -16,10 +16,10 @@ import torch
 from gradviz.lenet.codegen import code
 from gradviz.lenet.config import FIELDS, PRESETS, RunConfig
 from gradviz.lenet.data import Shelf
+from gradviz.lenet.experiment import training
 from gradviz.record.arithmetic import arithmetic_text
 from gradviz.record.run import Status
 from gradviz.train.device import here
-from gradviz.train.trainer import Trainer
 
 pytestmark = pytest.mark.trains
 BASE = dict(dataset="digits", blocks=2, batch_size=16, steps=5, device="cpu")
@@ -72,7 +72,7 @@ def run_alone(config, folder, arithmetic=None, **environment):
 
 
 def train(config, shelf):
-    trainer = Trainer(config, shelf.load(config.dataset), torch.device("cpu"))
+    trainer = training(config, shelf.load(config.dataset), torch.device("cpu"))
     ends = [2, -4] if config.blocks else [0, -1]  # block0.conv1 and the last block's conv2, or conv1 and fc3
     rows = [[record.step, record.loss, record.accuracy, *record.layers[0, ends]] for record in trainer]
     return rows, trainer.outcome

@@ -15,6 +15,7 @@ from viewing import opened, text
 from gradviz.lenet import article_length
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Shelf
+from gradviz.lenet.experiment import training
 from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.lenet.lessons.evidence import Evidence
 from gradviz.lenet.lessons.lesson import NOT, OPEN, PARTLY, REPRODUCED, Finding, Part, ended
@@ -24,7 +25,6 @@ from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.reading import decades, factor
 from gradviz.record.run import Run, Status
-from gradviz.train.trainer import Trainer
 from gradviz.ui.server import server
 from gradviz.words import number, scientific
 
@@ -36,7 +36,7 @@ def trained(config: RunConfig) -> Run:
     """A real run on the built-in digits, as the server would keep it, without the test at its end."""
     config = replace(config, dataset="digits")
     run = Run(config, History(config.layers), Status.FINISHED)
-    for record in Trainer(config, DIGITS.load("digits"), torch.device("cpu")):
+    for record in training(config, DIGITS.load("digits"), torch.device("cpu")):
         run.history.append(record)
         run.nonfinite_layer = run.nonfinite_layer or record.nonfinite_layer
         if record.step + 1 == config.steps:

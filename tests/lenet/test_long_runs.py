@@ -14,6 +14,7 @@ from recorded import ARITHMETIC, NET, long_run
 from gradviz.lenet import article_length
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Shelf
+from gradviz.lenet.experiment import training
 from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.lenet.long_runs import (
     AT_CHANCE,
@@ -32,7 +33,6 @@ from gradviz.lenet.long_runs import (
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Outcome, Status
-from gradviz.train.trainer import Trainer
 
 
 def record(step, loss=2.3, accuracy=0.1, silent=(), config=NET) -> StepRecord:
@@ -99,7 +99,7 @@ def test_below_a_dead_layer_nothing_changes_and_every_image_gets_the_same_answer
     """Why an epoch of zeros may end a run: the mathematics of it, on a real net with one dead layer."""
     data = Shelf(Path("nowhere"), download=False).load("digits")
     config = RunConfig(activation="relu", blocks=2, batch_size=16, steps=30, dataset="digits", optimizer="momentum", lr=0.01)
-    trainer = Trainer(config, data, torch.device("cpu"))
+    trainer = training(config, data, torch.device("cpu"))
     layers = trainer.model.weight_layers
     with torch.no_grad():
         layers[3].bias.fill_(-1e3)

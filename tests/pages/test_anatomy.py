@@ -17,6 +17,7 @@ from viewing import opened, text
 from gradviz.charts import anatomy as charts_anatomy
 from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.data import Dataset, Shelf
+from gradviz.lenet.experiment import task, training
 from gradviz.lenet.net import DeepLeNet, initialise
 from gradviz.record import reading
 from gradviz.record import sample as anatomy
@@ -40,7 +41,7 @@ def digits() -> Dataset:
 
 
 def first_sample(config: RunConfig, data: Dataset) -> AnatomySample:
-    return next(iter(Trainer(config, data, CPU))).anatomy
+    return next(iter(training(config, data, CPU))).anatomy
 
 
 def net_and_gradients(config: RunConfig, data: Dataset) -> DeepLeNet:
@@ -100,7 +101,7 @@ def test_a_sample_holds_the_distributions_of_the_plain_loop(digits):
 
 
 def test_updates_are_the_change_of_the_weights(digits):
-    trainer = Trainer(SMALL, digits, CPU)
+    trainer = training(SMALL, digits, CPU)
     before = [layer.weight.detach().clone() for layer in trainer.model.weight_layers]
     sample = next(iter(trainer)).anatomy
     for layer, (old, now) in enumerate(zip(before, trainer.model.weight_layers, strict=True)):
@@ -113,10 +114,8 @@ def test_samples_are_few_and_change_no_number_of_the_training(digits):
     assert anatomy.sampled_steps(300) == (0, 1, 2, 5, 10, 20, 50, 100, 200, 299)
     assert anatomy.sampled_steps(1) == (0,) and len(anatomy.sampled_steps(100_000)) <= 40
     config = replace(SMALL, steps=12, shortcut=True, treatment="clip-value", threshold=1e-3)
-    with_samples = list(Trainer(config, digits, CPU))
-    trainer = Trainer(config, digits, CPU)
-    trainer._sampled = frozenset()
-    without = list(trainer)
+    with_samples = list(training(config, digits, CPU))
+    without = list(Trainer(task(config, digits, CPU), sampled=()))
     assert [record.step for record in with_samples if record.anatomy] == [0, 1, 2, 5, 10, 11]
     for one, other in zip(with_samples, without, strict=True):
         assert one.loss == other.loss and np.array_equal(one.layers, other.layers, equal_nan=True)
@@ -126,14 +125,14 @@ def test_samples_are_few_and_change_no_number_of_the_training(digits):
 
 
 def test_dead_units_and_saturation_are_counted_as_by_hand(digits):
-    trainer = Trainer(SMALL, digits, CPU)
+    trainer = training(SMALL, digits, CPU)
     with torch.no_grad():
         trainer.model.blocks[0].conv1.bias[:5] = -100  # five of sixteen channels can never fire
         trainer.model.blocks[1].conv2.bias[:] = -100
     sample = next(iter(trainer)).anatomy
     assert sample.number("dead_share")[2] >= 5 / 16 and sample.number("dead_share")[5] == 1
     assert np.isnan(sample.number("saturated_share")).all() and np.isnan(sample.number("dead_share")[-1])
-    trainer = Trainer(replace(SMALL, activation="sigmoid"), digits, CPU)
+    trainer = training(replace(SMALL, activation="sigmoid"), digits, CPU)
     with torch.no_grad():
         trainer.model.blocks[0].conv1.bias[:4] = 100
     sample = next(iter(trainer)).anatomy
@@ -221,7 +220,7 @@ def test_without_a_shortcut_there_are_no_paths(digits):
 
 def test_a_deleted_block_is_really_gone(digits):
     config = replace(SMALL, shortcut=True, blocks=3, steps=2)
-    trainer = Trainer(config, digits, CPU)
+    trainer = training(config, digits, CPU)
     list(trainer)
     found, net = trainer.outcome.deletion, trainer.model.eval()
     assert found.blocks == (0, 1, 2) and len(net.blocks) == 3
@@ -315,7 +314,7 @@ def test_samples_and_deletion_survive_a_restart(digits, tmp_path):
     config = replace(SMALL, shortcut=True)
     run = Run(config, History(config.layers), Status.RUNNING)
     store = RunStore(tmp_path, READERS)
-    trainer = Trainer(config, digits, CPU)
+    trainer = training(config, digits, CPU)
     for record in trainer:
         run.history.append(record)
         store.save(run)
@@ -333,7 +332,7 @@ def test_samples_and_deletion_survive_a_restart(digits, tmp_path):
 
 def test_a_store_of_an_earlier_version_gains_the_new_tables(digits, tmp_path):
     run = Run(SMALL, History(SMALL.layers), Status.RUNNING)
-    for record in Trainer(SMALL, digits, CPU):
+    for record in training(SMALL, digits, CPU):
         run.history.append(record)
     store = RunStore(tmp_path, READERS)
     store.save(run)
@@ -394,7 +393,7 @@ def test_a_vanished_and_a_diverged_run_open_without_an_error(page_server):
 
 def test_slow_motion_tells_the_measured_numbers(digits):
     run = Run(SMALL, History(SMALL.layers), Status.FINISHED)
-    for record in Trainer(SMALL, digits, CPU):
+    for record in training(SMALL, digits, CPU):
         run.history.append(record)
     film = motion(run, run.history, 1, run.history.samples[1].sample())
     assert f"{run.history.loss[1]:.4g} nats" in film["stages"][1]["text"]
@@ -407,7 +406,7 @@ def test_slow_motion_tells_the_measured_numbers(digits):
 def test_pictures_of_2005_layers_stay_small(digits):
     config = replace(SMALL, shortcut=True, blocks=1000, batch_size=1, steps=1)
     run = Run(config, History(config.layers, 500), Status.STOPPED)
-    run.history.append(next(iter(Trainer(config, digits, CPU))))
+    run.history.append(next(iter(training(config, digits, CPU))))
     sample = run.history.samples[0].sample()
     assert run.history.samples[0].nbytes < 4e6
     names = config.layout.names
@@ -435,7 +434,7 @@ def anatomy_page(start_server: Callable, browser, digits) -> Iterator[tuple[Page
     server = start_server(GRADVIZ_DATA="/nonexistent")
     server.kill()
     run = Run(SHORTCUT, History(SHORTCUT.layers), Status.RUNNING, "cpu, 1 thread")
-    trainer = Trainer(SHORTCUT, digits, CPU)
+    trainer = training(SHORTCUT, digits, CPU)
     for record in trainer:
         run.history.append(record)
     run.end(trainer.outcome)

@@ -8,10 +8,10 @@ from timing import until
 from viewing import in_shell, keys, lab, text
 
 from gradviz.lenet.config import PRESETS, RunConfig
+from gradviz.lenet.experiment import training
 from gradviz.record.arithmetic import arithmetic_text
 from gradviz.record.history import History
 from gradviz.record.run import Run, Status
-from gradviz.train.trainer import Trainer
 from gradviz.ui.server import close_server, server
 
 CPU = torch.device("cpu")
@@ -98,7 +98,7 @@ def test_an_interrupted_run_is_found_by_its_link_and_can_be_started_afresh(page_
     config = RunConfig(activation="relu", blocks=1, batch_size=8, steps=50, dataset="digits")
     shelf = server().shelf
     run = Run(config, History(config.layers), Status.RUNNING)
-    for record, _ in zip(Trainer(config, shelf.load("digits"), CPU), range(3), strict=False):
+    for record, _ in zip(training(config, shelf.load("digits"), CPU), range(3), strict=False):
         run.history.append(record)
     server().store.save(run)
     close_server()

@@ -9,9 +9,9 @@ import torch
 
 from gradviz.lenet.config import PRESETS, RunConfig
 from gradviz.lenet.data import Shelf
+from gradviz.lenet.experiment import training
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Status
-from gradviz.train.trainer import Trainer
 
 pytestmark = pytest.mark.trains
 CHANCE = math.log(10)  # loss of a net that knows nothing
@@ -25,7 +25,7 @@ def mnist(data_folder):
 def train(mnist, **changes):
     """All records; without the test on 10,000 images at the end, which nobody here asks for."""
     config = RunConfig(**changes)
-    trainer = Trainer(config, mnist, torch.device("cpu"))
+    trainer = training(config, mnist, torch.device("cpu"))
     return list(itertools.islice(trainer, config.steps)), trainer.outcome
 
 

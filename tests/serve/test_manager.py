@@ -24,6 +24,7 @@ from timing import Clock, until
 
 from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.data import DataError, Shelf
+from gradviz.lenet.experiment import training
 from gradviz.record.history import History, StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Outcome, Run, Status
@@ -32,7 +33,6 @@ from gradviz.serve.manager import RunManager, trainer_on
 from gradviz.settings import Limits
 from gradviz.store.store import RunStore
 from gradviz.train.device import device_text
-from gradviz.train.trainer import Trainer
 from gradviz.train.training import Interrupted
 
 
@@ -1127,7 +1127,7 @@ def test_a_preview_is_the_first_step_of_the_real_run(managed: Callable, shelf: S
     manager = managed()
     preview = manager.preview(SMALL)
     assert preview.ready.wait(60) and preview.error == ""
-    first = next(iter(Trainer(SMALL, shelf.load("digits"), torch.device("cpu"))))
+    first = next(iter(training(SMALL, shelf.load("digits"), torch.device("cpu"))))
     rows = [list(QUANTITIES).index(name) for name in ("weight_grad_rms", "signal_rms", "activation_rms", "weight_rms")]
     assert np.array_equal(preview.record.layers[rows], first.layers[rows])
     assert preview.record.loss == first.loss
@@ -1221,7 +1221,7 @@ def test_a_thousand_blocks_of_lsuv_are_interrupted_within_a_second(shelf: Shelf)
         return asked.is_set()
 
     with pytest.raises(Interrupted):
-        Trainer(replace(SMALL, blocks=1000, init="lsuv"), data, torch.device("cpu"), interrupt)
+        training(replace(SMALL, blocks=1000, init="lsuv"), data, torch.device("cpu"), interrupt)
     assert len(looks) == 2200
 
 
@@ -1267,7 +1267,7 @@ def test_only_so_many_previews_are_held(managed: Callable, stage: Stage) -> None
 @pytest.mark.usefixtures("one_thread")
 def test_a_run_gives_the_same_numbers_alone_and_among_three_others(managed: Callable, shelf: Shelf) -> None:
     config = replace(SMALL, steps=25, batch_norm=True, activation="relu", blocks=2)
-    alone = list(Trainer(config, shelf.load("digits"), torch.device("cpu")))
+    alone = list(training(config, shelf.load("digits"), torch.device("cpu")))
     manager = managed(workers=4)
     runs = [manager.start(replace(config, seed=seed)) for seed in (0, 1, 2, 3)]
     manager.pause(runs[0].id)  # and, going on, perhaps with another worker

@@ -23,6 +23,7 @@ from timing import until
 from gradviz import machine
 from gradviz.lenet.config import READERS, ConfigError, RunConfig
 from gradviz.lenet.data import DataError, Shelf
+from gradviz.lenet.experiment import training
 from gradviz.record.codec import FRAME, pack
 from gradviz.record.history import History, StepRecord
 from gradviz.record.run import Run, Status
@@ -31,7 +32,6 @@ from gradviz.serve.frames import pack_error
 from gradviz.serve.manager import RunManager
 from gradviz.serve.processes import Nursery, RemoteTraining
 from gradviz.store.store import RunStore
-from gradviz.train.trainer import Trainer
 from gradviz.train.training import Interrupted
 
 pytestmark = [
@@ -98,12 +98,12 @@ def history(records: list[StepRecord]) -> History:
 @pytest.mark.trains
 def test_a_process_gives_the_same_bits_as_a_thread(nursery: Nursery, shelf: Shelf, changes: dict) -> None:
     config = replace(SMALL, **changes)
-    trainer = Trainer(config, shelf.load("digits"), CPU)
+    trainer = training(config, shelf.load("digits"), CPU)
     here = list(trainer)
-    training = nursery(config, never)
-    there = list(training)
-    assert training.arithmetic == trainer.arithmetic and training.arithmetic.threads == 1
-    assert training.device == "cpu, 1 thread" and training.pid not in (os.getpid(), nursery.pid)
+    remote = nursery(config, never)
+    there = list(remote)
+    assert remote.arithmetic == trainer.arithmetic and remote.arithmetic.threads == 1
+    assert remote.device == "cpu, 1 thread" and remote.pid not in (os.getpid(), nursery.pid)
     for mine, its in zip(here, there, strict=True):
         assert mine.layers.tobytes() == its.layers.tobytes()
         for name in ("step", "loss", "accuracy", "test_accuracy"):
@@ -114,7 +114,7 @@ def test_a_process_gives_the_same_bits_as_a_thread(nursery: Nursery, shelf: Shel
     for mine, other in zip(kept.samples, its.samples, strict=True):
         assert mine.sample().counts.tobytes() == other.sample().counts.tobytes()
         assert mine.images == other.images
-    end, its_end = trainer.outcome, training.outcome
+    end, its_end = trainer.outcome, remote.outcome
     assert replace(its_end, seconds=0.0) == replace(end, seconds=0.0)
     if config.init_range:
         assert end.status == Status.DIVERGED
@@ -122,7 +122,7 @@ def test_a_process_gives_the_same_bits_as_a_thread(nursery: Nursery, shelf: Shel
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_preview_is_that_of_the_trainer(nursery: Nursery, shelf: Shelf) -> None:
-    mine, its = Trainer(SMALL, shelf.load("digits"), CPU).preview(), nursery(SMALL, never).preview()
+    mine, its = training(SMALL, shelf.load("digits"), CPU).preview(), nursery(SMALL, never).preview()
     assert mine.layers.tobytes() == its.layers.tobytes() and mine.loss == its.loss and its.seconds > 0
 
 
@@ -316,7 +316,7 @@ def test_a_server_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> Non
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.trains
 def test_a_run_through_the_manager_is_the_run_of_a_thread(managed: RunManager, shelf: Shelf) -> None:
-    here = list(Trainer(SMALL, shelf.load("digits"), CPU))
+    here = list(training(SMALL, shelf.load("digits"), CPU))
     run: Run = managed.start(SMALL)
     assert managed.wait(run.id, 60) and run.status == Status.FINISHED and run.device == "cpu, 1 thread"
     assert run.arithmetic.threads == 1

@@ -20,9 +20,12 @@ from torch.utils._pytree import tree_leaves
 
 from gradviz.lenet.config import TREATMENTS, RunConfig
 from gradviz.lenet.data import Dataset, Shelf
+from gradviz.lenet.experiment import task, training
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Status
+from gradviz.record.sample import sampled_steps
+from gradviz.train.step import Step
 from gradviz.train.trainer import Trainer
 from gradviz.train.training import never
 
@@ -129,7 +132,7 @@ def assert_same(got: list[StepRecord], expected: list[StepRecord]) -> None:
 ], ids=str)  # fmt: skip
 def test_replayed_steps_give_the_records_of_steps_that_are_waited_for(digits, changes):
     tape = Tape()
-    ahead, waited_for = Trainer(config(**changes), digits, CPU, capture=tape), Trainer(config(**changes), digits, CPU)
+    ahead, waited_for = training(config(**changes), digits, CPU, capture=tape), training(config(**changes), digits, CPU)
     assert_same(list(ahead), list(waited_for))
     assert tape.replays == 24 - len([0, 1, 2, 5, 10, 20, 23])  # the sampled steps are taken apart, and cannot be routine
     assert ahead.outcome.test_accuracy == waited_for.outcome.test_accuracy
@@ -144,17 +147,18 @@ def test_a_step_looks_at_none_of_its_numbers(digits, treatment, norm):
     meta = torch.device("meta")
     with pytest.raises(RuntimeError):
         torch.empty((), device=meta).item()
-    trainer = Trainer(config(treatment=treatment, **norm), digits, meta, capture=refused)
+    todo = task(config(treatment=treatment, **norm), digits, meta)
+    step = Step(todo, never, deferred=True)
     for _ in range(2):
-        trainer._indices.copy_(next(trainer._batches))
-        trainer._advance()
-    assert trainer._probe.numbers.device == meta
+        step.indices.copy_(next(todo.batches))
+        step.advance()
+    assert step.numbers.device == meta
 
 
 def test_all_that_a_captured_step_reads_outlives_the_capture(digits):
     """A graph's replay would read memory that something else has got meanwhile."""
     tape = Tape()
-    trainer = Trainer(config(treatment="feedback", threshold=1e-4, batch_norm=True, shortcut=True), digits, CPU, capture=tape)
+    trainer = training(config(treatment="feedback", threshold=1e-4, batch_norm=True, shortcut=True), digits, CPU, capture=tape)
     records = iter(trainer)
     while not tape.replays:
         next(records)
@@ -165,16 +169,15 @@ def test_all_that_a_captured_step_reads_outlives_the_capture(digits):
 
 
 @pytest.mark.parametrize("later", [False, True], ids=["at step 0", "in the middle of a chunk"])
-def test_a_divergence_is_found_at_its_step_though_later_ones_were_launched(digits, later, monkeypatch):
-    launched = []
-    launch = Trainer._launch
-    monkeypatch.setattr(Trainer, "_launch", lambda *given: launched.append(launch(*given)) or launched[-1])
+def test_a_divergence_is_found_at_its_step_though_later_ones_were_launched(digits, later):
+    tape = Tape()
     changes = dict(optimizer="momentum", lr=3.0, blocks=12, shortcut=True) if later else dict(blocks=40, init_range=0.5)
-    ahead, waited_for = Trainer(config(**changes), digits, CPU, capture=Tape()), Trainer(config(**changes), digits, CPU)
+    ahead, waited_for = training(config(**changes), digits, CPU, capture=tape), training(config(**changes), digits, CPU)
     got, expected = list(ahead), list(waited_for)
     assert not math.isfinite(got[-1].loss)
     if later:
-        assert 3 < got[-1].step < launched[-1].first + launched[-1].steps - 1
+        until_then = set(range(3, got[-1].step + 1)) - set(sampled_steps(24))
+        assert 3 < got[-1].step and tape.replays > len(until_then)
     else:
         assert got[-1].step == 0
     assert np.isnan(got[-1].layers[ROW["update_ratio"]]).all()
@@ -209,25 +212,28 @@ def double(step: Callable[[], None]) -> Callable[[], None]:
 ], ids=["refused", "idle", "double", "first operation", "forward", "backward", "later"])  # fmt: skip
 def test_a_step_that_cannot_be_captured_is_launched_as_it_is(digits, capture, reason, caplog):
     with caplog.at_level(logging.WARNING):
-        records = list(Trainer(config(batch_norm=True), digits, CPU, capture=capture))
-    assert_same(records, list(Trainer(config(batch_norm=True), digits, CPU)))
+        records = list(training(config(batch_norm=True), digits, CPU, capture=capture))
+    assert_same(records, list(training(config(batch_norm=True), digits, CPU)))
     assert len(caplog.records) == 1 and reason in caplog.text
 
 
-def test_when_a_step_fails_the_steps_before_it_are_still_given(digits, monkeypatch):
-    trainer = Trainer(config(), digits, CPU, capture=Tape())
+def test_when_a_step_fails_the_steps_before_it_are_still_given(digits):
     routine = []
 
-    def repeat() -> None:
-        routine.append(1)
-        if len(routine) == 8:
-            raise RuntimeError("out of memory")
-        trainer._advance()
+    def failing(step: Callable[[], None]) -> Callable[[], None]:
+        replay = Tape()(step)
 
-    monkeypatch.setattr(trainer, "_repeat", repeat)
+        def repeat() -> None:
+            routine.append(1)
+            if len(routine) == 8:
+                raise RuntimeError("out of memory")
+            replay()
+
+        return repeat
+
     records = []
     with pytest.raises(RuntimeError, match="out of memory"):
-        for record in trainer:
+        for record in training(config(), digits, CPU, capture=failing):
             records.append(record)
     assert [record.step for record in records] == list(range(12))  # 0, 1, 2, 5 and 10 are sampled: the eighth other is 12
 
@@ -241,24 +247,22 @@ def test_when_asked_to_stop_the_steps_that_are_complete_are_still_given(digits, 
         asked = asked and asked - 1
         return asked == 0
 
-    trainer = Trainer(config(), digits, CPU, interrupt, capture=Tape())
+    trainer = training(config(), digits, CPU, interrupt, capture=Tape())
     asked = asked_at  # from here on: a net that is still being made has no steps to give
     records = list(trainer)
     assert trainer.outcome.status is Status.STOPPED
     expected = []
-    for record in Trainer(config(), digits, CPU):
+    for record in training(config(), digits, CPU):
         if len(expected) < len(records):
             expected.append(record)
     assert len(records) < 24
     assert_same(records, expected)
 
 
-def test_time_is_counted_from_step_to_step_without_the_readers_own(digits, monkeypatch):
+def test_time_is_counted_from_step_to_step_without_the_readers_own(digits):
     lost = [0.0]  # seconds that the reader of the records took for himself
-    clock = time.perf_counter
-    monkeypatch.setattr("gradviz.train.trainer.time.perf_counter", lambda: clock() + lost[0])
     seconds = []
-    for record in Trainer(config(), digits, CPU, never, capture=Tape()):
+    for record in Trainer(task(config(), digits, CPU), capture=Tape(), clock=lambda: time.perf_counter() + lost[0]):
         seconds.append(record.seconds)
         lost[0] += 1000
     assert seconds[0] > 0 and all(a < b for a, b in zip(seconds, seconds[1:], strict=False))

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from gradviz.lenet.config import RunConfig
+from gradviz.lenet.experiment import training
 from gradviz.lenet.net import DeepLeNet, initialise
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.reading import first_nonfinite
 from gradviz.train.layer_probe import LayerProbe
-from gradviz.train.trainer import Trainer
 from gradviz.train.training import Interrupted, never
 
 ROW = {name: row for row, name in enumerate(QUANTITIES)}
@@ -23,7 +23,7 @@ def step_by_probe(config: RunConfig, images, labels, deferred: bool) -> tuple[De
     model = DeepLeNet(config)
     initialise(model, config.init_range, torch.Generator().manual_seed(config.seed))
     start = {name: value.clone() for name, value in model.state_dict().items()}
-    probe = LayerProbe(model, never, deferred=deferred)
+    probe = LayerProbe([layer.weight for layer in model.weight_layers], never, deferred=deferred)
     F.cross_entropy(model(images, probe.watch), labels).backward()
     probe.after_backward()
     with torch.no_grad():
@@ -84,27 +84,40 @@ def test_a_vanished_layer_is_measured_down_to_the_end_of_float32(batch, deferred
     np.testing.assert_allclose(np.log10(table[ROW["weight_grad_rms"]]), np.log10(expected), atol=0.02)
 
 
-@pytest.mark.parametrize("deferred", [False, True], ids=["cpu path", "gpu path"])
-@pytest.mark.parametrize("size", [1e-44, 1e-30, 1e-20, 1.0, 1e25, 3e38])
-def test_a_layer_of_equal_entries_reads_that_entry(size, deferred):
-    probe = LayerProbe(DeepLeNet(RunConfig(blocks=0)), never, deferred=deferred)
-    for weight in probe._weights:
-        weight.grad = torch.full_like(weight, size)
+def of_ones() -> list[torch.nn.Parameter]:
+    """The weights of a net without blocks, all 1."""
+    weights = [layer.weight for layer in DeepLeNet(RunConfig(blocks=0)).weight_layers]
+    for weight in weights:
         weight.data.fill_(1.0)
+    return weights
+
+
+EVERY_PATH = pytest.mark.parametrize(
+    "path", [{}, dict(deferred=True), dict(deferred=True, float64=False)], ids=["cpu", "gpu", "gpu without float64"]
+)
+
+
+@EVERY_PATH
+@pytest.mark.parametrize("size", [1e-44, 1e-30, 1e-20, 1.0, 1e25, 3e38])
+def test_a_layer_of_equal_entries_reads_that_entry(size, path):
+    weights = of_ones()
+    probe = LayerProbe(weights, never, **path)
+    for weight in weights:
+        weight.grad = torch.full_like(weight, size)
     probe.after_backward()
     stored = np.float32(size)  # 1e-44 is a denormal: float32 holds 9.8e-45
     np.testing.assert_allclose(probe.read()[ROW["weight_grad_rms"]], stored, rtol=1e-5 if size > 1e-38 else 0.1)
 
 
-@pytest.mark.parametrize("deferred", [False, True], ids=["cpu path", "gpu path"])
-def test_exact_zeros_inf_and_nan_are_told_apart(deferred):
-    probe = LayerProbe(DeepLeNet(RunConfig(blocks=0)), never, deferred=deferred)
-    for weight in probe._weights:
-        weight.data.fill_(1.0)
+@EVERY_PATH
+def test_exact_zeros_inf_and_nan_are_told_apart(path):
+    weights = of_ones()
+    probe = LayerProbe(weights, never, **path)
+    for weight in weights:
         weight.grad = torch.zeros_like(weight)
-    probe._weights[1].grad.view(-1)[:600] = 1e-40  # 600 of 2400 alive, as denormals
-    probe._weights[2].grad[0, 0] = math.inf
-    probe._weights[3].grad[0, 0] = math.nan
+    weights[1].grad.view(-1)[:600] = 1e-40  # 600 of 2400 alive, as denormals
+    weights[2].grad[0, 0] = math.inf
+    weights[3].grad[0, 0] = math.nan
     probe.after_backward()
     table = probe.read()
     gradient, zeros = table[ROW["weight_grad_rms"]], table[ROW["zero_share"]]
@@ -113,22 +126,14 @@ def test_exact_zeros_inf_and_nan_are_told_apart(deferred):
     assert gradient[2] == math.inf and math.isnan(gradient[3])
 
 
-@pytest.mark.parametrize("size", [1e-44, 1e-30, 1.0, 3e38])
-def test_a_device_without_float64_measures_the_same_range(monkeypatch, size):
-    monkeypatch.setattr("gradviz.train.layer_probe.wide", lambda tensor: torch.float32)
-    test_a_layer_of_equal_entries_reads_that_entry(size, deferred=True)
-    test_exact_zeros_inf_and_nan_are_told_apart(deferred=True)
-
-
 def test_a_step_that_ends_with_its_backward_pass_has_no_update():
     """The one before it had."""
-    model = DeepLeNet(RunConfig(blocks=0))
-    for layer in model.weight_layers:
-        layer.weight.data.fill_(1.0)
-        layer.weight.grad = torch.ones_like(layer.weight)
-    probe = LayerProbe(model, never)
+    weights = of_ones()
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    probe = LayerProbe(weights, never)
     probe.after_backward()
-    probe._weights[0].data.fill_(0.5)
+    weights[0].data.fill_(0.5)
     probe.after_step()
     assert probe.read()[ROW["update_ratio"]][0] == 0.5
     probe.after_backward()
@@ -149,7 +154,7 @@ def test_asking_to_stop_leaves_a_pass_in_its_middle(batch):
         asked.append(1)
         return len(asked) == 60  # 45 layers forward, so this is on the way back
 
-    trainer = Trainer(config, _data(*batch), torch.device("cpu"), interrupt)
+    trainer = training(config, _data(*batch), torch.device("cpu"), interrupt)
     with pytest.raises(Interrupted):
         trainer.preview()
     assert len(asked) == 60

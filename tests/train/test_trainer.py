@@ -11,12 +11,11 @@ import torch.nn.functional as F
 
 from gradviz.lenet.config import ConfigError, RunConfig
 from gradviz.lenet.data import Dataset, Shelf
+from gradviz.lenet.experiment import resolve_device, training
 from gradviz.lenet.net import DeepLeNet, initialise
 from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Status
-from gradviz.train.device import resolve_device
-from gradviz.train.trainer import Trainer
 
 pytestmark = pytest.mark.trains
 CPU = torch.device("cpu")
@@ -53,12 +52,13 @@ def test_losses_equal_those_of_a_plain_pytorch_loop(digits, optimizer):
         plain.step()
         losses.append(loss.item())
     # Adam divides by the gradient's own size, so that rounding differences of tiny gradients count fully.
-    assert [record.loss for record in Trainer(c, digits, CPU)] == pytest.approx(losses, rel=3e-3 if optimizer == "adam" else 1e-4)
+    measured = [record.loss for record in training(c, digits, CPU)]
+    assert measured == pytest.approx(losses, rel=3e-3 if optimizer == "adam" else 1e-4)
 
 
 def test_step_0_is_recorded_before_any_update(digits):
     c = config(steps=1)
-    trainer = Trainer(c, digits, CPU)
+    trainer = training(c, digits, CPU)
     before = [layer.weight.detach().clone() for layer in trainer.model.weight_layers]
     (record,) = trainer
     rms = [weight.pow(2).mean().sqrt().item() for weight in before]
@@ -70,15 +70,15 @@ def test_step_0_is_recorded_before_any_update(digits):
 
 
 def test_a_preview_shows_step_0_and_changes_nothing(digits):
-    record = Trainer(config(), digits, CPU).preview()
-    first = next(iter(Trainer(config(), digits, CPU)))
+    record = training(config(), digits, CPU).preview()
+    first = next(iter(training(config(), digits, CPU)))
     assert record.loss == first.loss and record.seconds > 0
     np.testing.assert_array_equal(record.layers[ROW["weight_grad_rms"]], first.layers[ROW["weight_grad_rms"]])
     assert np.isnan(record.layers[ROW["update_ratio"]]).all()  # nothing was updated, so nothing was measured
 
 
 def test_test_accuracy_comes_at_step_0_then_regularly_and_in_full_at_the_end(digits):
-    trainer = Trainer(config(steps=45), digits, CPU)
+    trainer = training(config(steps=45), digits, CPU)
     tested = [record.step for record in trainer if record.test_accuracy is not None]
     assert tested == [0, 10, 20, 30, 40]
     assert trainer.outcome.status is Status.FINISHED
@@ -89,14 +89,14 @@ def test_test_accuracy_comes_at_step_0_then_regularly_and_in_full_at_the_end(dig
 
 
 def test_relu_digits_are_learnt(digits):
-    trainer = Trainer(config(steps=150, batch_size=32), digits, CPU)
+    trainer = training(config(steps=150, batch_size=32), digits, CPU)
     losses = [record.loss for record in trainer]
     assert losses[0] == pytest.approx(math.log(10), abs=0.1) and np.mean(losses[-10:]) < 0.7
     assert trainer.outcome.test_accuracy > 0.7
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_record_and_names_the_layer(digits):
-    trainer = Trainer(config(blocks=40, init_range=0.5), digits, CPU)
+    trainer = training(config(blocks=40, init_range=0.5), digits, CPU)
     records = list(trainer)
     assert len(records) == 1 and not math.isfinite(records[0].loss)
     assert trainer.outcome.status is Status.DIVERGED
@@ -109,13 +109,13 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_record_and_names_the_la
 def test_the_same_config_gives_the_same_numbers_alone_and_beside_three_others(digits):
     threads_of_torch = torch.get_num_threads()
     configs = [config(seed=seed, batch_norm=seed % 2 == 1, steps=6) for seed in range(4)]
-    alone = [[r.loss for r in Trainer(c, digits, CPU)] for c in configs]
+    alone = [[r.loss for r in training(c, digits, CPU)] for c in configs]
     together: dict[int, list[float]] = {}
     start = threading.Barrier(4)
 
     def train(k: int) -> None:
         torch.set_num_threads(threads_of_torch)  # each thread has its own
-        trainer = Trainer(configs[k], digits, CPU)
+        trainer = training(configs[k], digits, CPU)
         start.wait()
         together[k] = [record.loss for record in trainer]
 
@@ -129,7 +129,7 @@ def test_the_same_config_gives_the_same_numbers_alone_and_beside_three_others(di
 
 def test_an_interrupt_ends_the_iteration_in_the_middle_of_a_step(digits):
     stop = threading.Event()
-    trainer = Trainer(config(steps=100), digits, CPU, stop.is_set)
+    trainer = training(config(steps=100), digits, CPU, stop.is_set)
     seen = []
     for record in trainer:
         seen.append(record.step)
@@ -140,8 +140,8 @@ def test_an_interrupt_ends_the_iteration_in_the_middle_of_a_step(digits):
 
 @pytest.mark.parametrize("treatment, threshold", [("clip-norm", 1e-3), ("clip-value", 1e-5), ("floor", 1e-3)])
 def test_gradients_are_recorded_before_and_after_their_treatment(digits, treatment, threshold):
-    plain = next(iter(Trainer(config(), digits, CPU))).layers
-    treated = next(iter(Trainer(config(treatment=treatment, threshold=threshold), digits, CPU))).layers
+    plain = next(iter(training(config(), digits, CPU))).layers
+    treated = next(iter(training(config(treatment=treatment, threshold=threshold), digits, CPU))).layers
     np.testing.assert_array_equal(treated[ROW["weight_grad_rms"]], plain[ROW["weight_grad_rms"]])
     before, after = treated[ROW["weight_grad_rms"]], treated[ROW["treated_grad_rms"]]
     if treatment == "clip-norm":
@@ -187,7 +187,7 @@ def few(digits: Dataset, train: int, test: int = 3) -> Dataset:
 @pytest.mark.parametrize("images, size", [(15, 16), (1, 2), (0, 1)])
 def test_fewer_images_than_a_batch_are_refused_and_not_waited_for(digits, images, size):
     with pytest.raises(ConfigError, match=rf"\(batch_size\) must be at most {images}, .* {size} is not") as refused:
-        Trainer(config(batch_size=size, init="lsuv"), few(digits, images), CPU).preview()
+        training(config(batch_size=size, init="lsuv"), few(digits, images), CPU).preview()
     assert refused.value.field == "batch_size"
 
 
@@ -195,12 +195,12 @@ def test_fewer_images_than_a_batch_are_refused_and_not_waited_for(digits, images
 @pytest.mark.parametrize("images, size", [(16, 16), (17, 16), (1, 1)])
 @pytest.mark.parametrize("norm", [dict(batch_norm=True, init="lsuv"), dict(other_norm="group", shortcut=True)])
 def test_an_epoch_of_one_batch_trains_like_any(digits, images, size, norm):
-    trainer = Trainer(config(batch_size=size, steps=5, **norm), few(digits, images, test=1), CPU)
+    trainer = training(config(batch_size=size, steps=5, **norm), few(digits, images, test=1), CPU)
     assert [record.step for record in trainer] == list(range(5)) and trainer.outcome.status is Status.FINISHED
 
 
 def test_the_seconds_of_an_outcome_leave_out_what_was_between_the_steps(digits):
-    trainer = Trainer(config(steps=3), digits, CPU)
+    trainer = training(config(steps=3), digits, CPU)
     begun, between = time.perf_counter(), 0.0
     for _ in trainer:
         begin = time.perf_counter()

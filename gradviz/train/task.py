@@ -1,0 +1,47 @@
+"""What is trained: a net that shows its layers, its examples, and what is done at each step. Any classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from gradviz.record.layout import Layout
+from gradviz.record.sample import BlockDeletion
+
+# Called for each weight layer with its row in the layout, in the order of the forward pass; its output z before norm and
+# activation; and what it hands on, h (for the logits z itself).
+Watch = Callable[[int, torch.Tensor, torch.Tensor], None]
+Examples = tuple[torch.Tensor, torch.Tensor]  # images (n, …), labels int64 (n,)
+Accuracy = Callable[[torch.Tensor, torch.Tensor], float]  # (images, labels) -> share that is right; raises Interrupted
+
+
+@dataclass(frozen=True)
+class Way:
+    """A block whose input is added to its output: the gradient comes back to it on two ways."""
+
+    block: nn.Module
+    entrance: nn.Module  # the first module of the branch, which the block's input goes into
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """All of it lies on one device, and belongs to one training."""
+
+    layout: Layout
+    model: nn.Module  # (images, watch) -> logits (n, classes)
+    weights: Sequence[torch.Tensor]  # parameters of the model, one for each row of the layout
+    optimizer: torch.optim.Optimizer  # of all parameters of the model
+    examples: Examples
+    batches: Iterator[torch.Tensor]  # without end: the places of `batch_size` examples
+    batch_size: int
+    steps: int
+    subset: Examples  # some of the test set, looked at now and then
+    test: Examples  # the whole of it, for the end
+    preview: int  # examples of the first batch that a preview looks at
+    treat: Callable[[Sequence[nn.Parameter]], None] | None = None  # changes the gradients before each step, in place
+    lost: Sequence[str | None] = ()  # for each row: its units can be "dead" (0 for every image) or "saturated" (near 0 or 1)
+    ways: Sequence[Way] = ()  # in forward order, one above the other
+    deletion: Callable[[Accuracy], BlockDeletion | None] | None = None  # asked once the training is finished

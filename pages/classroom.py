@@ -45,7 +45,7 @@ def put_on_wall(run_id: str) -> None:
 
 @classroom.only_teacher
 def pause(run_id: str) -> None:
-    manager.pause(run_id)
+    manager.pause(run_id, firmly=True)
 
 
 @classroom.only_teacher
@@ -73,7 +73,7 @@ def delete(run_id: str) -> None:
 def pause_all() -> None:
     for summary in manager.list():
         if summary.status.live:
-            manager.pause(summary.id)
+            manager.pause(summary.id, firmly=True)
 
 
 @classroom.only_teacher

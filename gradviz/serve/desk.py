@@ -60,14 +60,16 @@ class Desk:
         patience: float = PATIENCE,
         hope: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        tidy: Callable[[], None] | None = None,
     ):
         """`share`: places that one person may have. `memory_left`: bytes, or None if that cannot be known.
 
-        `hope`: seconds to wait for memory where nobody who has a place here will give any back, but others may.
+        `hope`: seconds to wait for memory where nobody who has a place here will give any back, but others may. `tidy`: looks
+        for memory that is no longer used, which may take a second; `give_back` by default.
         """
         self._places, self._share = places, share or places
         self._memory_left, self._reserve = memory_left, reserve
-        self._patience, self._hope, self._clock = patience, hope, clock
+        self._patience, self._hope, self._clock, self._give_back = patience, hope, clock, tidy or give_back
         self._changed = threading.Condition()
         self._waiting: list[Ticket] = []
         self._taken: list[Ticket] = []
@@ -118,9 +120,13 @@ class Desk:
         with self._changed:
             if ticket.taken:
                 return True
+            mine = self._may_have_one(ticket)
+        if mine:
+            self._tidy(ticket.need)
+        with self._changed:
             others = len(self._taken)
-            if others < self._places and ticket is self._next():
-                left = self._left(ticket.need)
+            if self._may_have_one(ticket):
+                left = self._memory_left()
                 if left is None or left >= self._reserve + ticket.need:
                     self._waiting.remove(ticket)
                     self._taken.append(ticket)
@@ -157,18 +163,18 @@ class Desk:
         """The place in the line that a wish would have now; 0: none is needed. Raises Refused if it would be refused at once."""
         ticket = self.line_up(who, need, there)
         try:
+            self._tidy(need)
             with self._changed:
-                if (left := self._left(need)) is not None and left < self._reserve + need and not self._taken:
+                if (left := self._memory_left()) is not None and left < self._reserve + need and not self._taken:
                     raise Refused("memory", too_little(left, need, self._reserve))
-                free = len(self._taken) < self._places and ticket is self._next()
-                return 0 if free else self._order().index(ticket) + 1
+                return 0 if self._may_have_one(ticket) else self._order().index(ticket) + 1
         finally:
             self.leave(ticket)
 
     def short(self) -> str:
         """A sentence while hardly any memory is left, for any page at all, else empty."""
-        with self._changed:
-            left = self._left(0.0)
+        self._tidy(0.0)
+        left = self._memory_left()
         return "" if left is None or left >= self._reserve / 3 else too_little(left, self._reserve / 3, 0.0)
 
     @property
@@ -196,13 +202,18 @@ class Desk:
         taken = [ticket.who for ticket in self._taken]
         return next((ticket for ticket in self._order() if taken.count(ticket.who) < self._share), None)
 
-    def _left(self, need: float) -> float | None:
+    def _may_have_one(self, ticket: Ticket) -> bool:
+        return len(self._taken) < self._places and ticket is self._next()
+
+    def _tidy(self, need: float) -> None:
+        """Has memory given back where too little is left. Not under the lock: everybody would wait for it."""
         left = self._memory_left()
-        if left is not None and left < self._reserve + need and self._clock() - self._tidied >= _TIDY:
-            self._tidied = self._clock()
-            give_back()
-            left = self._memory_left()
-        return left
+        with self._changed:
+            due = left is not None and left < self._reserve + need and self._clock() - self._tidied >= _TIDY
+            if due:
+                self._tidied = self._clock()
+        if due:
+            self._give_back()
 
 
 def too_little(left: float, need: float, reserve: float = RESERVE) -> str:

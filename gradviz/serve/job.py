@@ -32,6 +32,7 @@ class Job:
     replaces: Run[RunConfig] | None = None  # whose records the store keeps until this one has as many
     heirs: tuple[str, ...] = ()  # whose the run before was: it is theirs again once it has ended, whoever began it anew
     held: bool = False  # a pause was asked for
+    firm: bool = False  # by the teacher: only a person ends it
     rests: float = math.inf  # since when it is paused
     steps: int = 0  # single steps asked for while held
     driven: bool = False  # a worker has it

@@ -69,16 +69,17 @@ class Jobs:
         job.run.clients, job.saved = others, None
         return True
 
-    def pause(self, job: Job) -> None:
+    def pause(self, job: Job, firmly: bool) -> None:
+        job.firm |= firmly
         if not job.held:
             job.held, job.steps = True, 0
             if not job.driven:
                 self.queue.remove(job)
                 self.set(job, Status.PAUSED)
 
-    def resume(self, job: Job) -> None:
-        if job.held:
-            job.held, job.steps = False, 0
+    def resume(self, job: Job, firmly: bool) -> None:
+        if job.held and (firmly or not job.firm):
+            job.held, job.firm, job.steps = False, False, 0
             if job.driven:
                 self.set(job, Status.RUNNING)
             else:

@@ -112,7 +112,7 @@ class RunManager:
         if (joined := self._join(self.get(config.id), config, again, client, address)) is not None:
             return joined
         try:
-            self._admit(config, again)
+            self._admit(config, again, client)
             old = self.get(config.id) if again else None
             with self._lock:
                 meanwhile = self.at_hand(config.id)  # what was started; nothing is read under the lock
@@ -220,17 +220,18 @@ class RunManager:
 
     # Wishes
 
-    def pause(self, id: str) -> None:
-        """Takes effect after the step that is being done; the worker is then free for others."""
+    def pause(self, id: str, firmly: bool = False) -> None:
+        """Takes effect after the step that is being done; the worker is then free for others. `firmly`: as the teacher does."""
         with self._lock:
             if job := self._jobs.live(id):
-                self._jobs.pause(job)
+                self._jobs.pause(job, firmly)
 
-    def resume(self, id: str) -> None:
-        """Goes on as soon as a worker is free, before runs of the same rank that have not begun."""
+    def resume(self, id: str, firmly: bool = True) -> None:
+        """Goes on as soon as a worker is free, before runs of the same rank that have not begun. Without `firmly` not if it was
+        paused so: a sweep that needs the run waits then."""
         with self._lock:
             if job := self._jobs.live(id):
-                self._jobs.resume(job)
+                self._jobs.resume(job, firmly)
 
     def step(self, id: str) -> None:
         """One more step of a paused run, which stays paused; several calls are several steps."""
@@ -317,12 +318,12 @@ class RunManager:
                 return kept
             return None
 
-    def _admit(self, config: RunConfig, again: bool) -> None:
+    def _admit(self, config: RunConfig, again: bool, client: str) -> None:
         """Raises Refused for what is over a limit. Not under the lock: it looks at the disk."""
         check(config, self._limits)
         check_disk(self._store.folder, self._limits)
         self._memory.check(config)
-        self._writer.make_place(again, self._dates)
+        self._writer.make_place(again, client, self._dates)
 
     def _tend(self) -> None:
         """What has been paused for too long ends, and what is new is written."""

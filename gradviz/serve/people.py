@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,6 +35,12 @@ def with_one_more(people: tuple[str, ...], person: str) -> tuple[str, ...]:
     guest = person.startswith(GUEST)
     alike = sum(other.startswith(GUEST) == guest for other in people)
     return people if not person or person in people or alike >= (_GUESTS if guest else _TOGETHER) else (*people, person)
+
+
+def owner(people: Iterable[str]) -> str:
+    """The first of them, to whom counts what he and others have; guests, who may be one and the same, are one. Empty for none."""
+    first = next(iter(people), "")
+    return GUEST if first.startswith(GUEST) else first
 
 
 def place(address: str) -> str:

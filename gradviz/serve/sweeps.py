@@ -17,7 +17,7 @@ from gradviz.record.run import Run, Status
 from gradviz.serve import smallfile
 from gradviz.serve.admission import Refused
 from gradviz.serve.manager import RunManager
-from gradviz.serve.people import GUEST, with_one_more
+from gradviz.serve.people import GUEST, owner, with_one_more
 from gradviz.words import gettext as _
 
 log = logging.getLogger("gradviz")
@@ -230,6 +230,9 @@ class SweepRunner:
         if not mine:
             return self._unread or _("It waits for its turn: a lesson, or another sweep of the same person or of others, goes "
                                      "before.")  # fmt: skip
+        runs = [self._manager.at_hand(config.id) for config in mine]
+        if all(run is not None and run.status is Status.PAUSED for run in runs):
+            return _("Its runs are paused by the teacher.")
         if all(self._manager.position(config.id) is not None for config in mine):
             return _("Its runs wait for a worker: lessons and what people look at in the Lab go first.")
         return ""
@@ -256,11 +259,12 @@ class SweepRunner:
     def _look(self, read: dict[str, Run | None]) -> str | None:
         """Launches what has its turn; the id of a kept run that must be read before it goes on."""
         with self._lock:
-            wanted = self._advance(read)
-            if wanted is None:
-                for id in _gone(self._folder, self._sweeps):
+            wanted, ids = self._advance(read), [*self._sweeps]
+        if wanted is None and (gone := _gone(self._folder, ids)):
+            with self._lock:
+                for id in gone & self._sweeps.keys():
                     self._keep(self._sweeps[id])
-            return wanted
+        return wanted
 
     def _advance(self, read: dict[str, Run | None]) -> str | None:
         for run_id, config in list(self._flying.items()):
@@ -329,7 +333,7 @@ class SweepRunner:
                 self._ended.set()
                 return None
         if run.status is Status.PAUSED:
-            self._manager.resume(run.id)  # who paused it was alone then
+            self._manager.resume(run.id, firmly=False)  # who paused it was alone then
         self._flying[config.id] = config
         self._turns.launched(config.id, self._line(id))
         return None
@@ -341,7 +345,7 @@ class SweepRunner:
 def _surplus(resting: dict[str, tuple[str, ...]], count: int) -> Iterator[str]:
     """So many ids of these, sweep id -> whose it is, oldest first: each time the oldest of who has most of them. Guests, who
     may be one and the same, are one."""
-    owners = {id: GUEST if (first := next(iter(people), GUEST)).startswith(GUEST) else first for id, people in resting.items()}
+    owners = {id: owner(people) or GUEST for id, people in resting.items()}
     for _number in range(min(count, len(owners))):
         of = Counter(owners.values())
         id = max(owners, key=lambda id, of=of: of[owners[id]])  # of equals the first
@@ -372,7 +376,7 @@ def _remove(folder: Path, id: str) -> str:
         return _("The sweep is removed, but would be back after a restart: {reason}.").format(reason=error.strerror)
 
 
-def _gone(folder: Path, ids: dict[str, Sweep]) -> set[str]:
+def _gone(folder: Path, ids: Iterable[str]) -> set[str]:
     """Of these sweeps, those whose file is gone while there is a folder for it."""
     return {id for id in ids if not (folder / f"{id}.json").exists()} if folder.parent.is_dir() else set()
 

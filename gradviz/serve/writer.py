@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from gradviz.lenet.config import RunConfig
 from gradviz.record.run import Run, Status
 from gradviz.serve.admission import Refused
-from gradviz.serve.age import Dates
+from gradviz.serve.age import Dates, giving_way
 from gradviz.serve.failures import in_words
 from gradviz.serve.job import Job, instead
 from gradviz.serve.jobs import Jobs
@@ -121,11 +121,11 @@ class Writer:
         except StoreError as error:
             self._troubles.warn("read", str(error))
 
-    def make_place(self, again: bool, dates: Dates) -> None:
-        """For one more run among those kept, unless it only replaces one (`again`). Raises Refused."""
+    def make_place(self, again: bool, client: str, dates: Dates) -> None:
+        """For one more run of this person among those kept, unless it only replaces one (`again`). Raises Refused."""
         try:
             surplus = self._store.count() + (not again) - self._limits.runs
-            old = self._store.oldest_ended(surplus, dates.is_old) if surplus > 0 else []
+            old = giving_way(self._store.ended(), surplus, dates, client, self._limits.runs) if surplus > 0 else []
         except StoreError as error:
             self._troubles.warn("read", str(error))
             self._check_unsaved()

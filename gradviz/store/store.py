@@ -16,6 +16,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Generic
 
@@ -212,24 +213,19 @@ class RunStore(Generic[R]):
             query = "SELECT max(created) FROM runs WHERE typeof(created) IN ('real', 'integer') AND created BETWEEN 0 AND ?"
             return float(db.execute(query, (time.time() + _YEAR,)).fetchone()[0] or 0.0)
 
-    def oldest_ended(self, count: int, is_old: Callable[[float], bool]) -> Sequence[str]:
-        """Ids of at most `count` runs that have ended and whose time of creation `is_old`, the first that were kept first.
+    def ended(self) -> Sequence[tuple[str, float, tuple[str, ...]]]:
+        """(id, when it was created, whose it is) of all runs that have ended, the first that were kept first.
 
         What this version cannot read is not among them: another may.
         """
-        ended = [str(status) for status in Status if not status.live]
-        query = f"SELECT * FROM runs WHERE status IN ({', '.join('?' * len(ended))}) ORDER BY rowid"
-        ids: list[str] = []
+        statuses = [str(status) for status in Status if not status.live]
+        query = f"SELECT * FROM runs WHERE status IN ({', '.join('?' * len(statuses))}) ORDER BY rowid"
+        found = []
         with self.file.reading() as db:
-            for row in db.execute(query, ended):
-                if len(ids) == count:
-                    break
-                try:
-                    if is_old(Sound.of(row, self._recipes).created):
-                        ids.append(row["id"])
-                except Unsound:
-                    continue
-        return ids
+            for row in db.execute(query, statuses):
+                with suppress(Unsound):
+                    found.append((row["id"], Sound.of(row, self._recipes).created, clients(row["clients"])))
+        return found
 
     def delete(self, id: str) -> None:
         """Removes the run and its records, if it is there, and gives the space back."""

@@ -206,8 +206,10 @@ def change(word: str, run_id: str) -> None:
         return say(_other_live())
     if word == "pause" and others(people):
         return say(_("Others have asked for this run too: it can be paused once they have left it."))
+    if word == "pause":
+        return manager.pause(run_id, firmly=is_teacher())
     if word != "stop":
-        return {"pause": manager.pause, "resume": manager.resume, "step": manager.step}[word](run_id)
+        return {"resume": manager.resume, "step": manager.step}[word](run_id)
     if not others(people):
         return manager.stop(run_id)
     if manager.leave(run_id, client(), stop=not server().sweeps.people_of_run(run_id)):

@@ -186,3 +186,23 @@ def test_any_page_is_one_sentence_while_hardly_any_memory_is_left(page_server):
     page = in_shell("lab")
     assert [warning.value for warning in page.warning][0].startswith("The server has too little memory left for this now: 30 MB")
     assert not page.title
+
+
+def test_nobody_waits_while_memory_that_is_no_longer_used_is_looked_for(clock):
+    waited = []
+
+    def tidy() -> None:
+        asks = threading.Thread(target=lambda: it.busy, daemon=True)
+        asks.start()
+        asks.join(10)
+        waited.append(asks.is_alive())
+
+    it = desk(lambda: 1e6, clock=clock, tidy=tidy)
+    assert "too little memory" in it.short()
+    clock.now += 10
+    with pytest.raises(Refused, match="too little memory"):
+        it.forecast("ann")
+    clock.now += 10
+    with pytest.raises(Refused, match="too little memory"), it.place("ann"):
+        pass
+    assert waited == [False, False, False]

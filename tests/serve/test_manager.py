@@ -610,6 +610,33 @@ def test_beyond_the_runs_kept_the_oldest_ended_ones_give_way_but_none_of_today(
     assert refusal.reason == "runs" and "keeps 3 runs" in str(refusal)
 
 
+def test_one_person_who_fills_the_places_of_kept_runs_makes_place_for_others_and_not_for_himself(
+    managed: Callable, stage: Stage, store: RunStore
+) -> None:
+    stage.free = True
+    manager = managed(train=stage, limits=Limits(runs=20))
+    keeps = {"ann": range(100, 104), "hoarder": range(16)}
+    for client, seeds in keeps.items():
+        for seed in seeds:
+            run = manager.start(seeded(seed), client=client)
+            assert manager.wait(run.id, 60)
+    until(lambda: not manager.unsaved())
+    with pytest.raises(Refused, match="keeps 20 runs"):
+        manager.start(seeded(16), client="hoarder")
+    for seed, client in ((200, "bob"), (201, "guest-1"), (202, "ann")):
+        run = manager.start(seeded(seed), client=client)
+        assert manager.wait(run.id, 60)
+        until(lambda: not manager.unsaved())
+    assert {line.recipe.seed for line in store.list()} == {*range(3, 16), *range(100, 104), 200, 201, 202}
+    for seed in range(203, 210):  # the hoarder comes down to what anybody may have
+        try:
+            assert manager.wait(manager.start(seeded(seed), client="bob").id, 60)
+        except Refused:
+            break
+        until(lambda: not manager.unsaved())
+    assert len([line for line in store.list() if line.recipe.seed < 16]) == 9
+
+
 # Figures
 
 

@@ -4,6 +4,7 @@ import math
 import sqlite3
 import threading
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -508,6 +509,47 @@ def test_a_run_that_somebody_has_paused_does_not_hold_up_the_lesson_that_needs_i
     room.sweeps.start(lesson, "ann")
     until(lambda: len(room.sweeps.results(lesson)) == 3)
     assert run.status is Status.FINISHED
+
+
+def test_what_the_teacher_has_paused_stays_so_while_a_lesson_waits_for_it(room):
+    lesson = long("lesson float32")
+    room.counted.rest = 5
+    run = room.manager.start(lesson.configs[0], client="eve")
+    until(lambda: run.history.steps == 5)
+    room.manager.pause(run.id, firmly=True)
+    room.counted.rest = None
+    until(lambda: run.status is Status.PAUSED)
+    steps = run.history.steps
+    room.sweeps.start(lesson, "ann")
+    until(lambda: len(room.sweeps.results(lesson)) == 2 and "paused by the teacher" in room.sweeps.waits_for(lesson.id))
+    assert run.status is Status.PAUSED and run.history.steps == steps
+    room.manager.resume(run.id)
+    until(lambda: len(room.sweeps.results(lesson)) == 3)
+
+
+def test_nobody_waits_while_the_files_of_sweeps_are_looked_for(room):
+    room.close()
+    waited = []
+
+    class Folder(type(Path())):
+        """Of a slow disk: whoever asks something else meanwhile is answered all the same, or is counted."""
+
+        def exists(self, **options: bool) -> bool:
+            if self.suffix == ".json":
+                asks = threading.Thread(target=lambda: runner.people("x"), daemon=True)
+                asks.start()
+                asks.join(10)
+                waited.append(asks.is_alive())
+            return super().exists(**options)
+
+    room.open()
+    room.sweeps.close()
+    runner = SweepRunner(room.manager, Folder(room.folder / "sweeps"), at_once=2, tick=0.01)
+    room.counted.gate.clear()
+    runner.start(FORTY, "ann")
+    until(lambda: len(waited) > 3)
+    runner.close()
+    assert not any(waited)
 
 
 def test_whoever_begins_sweep_after_sweep_drives_out_his_own_and_not_those_of_others(room):

@@ -16,7 +16,7 @@ from gradviz.lenet.config import RunConfig
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Outcome, Status
-from gradviz.serve import manager
+from gradviz.ui import server
 
 HISTORY, RATE = 500, 4
 
@@ -48,5 +48,5 @@ class Replay:
 
 
 if __name__ == "__main__":
-    manager.trainer_on = lambda shelf: Replay
+    server.trainer_on = lambda shelf: Replay
     cli.main()

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from gradviz.lenet.config import READERS
 from gradviz.lenet.data import Shelf
+from gradviz.lenet.experiment import trainer_on
 from gradviz.serve.classroom import Classroom
 from gradviz.serve.desk import Desk
-from gradviz.serve.manager import RunManager, trainer_on
+from gradviz.serve.manager import RunManager
 from gradviz.serve.people import People
 from gradviz.serve.processes import Nursery
 from gradviz.serve.sweeps import SweepRunner

@@ -24,12 +24,12 @@ from timing import Clock, until
 
 from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.data import DataError, Shelf
-from gradviz.lenet.experiment import training
+from gradviz.lenet.experiment import trainer_on, training
 from gradviz.record.history import History, StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Outcome, Run, Status
 from gradviz.serve.admission import Refused, memory_needed
-from gradviz.serve.manager import RunManager, trainer_on
+from gradviz.serve.manager import RunManager
 from gradviz.settings import Limits
 from gradviz.store.store import RunStore
 from gradviz.train.device import device_text

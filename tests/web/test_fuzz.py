@@ -18,11 +18,12 @@ from starlette.middleware import Middleware
 from benchmarks.classroom import PAGES, Tab, Tally
 from gradviz.lenet.config import FIELDS, READERS, ConfigError, RunConfig
 from gradviz.lenet.data import Shelf
+from gradviz.lenet.experiment import trainer_on
 from gradviz.record.history import History, StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
 from gradviz.serve.classroom import Classroom
-from gradviz.serve.manager import RunManager, trainer_on
+from gradviz.serve.manager import RunManager
 from gradviz.serve.previews import Preview
 from gradviz.store.store import RunStore
 from gradviz.web.cards import Board, classroom_routes

@@ -59,7 +59,7 @@ def test_the_heatmap_gives_each_kind_of_number_a_colour_of_its_own():
 
 def test_a_number_has_the_same_colour_in_a_comparison_as_in_the_live_heatmap():
     """The browser's palette is read out of the script; the bytes are those that it is sent."""
-    script = (Path(wire.__file__).parent / "static" / "panel.js").read_text(encoding="utf-8")
+    script = (Path(wire.__file__).parent / "static" / "look.js").read_text(encoding="utf-8")
     names = dict(re.findall(r'(\w+): "(#\w{6})"', re.search(r"const MARKS = .*", script)[0]))
     colours = re.findall(r"#\w{6}", re.search(r"const VIRIDIS = .*", script)[0])
     marks = {raster.ZERO: "exact_zero", raster.DENORMAL: "denormal_short", raster.BELOW: "below", raster.ABOVE: "above",

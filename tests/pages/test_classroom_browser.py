@@ -28,8 +28,8 @@ def browser_of(browser: Browser) -> Page:
 def press(page: Page, words: str) -> None:
     """Sends what a card's button would send, whether this browser has that button or not."""
     page.evaluate(
-        "words => [...document.querySelectorAll('*')].find(e => e.gradvizClass?.part?.grid)"
-        ".gradvizClass.part.component.setTriggerValue('action', words)", words,
+        "words => [...document.querySelectorAll('*')].find(e => e.gradviz?.part?.grid)"
+        ".gradviz.part.component.setTriggerValue('action', words)", words,
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from gradviz.web.scripts import plotly_url, script_urls
 
 T = TypeVar("T")
 STATIC = Path(wire.__file__).parent / "static"
-SCRIPT = (STATIC / "panel.js").read_text(encoding="utf-8")
+SCRIPT = "".join((STATIC / url.rpartition("/")[2]).read_text(encoding="utf-8") for url in script_urls("live.js"))
 
 
 def a_record(step: int, layers: int, rng: np.random.Generator) -> StepRecord:
@@ -145,7 +145,7 @@ def test_pooling_keeps_every_layer_in_one_row_and_its_largest_value(layers):
 
 
 def test_the_script_reads_the_codes_that_are_written():
-    codes = dict(re.findall(r"([A-Z_]+) = (\d+)", re.search(r"^const ZERO.*$", SCRIPT, re.M)[0]))
+    codes = dict(re.findall(r"([A-Z_]+) = (\d+)", re.search(r"^export const ZERO.*$", SCRIPT, re.M)[0]))
     names = ("ZERO", "BELOW", "FIRST_LEVEL", "LEVELS", "ABOVE", "DENORMAL", "INFINITE", "NOT_A_NUMBER")
     assert codes == {name: str(getattr(raster, name)) for name in names}
 

@@ -2,11 +2,14 @@
 // render() is called at every script run and theme switch with the same host element. Names and all other words go into
 // the page as text, never as markup.
 
-import * as live from "./live.js";
+import { Poll, get } from "./feed.js";
+import { MARKS, make, paint, theme } from "./look.js";
+import { decimal, fill } from "./numbers.js";
+import { ABOVE, FIRST_LEVEL, INFINITE, LEVELS, Message } from "./wire.js";
 
 export function render(state, component) {
   const kind = { cards: Cards, title: Title, notice: Notice }[component.data.mode];
-  state.part ??= new kind(component.parentElement, live);
+  state.part ??= new kind(component.parentElement);
   state.part.update(component);
 }
 
@@ -40,38 +43,27 @@ const CSS = `
 `;
 
 class Part {
-  constructor(host, live) { // `live`: live.js, whose codes and colours these are
-    Object.assign(this, { host, live });
-    this.root = live.make("div", "gvc", host);
-    live.make("style", "", this.root, CSS);
-    this.wake = () => document.hidden || this.poll?.();
-    document.addEventListener("visibilitychange", this.wake);
+  constructor(host) {
+    this.host = host;
+    this.root = make("div", "gvc", host);
+    make("style", "", this.root, CSS);
   }
   update(component) {
     this.component = component;
     this.data = component.data;
     this.words = component.data.words;
   }
-  again(milliseconds) {
-    clearTimeout(this.timer);
-    if (!this.destroyed && !document.hidden) this.timer = setTimeout(() => this.poll(), milliseconds);
-  }
-  get(path) {
-    return fetch(new URL(path, document.baseURI), { cache: "no-store" });
-  }
   destroy() {
-    this.destroyed = true;
-    clearTimeout(this.timer);
-    document.removeEventListener("visibilitychange", this.wake);
+    this.poll?.destroy();
     this.root.remove();
   }
 }
 
 class Title extends Part {
-  constructor(host, live) {
-    super(host, live);
-    this.title = live.make("div", "gvc-title", this.root);
-    this.subtitle = live.make("div", "gvc-subtitle", this.root);
+  constructor(host) {
+    super(host);
+    this.title = make("div", "gvc-title", this.root);
+    this.subtitle = make("div", "gvc-subtitle", this.root);
   }
   update(component) {
     super.update(component);
@@ -83,36 +75,28 @@ class Title extends Part {
 // ---- Cards ----------------------------------------------------------------------------------------------------------
 
 class Cards extends Part {
-  constructor(host, live) {
-    super(host, live);
-    this.grid = live.make("div", "gvc-cards", this.root);
-    this.notice = live.make("p", "gvc-notice", this.root);
+  constructor(host) {
+    super(host);
+    this.grid = make("div", "gvc-cards", this.root);
+    this.notice = make("p", "gvc-notice", this.root);
     this.cards = new Map(); // run id -> Card
     this.seen = "";
     this.root.dataset.mode = "cards";
+    this.poll = new Poll(() => this.ask(), () => {
+      this.notice.textContent = this.words.offline;
+      return 3000;
+    });
   }
   update(component) {
     super.update(component);
-    this.look = this.live.theme(this.host);
+    this.look = theme(this.host);
     for (const card of this.cards.values()) card.draw();
-    this.poll();
+    this.poll.now();
   }
-  async poll() {
-    clearTimeout(this.timer);
-    if (this.destroyed || this.asking || document.hidden) return;
-    this.asking = true;
-    let wait = 3000;
-    try {
-      const reply = await this.get(`api/classroom?${new URLSearchParams({ seen: this.seen })}`);
-      if (!reply.ok) throw new TypeError(String(reply.status));
-      wait = this.take(new this.live.Message(await reply.arrayBuffer()));
-    } catch (error) {
-      if (!(error instanceof TypeError)) console.error(error);
-      this.notice.textContent = this.words.offline;
-    } finally {
-      this.asking = false;
-    }
-    this.again(wait);
+  async ask() {
+    const reply = await get(`api/classroom?${new URLSearchParams({ seen: this.seen })}`);
+    if (!reply.ok) throw new TypeError(String(reply.status));
+    return this.take(new Message(await reply.arrayBuffer()));
   }
   take(message) {
     const { header } = message;
@@ -134,7 +118,7 @@ class Cards extends Part {
       const { box } = this.cards.get(id);
       if (this.grid.children[place] !== box) this.grid.insertBefore(box, this.grid.children[place] ?? null);
     });
-    this.notice.textContent = header.more ? this.live.fill(this.words.more, { n: header.more }) : "";
+    this.notice.textContent = header.more ? fill(this.words.more, { n: header.more }) : "";
     Object.assign(this.root.dataset, { cards: header.order.length, ended: header.ended, polls: Number(this.root.dataset.polls ?? 0) + 1 });
     this.tellEnded(header.ended);
     return [...this.cards.values()].some((card) => ["running", "queued"].includes(card.card.status)) ? 1000 : 2000;
@@ -144,7 +128,7 @@ class Cards extends Part {
     if (ended === this.data.ended || this.telling) return;
     this.telling = setTimeout(() => {
       this.telling = null;
-      if (!this.destroyed && Number(this.root.dataset.ended) !== this.data.ended) this.component.setTriggerValue("ended", Number(this.root.dataset.ended));
+      if (!this.poll.destroyed && Number(this.root.dataset.ended) !== this.data.ended) this.component.setTriggerValue("ended", Number(this.root.dataset.ended));
     }, 4000 + 6000 * Math.random());
   }
   destroy() {
@@ -155,7 +139,6 @@ class Cards extends Part {
 
 class Card {
   constructor(cards, id) {
-    const { make } = cards.live;
     Object.assign(this, { cards, id });
     this.box = make("article", "gvc-card");
     this.box.dataset.id = id;
@@ -180,21 +163,21 @@ class Card {
   }
   draw() {
     const { card, cards, box } = this;
-    const { words, live } = cards;
+    const { words } = cards;
     const names = card.names.join(", ");
     Object.assign(box.dataset, { status: card.status, named: names ? "yes" : "no", steps: card.steps, filled: card.filled, verdict: card.verdict });
-    this.who.textContent = !names ? words.nobody : card.others ? live.fill(words.others, { names, n: card.others }) : names;
+    this.who.textContent = !names ? words.nobody : card.others ? fill(words.others, { names, n: card.others }) : names;
     this.what.textContent = card.summary;
-    const where = card.place ? live.fill(words.in_queue, { n: card.place }) : live.fill(words.step_of_short, { step: card.steps, total: card.total });
-    this.state.replaceChildren(...[words.status[card.status], where].map((text) => live.make("span", "", null, text)));
+    const where = card.place ? fill(words.in_queue, { n: card.place }) : fill(words.step_of_short, { step: card.steps, total: card.total });
+    this.state.replaceChildren(...[words.status[card.status], where].map((text) => make("span", "", null, text)));
     this.verdict.textContent = card.filled ? (words.verdicts[card.verdict] ?? card.verdict) : words.waits;
-    this.loss.textContent = card.loss === null ? "" : live.fill(words.loss_now, { loss: live.decimal(card.loss, words) });
+    this.loss.textContent = card.loss === null ? "" : fill(words.loss_now, { loss: decimal(card.loss, words) });
     this.drawSpark();
     this.drawHeat();
     this.drawButtons();
   }
   drawSpark() {
-    const { card, spark, cards: { look, live, words, data } } = this;
+    const { card, spark, cards: { look, words, data } } = this;
     const width = Math.max(1, card.bins) * 10;
     spark.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     spark.setAttribute("aria-label", words.spark);
@@ -216,27 +199,20 @@ class Card {
     };
     this.losses.forEach((code, bin) => {
       const x = bin * 10 + 5;
-      if (code >= live.INFINITE || code === live.ABOVE) {
+      if (code >= INFINITE || code === ABOVE) {
         flush(); // above the edge, or not a number at all: a mark at the upper edge
-        add("rect", { x: x - 4, y: 1, width: 8, height: 9, fill: code === live.ABOVE ? live.MARKS.above : live.MARKS.not_finite });
-      } else points.push([x, HEIGHT * (1 - (code - live.FIRST_LEVEL + 0.5) / live.LEVELS)]);
+        add("rect", { x: x - 4, y: 1, width: 8, height: 9, fill: code === ABOVE ? MARKS.above : MARKS.not_finite });
+      } else points.push([x, HEIGHT * (1 - (code - FIRST_LEVEL + 0.5) / LEVELS)]);
     });
     flush();
   }
   drawHeat() {
-    const { card, heat, codes, cards: { look, live, words } } = this;
+    const { card, heat, codes, cards: { look, words } } = this;
     heat.setAttribute("aria-label", words.heat);
     heat.style.background = look.empty;
     heat.width = Math.max(1, card.bins);
     heat.height = Math.max(1, card.rows);
-    if (!card.filled) return;
-    const pixels = new Uint32Array(card.filled * card.rows);
-    for (let bin = 0; bin < card.filled; bin++) {
-      for (let row = 0; row < card.rows; row++) {
-        pixels[(card.rows - 1 - row) * card.filled + bin] = live.PALETTE[codes[bin * card.rows + row]];
-      }
-    }
-    heat.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), card.filled, card.rows), 0, 0);
+    paint(heat, Array.from({ length: card.filled }, (_, bin) => codes.subarray(bin * card.rows, (bin + 1) * card.rows)), 0, true);
   }
   drawButtons() {
     const { card, cards, buttons, id } = this;
@@ -247,7 +223,7 @@ class Card {
     if (buttons.dataset.wanted === wanted.join()) return; // a click needs the same button under mouse down and up
     buttons.dataset.wanted = wanted.join();
     buttons.replaceChildren(...wanted.map((word) => {
-      const button = cards.live.make("button", "", null, cards.words.actions[word]);
+      const button = make("button", "", null, cards.words.actions[word]);
       button.type = "button";
       button.dataset.action = word;
       button.addEventListener("click", () => cards.component.setTriggerValue("action", `${word} ${id}`));
@@ -261,10 +237,14 @@ class Card {
 const NAME = "gradviz-name";
 
 class Notice extends Part {
+  constructor(host) {
+    super(host);
+    this.poll = new Poll(() => this.ask(), () => 2500);
+  }
   update(component) {
     super.update(component);
     this.keepName();
-    this.again(this.told ? 3000 : 500);
+    this.poll.again(this.told ? 3000 : 500);
   }
   keepName() {
     const { name } = this.data;
@@ -277,25 +257,16 @@ class Notice extends Part {
       }
     } catch { /* a browser that remembers nothing */ }
   }
-  async poll() {
-    clearTimeout(this.timer);
-    if (this.destroyed || this.asking || document.hidden) return;
-    this.asking = true;
-    try {
-      const reply = await this.get("api/classroom/notice");
-      if (reply.ok) await this.compare(await reply.json());
-    } catch (error) {
-      if (!(error instanceof TypeError)) console.error(error); // no connection: the next one may come through
-    } finally {
-      this.asking = false;
-    }
+  async ask() {
     this.told = true;
-    this.again(2500);
+    const reply = await get("api/classroom/notice");
+    if (reply.ok) await this.compare(await reply.json());
+    return 2500;
   }
   async compare(notice) {
     const differs = () => Object.entries(this.data.drawn).some(([word, value]) => notice[word] !== value);
     if (!differs()) return;
     await new Promise((done) => setTimeout(done, 1500 * Math.random())); // not all pages of the class at once
-    if (!this.destroyed && differs()) this.component.setTriggerValue("changed", JSON.stringify(notice));
+    if (!this.poll.destroyed && differs()) this.component.setTriggerValue("changed", JSON.stringify(notice));
   }
 }

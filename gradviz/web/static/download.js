@@ -1,6 +1,8 @@
 // A button that looks as Streamlit's own. It asks first: a refusal then stands on the page, where a link would save it as the
 // file or show it in its place.
 
+import { make } from "./look.js";
+
 const STYLE = `.gv-download { display: flex; align-items: center; gap: 0.6rem; }
 .gv-download button { display: inline-flex; align-items: center; gap: 0.5rem; min-height: 2.5rem; padding: 0.25rem 0.75rem;
   cursor: pointer; font: inherit; font-family: var(--st-font, sans-serif); white-space: nowrap;
@@ -16,15 +18,11 @@ export function render(_state, component) {
   const { data, parentElement: host } = component;
   let box = host.querySelector(".gv-download");
   if (!box) {
-    const style = document.createElement("style");
-    style.textContent = STYLE;
-    box = document.createElement("div");
-    box.className = "gv-download";
-    const button = document.createElement("button"), note = document.createElement("span");
+    make("style", "", host, STYLE);
+    box = make("div", "gv-download", host);
+    const button = make("button", "", box), note = make("span", "", box);
     button.type = "button";
     note.setAttribute("role", "status");
-    box.append(button, note);
-    host.append(style, box);
     button.addEventListener("click", async () => {
       const { url, file, offline } = box.data;
       const address = new URL(url, document.baseURI), question = new URL(address);
@@ -34,10 +32,9 @@ export function render(_state, component) {
         const reply = await fetch(question, { cache: "no-store" });
         note.textContent = await reply.text();
         if (reply.ok) {
-          const link = document.createElement("a");
+          const link = make("a", "", box);
           link.href = address.href;
           link.download = file;
-          box.append(link);
           link.click();
           link.remove();
         }

@@ -1,15 +1,14 @@
 // A Plotly figure that changes in place: drawn with Plotly.react. The page's colours come in here, so that one figure serves
 // light and dark. The element goes with its parent: nothing need be undone.
 
-import { loadPlotly } from "./live.js";
+import { loadPlotly } from "./chart.js";
+import { make } from "./look.js";
 
 export function render(_state, component) {
   const { data, parentElement: host } = component;
   let plot = host.querySelector(".gv-figure");
   if (!plot) {
-    plot = document.createElement("div");
-    plot.className = "gv-figure";
-    host.append(plot);
+    plot = make("div", "gv-figure", host);
     new ResizeObserver(() => plot.draw?.()).observe(host);
   }
   const figure = JSON.parse(data.figure);
@@ -26,9 +25,8 @@ export function render(_state, component) {
     if (width < 50 || shown === plot.shown) return; // asked by each script run, and by the observer as soon as it begins
     plot.shown = shown;
     const faint = `color-mix(in srgb, ${text} 22%, ${back})`;
-    const probe = document.createElement("span");
+    const probe = make("span", "", host);
     probe.style.color = faint;
-    host.append(probe);
     const grid = getComputedStyle(probe).color.replace(/^color\(srgb ([\d.e-]+) ([\d.e-]+) ([\d.e-]+).*$/, (all, r, g, b) =>
       `rgb(${[r, g, b].map((part) => Math.round(255 * part)).join(",")})`);
     probe.remove();

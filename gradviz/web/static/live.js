@@ -1,3 +1,9 @@
-// The live element, as its address is known: what it is stands in panel.js.
+// The live element on a page. A page is given what it fetches by gradviz/web/panels.py; render() is called at every script run
+// and theme switch with the same host element, and everything is kept on one Panel.
 
-export * from "./panel.js";
+import { Panel } from "./panel.js";
+
+export function render(state, component) {
+  state.part ??= new Panel(component.parentElement);
+  state.part.update(component);
+}

@@ -1,8 +1,10 @@
 // One training step as a film: rows of bars over the layers, lit in the order in which the numbers come about.
 // All numbers and sentences come from the server; this draws them at time t.
 
+import { COLOURS, make } from "./look.js";
+
 const SECONDS = { forward: 4, still: 3, backward: 5 };
-const COLORS = ["#009e73", "#d55e00", "#2b86c5", "#cc79a7", "#e69f00"]; // Okabe and Ito's
+const ROWS = [COLOURS.green, COLOURS.orange, COLOURS.blue, COLOURS.purple, COLOURS.amber];
 const CSS = `
 .gvm { font-family: var(--st-font, sans-serif); color: var(--st-text-color, inherit); }
 .gvm-stages { display: flex; flex-wrap: wrap; gap: 6px; margin-bottom: 8px; }
@@ -23,13 +25,6 @@ const CSS = `
 .gvm-time input { flex: 1; accent-color: var(--st-primary-color, #1f6feb); }
 @media (max-width: 640px) { .gvm-row { grid-template-columns: 1fr; } }
 `;
-
-const make = (tag, name, parent) => {
-  const element = document.createElement(tag);
-  if (name) element.className = name;
-  parent.append(element);
-  return element;
-};
 
 class Film {
   constructor(host) {
@@ -65,7 +60,7 @@ class Film {
       return row.heights.map((height, layer) => {
         const one = make("i", "", bars);
         one.style.height = `${Math.round(56 * height) + 2}px`;
-        one.style.background = COLORS[place];
+        one.style.background = ROWS[place];
         one.title = `${data.names[layer]}: ${row.texts[layer]}`;
         return one;
       });

@@ -1,0 +1,66 @@
+// Loss and accuracy over the steps.
+
+import { MARKS } from "./look.js";
+import { decimal } from "./numbers.js";
+
+// The frame of steps grows by doubling, so that it rarely jumps and is never mostly empty.
+export const frameOf = ({ live, total, steps }) => (live ? Math.min(total ?? Infinity, Math.max(32, 2 ** Math.ceil(Math.log2(steps * 1.02)))) : steps);
+
+export function stepAxis(run, words) {
+  const frame = frameOf(run);
+  return { title: { text: words.step_axis }, range: [-0.5, Math.max(frame, 2) - 0.5], showgrid: false, ...(frame < 8 ? { dtick: 1 } : {}) };
+}
+
+// The middle of each column's steps.
+function columnSteps(run) {
+  return run.codes.map((_, c) => (c * run.stride + Math.min((c + 1) * run.stride, run.steps) - 1) / 2);
+}
+
+// A red cross at the top edge, on an axis of its own, wherever the series is not finite.
+function crosses(x, series, words) {
+  const at = x.filter((_, i) => !Number.isFinite(series[i]));
+  const text = Array.from(series).filter((value) => !Number.isFinite(value)).map((value) => decimal(value, words));
+  return {
+    x: at, y: at.map(() => 0.97), yaxis: "y2", mode: "markers", name: words.not_finite, text, showlegend: at.length > 0, cliponaxis: false,
+    marker: { symbol: "x", size: 8, color: MARKS.not_finite }, hovertemplate: "%{x}: %{text}<extra></extra>",
+  };
+}
+
+export function drawLoss(chart, { run, words, look }) {
+  const x = columnSteps(run), y = run.losses;
+  const finite = y.filter((value) => Number.isFinite(value) && value > 0);
+  const log = Math.max(0, ...finite) > 50;
+  const highest = Math.max(2.6, ...finite);
+  const lowest = Math.min(2.3, ...finite);
+  const range = log ? [Math.floor(Math.log10(Math.max(lowest, 1e-6))), Math.ceil(Math.log10(highest) + 0.2)] : [0, highest * 1.06];
+  chart.say(words.loss_title, words.loss_read);
+  chart.draw([
+    { x: [-0.5, run.total ?? frameOf(run)], y: [Math.LN10, Math.LN10], mode: "lines", name: words.chance, line: { dash: "dash", width: 1.5, color: look.faint }, hoverinfo: "skip" },
+    { x, y: y.map((v) => (Number.isFinite(v) ? v : null)), mode: run.codes.length < 40 ? "lines+markers" : "lines", name: words.train,
+      line: { color: look.first, width: 1.8 }, marker: { size: 5 }, hovertemplate: "%{x:.0f}: %{y:.4g}<extra></extra>" },
+    crosses(x, y, words),
+  ], {
+    xaxis: stepAxis(run, words),
+    yaxis: { title: { text: log ? words.loss_axis_log : words.loss_axis }, type: log ? "log" : "linear", range, ...(log ? { exponentformat: "power", dtick: Math.max(1, Math.ceil((range[1] - range[0]) / 5)) } : {}),
+      meaning: log },
+    yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
+    hovermode: "x",
+  }, 250);
+}
+
+export function drawAccuracy(chart, { run, words, look }) {
+  const x = columnSteps(run);
+  chart.say(words.accuracy_title, words.accuracy_read);
+  const hundred = (value) => (Number.isFinite(value) ? 100 * value : null);
+  chart.draw([
+    { x: [-0.5, run.total ?? frameOf(run)], y: [10, 10], mode: "lines", name: words.chance, line: { dash: "dash", width: 1.5, color: look.faint }, hoverinfo: "skip" },
+    { x, y: run.accuracies.map(hundred), mode: run.codes.length < 40 ? "lines+markers" : "lines", name: words.train,
+      line: { color: look.first, width: 1.3 }, marker: { size: 4 }, hovertemplate: "%{x:.0f}: %{y:.1f} %<extra></extra>" },
+    { x: run.tested.map(([step]) => step), y: run.tested.map(([, value]) => hundred(value)), mode: run.tested.length < 40 ? "lines+markers" : "lines", name: words.test,
+      line: { color: look.second, width: 2.4 }, marker: { size: 7, symbol: "diamond" }, hovertemplate: "%{x}: %{y:.1f} %<extra></extra>" },
+  ], {
+    xaxis: stepAxis(run, words),
+    yaxis: { title: { text: words.accuracy_axis }, range: [0, 102], dtick: 25 },
+    hovermode: "x",
+  }, 250);
+}

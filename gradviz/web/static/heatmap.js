@@ -1,0 +1,117 @@
+// The heatmap: one pixel per cell on a canvas that Plotly stretches under its axes.
+
+import { frameOf, stepAxis } from "./curves.js";
+import { labelWidth, layerAxis } from "./depth.js";
+import { MARKS, SCALE, paint } from "./look.js";
+import { fill, power, superscript } from "./numbers.js";
+import { LEVELS } from "./wire.js";
+
+export const HEIGHT = 500, HEAT_TOP = 56, HEAT_BOTTOM = 92, SCALE_HEIGHT = 22; // pixels of the heatmap and of the profile beside it
+
+// The cells of a run as a picture, to which only new columns are painted.
+export class Picture {
+  constructor() {
+    this.canvas = document.createElement("canvas");
+    this.from = Infinity; // the first column that has changed since it was drawn
+  }
+  changed(column) {
+    this.from = Math.min(this.from, column);
+  }
+  // Its URL, with room for so many columns at least.
+  draw({ codes, rows }, room) {
+    const { canvas } = this, columns = Math.max(room, codes.length);
+    let from = Math.min(this.from, codes.length);
+    if (canvas.width !== columns || canvas.height !== rows) {
+      canvas.width = columns; // clears it
+      canvas.height = rows;
+      from = 0;
+    } else if (from === 0) canvas.getContext("2d").clearRect(0, 0, columns, rows);
+    if (from < codes.length || !this.url) {
+      paint(canvas, codes.slice(from), from);
+      this.url = canvas.toDataURL();
+    }
+    this.from = Infinity;
+    return this.url;
+  }
+}
+
+// The chart of it, with the choices of a quantity and its range.
+export class Heatmap {
+  constructor(panel, chart) {
+    Object.assign(this, { panel, chart, picture: new Picture(), quantity: chart.select("quantity"), range: chart.select("range") });
+    this.quantity.element.addEventListener("change", ({ target }) => this.choose(target.value, 0));
+    this.range.element.addEventListener("change", ({ target }) => this.choose(panel.feed.quantity, Number(target.value)));
+  }
+
+  // `place`: of the range among those that the quantity is offered.
+  choose(quantity, place) {
+    const { feed, component } = this.panel;
+    feed.want(quantity, component.data.ranges[quantity][place]);
+    this.fillSelects();
+    feed.poll.now();
+  }
+
+  fillSelects() {
+    const { words, feed, component } = this.panel, { quantity, range } = this, { ranges, linear } = component.data;
+    quantity.caption.textContent = words.quantity;
+    range.caption.textContent = words.range;
+    quantity.element.replaceChildren(...Object.keys(ranges).map((name) => new Option(words.quantities[name].label, name, false, name === feed.quantity)));
+    const text = ([low, high]) => (linear.includes(feed.quantity) ? words.percent_range : `10${superscript(low)} … 10${superscript(high)}`);
+    range.element.replaceChildren(...ranges[feed.quantity].map((each, i) => new Option(text(each), i, false, each === feed.range)));
+  }
+
+  draw({ run, words, look, linear, pointer }) {
+    const { chart } = this;
+    const column = run.stride > 1 ? fill(words.columns_of, { stride: run.stride }) : words.column_one;
+    const read = `${column} ${words.heatmap_read}`;
+    chart.say(words.heatmap_title, run.rows < run.layers ? `${read} ${fill(words.pooled_read, { n: Math.round(run.layers / run.rows) })}` : read);
+    chart.meaning.textContent = words.quantities[run.quantity].meaning;
+    const { low, high } = run, source = this.picture.draw(run, Math.ceil(frameOf(run) / run.stride));
+    this.panel.root.dataset.painted = run.codes.length;
+    const decades = [1, 2, 3, 5, 10, 15, 20].find((n) => n >= (high - low) / 6) ?? 20;
+    const tickvals = [];
+    if (linear) tickvals.push(0, 0.25, 0.5, 0.75, 1);
+    else for (let e = Math.ceil(low / decades) * decades; e <= high; e += decades) tickvals.push(e);
+    const marks = linear ? ["not_finite"] : Object.keys(MARKS);
+    const plot = HEIGHT - HEAT_TOP - HEAT_BOTTOM, share = 1 - SCALE_HEIGHT / plot;
+    const bin = run.layers / run.rows;
+    const axis = layerAxis(chart, run.names, plot * share, words);
+    const width = (high - low) / LEVELS;
+    chart.draw([
+      { type: "image", source, x0: (run.stride - 1) / 2, dx: run.stride, y0: (bin - 1) / 2, dy: bin, hoverinfo: "skip", zsmooth: false },
+      // The colour scale is a plot of its own: Plotly's colour bar moves the axes and their titles about.
+      { type: "heatmap", z: [Array.from({ length: LEVELS }, (_, level) => level)], x0: low + width / 2, dx: width, y0: 0, dy: 1, xaxis: "x2", yaxis: "y2",
+        colorscale: SCALE, showscale: false, hoverinfo: "skip" },
+    ], {
+      showlegend: false,
+      plot_bgcolor: look.empty,
+      margin: { l: labelWidth(axis.ticktext), r: 14, t: HEAT_TOP, b: HEAT_BOTTOM },
+      annotations: [markLegend(marks, chart.frame.clientWidth - 90, words, look)],
+      xaxis: { ...stepAxis(run, words), constrain: "range" },
+      yaxis: { ...axis, scaleanchor: false, constrain: "range", domain: [0, share] },
+      xaxis2: { anchor: "y2", side: "top", range: [low, high], tickvals, ticktext: tickvals.map((v) => (linear ? `${100 * v} %` : power(v))),
+        showgrid: false, fixedrange: true, title: { text: words.units[run.quantity], standoff: 2, font: { size: 12 } }, meaning: low },
+      yaxis2: { anchor: "x2", domain: [1 - 12 / plot, 1], range: [-0.5, 0.5], visible: false, fixedrange: true },
+    }, HEIGHT);
+    pointer.placeLine();
+  }
+}
+
+// The special marks in words, as text under the axis: Plotly's legend would move the plot when it wraps.
+function markLegend(marks, room, words, look) {
+  const lines = [""];
+  let used = 0;
+  for (const name of marks) {
+    const white = name === "exact_zero" && !look.dark;
+    const sign = `<span style="color:${white ? look.text : MARKS[name]};font-size:18px">${white ? "□" : "■"}</span> ${words[name]}`;
+    const width = 6.2 * words[name].length + 34;
+    if (used && used + width > room) {
+      lines.push("");
+      used = 0;
+    }
+    lines[lines.length - 1] += (used ? "    " : "") + sign.replaceAll(" ", "\u00a0");
+    used += width;
+  }
+  return { text: lines.map((line) => line.replaceAll("span\u00a0", "span ")).join("<br>"), align: "left", showarrow: false, font: { size: 11.5 },
+    xref: "paper", x: 0, xanchor: "left", yref: "paper", y: 0, yanchor: "top", yshift: -42 };
+}

@@ -1,0 +1,70 @@
+// Colours: of the codes of a cell, and of the page as it is now, light or dark.
+
+import { ABOVE, BELOW, DENORMAL, FIRST_LEVEL, INFINITE, LEVELS, NOT_A_NUMBER, ZERO } from "./wire.js";
+
+// Matplotlib's viridis at ten points. The marks take hues and lightnesses that viridis does not have.
+const VIRIDIS = ["#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725"];
+export const SCALE = VIRIDIS.map((color, i) => [i / (VIRIDIS.length - 1), color]);
+export const MARKS = { exact_zero: "#ffffff", denormal_short: "#f7a8cf", below: "#a34a7d", above: "#ff8c1a", not_finite: "#e3001b" };
+// Okabe and Ito's colours, told apart by colour-blind readers; those that stand out on white and on black alike.
+export const COLOURS = { blue: "#2b86c5", orange: "#d55e00", green: "#009e73", purple: "#cc79a7", amber: "#e69f00", sky: "#56b4e9" };
+
+const rgb = (color) => [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16));
+
+function palette() {
+  const bytes = new Uint8ClampedArray(256 * 4).fill(255);
+  const put = (code, [r, g, b]) => bytes.set([r, g, b], 4 * code);
+  for (let level = 0; level < LEVELS; level++) {
+    const place = ((level + 0.5) / LEVELS) * (VIRIDIS.length - 1), i = Math.min(Math.floor(place), VIRIDIS.length - 2);
+    const [a, b] = [rgb(VIRIDIS[i]), rgb(VIRIDIS[i + 1])];
+    put(FIRST_LEVEL + level, a.map((v, k) => Math.round(v + (place - i) * (b[k] - v))));
+  }
+  put(ZERO, rgb(MARKS.exact_zero));
+  put(DENORMAL, rgb(MARKS.denormal_short));
+  put(BELOW, rgb(MARKS.below));
+  put(ABOVE, rgb(MARKS.above));
+  put(INFINITE, rgb(MARKS.not_finite));
+  put(NOT_A_NUMBER, rgb(MARKS.not_finite));
+  return new Uint32Array(bytes.buffer);
+}
+const PALETTE = palette(); // by code, one pixel
+
+// Paints columns of codes, the input's layer on top unless `upwards`, onto a canvas of as many rows, from the column `from` on.
+export function paint(canvas, columns, from = 0, upwards = false) {
+  if (!columns.length) return;
+  const rows = columns[0].length, image = new ImageData(columns.length, rows);
+  const pixels = new Uint32Array(image.data.buffer);
+  columns.forEach((codes, column) => {
+    for (let row = 0; row < rows; row++) pixels[(upwards ? rows - 1 - row : row) * columns.length + column] = PALETTE[codes[row]];
+  });
+  canvas.getContext("2d").putImageData(image, from, 0);
+}
+
+export function theme(element) {
+  const style = getComputedStyle(element);
+  const read = (name, fallback) => style.getPropertyValue(name).trim() || fallback;
+  const probe = document.createElement("canvas").getContext("2d");
+  probe.fillStyle = read("--st-background-color", "#ffffff");
+  probe.fillRect(0, 0, 1, 1);
+  const [r, g, b] = probe.getImageData(0, 0, 1, 1).data;
+  const dark = 0.299 * r + 0.587 * g + 0.114 * b < 128;
+  return {
+    dark,
+    text: read("--st-text-color", dark ? "#fafafa" : "#31333f"),
+    background: read("--st-background-color", "#ffffff"),
+    font: read("--st-font", "sans-serif"),
+    grid: dark ? "#3c424d" : "#dfe2e8",
+    empty: dark ? "#262b35" : "#e4e7ec", // where nothing has been trained yet
+    first: dark ? COLOURS.sky : "#0072b2",
+    second: dark ? COLOURS.amber : COLOURS.orange,
+    faint: dark ? "#9aa0aa" : "#7a808a",
+  };
+}
+
+export function make(tag, name, parent, text) {
+  const element = document.createElement(tag);
+  if (name) element.className = name;
+  if (text !== undefined) element.textContent = text;
+  parent?.append(element);
+  return element;
+}

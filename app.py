@@ -2,18 +2,22 @@
 
 import atexit
 import logging
+import math
 import os
 import sys
 import threading
 from contextlib import asynccontextmanager
 from functools import cache
 
+import numpy as np
 import streamlit as st
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from gradviz import machine
+from gradviz.lenet.config import RunConfig
 from gradviz.lenet.diagnosis import diagnose
+from gradviz.lenet.theory.predict import predict
 from gradviz.serve.archive import archive
 from gradviz.serve.people import COOKIE
 from gradviz.settings import SettingsError
@@ -26,7 +30,7 @@ from gradviz.web.download import download_routes
 from gradviz.web.guard import Guard
 from gradviz.web.logs import Bounded
 from gradviz.web.metrics import Metrics
-from gradviz.web.routes import Described, build_routes
+from gradviz.web.routes import Described, Theory, build_routes
 from gradviz.words import gettext as _
 
 MOST_CONNECTIONS = 8000
@@ -54,6 +58,14 @@ def _look(run_id):
     manager.watched(run_id)
     place = manager.position(run_id)
     return place, None if place is None else manager.expected_wait(run_id)  # asked at every poll, and few runs wait
+
+
+def _theory(config: RunConfig) -> Theory | None:
+    prediction = predict(config)
+    if np.isnan(prediction.weight_grad_rms).all():
+        return None
+    names = ("weight_grad_rms", "signal_rms", "activation_rms", "std")
+    return {name: [round(x, 2) if math.isfinite(x) else None for x in getattr(prediction, name).tolist()] for name in names}
 
 
 def _archive():
@@ -144,6 +156,7 @@ _routes = [*build_routes(
     get_metrics=lambda: _metrics()(),
     look=_look,
     get_at_hand=lambda run_id: server().manager.at_hand(run_id),
+    get_theory=_theory,
 ), *classroom_routes(_board, notice), *download_routes(
     get_run=lambda run_id: server().manager.get(run_id),
     get_desk=lambda: server().exports,

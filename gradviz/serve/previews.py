@@ -49,6 +49,11 @@ class Preview:
         return self.config.id
 
     @property
+    def measured(self) -> RunConfig:
+        """With the images that it is measured on."""
+        return replace(self.config, batch_size=preview_images(self.config))
+
+    @property
     def seconds_per_step(self) -> float | None:
         """Estimated from the measured pass."""
         return self.record.seconds if self.record else None

@@ -22,6 +22,7 @@ from gradviz.serve.people import COOKIE, GUEST
 from gradviz.serve.previews import Preview
 from gradviz.ui import controls
 from gradviz.ui.server import kept_words, notice, server
+from gradviz.web import hosts
 from gradviz.web.panels import notice_panel
 from gradviz.words import as_text
 from gradviz.words import gettext as _
@@ -71,8 +72,7 @@ def address() -> str:
 
 def at_the_server() -> bool:
     """Whether this browser runs on the server's own computer. A proxy may do so too, but asks for another host."""
-    host = st.context.headers.get("Host", "localhost").rsplit(":", 1)[0]
-    return address() == _LOOPBACK and host in ("localhost", _LOOPBACK, "[::1]")
+    return address() == _LOOPBACK and hosts.is_here(st.context.headers.get("Host", "localhost"))
 
 
 def name() -> str:

@@ -13,17 +13,18 @@ from typing import Any
 import anyio.to_thread
 import numpy as np
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gradviz.record import raster
 from gradviz.record.quantities import QUANTITIES
+from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run, Status, Summary
 from gradviz.serve.admission import Refused
 from gradviz.serve.classroom import Classroom
 from gradviz.serve.manager import RunManager
 from gradviz.web import wire
-from gradviz.web.scripts import NEVER
+from gradviz.web.answers import NEVER, binary, refuse
 
 MOST_CARDS = 40
 ROWS, COLUMNS = 20, 32  # of a card's heatmap, at most
@@ -36,18 +37,18 @@ _BUDGET = 0.25  # seconds of one look for reading old runs from the store; the r
 # Cards
 
 
-def frame_of(steps: int, total: int, live: bool) -> int:
+def frame_of(steps: int, total: int | None, live: bool) -> int:
     """Steps that the width of a card stands for: all that an ended run has; of a live one a doubling number, so that
     what is drawn stays where it is for as long as there is room."""
     if not live:
         return max(1, steps)
-    frame = min(total, COLUMNS)
+    frame = COLUMNS
     while frame < steps:
         frame *= 2
-    return min(frame, total)
+    return frame if total is None else min(frame, total)
 
 
-def picture(run: Run) -> tuple[int, int, np.ndarray, np.ndarray]:
+def picture(run: Run[Recipe]) -> tuple[int, int, np.ndarray, np.ndarray]:
     """(bins, rows, loss codes (filled,), gradient codes (filled, rows)) of the run now; bins are what the width has room for.
 
     A bin's gradient is the maximum over its steps and, where layers outnumber ROWS, over neighbouring layers, in the
@@ -93,7 +94,7 @@ class Board:
         self,
         manager: RunManager,
         classroom: Classroom,
-        describe: Callable[[Run], tuple[str, str]],
+        describe: Callable[[Run[Any]], tuple[str, str]],
         clock: Callable[[], float] = time.monotonic,
         every: float = _EVERY,
     ):
@@ -104,7 +105,7 @@ class Board:
         self._epoch = os.urandom(4).hex()
         self._look = 0
         self._next = -np.inf
-        self._states: dict[str, tuple] = {}  # run id -> what its card was made from
+        self._states: dict[str, tuple[object, ...]] = {}  # run id -> what its card was made from
         self._cards: dict[str, tuple[int, dict[str, Any], bytes]] = {}  # run id -> (look, header, codes)
         self._order: list[str] = []
         self._head: dict[str, Any] = {"more": 0, "ended": 0, "waiting": 0}
@@ -188,7 +189,7 @@ class Board:
         self._states = {id: self._states[id] for id in cards}
 
 
-def _rank(summary: Summary, place: int | None, named: bool) -> tuple:
+def _rank(summary: Summary[Recipe], place: int | None, named: bool) -> tuple[float, float, float]:
     """What trains, then what waits in its order, then ended runs with a name before those of sweeps; the newest first."""
     live = (Status.RUNNING, Status.PAUSED, Status.QUEUED)
     if summary.status.live:
@@ -196,7 +197,7 @@ def _rank(summary: Summary, place: int | None, named: bool) -> tuple:
     return (len(live) + (not named), 0, -summary.created)
 
 
-def _card(summary: Summary, place: int | None, names: tuple[str, ...]) -> dict[str, Any]:
+def _card(summary: Summary[Recipe], place: int | None, names: tuple[str, ...]) -> dict[str, Any]:
     return {
         "names": list(names[:_MOST_NAMES]),
         "others": max(0, len(names) - _MOST_NAMES),
@@ -223,8 +224,8 @@ def classroom_routes(get_board: Callable[[], Board], get_notice: Callable[[], di
         try:
             body = await anyio.to_thread.run_sync(get_board().answer, request.query_params.get("seen", ""))
         except wire.WireError as error:
-            return PlainTextResponse(str(error), 400, headers=NEVER)
-        return Response(body, media_type="application/octet-stream", headers=NEVER)
+            return refuse(400, str(error))
+        return binary(body)
 
     async def notice(_: Request) -> Response:
         return JSONResponse(get_notice(), headers=NEVER)

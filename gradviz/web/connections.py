@@ -23,7 +23,7 @@ class Connections:
 
     def __init__(self, most: int, wait: float = WAIT, stall: float = STALL, clock: Callable[[], float] = time.monotonic):
         self._most, self._wait, self._stall, self._clock = most, wait, stall, clock
-        self._open: dict[Any, list] = {}  # protocol -> [since when it waits or takes nothing, what it was about then]
+        self._open: dict[Any, list[Any]] = {}  # protocol -> [since when it waits or takes nothing, what it was about then]
 
     @contextlib.asynccontextmanager
     async def watch(self, look: float = _LOOK) -> AsyncIterator[None]:
@@ -38,25 +38,25 @@ class Connections:
 
         # uvicorn calls it, and has no other place to put something between. A loop that is not Python's own is left alone.
         with contextlib.suppress(AttributeError):
-            loop.create_server = create_watched
+            loop.create_server = create_watched  # type: ignore[method-assign, assignment]
         looking = asyncio.create_task(self._keep_looking(look))
         try:
             yield
         finally:
             with contextlib.suppress(AttributeError):
-                loop.create_server = create_server
+                loop.create_server = create_server  # type: ignore[method-assign]
             looking.cancel()
 
     def _watched(self, protocol: asyncio.Protocol) -> asyncio.Protocol:
         made = protocol.connection_made
 
-        def connection_made(transport: asyncio.Transport) -> None:
+        def connection_made(transport: asyncio.BaseTransport) -> None:
             made(transport)
             self._open[protocol] = [self._clock(), transport, None]
             if len(self._open) > self._most:
                 self._make_room()
 
-        protocol.connection_made = connection_made
+        protocol.connection_made = connection_made  # type: ignore[method-assign]
         return protocol
 
     def _make_room(self) -> None:

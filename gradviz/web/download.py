@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -18,9 +19,9 @@ from starlette.types import Message, Receive, Scope, Send
 from gradviz.record.export import FILES
 from gradviz.record.run import Run
 from gradviz.serve.admission import Refused
-from gradviz.serve.desk import RETRY, Desk
+from gradviz.serve.desk import Desk
+from gradviz.web.answers import NEVER, refuse
 from gradviz.web.panels import mount
-from gradviz.web.scripts import NEVER
 from gradviz.words import gettext as _
 
 STALL = 30.0  # seconds that a browser may take nothing; then its place is another's
@@ -29,7 +30,7 @@ _LOOK = 0.1  # seconds between two looks at the line
 
 
 def download_routes(
-    get_run: Callable[[str], Run | None],
+    get_run: Callable[[str], Run[Any] | None],
     get_desk: Callable[[], Desk],
     get_archive: Callable[[], Iterable[bytes]],
     get_key: Callable[[], str],
@@ -45,7 +46,7 @@ def download_routes(
     async def run_file(request: Request) -> Response:
         id, name = request.path_params["id"], request.path_params["name"]
         if name not in FILES:
-            return _refuse(404, _("There is no such file of a run."))
+            return refuse(404, _("There is no such file of a run."))
         make, media = FILES[name]
 
         def begin() -> Iterator[bytes] | None:
@@ -56,7 +57,7 @@ def download_routes(
 
     async def archive(request: Request) -> Response:
         if not hmac.compare_digest(request.query_params.get("key", "").encode(), get_key().encode()):
-            return _refuse(403, _("The archive is for the teacher: reload the Classroom page and enter the PIN."))
+            return refuse(403, _("The archive is for the teacher: reload the Classroom page and enter the PIN."))
         return await answer(request, lambda: iter(get_archive()), "gradviz-class.zip", "application/zip")
 
     async def answer(request: Request, begin: Callable[[], Iterator[bytes] | None], name: str, media: str) -> Response:
@@ -83,20 +84,20 @@ async def _answer(
             return PlainTextResponse(_said(await anyio.to_thread.run_sync(desk.forecast, *wish)), headers=NEVER)
         ticket = desk.line_up(*wish)
     except Refused as refusal:
-        return _refuse(503, str(refusal))
+        return refuse(503, str(refusal))
     try:
         while not desk.serve(ticket):
             await anyio.sleep(_LOOK)
         chunks = await anyio.to_thread.run_sync(begin)
     except Refused as refusal:
         desk.leave(ticket)
-        return _refuse(503, str(refusal))
+        return refuse(503, str(refusal))
     except BaseException:
         desk.leave(ticket)
         raise
     if chunks is None:
         desk.leave(ticket)
-        return _refuse(404, _("There is no such run on this server."))
+        return refuse(404, _("There is no such run on this server."))
     return _Sent(chunks, stall, lambda: desk.leave(ticket), headers, media)
 
 
@@ -122,11 +123,6 @@ class _Sent(StreamingResponse):
 
 def _said(place: int) -> str:
     return _("Others are being served: the file comes as number {n}.").format(n=place) if place else ""
-
-
-def _refuse(status: int, sentence: str) -> Response:
-    later = {"Retry-After": str(RETRY)} if status == 503 else {}
-    return PlainTextResponse(sentence, status, headers={**NEVER, **later})
 
 
 def download_button(label: str, url: str, file: str, key: str) -> None:

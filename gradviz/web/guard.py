@@ -116,17 +116,18 @@ class Guard:
         ours = is_ours(path, self._base)
         wait = ours and math.ceil(self._requests.wait(_address(scope)))
         if wait:
-            sentence = f"Too many requests from one address; wait {wait} s."
+            sentence = _("Too many requests from one address; wait {n} s.").format(n=wait)
             return PlainTextResponse(sentence, 429, {"Retry-After": str(wait)})
         most = MAX_ADDRESS if ours else MAX_LINK
         if len(scope.get("raw_path") or path) + len(scope["query_string"]) > most:
-            return PlainTextResponse(f"The address is too long: {most} characters at most.", 414)
+            return PlainTextResponse(_("The address is too long: {n} characters at most.").format(n=most), 414)
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
-            return PlainTextResponse(f"The headers are too long: {MAX_HEADERS} bytes at most.", 431, {"Connection": "close"})
+            sentence = _("The headers are too long: {n} bytes at most.").format(n=MAX_HEADERS)
+            return PlainTextResponse(sentence, 431, {"Connection": "close"})
         if UPLOAD in path:  # Streamlit keeps what is uploaded in memory, as often as one likes
-            return PlainTextResponse("Nothing can be uploaded here.", 403, {"Connection": "close"})
+            return PlainTextResponse(_("Nothing can be uploaded here."), 403, {"Connection": "close"})
         if {b"transfer-encoding", b"content-length"} & {name for name, value in scope["headers"] if value != b"0"}:
-            return PlainTextResponse("This address takes no content.", 413, {"Connection": "close"})
+            return PlainTextResponse(_("This address takes no content."), 413, {"Connection": "close"})
         return None
 
 
@@ -154,17 +155,16 @@ def _by_what_may_be_said(receive: Receive, send: Send, heard: Callable[[bool], A
             message = await receive()
             if message["type"] != "websocket.receive":
                 return message
-            data = message.get("bytes")
-            await heard(data is not None and spoken.wants_whole_page(data))
+            judged = spoken.judge(message.get("bytes"))
+            await heard(judged.whole_page)
             if closed:  # meanwhile
                 return {"type": "websocket.disconnect", "code": 1006}
-            judged = spoken.judge(data)
-            if judged == spoken.HEARD:
+            if judged.verdict == spoken.HEARD:
                 return message
-            if judged != spoken.IGNORED:
+            if judged.verdict != spoken.IGNORED:
                 closed = True
-                await send({"type": "websocket.close", "code": judged})
-                return {"type": "websocket.disconnect", "code": judged}
+                await send({"type": "websocket.close", "code": judged.verdict})
+                return {"type": "websocket.disconnect", "code": judged.verdict}
 
     async def say(message: Message) -> None:
         nonlocal closed

@@ -37,6 +37,11 @@ def may_be_called(authority: str, names: Iterable[str]) -> bool:
     return host is not None and (_is_address(host) or host.endswith(".localhost") or "*" in names or _is_one_of(host, names))
 
 
+def is_here(authority: str) -> bool:
+    """Whether whoever calls the server so is on the same computer, however many names that has."""
+    return name_of(authority) in ("localhost", "127.0.0.1", "::1")
+
+
 def is_of(origin: str, authority: str, names: Iterable[str]) -> bool:
     """Whether a page of this origin may ask here: the server's own, which has its port too, or one of a site in `names`."""
     try:

@@ -22,7 +22,8 @@ class Bounded(logging.Filter):
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         super().__init__()
         self._clock, self._lock = clock, threading.Lock()
-        self._seen: OrderedDict[tuple, list] = OrderedDict()  # kind -> [when its period began, passed, left out]
+        # kind -> (when its period began, passed, left out)
+        self._seen: OrderedDict[tuple[object, ...], tuple[float, int, int]] = OrderedDict()
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.INFO:
@@ -33,7 +34,7 @@ class Bounded(logging.Filter):
             if now - begun >= PERIOD:
                 begun, passed = now, 0
             passing = passed < OFTEN
-            self._seen[kind] = [begun, passed + passing, 0 if passing else left_out + 1]
+            self._seen[kind] = begun, passed + passing, 0 if passing else left_out + 1
             if len(self._seen) > _KINDS:
                 self._seen.popitem(last=False)
         if passing and left_out:
@@ -47,7 +48,7 @@ class Bounded(logging.Filter):
                 logging.getLogger(name).addFilter(self)
 
 
-def _raised(record: logging.LogRecord) -> tuple:
+def _raised(record: logging.LogRecord) -> tuple[object, ...]:
     """(type, file, line) of the error that a record reports."""
     error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
     if error is None:

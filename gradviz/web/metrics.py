@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from gradviz.serve.manager import Statistics
 
@@ -25,7 +26,8 @@ class Metrics:
         memory: Callable[[], Mapping[str, int]] = lambda: resident_memory(),
     ):
         self._statistics, self._clock, self._memory = statistics, clock, memory
-        self._seen: deque[tuple[float, int]] = deque([(clock(), statistics().steps)])
+        # (when, steps so far) of the scrapes of about the last half minute
+        self.seen: deque[tuple[float, int]] = deque([(clock(), statistics().steps)])
         self._lock = threading.Lock()
 
     def __call__(self) -> str:
@@ -46,11 +48,11 @@ class Metrics:
     def _pace(self, steps: int) -> float:
         now = self._clock()
         with self._lock:
-            while len(self._seen) > 1 and self._seen[1][0] <= now - _WINDOW:
-                self._seen.popleft()
-            then, before = self._seen[0]
-            if now - self._seen[-1][0] >= 1:  # however often somebody asks, at most 30 are kept
-                self._seen.append((now, steps))
+            while len(self.seen) > 1 and self.seen[1][0] <= now - _WINDOW:
+                self.seen.popleft()
+            then, before = self.seen[0]
+            if now - self.seen[-1][0] >= 1:  # however often somebody asks, at most 30 are kept
+                self.seen.append((now, steps))
         return (steps - before) / (now - then) if now > then else 0.0
 
 
@@ -81,7 +83,7 @@ def resident_memory(proc: Path = Path("/proc")) -> dict[str, int]:
     return {"server": own, "workers": sum(map(of, descendants[1:]))} if own else {}
 
 
-def _family(name: str, kind: str, meaning: str, label: str | None, values: Mapping[str, float]) -> str:
+def _family(name: str, kind: str, meaning: str, label: str | None, values: Mapping[Any, float]) -> str:
     # The names are ours and the labels' values words of ours, so that nothing needs escaping.
     lines = [f"# HELP gradviz_{name} {meaning}", f"# TYPE gradviz_{name} {kind}"]
     for key, value in values.items():

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gradviz.lenet.config import RunConfig
 from gradviz.record.history import History
 from gradviz.record.raster import rows_of
 from gradviz.record.run import Run
@@ -18,12 +19,12 @@ from gradviz.words import number, power
 MOST_BARS = 120
 
 
-def motion_panel(run: Run, history: History, column: int, sample: AnatomySample | None, key: str = "motion") -> None:
+def motion_panel(run: Run[RunConfig], history: History, column: int, sample: AnatomySample | None, key: str = "motion") -> None:
     """The step of this column of the run's history; `sample` gives the treatment's effect, if it is of this very step."""
     mount("motion.js", key, motion(run, history, column, sample))
 
 
-def motion(run: Run, history: History, column: int, sample: AnatomySample | None) -> dict[str, Any]:
+def motion(run: Run[RunConfig], history: History, column: int, sample: AnatomySample | None) -> dict[str, Any]:
     """What motion.js draws: names and rows of bars, and the stages with their sentences."""
     config = run.recipe
     start = rows_of(config.layers, MOST_BARS)
@@ -50,7 +51,7 @@ def motion(run: Run, history: History, column: int, sample: AnatomySample | None
     several = config.layers > len(start)
     names = [config.layout.names[place] + (" …" if several else "") for place in start]
     loss, accuracy = float(history.loss[step]), float(history.accuracy[step])
-    stages = [
+    stages: list[dict[str, Any]] = [
         {"kind": "forward", "row": 0, "title": _("Forward"), "text": _(
             "{count} images go in at the left. {{name}} hands on numbers with a root mean square of {{value}}.").format(
                 count=config.batch_size)},
@@ -79,7 +80,7 @@ def motion(run: Run, history: History, column: int, sample: AnatomySample | None
     return {"names": names, "rows": rows, "stages": stages, "words": words, "id": f"{run.id} {column}"}
 
 
-def _treatment_words(run: Run, sample: AnatomySample | None, step: int) -> str:
+def _treatment_words(run: Run[RunConfig], sample: AnatomySample | None, step: int) -> str:
     config = run.recipe
     if config.treatment == "none":
         return _("None is chosen: the optimiser gets the gradient as it is.")
@@ -92,7 +93,7 @@ def _treatment_words(run: Run, sample: AnatomySample | None, step: int) -> str:
     return words
 
 
-def _update_words(run: Run, history: History, column: int) -> str:
+def _update_words(run: Run[RunConfig], history: History, column: int) -> str:
     ratio = history.quantity("update_ratio")[column].astype(float)
     if not np.isfinite(ratio).any():
         return _("There was no update: the loss is not finite.")

@@ -10,6 +10,7 @@ import streamlit as st
 from gradviz.diagnosis.findings import Verdict
 from gradviz.lenet.diagnosis import CHANCE
 from gradviz.record.quantities import QUANTITIES
+from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run, Status
 from gradviz.serve.previews import Preview
 from gradviz.web.cards import LOSS_TOP
@@ -53,7 +54,7 @@ def mount(
 
 
 def live_panel(
-    run: Run,
+    run: Run[Recipe],
     key: str = "live",
     quantity: str = "weight_grad_rms",
     status: Status | None = None,

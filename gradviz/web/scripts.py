@@ -14,10 +14,12 @@ import anyio
 import anyio.to_thread
 import plotly
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-NEVER = {"Cache-Control": "no-store"}
+from gradviz.web.answers import NEVER, refuse
+from gradviz.words import gettext as _
+
 _FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 _FOLDER = Path(__file__).with_name("static")
 _PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
@@ -48,7 +50,7 @@ def script_routes() -> list[Route]:
         body = modules.get(request.path_params["name"])
         asked = request.path_params.get("version")
         if body is None or asked not in (None, version):
-            return PlainTextResponse("There is no such script on this server.", 404, headers=NEVER)
+            return refuse(404, _("There is no such script on this server."))
         return Response(body, media_type="text/javascript", headers=_FOREVER if asked else NEVER)
 
     async def plotly_script(request: Request) -> Response:

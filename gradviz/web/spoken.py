@@ -6,6 +6,8 @@ run git over the folder of the app and report it, to watch its files, to write i
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from google.protobuf.message import DecodeError
 from streamlit.proto.BackMsg_pb2 import BackMsg
 
@@ -19,17 +21,26 @@ _WIDGETS = ("$$ID-", "$$STREAMLIT_INTERNAL_KEY_")  # begins the ids that Streaml
 _OPERATIONS = {"deferred_file", "dataframe_chunk"}  # a download's file; the rows of a long table
 
 
-def judge(data: bytes | None) -> int:
-    """HEARD, IGNORED, or the code to close the websocket with. `data`: a binary message; None: it was text."""
+class Judged(NamedTuple):
+    verdict: int  # HEARD, IGNORED, or the code to close the websocket with
+    whole_page: bool = False  # whether it asks that a page's script be run from its beginning
+
+
+def judge(data: bytes | None) -> Judged:
+    """`data`: a binary message; None: it was text."""
     if data is None:
-        return NOT_UNDERSTOOD
+        return Judged(NOT_UNDERSTOOD)
     if len(data) > LONGEST:
-        return TOO_BIG
+        return Judged(TOO_BIG)
     message = BackMsg()
     try:
         message.ParseFromString(data)
     except DecodeError:
-        return NOT_UNDERSTOOD
+        return Judged(NOT_UNDERSTOOD)
+    return Judged(_verdict(message), message.WhichOneof("type") == "rerun_script" and not message.rerun_script.fragment_id)
+
+
+def _verdict(message: BackMsg) -> int:
     kind = message.WhichOneof("type")
     if kind == "backend_operation_request":
         return HEARD if message.backend_operation_request.WhichOneof("payload") in _OPERATIONS else IGNORED
@@ -41,15 +52,3 @@ def judge(data: bytes | None) -> int:
     if max(map(len, names)) > LONGEST_NAME or not all(id.startswith(_WIDGETS) for id in widgets):
         return IGNORED
     return HEARD if kind in _KINDS else IGNORED
-
-
-def wants_whole_page(data: bytes) -> bool:
-    """Whether this message, of a size and kind that is heard, has a page's script run from its beginning."""
-    if len(data) > LONGEST:
-        return False
-    message = BackMsg()
-    try:
-        message.ParseFromString(data)
-    except DecodeError:
-        return False
-    return message.WhichOneof("type") == "rerun_script" and not message.rerun_script.fragment_id

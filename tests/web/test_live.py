@@ -19,6 +19,7 @@ import pytest
 from starlette.applications import Starlette
 
 from gradviz.lenet.config import RunConfig
+from gradviz.lenet.experiment import preview_images
 from gradviz.record import raster
 from gradviz.record.history import History, StepRecord, max_columns
 from gradviz.record.quantities import QUANTITIES
@@ -285,10 +286,11 @@ class Reply:
 class Site:
     """The routes behind a real ASGI application, without a socket."""
 
-    def __init__(self, describe=lambda run: ("healthy", "All is well.")):
+    def __init__(self, describe=lambda run: ("healthy", "All is well."), patience: float = 60, get_theory=lambda _: None):
         self.runs: dict[str, Run] = {}
         self.previews: dict[str, Preview] = {}
-        self.app = Starlette(routes=build_routes(self.runs.get, self.previews.get, describe))
+        own = build_routes(self.runs.get, self.previews.get, describe, get_theory=get_theory, patience=patience)
+        self.app = Starlette(routes=own)
 
     def add(self, run: Run) -> str:
         self.runs[run.id] = run
@@ -416,14 +418,25 @@ def test_numbers_come_even_if_the_description_fails(caplog):
     assert "describing run" in caplog.text
 
 
-def test_a_preview_is_waited_for_and_then_exact(monkeypatch):
-    site = Site()
-    preview = Preview(RunConfig(blocks=2))
+def test_only_the_first_step_of_a_run_and_a_preview_have_what_theory_says():
+    asked = []
+    site = Site(get_theory=lambda recipe: asked.append(recipe) or {"signal_rms": [1.0, None]})
+    preview = Preview(RunConfig(blocks=2, batch_size=512), record=a_record(0, 9, np.random.default_rng(0)))
+    preview.ready.set()
     site.previews[preview.id] = preview
+    url = site.add(a_run(1, 3))
+    assert read(site.get(f"{url}/profile?step=0").content)[0]["theory"] == {"signal_rms": [1.0, None]}
+    assert read(site.get(f"{url}/profile?step=1").content)[0]["theory"] is None
+    assert read(site.get(f"/api/previews/{preview.id}").content)[0]["theory"] == {"signal_rms": [1.0, None]}
+    assert [recipe.batch_size for recipe in asked] == [RunConfig().batch_size, preview_images(preview.config)]
+
+
+def test_a_preview_is_waited_for_and_then_exact():
+    site, hasty = Site(), Site(patience=0.05)
+    preview = Preview(RunConfig(blocks=2))
+    site.previews[preview.id] = hasty.previews[preview.id] = preview
     url = f"/api/previews/{preview.id}"
-    monkeypatch.setattr("gradviz.web.routes.PREVIEW_SECONDS", 0.05)
-    assert site.get(url).status_code == 202
-    monkeypatch.setattr("gradviz.web.routes.PREVIEW_SECONDS", 60)
+    assert hasty.get(url).status_code == 202
 
     def finish():
         preview.record = a_record(0, 9, np.random.default_rng(0))

@@ -57,7 +57,7 @@ def test_steps_per_second_are_those_of_the_last_half_minute_however_often_somebo
         steps += 1 if now <= 60 else 5
         text = metrics()
     assert abs(read(text)["gradviz_steps_per_second"] - 50) < 0.5
-    assert len(metrics._seen) <= 32
+    assert len(metrics.seen) <= 32
     now += 1000  # nothing happens for long
     read(metrics())
     now += 31

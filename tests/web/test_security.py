@@ -14,6 +14,7 @@ from timing import Clock
 from gradviz.web import hosts
 from gradviz.web.guard import MAX_ADDRESS, Guard, headers
 from gradviz.web.routes import build_routes
+from gradviz.web.scripts import plotly_url, script_urls
 
 
 async def _here(scope, receive, send):
@@ -66,6 +67,8 @@ def test_an_address_beyond_the_limit_or_a_request_with_content_is_refused_with_a
 def test_a_class_of_thirty_behind_one_address_is_never_refused():
     clock = Clock()
     guard = Guard(_here, clock=clock)
+    scripts = {url for name in ("live", "classroom", "figure", "motion", "download") for url in script_urls(f"{name}.js")}
+    assert {ask(guard, f"/{url}").status for _ in range(30) for url in {*scripts, plotly_url()}} == {200}  # all at once
     for tenth in range(600):  # of a second
         clock.now = tenth / 10
         # live.js: ten times a second until the first point is there (ten seconds at most), three times until then, then once.
@@ -79,6 +82,22 @@ def test_readiness_is_one_word_or_one_sentence():
     assert (ask(app, "/ready").status, ask(app, "/ready").text) == (200, "ready")
     problem = "The disk is full."
     assert (ask(app, "/ready").status, ask(app, "/ready").text) == (503, "The disk is full.")
+
+
+@pytest.mark.parametrize("ruin", ["overwritten", "cut", "removed"])
+def test_a_server_whose_kept_runs_are_ruined_is_not_ready(start_server, ruin):
+    own = start_server()
+    answer = _get(own.port, "/ready")
+    assert (answer.status, answer.body) == (200, b"ready")
+    (file,) = own.store.glob("*.sqlite")
+    for path in [file, *own.store.glob("*.sqlite-*")]:
+        if ruin == "removed":
+            path.unlink()
+        else:
+            path.write_bytes(b"\xff" * path.stat().st_size if ruin == "overwritten" else b"")
+    answer = _get(own.port, "/ready")
+    assert answer.status == 503 and re.fullmatch(r"[A-Z][^\n]+\.", answer.body.decode())
+    own.kill()
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +161,13 @@ def test_a_page_of_another_origin_is_not_answered(origin, answered):
     guard = Guard(_here, get_names=lambda: {*NAMES, "localhost"})  # Streamlit's own name for the browser's address
     assert ask(guard, "/api/x", host="10.0.0.5:8501", origin=origin).status == (200 if answered else 403)
     assert ask(guard, "/", host="school.example", origin="https://school.example:443").status == 200  # behind a web server
+
+
+def test_whoever_calls_the_server_by_the_computer_s_own_loop_is_on_it():
+    for here in ("localhost", "localhost:8501", "LOCALHOST.", "127.0.0.1:80", "[::1]", "[::1]:8501"):
+        assert hosts.is_here(here), here
+    for there in ("school.example", "10.0.0.5:8501", "[::2]", "[2001:db8::1]:8501", "localhost.evil.example", "", "[::1"):
+        assert not hosts.is_here(there), there
 
 
 def test_another_site_gets_no_leave_to_read_and_no_websocket(port):

@@ -44,7 +44,7 @@ def said(kind: str) -> BackMsg:
 @pytest.mark.parametrize("kind", sorted(ALL))
 def test_only_messages_about_the_senders_own_session_are_heard(kind):
     wanted = spoken.HEARD if kind in OF_ITS_OWN_SESSION else spoken.IGNORED
-    assert spoken.judge(said(kind).SerializeToString()) == wanted
+    assert spoken.judge(said(kind).SerializeToString()).verdict == wanted
 
 
 @pytest.mark.parametrize("payload", ["deferred_file", "dataframe_chunk", "install_skills", "dismiss_skills_nudge"])
@@ -52,29 +52,37 @@ def test_of_the_operations_those_that_write_on_the_server_are_not_heard(payload)
     message = BackMsg()
     getattr(message.backend_operation_request, payload).SetInParent()
     wanted = spoken.HEARD if payload in ("deferred_file", "dataframe_chunk") else spoken.IGNORED
-    assert spoken.judge(message.SerializeToString()) == wanted
+    assert spoken.judge(message.SerializeToString()).verdict == wanted
 
 
 def test_text_rubbish_and_what_is_too_long_close_the_websocket():
-    assert spoken.judge(None) == spoken.judge(b"\xff\xff\xff") == spoken.NOT_UNDERSTOOD
-    assert spoken.judge(bytes(spoken.LONGEST + 1)) == spoken.TOO_BIG
+    assert spoken.judge(None).verdict == spoken.judge(b"\xff\xff\xff").verdict == spoken.NOT_UNDERSTOOD
+    assert spoken.judge(bytes(spoken.LONGEST + 1)) == (spoken.TOO_BIG, False)
     message = BackMsg()
     message.rerun_script.query_string = "a" * spoken.LONGEST_QUERY
-    assert spoken.judge(message.SerializeToString()) == spoken.HEARD
+    assert spoken.judge(message.SerializeToString()).verdict == spoken.HEARD
     message.rerun_script.query_string += "a"
-    assert spoken.judge(message.SerializeToString()) == spoken.TOO_BIG
+    assert spoken.judge(message.SerializeToString()).verdict == spoken.TOO_BIG
+
+
+def test_what_has_a_whole_page_run_is_told_from_what_does_not():
+    message = said("rerun_script")
+    assert spoken.judge(message.SerializeToString()) == (spoken.HEARD, True)
+    message.rerun_script.fragment_id = "0123"
+    assert spoken.judge(message.SerializeToString()) == (spoken.HEARD, False)
+    assert not any(spoken.judge(said(kind).SerializeToString()).whole_page for kind in ALL - {"rerun_script"})
 
 
 @pytest.mark.parametrize("id", ["", "start", "class_teacher", "$$WIDGET_ID-x", "$$ID-" + "a" * spoken.LONGEST_NAME])
 def test_a_value_for_what_is_no_widget_is_not_heard(id):
     message = BackMsg()
     message.rerun_script.widget_states.widgets.add(id="$$ID-0123-start", trigger_value=True)
-    assert spoken.judge(message.SerializeToString()) == spoken.HEARD
+    assert spoken.judge(message.SerializeToString()).verdict == spoken.HEARD
     message.rerun_script.widget_states.widgets.add(id=id, bool_value=True)
-    assert spoken.judge(message.SerializeToString()) == spoken.IGNORED
+    assert spoken.judge(message.SerializeToString()).verdict == spoken.IGNORED
     message = BackMsg()
     message.rerun_script.fragment_id = "a" * (spoken.LONGEST_NAME + 1)  # a line of the log would say it
-    assert spoken.judge(message.SerializeToString()) == spoken.IGNORED
+    assert spoken.judge(message.SerializeToString()).verdict == spoken.IGNORED
 
 
 def socket(server) -> ClientConnection:

@@ -168,7 +168,8 @@ class Card {
     Object.assign(box.dataset, { status: card.status, named: names ? "yes" : "no", steps: card.steps, filled: card.filled, verdict: card.verdict });
     this.who.textContent = !names ? words.nobody : card.others ? fill(words.others, { names, n: card.others }) : names;
     this.what.textContent = card.summary;
-    const where = card.place ? fill(words.in_queue, { n: card.place }) : fill(words.step_of_short, { step: card.steps, total: card.total });
+    const far = card.total === null ? words.hovered : words.step_of_short;
+    const where = card.place ? fill(words.in_queue, { n: card.place }) : fill(far, { step: card.steps, total: card.total });
     this.state.replaceChildren(...[words.status[card.status], where].map((text) => make("span", "", null, text)));
     this.verdict.textContent = card.filled ? (words.verdicts[card.verdict] ?? card.verdict) : words.waits;
     this.loss.textContent = card.loss === null ? "" : fill(words.loss_now, { loss: decimal(card.loss, words) });

@@ -129,6 +129,7 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     # diagnosis: the sentence
     "waits": "Waiting for the first step.",
     "never-began": "No step was recorded.",
+    "no-gradient": "No layer's gradient was measured.",
     "diverged": "Diverged: at step {step} the loss is {loss:number}; inf or nan first appears in {layer}.",
     "diverged-in-loss": "Diverged: at step {step} the loss is {loss:number}, while every layer is still finite.",
     "dead": "Dead relu layers: {layer} hands on exactly 0 for every input, so no gradient passes it; {loss}.",
@@ -153,6 +154,7 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "({g_front:number} against {g_back:number} in {back}).",
     "healthy": "Healthy: {front} gets a gradient of {g_front:number}, {back} {g_back:number}, and {loss}.",
     "healthy-so-far": "Healthy so far: {front} gets a gradient of {g_front:number}, {back} {g_back:number}; {loss}.",
+    "loss-untold": "the loss was not told",
     "loss-since": "the loss is {loss:loss}, and was {start:loss} at step 0",
     "loss-down": "the loss is down to {loss:loss} (chance is {chance:.2f})",
     "loss-at-chance": "the loss stands at chance, {loss:loss}",

@@ -30,12 +30,16 @@ def _gradient(state: State, findings: Findings) -> Iterator[Message]:
 
 def _signal(state: State, findings: Findings) -> Iterator[Message]:
     front, back = state.ends("signal_rms")
+    if state.finite and math.isnan(front - back):
+        return  # not measured
     line = state.say("measured-signal", front=state.front_name, back=state.back_name, a=front, b=back)
     factor = state.factor("signal_rms")
     yield line if factor is None else state.say("sentences", first=line, second=state.say("measured-factor", factor=factor))
 
 
 def _loss(state: State, findings: Findings) -> Iterator[Message]:
+    if not state.told:
+        return
     words = {"loss": state.loss, "first": max(0, state.steps - RECENT_STEPS), "last": state.steps - 1}
     if state.facts.chance is None:
         line = state.say("measured-loss", **words)

@@ -56,6 +56,8 @@ def examine(
     if not count:
         return Diagnosis((Verdict.WAITING,), say("waits" if run.status.live else "never-began"))
     state = State(run, history, count - 1 if column is None else column % count, facts)
+    if not state.seen:
+        return Diagnosis((Verdict.WAITING,), say("no-gradient"))
     found = findings(state)
     diagnosis = Diagnosis(found, sentence(state, found[0]), tuple(evidence(state, found)), tuple(turns(state)))
     return explain(state, diagnosis)

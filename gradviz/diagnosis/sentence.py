@@ -19,6 +19,8 @@ def sentence(state: State, verdict: Verdict) -> Message:
 
 def loss_words(state: State) -> Message:
     """Half a sentence."""
+    if not state.told:
+        return state.say("loss-untold")
     if state.facts.chance is None:
         return state.say("loss-since", loss=state.loss, start=state.start_loss)
     if state.learnt:

@@ -34,6 +34,7 @@ SIGMOID_OFF, SIGMOID_SPLIT = 0.15, 0.62
 SATURATED_SHARE = 0.5  # of the sigmoid layers; in training the last ones saturate first and may come back
 
 _ROWS = list(QUANTITIES)
+_GRADIENT = _ROWS.index("weight_grad_rms")
 # A treated gradient or an update may be unmeasured, which is nan too; inf or nan in these has gone wrong.
 JUDGED = [_ROWS.index(name) for name in ("weight_grad_rms", "signal_rms", "activation_rms", "weight_rms")]
 
@@ -57,7 +58,7 @@ NOTHING_KNOWN = Facts()
 
 
 class _Medians(dict[str, np.ndarray]):
-    """Quantity -> float32 (layers,): the (lower) median over the columns, computed when asked for."""
+    """Quantity -> float32 (layers,): the (lower) median over the columns, computed when asked for. nan: not measured."""
 
     def __init__(self, columns: np.ndarray):
         super().__init__()
@@ -66,27 +67,40 @@ class _Medians(dict[str, np.ndarray]):
     def __missing__(self, quantity: str) -> np.ndarray:
         middle = (len(self.columns) - 1) // 2
         median: np.ndarray = np.partition(self.columns[:, _ROWS.index(quantity)], middle, axis=0)[middle]
-        self[quantity] = median
-        return median
+        self[quantity] = measured(median)
+        return self[quantity]
+
+
+def measured(values: np.ndarray) -> np.ndarray:
+    """With nan for what was not measured; it is kept as a number below 0, because true nan is a finding."""
+    return np.where(values < 0, np.nan, values)
 
 
 class State:
-    """How a run stands at one column of its history. `front` and `back` are the layers between which it is judged."""
+    """How a run stands at one column of its history.
+
+    `front` and `back` are the rows between which it is judged: the ends of its layout, or, where their gradients were not
+    measured, the next ones towards the middle.
+    """
 
     def __init__(self, run: Run[Recipe], history: History, column: int, facts: Facts):
         self.run, self.facts, self.history, self.column = run, facts, history, column
-        layout = run.recipe.layout
-        self.names, self.front, self.back = layout.names, layout.front, layout.back
-        self.front_name, self.back_name = self.names[self.front], self.names[self.back]
-        self.judged = slice(self.front, self.back + 1)
+        self.names, judged = run.recipe.layout.names, run.recipe.layout.judged
         self.steps = min((column + 1) * history.stride, history.steps)
         self.now = history.columns[column]  # float32 (quantities, layers)
+        rows = judged.start + np.flatnonzero(~(self.now[_GRADIENT, judged] < 0))
+        self.front, self.back = (int(rows[0]), int(rows[-1])) if len(rows) else run.recipe.layout.ends
+        self.seen = len(rows) > 0  # any gradient at all
+        self.front_name, self.back_name = self.names[self.front], self.names[self.back]
+        self.judged = slice(self.front, self.back + 1)
+        # Who does not say the loss leaves nan at every step.
+        self.told = facts.chance is not None or not np.isnan(history.loss[: self.steps]).all()
         self.loss = float(np.mean(history.loss[: self.steps][-RECENT_STEPS:]))
         self.start_loss = float(history.loss[0])
         self.latest_loss = float(history.loss[self.steps - 1])
-        self.finite = math.isfinite(self.latest_loss) and bool(np.isfinite(self.now[JUDGED]).all())
+        self.finite = (math.isfinite(self.latest_loss) or not self.told) and bool(np.isfinite(self.now[JUDGED]).all())
         self.recent = _Medians(history.columns[max(0, column + 1 - RECENT_COLUMNS) : column + 1])
-        self.start = {name: history.columns[0, row] for row, name in enumerate(QUANTITIES)}
+        self.start = {name: measured(history.columns[0, row]) for row, name in enumerate(QUANTITIES)}
 
     def say(self, code: str, /, **arguments: Any) -> Message:
         """The message, in this kind of net's own words if it has any."""

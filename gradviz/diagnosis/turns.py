@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gradviz.diagnosis.state import DECADE, GAP, JUDGED, LEFT_CHANCE, RECENT_COLUMNS, RECENT_STEPS, State
+from gradviz.diagnosis.state import DECADE, GAP, JUDGED, LEFT_CHANCE, RECENT_COLUMNS, RECENT_STEPS, State, measured
 from gradviz.messages import Message
 from gradviz.record.float32 import SMALLEST
 
@@ -49,7 +49,7 @@ def _crossings(state: State, over: np.ndarray, begins: str, ends: str, **words: 
 def _steady(state: State, quantity: str) -> tuple[np.ndarray, np.ndarray]:
     """log10 of the front, and of front over back, per column; medians of RECENT_COLUMNS, so that one odd step marks nothing."""
     values = state.history.quantity(quantity)[: state.column + 1, [state.front, state.back]].astype(float)
-    logs = np.log10(np.maximum(values, SMALLEST))  # nan stays nan
+    logs = np.log10(np.maximum(measured(values), SMALLEST))  # nan stays nan
     padded = np.concatenate([np.repeat(logs[:1], RECENT_COLUMNS - 1, axis=0), logs])
     windows = np.lib.stride_tricks.sliding_window_view(padded, RECENT_COLUMNS, axis=0)  # (columns, 2, RECENT_COLUMNS)
     middle = RECENT_COLUMNS // 2

@@ -7,7 +7,7 @@
     python benchmarks/classroom.py --url http://127.0.0.1:8501   # a server that runs already: no baseline, no kill
 
 Every viewer does what a browser does: loads the page and its scripts, opens Streamlit's websocket, presses Start, and asks
-the live route as live.js does; now and then it reloads, wanders to another page, or (--chaos) is closed. The server gets
+the live route as feed.js does; now and then it reloads, wanders to another page, or (--chaos) is closed. The server gets
 whatever GRADVIZ_* settings this command has, such as GRADVIZ_TRAIN_IN and GRADVIZ_DATA.
 """
 
@@ -49,6 +49,7 @@ else:  # as a program
     from hostile import Hostile
 
 ROOT = Path(__file__).parent.parent
+SCRIPTS = ["live/plotly.js", *(f"live/{path.name}" for path in sorted((ROOT / "gradviz/web/static").glob("*.js")))]
 PAGES = ("lessons", "compare", "sweep", "anatomy", "classroom")
 START = ("Start", "Start afresh", "Show the run of these settings")  # whichever the page shows, a student presses it
 RUBBISH = (
@@ -285,7 +286,7 @@ class Viewer:
     async def _open(self, tab: Tab, page: str, query: str) -> None:
         began = time.monotonic()
         index = await self._get(f"/{page}?{query}", page=True)
-        for script in re.findall(r'(?:src|href)="\./(static/[^"]+)"', index.decode()) + ["live/live.js", "live/plotly.js"]:
+        for script in re.findall(r'(?:src|href)="\./(static/[^"]+)"', index.decode()) + SCRIPTS:
             if script not in self._scripts:
                 await self._get(f"/{script}")
                 self._scripts.add(script)
@@ -293,7 +294,7 @@ class Viewer:
         self._tally.page.append(time.monotonic() - began)
 
     async def _watch(self, tab: Tab, run: str, began: float | None, until: float) -> None:
-        """As live.js does: often at first, then once a second, only what is new."""
+        """As feed.js does: often at first, then once a second, only what is new."""
         opened, since, stride, status, noticed = time.monotonic(), 0, 0, None, 0.0
         while time.monotonic() < min(until, self.until):
             asked = time.monotonic()

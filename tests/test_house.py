@@ -22,7 +22,7 @@ ORDER = """
 """.split()
 BESIDE = {"train": "diagnosis", "diagnosis": "train", "serve": "charts", "charts": "serve"}  # neither imports the other
 DOORS = {
-    "streamlit": {"app", "pages", "ui", "web"},
+    "streamlit": {"app", "pages", "ui", "web.panels", "web.spoken"},
     "torch": {"train", "lenet.data", "lenet.net", "lenet.experiment"},
     "torchvision": {"lenet.data"},
     "plotly": {"charts", "web"},

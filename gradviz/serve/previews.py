@@ -15,6 +15,7 @@ from gradviz.serve.failures import in_words
 from gradviz.serve.threads import daemon
 from gradviz.train.device import limit_threads
 from gradviz.train.training import Interrupted, Train
+from gradviz.words import gettext as _
 
 log = logging.getLogger("gradviz")
 
@@ -140,7 +141,7 @@ class Previews:
         del self._known[preview.id]
         if preview in self._queue:
             self._queue.remove(preview)
-            self._finish(preview, None, "Another preview was asked for meanwhile.")
+            self._finish(preview, None, _("Another preview was asked for meanwhile."))
 
     def _work(self) -> None:
         limit_threads(self._threads)
@@ -154,7 +155,7 @@ class Previews:
             try:
                 record = self._train(preview.config, preview.interrupted).preview()
             except Interrupted:
-                error = "Another preview was asked for meanwhile."
+                error = _("Another preview was asked for meanwhile.")
             except Exception as problem:  # whatever it is, the next preview must not suffer
                 log.exception("event=preview-error summary=%s", json.dumps(preview.config.title))
                 error = in_words(problem)

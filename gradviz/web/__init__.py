@@ -1,1 +1,2 @@
-"""The live element: bytes from the server (wire), the routes that serve them (routes), and what draws them (live.js, element)."""
+"""What a browser gets: bytes of a run (wire), the routes that serve them (routes, cards, download, scripts), who is answered
+(guard, sockets, spoken, hosts, badge), and the elements of a page (panels, figure, motion) with what draws them (static)."""

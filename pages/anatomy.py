@@ -10,6 +10,7 @@ from gradviz.lenet.theory.predict import predict
 from gradviz.record import reading
 from gradviz.record import sample as anatomy
 from gradviz.record.history import History
+from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run, Summary
 from gradviz.record.sample import AnatomySample
 from gradviz.ui import controls
@@ -27,6 +28,7 @@ VIEWS = {
     "layer": _("One layer"),
     "motion": _("One step in slow motion"),
 }
+OF_ANY_NET = ("layers", "layer")  # the views of a run that is no deep LeNet's
 FRAME = 1.5  # seconds that a step stays while playing
 STEP, LAYER, VIEW, PLAYING = "anatomy_step", "anatomy_layer", "anatomy_view", "anatomy_playing"
 
@@ -35,8 +37,7 @@ manager = server().manager
 
 def chosen_run() -> Summary | None:
     summaries = [summary for summary in manager.list() if summary.steps]
-    labels = {summary.id: f"{summary.recipe.title} — {_(str(summary.status))}, {summary.steps}/{summary.recipe.steps}"
-              for summary in summaries}
+    labels = {summary.id: f"{summary.recipe.title} — {_(str(summary.status))}, {progress(summary)}" for summary in summaries}
     wanted = st.session_state.get(controls.RUN)
     if not labels:
         st.info(_("No run has recorded a step yet. Start one in the Lab; its anatomy is then here."), icon=":material/info:")
@@ -50,6 +51,11 @@ def chosen_run() -> Summary | None:
         for key in (STEP, LAYER, PLAYING):
             st.session_state.pop(key, None)
     return next(summary for summary in summaries if summary.id == picked)
+
+
+def progress(summary: Summary) -> str:
+    """'20/300', or '20' where nobody knows how many there will be."""
+    return str(summary.steps) if summary.recipe.steps is None else f"{summary.steps}/{summary.recipe.steps}"
 
 
 def recorded_steps(history: History) -> list[int]:
@@ -102,14 +108,14 @@ def scrub(steps: list[int]) -> int:
     return now
 
 
-def body(run_id: str, config: RunConfig) -> None:
+def body(run_id: str, recipe: Recipe) -> None:
     """Reads the run itself: what is handed to a fragment stays in memory as long as its page is open."""
 
     def drawn() -> None:
         if run := manager.get(run_id):
             picture(run)
 
-    heavily(drawn, [config])
+    heavily(drawn, [recipe])
 
 
 def picture(run: Run) -> None:
@@ -146,7 +152,7 @@ def sampled_at(sample: AnatomySample, column: int, history: History) -> str:
 
 
 def profile(run: Run, history: History, column: int) -> None:
-    prediction = predict(run.recipe) if column == 0 else None
+    prediction = predict(run.recipe) if column == 0 and isinstance(run.recipe, RunConfig) else None
     predicted = prediction is not None and bool(np.isfinite(prediction.weight_grad_rms).any())
     figure = charts_anatomy.profile_figure(history, column, run.recipe.layout.names, prediction if predicted else None)
     figure_panel(figure, "profile", _("Gradient sizes over depth"), run.id)
@@ -329,12 +335,20 @@ def three_digits(value: float) -> str:
     return _("not defined") if np.isnan(value) else number(value, 3)
 
 
-controls.open_session(lambda run_id: run.recipe if (run := manager.get(run_id)) else None)
+def config_of(run_id: str) -> RunConfig | None:
+    run = manager.get(run_id)
+    return run.recipe if run and isinstance(run.recipe, RunConfig) else None
+
+
+controls.open_session(config_of)
 st.title(_("Anatomy of a run"), anchor=False)
 run = chosen_run()
 if run is not None:
     query = st.query_params.get("view", "")
     st.session_state.setdefault(VIEW, query if query in VIEWS else "layers")
-    st.segmented_control(_("View"), list(VIEWS), key=VIEW, format_func=VIEWS.get, label_visibility="collapsed", required=True)
+    views = list(VIEWS) if isinstance(run.recipe, RunConfig) else list(OF_ANY_NET)
+    if st.session_state[VIEW] not in views:
+        st.session_state[VIEW] = "layers"
+    st.segmented_control(_("View"), views, key=VIEW, format_func=VIEWS.get, label_visibility="collapsed", required=True)
     st.fragment(body, run_every=FRAME if st.session_state.get(PLAYING) else None)(run.id, run.recipe)
     st.query_params.from_dict({"run": run.id})

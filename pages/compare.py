@@ -1,5 +1,6 @@
 """Compare: two to eight runs on common axes."""
 
+import math
 from dataclasses import replace
 
 import pandas as pd
@@ -14,8 +15,8 @@ from gradviz.charts.runs import (
     profile_figure,
     quantity_name,
 )
-from gradviz.lenet.config import FIELDS, ConfigError
-from gradviz.lenet.diagnosis import diagnose
+from gradviz.lenet.config import FIELDS, ConfigError, RunConfig
+from gradviz.lenet.diagnosis import CHANCE, diagnose
 from gradviz.lenet.naming import setting_text
 from gradviz.record.arithmetic import arithmetic_text
 from gradviz.record.quantities import QUANTITIES
@@ -50,7 +51,7 @@ def choose(ids) -> None:
 @said_if_refused
 def start_changed(run_id: str, change: str) -> None:
     base = manager.get(run_id)
-    if base is None:
+    if base is None or not isinstance(base.recipe, RunConfig):
         classroom.say(_("This run is no longer here."))
         return
     try:
@@ -62,19 +63,35 @@ def start_changed(run_id: str, change: str) -> None:
 
 def names_of(runs) -> dict:
     """A name for each run, or summary of one, that says what tells it from the others."""
-    varied = [name for name in FIELDS if len({getattr(run.recipe, name) for run in runs}) > 1]
+    varied = varied_fields([run.recipe for run in runs])
     return {
         f"{number} · " + (" · ".join(setting_text(name, getattr(run.recipe, name)) for name in varied) or run.recipe.title): run
         for number, run in enumerate(runs, 1)
     }
 
 
+def all_lenets(recipes) -> bool:
+    """Whether they can be told apart by their settings, and judged by what is known of such nets."""
+    return all(isinstance(recipe, RunConfig) for recipe in recipes)
+
+
+def varied_fields(recipes) -> list:
+    """Names of the settings in which they differ; none where one of them has no such settings."""
+    return [name for name in FIELDS if len({getattr(recipe, name) for recipe in recipes}) > 1] if all_lenets(recipes) else []
+
+
+def label(summary) -> str:
+    seed = f" · {_('seed')} {summary.recipe.seed}" if isinstance(summary.recipe, RunConfig) else ""
+    return f"{summary.recipe.title}{seed} · {summary.id[:4]}"
+
+
 def settings_table(runs: dict) -> None:
-    varied = [name for name in FIELDS if len({getattr(run.recipe, name) for run in runs.values()}) > 1]
-    rows = []
+    recipes = [run.recipe for run in runs.values()]
+    varied, rows = varied_fields(recipes), []
     for name, run in runs.items():
         history = run.history.snapshot()
         row = {_("run"): name.split(" · ")[0]}
+        row |= {} if all_lenets(recipes) else {_("net"): run.recipe.title}
         row |= {_(FIELDS[field].spec.label): str(getattr(run.recipe, field)) for field in varied}
         row |= {
             _("status"): _(str(run.status)), _("steps"): history.steps,
@@ -83,13 +100,13 @@ def settings_table(runs: dict) -> None:
             _("gradients"): _(str(diagnose(run).verdict)),
         }
         rows.append(row)
-    config = next(iter(runs.values())).recipe
-    same = [
-        setting_text(name, getattr(config, name)) for name, field in FIELDS.items()
-        if name not in varied and (name in ALWAYS_SAID or getattr(config, name) != field.default)
-    ]  # fmt: skip
     st.table(pd.DataFrame(rows).set_index(_("run")))
-    st.caption(_("In common: {settings}.").format(settings=" · ".join(same)))
+    if all_lenets(recipes):
+        same = [
+            setting_text(name, getattr(recipes[0], name)) for name, field in FIELDS.items()
+            if name not in varied and (name in ALWAYS_SAID or getattr(recipes[0], name) != field.default)
+        ]  # fmt: skip
+        st.caption(_("In common: {settings}.").format(settings=" · ".join(same)))
     computed = {name.split(" · ")[0]: run.arithmetic for name, run in runs.items() if run.history.steps}
     if len(set(computed.values())) > 1:
         said = _("Not computed alike, so these runs may differ, a little at first, by more than their settings: {runs}.").format(
@@ -101,13 +118,16 @@ def settings_table(runs: dict) -> None:
 def pictures(runs: dict) -> None:
     ids = " ".join(run.id for run in runs.values())
     left, right = st.columns(2)
+    guess = all_lenets(run.recipe for run in runs.values())
     with left:
-        loss = loss_figure(runs)
+        loss = loss_figure(runs, CHANCE if guess else None)
         figure_panel(loss, "loss", _("Training loss over steps"), f"{ids} {loss.layout.yaxis.type}")
-        st.caption(_(HOW_TO_READ["loss"]))
+        if guess:
+            st.caption(_(HOW_TO_READ["loss"]))
     with right:
-        figure_panel(accuracy_figure(runs), "accuracy", _("Test accuracy over steps"), ids)
-        st.caption(_(HOW_TO_READ["accuracy"]))
+        figure_panel(accuracy_figure(runs, math.exp(-CHANCE) if guess else None), "accuracy", _("Test accuracy over steps"), ids)
+        if guess:
+            st.caption(_(HOW_TO_READ["accuracy"]))
 
     first, second, third = st.columns(3)
     quantity = first.selectbox(_("Quantity"), list(QUANTITIES), key="compare_quantity", format_func=quantity_name)
@@ -146,7 +166,7 @@ st.session_state[CHOSEN] = [run_id for run_id in st.session_state[CHOSEN] if run
 st.title(_("Compare runs"), anchor=False)
 st.multiselect(
     _("Runs, two to eight"), list(summaries), key=CHOSEN, max_selections=MOST,
-    format_func=lambda run_id: f"{summaries[run_id].recipe.title} · {_('seed')} {summaries[run_id].recipe.seed} · {run_id[:4]}",
+    format_func=lambda run_id: label(summaries[run_id]),
 )
 chosen = [summaries[run_id] for run_id in st.session_state[CHOSEN] if run_id in summaries]
 st.session_state[KEPT] = [summary.id for summary in chosen]
@@ -160,12 +180,13 @@ elif len(chosen) < 2:
     st.info(_("Choose two runs or more, or make a second one with a click below."), icon=":material/info:")
 if chosen:
     named = names_of(chosen)
-    configs = [summary.recipe for summary in chosen]
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        base = st.selectbox(_("A new run: the same as this one, but …"), list(named), key="compare_base", width=320)
-        for change in CHANGES:
-            st.button(_(change), key=f"change {change}", on_click=start_changed, args=(named[base].id, change),
-                      disabled=classroom.locked())  # fmt: skip
+    recipes = [summary.recipe for summary in chosen]
+    if bases := [name for name, summary in named.items() if isinstance(summary.recipe, RunConfig)]:
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            base = st.selectbox(_("A new run: the same as this one, but …"), bases, key="compare_base", width=320)
+            for change in CHANGES:
+                st.button(_(change), key=f"change {change}", on_click=start_changed, args=(named[base].id, change),
+                          disabled=classroom.locked())  # fmt: skip
     if refusal := st.session_state.pop("compare_refusal", ""):
         st.error(as_text(refusal))
 
@@ -180,7 +201,7 @@ if chosen:
         if given:
             pictures(given.pop())
         else:
-            heavily(lambda: pictures(read()), configs)
+            heavily(lambda: pictures(read()), recipes)
 
     def all_of_it() -> None:
         runs = read()
@@ -190,4 +211,4 @@ if chosen:
             given.append(runs)
             drawn()
 
-    heavily(all_of_it, configs)
+    heavily(all_of_it, recipes)

@@ -84,17 +84,17 @@ def band_figure(
     figure.add_scatter(x=1 + start, y=middle, mode="lines", line={"color": BLUE, "width": 2}, name=_("median"),
                        text=_labels(start, names), hovertemplate=hover)  # fmt: skip
     if logarithmic:
-        low, high = limits
+        bottom, top = limits
         share = np.maximum.reduceat(counts[:, anatomy.ZERO] / np.maximum(1, counts.sum(1)), start)
         zeros = np.flatnonzero(share > 0)
         if len(zeros):
             figure.add_scatter(
-                x=1 + start[zeros], y=np.full(len(zeros), low - 1.2), mode="markers", name=_("exact zeros (size: share)"),
+                x=1 + start[zeros], y=np.full(len(zeros), bottom - 1.2), mode="markers", name=_("exact zeros (size: share)"),
                 marker={"symbol": "triangle-down", "color": PURPLE, "size": 4 + 8 * share[zeros]},
                 text=_labels(start[zeros], names), customdata=100 * share[zeros],
                 hovertemplate="%{text}<br>" + _("{share} % zeros").format(share="%{customdata:.3g}") + "<extra></extra>",
             )  # fmt: skip
-        _log_axis(figure.layout.yaxis, low, high)
+        _log_axis(figure.layout.yaxis, bottom, top)
     else:
         for label, place, symbol in ((_("smallest"), 0, "triangle-up-open"), (_("largest"), -1, "triangle-down-open")):
             pool = np.fmin if place == 0 else np.fmax
@@ -124,7 +124,7 @@ def wake_figure(steps: np.ndarray, names: Sequence[str], last: int) -> go.Figure
     awake = np.flatnonzero(steps >= 0)
     figure.add_scatter(
         x=1 + awake, y=steps[awake], mode="lines+markers" if len(awake) < MAX_ROWS else "lines", showlegend=False,
-        line={"color": BLUE, "width": 1}, marker={"size": 6}, text=[names[layer] for layer in awake],
+        line={"color": BLUE, "width": 1}, marker={"size": 6}, text=[names[layer] for layer in awake.tolist()],
         hovertemplate="%{text}<br>" + _("step %{y}") + "<extra></extra>",
     )  # fmt: skip
     figure.update_yaxes(range=[-0.03 * last - 0.5, 1.03 * last + 0.5])
@@ -462,7 +462,7 @@ def _labels(start: np.ndarray, names: Sequence[str]) -> list[str]:
 
 
 def _middle(start: np.ndarray, count: int) -> np.ndarray:
-    return (start + np.append(start[1:], count) - 1) / 2
+    return np.asarray((start + np.append(start[1:], count) - 1) / 2)
 
 
 def _log10(values: np.ndarray) -> np.ndarray:

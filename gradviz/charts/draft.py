@@ -6,6 +6,7 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -34,8 +35,8 @@ class Draft:
     length, which took half of the time to open a page with many runs."""
 
     def __init__(self, x: str, y: str):
-        self.traces: list[dict] = []
-        self.layout = {
+        self.traces: list[dict[str, Any]] = []
+        self.layout: dict[str, Any] = {
             "xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}, "height": 340,
             "margin": {"l": 60, "r": 10, "t": 20, "b": 50}, "hovermode": "closest",
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
@@ -44,7 +45,7 @@ class Draft:
     def scatter(self, **trace: object) -> None:
         self.traces.append({"type": "scatter", **trace})
 
-    def raster(self, codes: np.ndarray, palette: Sequence[tuple[int, ...]], **trace: object) -> None:
+    def raster(self, codes: np.ndarray, palette: Sequence[tuple[int, ...]], **trace: Any) -> None:
         """Codes (rows, columns) as one picture with a pixel each: drawn in a fraction of the time of a heatmap trace."""
         if not codes.size:
             return

@@ -8,6 +8,8 @@ import plotly.graph_objects as go
 
 from gradviz.charts.runs import loss_figure, profile_figure, ratio_to_start_figure, wake_figure
 from gradviz.charts.sweeps import border_figure
+from gradviz.lenet.config import RunConfig
+from gradviz.lenet.diagnosis import CHANCE
 from gradviz.lenet.lessons.catalogue import ARTICLE_BORDERS
 from gradviz.lenet.lessons.lesson import Lesson
 from gradviz.lenet.naming import net_name
@@ -17,7 +19,7 @@ from gradviz.lenet.theory.predict import predict
 from gradviz.record.run import Run
 
 
-def lesson_figures(lesson: Lesson, runs: Sequence[Run]) -> dict[str, go.Figure]:
+def lesson_figures(lesson: Lesson, runs: Sequence[Run[RunConfig]]) -> dict[str, go.Figure]:
     """Its pictures by kind, of the runs that are there: border, profile, wake, weights, loss."""
     named = {net_name(run.recipe): run for run in runs if run.history.steps}
     if not named:
@@ -34,6 +36,6 @@ def lesson_figures(lesson: Lesson, runs: Sequence[Run]) -> dict[str, go.Figure]:
         ),
         "wake": lambda: wake_figure(one_each),
         "weights": lambda: ratio_to_start_figure(runs[0], "weight_rms"),
-        "loss": lambda: loss_figure({name: run for name, run in named.items() if run.history.steps > 1}),
+        "loss": lambda: loss_figure({name: run for name, run in named.items() if run.history.steps > 1}, CHANCE),
     }
     return {kind: makers[kind]() for kind in lesson.look_at}

@@ -28,7 +28,7 @@ def depth_figure(runs: Iterable[LongRun]) -> go.Figure:
     """Plain nets: a row per activation, optimiser and rate, a point per run at its number of blocks."""
     rows = [(activation, *rate) for activation in DEPTHS for rate in RATES]
     figure = Draft(_("blocks"), "")
-    seen: dict[tuple, int] = {}
+    seen: dict[tuple[int, int], int] = {}
     for run in sorted(filter(lambda run: is_plain(run.recipe), runs), key=lambda run: run.recipe.seed):
         config = run.recipe
         row = rows.index((config.activation, config.optimizer, config.lr))

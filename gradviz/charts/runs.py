@@ -23,11 +23,12 @@ from gradviz.charts.draft import (
     line,
     line_styles,
 )
-from gradviz.lenet.diagnosis import CHANCE
 from gradviz.record import raster
 from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
+from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run
+from gradviz.record.sample import even_choice
 from gradviz.words import gettext as _
 
 DIFFERENCE = 6.0  # decades to either side in a picture of differences
@@ -38,40 +39,46 @@ def quantity_name(quantity: str) -> str:
     return _(QUANTITIES[quantity].label)
 
 
-def loss_figure(runs: Mapping[str, Run]) -> go.Figure:
-    """Training loss over steps. Logarithmic when one of them passes ten times chance, for 10^12 must not flatten the rest."""
+def loss_figure(runs: Mapping[str, Run[Recipe]], chance: float | None = None) -> go.Figure:
+    """Training loss over steps. Logarithmic when one of them passes ten times chance, for 10^12 must not flatten the rest.
+
+    `chance`: loss of a guess, drawn as a line; where it is not known, the largest loss at step 0 stands for it.
+    """
     figure = Draft(_("step"), _("training loss (nats)"))
-    worst, longest = 0.0, 1
+    worst, first, longest = 0.0, 0.0, 1
     for (name, run), style in zip(runs.items(), line_styles(), strict=False):
         history = run.history.snapshot()
         steps, loss = _thinned(history.loss)
         finite = np.isfinite(loss)
         worst = max(worst, float(np.max(loss[finite], initial=0)))
+        first = max(first, float(np.max(loss[:1][finite[:1]], initial=0)))
         longest = max(longest, history.steps)
         line(figure, steps, np.where(finite, loss, np.nan), name, style)
         if len(loss) and not finite.all():
             figure.scatter(
-                x=steps[~finite], y=np.full((~finite).sum(), loss[finite][-1] if finite.any() else CHANCE), mode="markers",
+                x=steps[~finite], y=np.full((~finite).sum(), loss[finite][-1] if finite.any() else chance or 1.0), mode="markers",
                 marker={"symbol": "x", "color": BROKEN_COLOUR, "size": 10}, showlegend=False,
                 hovertemplate=_("loss not finite at step %{x}") + f"<extra>{name}</extra>",
             )  # fmt: skip
-    level(figure, CHANCE, longest, _("chance"))
-    if worst > 10 * CHANCE:
+    if chance is not None:
+        level(figure, chance, longest, _("chance"))
+    if worst > 10 * (first if chance is None else chance):
         figure.layout["yaxis"].update(type="log", exponentformat="power", dtick=max(1, math.ceil(math.log10(worst) / 6)))
     else:
         figure.layout["yaxis"].update(rangemode="tozero")
     return figure.done()
 
 
-def accuracy_figure(runs: Mapping[str, Run]) -> go.Figure:
-    """Accuracy on the test subset, in per cent."""
+def accuracy_figure(runs: Mapping[str, Run[Recipe]], chance: float | None = None) -> go.Figure:
+    """Accuracy on the test subset, in per cent. `chance`: the share that a guess gets right, drawn as a line."""
     figure = Draft(_("step"), _("test accuracy (%)"))
     longest = 1
     for (name, run), style in zip(runs.items(), line_styles(), strict=False):
         tests = np.array(run.history.snapshot().tests, float).reshape(-1, 2)
         longest = max(longest, int(np.max(tests[:, 0], initial=0)))
         line(figure, tests[:, 0], 100 * tests[:, 1], name, style, mode="lines+markers")
-    level(figure, 10, longest, _("chance"))
+    if chance is not None:
+        level(figure, 100 * chance, longest, _("chance"))
     figure.layout["yaxis"].update(range=[0, 101])
     return figure.done()
 
@@ -111,7 +118,7 @@ def profile_figure(
     return figure.done()
 
 
-def wake_figure(runs: Mapping[str, Run], quantity: str = "weight_grad_rms") -> go.Figure:
+def wake_figure(runs: Mapping[str, Run[Recipe]], quantity: str = "weight_grad_rms") -> go.Figure:
     """The first block convolution over steps: does it recover?"""
     figure = Draft(_("step"), _("{quantity} of the first block, log10").format(quantity=quantity_name(quantity)))
     for (name, run), style in zip(runs.items(), line_styles(), strict=False):
@@ -123,7 +130,7 @@ def wake_figure(runs: Mapping[str, Run], quantity: str = "weight_grad_rms") -> g
     return figure.done()
 
 
-def ratio_to_start_figure(run: Run, quantity: str) -> go.Figure:
+def ratio_to_start_figure(run: Run[Recipe], quantity: str) -> go.Figure:
     """The last column over step 0, per layer."""
     history = run.history.snapshot()
     values = history.quantity(quantity).astype(float)
@@ -142,7 +149,7 @@ def ratio_to_start_figure(run: Run, quantity: str) -> go.Figure:
 # Heatmaps
 
 
-def heatmaps_figure(runs: Mapping[str, Run], quantity: str, limits: tuple[float, float]) -> go.Figure:
+def heatmaps_figure(runs: Mapping[str, Run[Recipe]], quantity: str, limits: tuple[float, float]) -> go.Figure:
     """Layers × steps of every run, one colour range and one step axis for all. `limits`: places of the quantity's scale."""
     columns = 1 if len(runs) == 1 else 2
     rows = math.ceil(len(runs) / columns)
@@ -182,7 +189,7 @@ def heatmaps_figure(runs: Mapping[str, Run], quantity: str, limits: tuple[float,
     return figure.done()
 
 
-def difference_figure(first: Run, second: Run, quantity: str) -> go.Figure:
+def difference_figure(first: Run[Recipe], second: Run[Recipe], quantity: str) -> go.Figure:
     """log10 of the first over the second, where both have a layer of that name and a step. White is no difference."""
     scale = QUANTITIES[quantity]
     one, two = first.history.snapshot(), second.history.snapshot()
@@ -208,7 +215,7 @@ def difference_figure(first: Run, second: Run, quantity: str) -> go.Figure:
     )  # fmt: skip
     figure.colour_bar(_(scale.unit) if scale.linear else _("decades"), (-span, span), BLUE_TO_RED)
     labels = [f"{place + 1} · {name}" for place, name in enumerate(names)]
-    shown = np.unique(np.linspace(0, len(names) - 1, min(len(names), 12)).astype(int)) if names else []
+    shown = even_choice(len(names), 12)
     figure.layout["xaxis"] |= {"showgrid": False, "constrain": "range", "range": [-0.5, min(_frame(first), _frame(second)) - 0.5]}
     figure.layout["yaxis"] |= {
         "range": [len(names) + 0.5, 0.5], "tickvals": [int(i) + 1 for i in shown], "ticktext": [labels[i] for i in shown],
@@ -218,10 +225,13 @@ def difference_figure(first: Run, second: Run, quantity: str) -> go.Figure:
     return figure.done()
 
 
-def _frame(run: Run) -> int:
+def _frame(run: Run[Recipe]) -> int:
     """Steps that the axis shows: of a live run a doubling number, so that it rarely moves under the reader's zoom."""
     steps = max(1, run.history.steps)
-    return min(run.recipe.steps, max(32, 2 ** math.ceil(math.log2(steps)))) if run.status.live else steps
+    if not run.status.live:
+        return steps
+    frame = max(32, 1 << math.ceil(math.log2(steps)))
+    return frame if run.recipe.steps is None else min(run.recipe.steps, frame)
 
 
 def _columns(history: History, quantity: str, most: int) -> tuple[int, np.ndarray]:

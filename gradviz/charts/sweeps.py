@@ -36,7 +36,7 @@ def border_figure(sweep: Sweep, results: Mapping[RunConfig, Result], claims: Map
     values = sorted({_axis_value(config, axis) for config in sweep.configs})
     logarithmic = axis != "blocks" or (min(values) > 0 and max(values) / min(values) > 20)
     for row, remedy in enumerate(remedies):
-        points = {value: [] for value in values}
+        points: dict[float, list[tuple[RunConfig, str, Result | None]]] = {value: [] for value in values}
         for config in sweep.configs:
             if sweep.remedy(config) == remedy:
                 found = results.get(config)

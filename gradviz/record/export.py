@@ -15,12 +15,13 @@ import pyarrow.parquet
 
 from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
+from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run
 
 _ROWS = 10_000  # of one part: some 1.3 MB as CSV
 
 
-def layer_table(run: Run) -> pd.DataFrame:
+def layer_table(run: Run[Recipe]) -> pd.DataFrame:
     """One row per kept column and layer, layers in forward order.
 
     `step` is the column's first step and `steps` how many it covers: each quantity is the maximum over them. `loss`
@@ -30,7 +31,7 @@ def layer_table(run: Run) -> pd.DataFrame:
     return _layers(history, run, 0, len(history.columns))
 
 
-def step_table(run: Run) -> pd.DataFrame:
+def step_table(run: Run[Recipe]) -> pd.DataFrame:
     """One row per step: loss (nats), accuracy of the batch, seconds since the start, test accuracy (nan: not taken).
 
     And `computed_with`, as in `layer_table`.
@@ -39,14 +40,14 @@ def step_table(run: Run) -> pd.DataFrame:
     return _steps(history, run, 0, history.steps)
 
 
-def layer_parts(run: Run) -> Iterator[pd.DataFrame]:
+def layer_parts(run: Run[Recipe]) -> Iterator[pd.DataFrame]:
     """`layer_table` in pieces, at least one."""
     history = run.history.snapshot()
     for first, end in _pieces(len(history.columns), max(1, _ROWS // len(run.recipe.layout))):
         yield _layers(history, run, first, end)
 
 
-def step_parts(run: Run) -> Iterator[pd.DataFrame]:
+def step_parts(run: Run[Recipe]) -> Iterator[pd.DataFrame]:
     """`step_table` in pieces, at least one."""
     history = run.history.snapshot()
     for first, end in _pieces(history.steps, _ROWS):
@@ -85,7 +86,7 @@ def parquet_parts(tables: Iterable[pd.DataFrame]) -> Iterator[bytes]:
     yield sink.take()
 
 
-FILES: dict[str, tuple[Callable[[Run], Iterator[bytes]], str]] = {  # name -> (how it is made, media type)
+FILES: dict[str, tuple[Callable[[Run[Recipe]], Iterator[bytes]], str]] = {  # name -> (how it is made, media type)
     "layers.csv": (lambda run: csv_parts(layer_parts(run)), "text/csv"),
     "layers.parquet": (lambda run: parquet_parts(layer_parts(run)), "application/vnd.apache.parquet"),
     "steps.csv": (lambda run: csv_parts(step_parts(run)), "text/csv"),
@@ -118,7 +119,7 @@ class Sink:
         return data
 
 
-def _layers(history: History, run: Run, first: int, end: int) -> pd.DataFrame:
+def _layers(history: History, run: Run[Recipe], first: int, end: int) -> pd.DataFrame:
     names = run.recipe.layout.names
     columns = history.columns[first:end]
     steps = np.arange(first, first + len(columns)) * history.stride
@@ -137,11 +138,11 @@ def _layers(history: History, run: Run, first: int, end: int) -> pd.DataFrame:
     return table.assign(computed_with=_computed_with(run, len(table)))
 
 
-def _computed_with(run: Run, rows: int) -> np.ndarray:
+def _computed_with(run: Run[Recipe], rows: int) -> np.ndarray:
     return np.full(rows, run.arithmetic.code if run.arithmetic else "unknown", dtype=object)
 
 
-def _steps(history: History, run: Run, first: int, end: int) -> pd.DataFrame:
+def _steps(history: History, run: Run[Recipe], first: int, end: int) -> pd.DataFrame:
     steps, some = np.arange(first, end), slice(first, end)
     scalars = {"step": steps, "loss": history.loss[some], "accuracy": history.accuracy[some], "seconds": history.seconds[some]}
     tests = pd.Series(dict(history.tests), dtype=float)
@@ -161,4 +162,4 @@ def _arrow(table: pd.DataFrame) -> pyarrow.Table:
         values = table[name].to_numpy()
         return pyarrow.array(values, pyarrow.string() if values.dtype == object else None)
 
-    return pyarrow.table({name: column(name) for name in table})
+    return pyarrow.table({str(name): column(str(name)) for name in table})

@@ -28,7 +28,7 @@ class Quantity:
         if self.linear:
             return values
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.log10(values)
+            return np.asarray(np.log10(values))
 
     def tick(self, place: float, power: str = "10<sup>{}</sup>") -> str:
         """A place of its scale as the number that stands there; `power`: how a power of ten is written."""

@@ -21,7 +21,7 @@ WAKE_STAY = 20  # steps in a row; a single loud batch lasts one
 
 def quantity_at(run: Run[Recipe], quantity: str, last: bool = False) -> np.ndarray:
     """float64 (layers,) at step 0, or in the last column."""
-    return run.history.snapshot().quantity(quantity)[-1 if last else 0].astype(float)
+    return np.asarray(run.history.snapshot().quantity(quantity)[-1 if last else 0], float)
 
 
 def judged(run: Run[Recipe], quantity: str, last: bool = False) -> np.ndarray:

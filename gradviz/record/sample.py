@@ -85,17 +85,17 @@ class AnatomySample:
     paths: np.ndarray  # float64 (len(PATHS), blocks): root mean square at each block's input; (3, 0) without shortcut
     pictures: dict[int, Picture] = field(default_factory=dict)  # by layer
 
-    def quantile(self, kind: str) -> np.ndarray | None:
-        """float32 (layers, len(PERCENTS)), or None if this kind was not measured."""
-        return self.quantiles[self.kinds.index(kind)] if kind in self.kinds else None
+    def quantile(self, kind: str) -> np.ndarray:
+        """float32 (layers, len(PERCENTS)). Raises ValueError if this kind was not measured."""
+        return np.asarray(self.quantiles[self.kinds.index(kind)])
 
-    def count(self, kind: str) -> np.ndarray | None:
-        """uint16 (layers, BINS)"""
-        return self.counts[self.kinds.index(kind)] if kind in self.kinds else None
+    def count(self, kind: str) -> np.ndarray:
+        """uint16 (layers, BINS). Raises ValueError if this kind was not measured."""
+        return np.asarray(self.counts[self.kinds.index(kind)])
 
     def number(self, name: str) -> np.ndarray:
         """float32 (layers,), one of LAYER_NUMBERS."""
-        return self.layers[list(LAYER_NUMBERS).index(name)]
+        return np.asarray(self.layers[list(LAYER_NUMBERS).index(name)])
 
     def packed(self) -> PackedSample:
         numbers = io.BytesIO()
@@ -109,7 +109,7 @@ class AnatomySample:
             for layer, picture in self.pictures.items():
                 parts[f"weight{layer}"], parts[f"gradient{layer}"] = picture.weight, picture.gradient
             scales = [[picture.weight_scale, picture.gradient_scale] for picture in self.pictures.values()]
-            np.savez(pictures, scales=np.array(scales), **parts)  # noise does not compress
+            np.savez(pictures, allow_pickle=False, scales=np.array(scales), **parts)  # noise does not compress
         return PackedSample(self.step, numbers.getvalue(), pictures.getvalue())
 
 

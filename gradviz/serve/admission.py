@@ -10,6 +10,7 @@ from pathlib import Path
 from gradviz.lenet.config import RunConfig
 from gradviz.record.history import max_columns
 from gradviz.record.quantities import QUANTITIES
+from gradviz.record.recipe import Recipe
 from gradviz.settings import Limits
 from gradviz.words import gettext as _
 
@@ -85,6 +86,8 @@ def memory_needed(config: RunConfig) -> float:
     return _FIXED + _PER_BLOCK * config.blocks + _PER_IMAGE * config.batch_size + _PER_MAP * maps + history_bytes(config)
 
 
-def history_bytes(config: RunConfig) -> float:
+def history_bytes(recipe: Recipe) -> float:
     """Of the records of one run in memory, at most."""
-    return 4.0 * min(max_columns(config.layers), config.steps) * len(QUANTITIES) * config.layers
+    layers = len(recipe.layout)
+    columns = max_columns(layers) if recipe.steps is None else min(max_columns(layers), recipe.steps)
+    return 4.0 * columns * len(QUANTITIES) * layers

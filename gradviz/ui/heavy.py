@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from gradviz.lenet.config import RunConfig
+from gradviz.record.recipe import Recipe
 from gradviz.serve.admission import Refused, history_bytes
 from gradviz.ui import classroom
 from gradviz.ui.server import server
@@ -18,10 +18,10 @@ from gradviz.words import gettext as _
 _DRAWING = 60e6  # bytes that pictures take beside the records
 
 
-def heavily(draw: Callable[[], None], configs: Iterable[RunConfig] = ()) -> None:
+def heavily(draw: Callable[[], None], recipes: Iterable[Recipe] = ()) -> None:
     """Draws once this person's turn has come; says the place in the line meanwhile, or why it is not drawn.
 
-    `configs`: of the runs that it reads.
+    `recipes`: of the runs that it reads.
     """
     note = st.empty()
     place_said = None
@@ -33,7 +33,7 @@ def heavily(draw: Callable[[], None], configs: Iterable[RunConfig] = ()) -> None
         place_said = place
 
     try:
-        need = _DRAWING + sum(map(history_bytes, configs))
+        need = _DRAWING + sum(map(history_bytes, recipes))
         with server().desk.place(classroom.client(), need, said, classroom.address()):
             if place_said is not None:
                 note.empty()

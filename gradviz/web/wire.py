@@ -18,6 +18,7 @@ from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.raster import MAX_ROWS, encode, means, pool
 from gradviz.record.reading import ratio
+from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run, Status
 
 
@@ -26,7 +27,7 @@ class WireError(ValueError):
 
 
 def delta(
-    run: Run,
+    run: Run[Recipe],
     since: int,
     stride: int,
     quantity: str,
@@ -40,9 +41,10 @@ def delta(
     """The columns that a client lacks which holds `since` steps in columns of `stride` steps (0, 0: it holds nothing).
 
     `place` in the queue and expected `wait` in seconds are said of a queued run.
-    Header: `first` is the first column sent and `columns` the number that exist, so columns − first are sent, each with
-    mean loss, mean training accuracy and `rows` codes. A column that was incomplete is sent again. Everything is sent
-    (first = 0, and the layers' names) if the stride has changed or the client is ahead of the run.
+    Header: `total` steps are asked for, null where nobody knows; `first` is the first column sent and `columns` the number
+    that exist, so columns − first are sent, each with mean loss, mean training accuracy and `rows` codes. A column that was
+    incomplete is sent again. Everything is sent (first = 0, and the layers' names) if the stride has changed or the client
+    is ahead of the run.
     Arrays: float32 loss, accuracy; float32 (rows,) of `quantity` in the newest column; int32 steps and float32 values of
     the `tests` test points from the first column on; uint8 (columns − first, rows).
     Raises WireError for a quantity or range that does not exist.
@@ -82,7 +84,7 @@ def delta(
     )
 
 
-def _state(run: Run, status: Status, history: History) -> dict[str, Any]:
+def _state(run: Run[Recipe], status: Status, history: History) -> dict[str, Any]:
     """What a header says of the run itself."""
     return {
         "id": run.id,
@@ -103,7 +105,7 @@ def _state(run: Run, status: Status, history: History) -> dict[str, Any]:
     }
 
 
-def profile(run: Run, step: int, **extra: Any) -> bytes:
+def profile(run: Run[Recipe], step: int, **extra: Any) -> bytes:
     """All quantities of all layers in the column that holds `step`, exactly: float32 (len(QUANTITIES), layers).
 
     Header: `from_step` and `to_step`, the steps of which the column is the maximum, and whatever `extra` says.
@@ -190,6 +192,7 @@ def _figures(history: History) -> dict[str, float | None]:
     }
 
 
-def _seconds_left(run: Run, history: History) -> float | None:
+def _seconds_left(run: Run[Recipe], history: History) -> float | None:
     pace = _figures(history)["ms_per_step"]
-    return None if pace is None else round((run.recipe.steps - history.steps) * pace / 1000, 1)
+    steps = run.recipe.steps
+    return None if pace is None or steps is None else round((steps - history.steps) * pace / 1000, 1)

@@ -16,6 +16,7 @@ from gradviz.charts.draft import BLUE_TO_RED, DIFFERENCES, MOST_POINTS, VIRIDIS,
 from gradviz.charts.lessons import lesson_figures
 from gradviz.charts.sweeps import border_figure, grid_figure, ratio_figure, theory_ratios
 from gradviz.lenet.config import RunConfig
+from gradviz.lenet.diagnosis import CHANCE
 from gradviz.lenet.lessons.catalogue import ARTICLE_BORDERS, LESSONS
 from gradviz.lenet.outcome import DIVERGED, STUCK, TRAINED, Result
 from gradviz.lenet.sweep import Sweep
@@ -135,12 +136,12 @@ def test_the_difference_compares_layers_of_the_same_name_in_nets_of_different_de
 
 
 def test_a_huge_loss_makes_the_axis_logarithmic_and_an_ordinary_one_does_not():
-    assert charts.loss_figure({"a": run_of([1] * 7)}).layout.yaxis.type is None
-    assert charts.loss_figure({"a": run_of([1] * 7, [1e12, 1e9])}).layout.yaxis.type == "log"
+    assert charts.loss_figure({"a": run_of([1] * 7)}, CHANCE).layout.yaxis.type is None
+    assert charts.loss_figure({"a": run_of([1] * 7, [1e12, 1e9])}, CHANCE).layout.yaxis.type == "log"
 
 
 def test_a_loss_that_is_no_longer_finite_gets_a_mark():
-    figure = charts.loss_figure({"a": run_of([1] * 7, [2.3, math.nan], Status.DIVERGED)})
+    figure = charts.loss_figure({"a": run_of([1] * 7, [2.3, math.nan], Status.DIVERGED)}, CHANCE)
     marks = [trace for trace in figure.data if trace.mode == "markers"]
     assert list(marks[0].x) == [1] and marks[0].marker.symbol == "x"
 

@@ -61,8 +61,15 @@ def renamed(store: RunStore) -> None:
     store.path.rename(store.folder / "old.sqlite")
 
 
+def removed(folder: Path) -> None:
+    """All of it at once: while its files go one by one, somebody may write a new one."""
+    gone = folder.with_name(f"{folder.name} gone")
+    folder.rename(gone)
+    shutil.rmtree(gone)
+
+
 def folder_removed(store: RunStore) -> None:
-    shutil.rmtree(store.folder)
+    removed(store.folder)
 
 
 def folder_renamed(store: RunStore) -> None:
@@ -359,7 +366,7 @@ def test_every_page_says_that_the_folder_is_gone_and_open_ones_are_told(page_ser
 
     told = Starlette(routes=classroom_routes(lambda: None, notice))
     assert json.loads(ask(told, "/api/classroom/notice").body)["kept"] == ""
-    shutil.rmtree(page_server.store.folder)
+    removed(page_server.store.folder)
     until(lambda: page_server.manager.warning, seconds=1)
     for page in ("lab", "anatomy", "compare", "sweep", "classroom", "lessons"):
         shell = in_shell(page)
@@ -381,7 +388,7 @@ def test_a_server_is_not_ready_while_what_it_writes_would_not_be_found(server) -
             return error.code, error.read().decode()
 
     assert ready()[0] == 200
-    shutil.rmtree(server.store)
+    removed(server.store)
     status, sentence = ready()
     assert status == 503 and "is gone" in sentence and "\n" not in sentence
     server.store.mkdir()

@@ -172,6 +172,7 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "measured-test": "Test accuracy {share:.0%} at step {step}.",
     "measured-update": "Update: a step changes the weights of {front} by {a:number} of their size, those of {back} by "
     "{b:number}.",
+    "measured-update-front": "Update: a step changes the weights of {front} by {a:number} of their size.",
     "measured-no-update": "Update: a step does not change a single float32 weight of {front}.",
     "measured-treatment": "Treatment: {treatment} turns the {a:number} of {front} into {b:number} before the step.",
     "measured-adam": "Adam: {g:number} against its eps of {eps:number1} leaves g/(g + eps) = {share:number} of a full step.",

@@ -54,7 +54,9 @@ def _loss(state: State, findings: Findings) -> Iterator[Message]:
 
 def _update(state: State, findings: Findings) -> Iterator[Message]:
     front, back = state.ends("update_ratio")
-    if front > 0:
+    if front > 0 and math.isnan(back) and state.finite:
+        yield state.say("measured-update-front", front=state.front_name, a=front)
+    elif front > 0:
         yield state.say("measured-update", front=state.front_name, back=state.back_name, a=front, b=back)
     elif not math.isnan(front):  # else no step has been taken yet
         yield state.say("measured-no-update", front=state.front_name)

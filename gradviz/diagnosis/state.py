@@ -88,7 +88,9 @@ class State:
         self.names, judged = run.recipe.layout.names, run.recipe.layout.judged
         self.steps = min((column + 1) * history.stride, history.steps)
         self.now = history.columns[column]  # float32 (quantities, layers)
-        rows = judged.start + np.flatnonzero(~(self.now[_GRADIENT, judged] < 0))
+        self.recent = _Medians(history.columns[max(0, column + 1 - RECENT_COLUMNS) : column + 1])
+        seen = ~np.isnan(self.recent["weight_grad_rms"]) | np.isnan(self.now[_GRADIENT])
+        rows = judged.start + np.flatnonzero(seen[judged])
         self.front, self.back = (int(rows[0]), int(rows[-1])) if len(rows) else run.recipe.layout.ends
         self.seen = len(rows) > 0  # any gradient at all
         self.front_name, self.back_name = self.names[self.front], self.names[self.back]
@@ -99,7 +101,6 @@ class State:
         self.start_loss = float(history.loss[0])
         self.latest_loss = float(history.loss[self.steps - 1])
         self.finite = (math.isfinite(self.latest_loss) or not self.told) and bool(np.isfinite(self.now[JUDGED]).all())
-        self.recent = _Medians(history.columns[max(0, column + 1 - RECENT_COLUMNS) : column + 1])
         self.start = {name: measured(history.columns[0, row]) for row, name in enumerate(QUANTITIES)}
 
     def say(self, code: str, /, **arguments: Any) -> Message:

@@ -67,6 +67,7 @@ STORIES = {
     "no loss": (recorded(loss=math.nan), Verdict.HEALTHY),
     "a loss of another kind": (recorded(300, loss=list(np.linspace(-50, -60, 300))), Verdict.HEALTHY),
     "nothing measured": (recorded(weight_grad_rms=UNMEASURED), Verdict.WAITING),
+    "an update is not measured": (recorded(update_ratio=[0.1, 0.1, UNMEASURED]), Verdict.HEALTHY),
     "the signal is not measured": (recorded(signal_rms=UNMEASURED, update_ratio=UNMEASURED), Verdict.HEALTHY),
 }
 
@@ -109,6 +110,11 @@ def test_a_frozen_layer_is_left_out_and_the_next_one_is_judged():
     assert diagnosis.verdict is Verdict.VANISHING
     assert str(diagnosis.sentence).startswith("Vanishing: the gradient of Wäscheleine is 1.0·10⁻⁶ of head..out's")
     assert not any("encoder" in str(message) for message in messages(diagnosis))
+
+    gradients = np.full((8, 3), 0.02)
+    gradients[:6, 0] = UNMEASURED  # thawed two columns ago: not yet most of those that are judged
+    thawed = diagnose(recorded(weight_grad_rms=gradients))
+    assert str(thawed.sentence).startswith("Healthy so far: Wäscheleine gets a gradient of 0.020, head..out 0.020")
 
 
 def test_a_loss_that_nobody_tells_is_no_divergence_and_one_that_breaks_off_is():

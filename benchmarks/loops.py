@@ -25,7 +25,7 @@ import torch.nn.functional as F
 
 from benchmarks.common import data_folder, load_data, relu_shortcut
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.data import PIXELS, Dataset, _torchvision_datasets
+from gradviz.lenet.data import PIXELS, Dataset, torchvision_datasets
 from gradviz.lenet.net import DeepLeNet, initialise
 
 ARMS = ("bare", "dataloader", "tensorboard", "wandb", "wandb-all")
@@ -60,7 +60,7 @@ def in_memory(config: RunConfig, data: Dataset, tuned: bool = False, record: Cal
 
 
 def dataloader(config: RunConfig) -> Iterator[None]:
-    datasets = _torchvision_datasets()
+    datasets = torchvision_datasets()
     from torchvision import transforms
 
     mean, std = PIXELS["mnist"]

@@ -26,6 +26,7 @@ from gradviz.lenet.lessons.lesson import BATCH, DEEP_STEPS, STEPS
 from gradviz.lenet.long_runs import KEPT, Keep, KeepError, train_all
 from gradviz.lenet.naming import remedy_name
 from gradviz.lenet.outcome import FAILED, TRAINED, UNFINISHED, result, trained_already
+from gradviz.lenet.sweep import SLOW, estimate
 from gradviz.messages import N_, say
 from gradviz.record import arithmetic
 from gradviz.record.history import History, max_columns
@@ -41,7 +42,6 @@ from gradviz.words import gettext as _
 EARLY = say("stopped-early")
 QUICK_MINUTES = 15
 _OTHERS = N_("{n} kept runs were computed with other arithmetic, or with one not noted: their outcomes count, not their digits.")
-_COST = 1e-4  # seconds per image and block on one processor core (docs/performance.md)
 
 _PLAIN = RunConfig(batch_size=BATCH, steps=STEPS)
 _CURED = replace(_PLAIN, steps=DEEP_STEPS)
@@ -92,7 +92,7 @@ class Bench:
                 if arithmetic.differences(kept.arithmetic, self._made_with):
                     self.others.add(kept.id)
                 return kept
-        expected = 0.0 if self._device.type == "cuda" else _COST * config.blocks * config.batch_size * config.steps
+        expected = 0.0 if self._device.type == "cuda" else estimate([config], SLOW)
         if self._end is not None and time.monotonic() + expected > self._end:
             raise TimeUp
         run = Run(config, History(config.layers, max_columns(config.layers)), Status.RUNNING, self.device)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 
@@ -25,18 +26,20 @@ SHALLOWEST, DEEPEST = 1, 20  # how far a border is followed that lies outside of
 SEEDS = (0, 1)  # the second one only near a border
 
 
-def net(activation: str, blocks: int, **more: object) -> RunConfig:
+def net(activation: str, blocks: int, **more: Any) -> RunConfig:
     return RunConfig(**{"activation": activation, "blocks": blocks, "batch_size": BATCH, "steps": STEPS, **more})
 
 
 NINE_RELU = net("relu", 9, lr=3e-4)
 SHORTCUT = tuple(net(activation, blocks, shortcut=True) for blocks in (40, 100, 200) for activation in ("relu", "sigmoid"))
 BATCH_NORM = tuple(net("relu", blocks, batch_norm=True) for blocks in (20, 40, 60, 80))
-_LOUD = {"init_range": 0.3, "optimizer": "sgd", "lr": 0.01}  # explodes, and SGD does not hide it
-_CLIPS = ({}, {"treatment": "clip-norm", "threshold": 1.0}, {"treatment": "clip-value", "threshold": 0.01})
+_LOUD: dict[str, Any] = {"init_range": 0.3, "optimizer": "sgd", "lr": 0.01}  # explodes, and SGD does not hide it
+_CLIPS: tuple[dict[str, Any], ...] = (
+    {}, {"treatment": "clip-norm", "threshold": 1.0}, {"treatment": "clip-value", "threshold": 0.01},
+)  # fmt: skip
 EXPLODING = tuple(net("relu", 4, **_LOUD, **clip) for clip in _CLIPS)
 VANISHING = tuple(net("sigmoid", 7, **clip) for clip in _CLIPS)
-_FLOOR = {"treatment": "floor", "threshold": 1e-10}
+_FLOOR: dict[str, Any] = {"treatment": "floor", "threshold": 1e-10}
 # The floor where the gradient vanishes, and where the net learns without it.
 FLOORED = (net("sigmoid", 7, **_FLOOR), net("relu", 9, lr=3e-4, **_FLOOR), net("sigmoid", 2, **_FLOOR))
 WHOLE = (SHORTCUT[0],)  # experiment 9 looks at this net after 10 epochs
@@ -65,9 +68,7 @@ def follow_up(kept: Callable[[RunConfig], LongRun | None]) -> Iterator[RunConfig
     """What the kept runs ask for next: the border where the plan did not meet it, and a second seed on both its sides."""
     for activation in DEPTHS:
         for optimizer, lr in RATES:
-            def at(blocks: int, seed: int = 0, activation=activation, optimizer=optimizer, lr=lr) -> RunConfig:
-                return net(activation, blocks, optimizer=optimizer, lr=lr, seed=seed)
-
+            at = partial(net, activation, optimizer=optimizer, lr=lr)
             known = {blocks: run for blocks in range(SHALLOWEST, DEEPEST + 1) if (run := kept(at(blocks)))}
             if not known:
                 continue
@@ -203,12 +204,12 @@ def _border_text(found: list[RateBorder]) -> str:
 
 def _sigmoid_depth(e: LongEvidence) -> Finding | None:
     found = borders(e, "sigmoid")
-    seven = e.runs(net("sigmoid", 7))
-    if not found or not seven:
+    seven, usual = e.runs(net("sigmoid", 7)), border_at(e, "sigmoid", *RATES[0])
+    if not seven or usual is None:
         return None
     steps = {
-        blocks: min(run.learnt_at for run in e.runs(net("sigmoid", blocks)) if run.trains)
-        for blocks, learnt in border_at(e, "sigmoid", *RATES[0]).trains.items() if learnt
+        blocks: min(run.learnt_at for run in e.runs(net("sigmoid", blocks)) if run.learnt_at is not None)
+        for blocks, learnt in usual.trains.items() if learnt
     }  # fmt: skip
     gap = _gap(seven[0])
     return Finding(

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -249,7 +250,7 @@ def _digits() -> Dataset:
     return Dataset("digits", images[:DIGITS_TRAIN], labels[:DIGITS_TRAIN], images[DIGITS_TRAIN:], labels[DIGITS_TRAIN:])
 
 
-def _torchvision_datasets():
+def torchvision_datasets() -> ModuleType:
     """torchvision.datasets, also where torchvision was built for CUDA and torch was not.
 
     Such a torchvision cannot load its compiled operators, and its import then stops because Python code of its
@@ -279,7 +280,7 @@ def _main(name: str, folder: str, child: str = "") -> None:
     if child:
         threading.Thread(target=_end_with_server, args=(folder,), daemon=True).start()
     socket.setdefaulttimeout(10)
-    getattr(_torchvision_datasets(), TORCHVISION_CLASS[name])(root=folder, download=True)
+    getattr(torchvision_datasets(), TORCHVISION_CLASS[name])(root=folder, download=True)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@ import numpy as np
 
 from gradviz import messages
 from gradviz.diagnosis.state import LEFT_CHANCE
-from gradviz.lenet.config import FIELDS, ConfigError, RunConfig
+from gradviz.lenet.config import FIELDS, RunConfig
 from gradviz.lenet.diagnosis import CHANCE
-from gradviz.lenet.sweep import cost
+from gradviz.lenet.fields import ConfigError
+from gradviz.lenet.sweep import SLOW, cost
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
@@ -49,7 +50,6 @@ OUTCOMES: dict[str, str] = {
     DIVERGED: "the loss was no longer finite",
 }
 
-_SLOW = 1e-4  # seconds per unit of sweep.cost, one image and block, on a slow processor core
 _VERSION = 1  # of a kept line
 _POINTS = 100  # of a kept curve
 _PROFILES = ("weight_grad_rms", "signal_rms", "activation_rms", "weight_rms")  # kept of the first and the last step
@@ -220,8 +220,10 @@ class Judge:
         return float(np.mean(self._accuracies))
 
     def result(self, arithmetic: Arithmetic | None, test_accuracy: float | None) -> LongRun:
-        """What is kept of the run that ended with the last record."""
+        """What is kept of the run that ended with the last record. Raises ValueError before the first."""
         record = self._record
+        if record is None or self._start is None:
+            raise ValueError("no step was taken")
         if not self._curve or self._curve[-1][0] != record.step:
             self._note(record)
         at_the_end = AT_CHANCE if self.loss >= CHANCE - LEFT_CHANCE else UNDER_WAY if self.accuracy < LEARNT_AT else LEARNT
@@ -282,7 +284,17 @@ def _enough(kept: LongRun | None, whole: bool) -> bool:
 class _Crew:
     """The threads that take one config after the other."""
 
-    def __init__(self, waiting, keep, train, arithmetic, whole, say, until, clock):
+    def __init__(
+        self,
+        waiting: deque[RunConfig],
+        keep: Keep,
+        train: Train[RunConfig],
+        arithmetic: Arithmetic | None,
+        whole: Collection[RunConfig],
+        say: Callable[[str], None],
+        until: float,
+        clock: Callable[[], float],
+    ):
         self._waiting, self._all = waiting, len(waiting)
         self._keep, self._train, self._arithmetic = keep, train, arithmetic
         self._whole, self._say, self._until, self._clock = whole, say, until, clock
@@ -313,7 +325,7 @@ class _Crew:
             while self._waiting and not self.stopped.is_set():
                 config = self._waiting.popleft()
                 # Nothing measured yet: as slow as on a slow machine, so that what is surely too long is not begun.
-                pace = self._pace() or 1 / _SLOW
+                pace = self._pace() or 1 / SLOW
                 if self._clock() + cost(config) * config.steps / pace * max(1, len(self._under_way)) > self._until:
                     continue  # a smaller one may still fit
                 if self._clock() >= self._until:

@@ -44,7 +44,7 @@ class Result:
     seconds: float  # of training
 
 
-def result(run: Run) -> Result:
+def result(run: Run[RunConfig]) -> Result:
     """Judges a run, live or ended, by its record."""
     history = run.history.snapshot()
     if not history.steps:
@@ -60,7 +60,7 @@ def result(run: Run) -> Result:
     )  # fmt: skip
 
 
-def _outcome(run: Run, steps: int, loss: float, last_loss: float) -> str:
+def _outcome(run: Run[RunConfig], steps: int, loss: float, last_loss: float) -> str:
     if run.status is Status.DIVERGED or not math.isfinite(last_loss):
         return DIVERGED
     if steps >= WINDOW and loss < TRAINED_BELOW:
@@ -84,12 +84,12 @@ def _trained_at(loss: np.ndarray) -> int | None:
     return int(below[0]) + WINDOW - 1 if len(below) else None
 
 
-def looked(run: Run) -> bool:
+def looked(run: Run[RunConfig]) -> bool:
     """Whether a run that is only asked for its gradients has shown them: the test at its end would take far longer."""
     return run.recipe.steps < WINDOW and run.history.steps == run.recipe.steps
 
 
-def trained_already(run: Run) -> bool:
+def trained_already(run: Run[RunConfig]) -> bool:
     """Whether it counts as trained now: cheap enough to ask after every step."""
     loss = run.history.loss[-WINDOW:]
     return len(loss) == WINDOW and bool(np.mean(loss) < TRAINED_BELOW)

@@ -13,8 +13,10 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from gradviz.lenet.config import FIELDS, ConfigError, RunConfig
+from gradviz.lenet.config import FIELDS, RunConfig
+from gradviz.lenet.fields import ConfigError
 from gradviz.lenet.naming import remedy_name, setting_text
 from gradviz.lenet.outcome import WINDOW
 from gradviz.messages import say
@@ -26,6 +28,7 @@ MOST_RUNS = 400  # of one sweep
 # Time of a step is close to linear in blocks × batch (docs/performance.md); stem and head cost as much as 4 blocks.
 _FIXED_BLOCKS = 4.0
 _NORM_COST = 1.3  # of a block with batch norm, over one without
+SLOW = 1e-4  # seconds per unit of `cost` on a slow processor core: what is assumed before anything was measured
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,8 @@ class Sweep:
         if count > MOST_RUNS:
             raise ConfigError("seed", say("sweep-too-many", most=MOST_RUNS, count=count))
         # Seeds outermost: the whole picture is there after the first of them, and the others make it sure.
-        configs = (
-            replace(base, seed=seed, **dict(zip(axes, point, strict=True)))
-            for seed in seeds
-            for point in itertools.product(*axes.values())
-            for base in bases
-        )
+        points: list[dict[str, Any]] = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
+        configs = (replace(base, seed=seed, **point) for seed in seeds for point in points for base in bases)
         return cls(name, tuple(dict.fromkeys(configs)), early)
 
     @property
@@ -87,11 +86,11 @@ class Sweep:
             names = [" · ".join(setting_text(name, getattr(key, name)) for name in varied) for key in keys]
         return dict(zip(keys, names, strict=True))
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, "early": self.early, "configs": [config.to_dict() for config in self.configs]}
 
     @classmethod
-    def from_dict(cls, values: Mapping) -> Sweep:
+    def from_dict(cls, values: Mapping[str, Any]) -> Sweep:
         """Raises ConfigError, KeyError or TypeError if it is not a sweep."""
         configs = tuple(RunConfig.from_dict(config) for config in values["configs"])
         return cls(str(values["name"]), configs, bool(values["early"]))
@@ -105,7 +104,7 @@ def cost(config: RunConfig) -> float:
     return config.batch_size * (_FIXED_BLOCKS + config.blocks * (_NORM_COST if config.batch_norm else 1.0))
 
 
-def measured_rate(summaries: Iterable[Summary]) -> float | None:
+def measured_rate(summaries: Iterable[Summary[RunConfig]]) -> float | None:
     """Seconds per unit of `cost`, the median of what the newest runs took here; None if none has trained long enough."""
     rates = [s.seconds / s.steps / cost(s.recipe) for s in itertools.islice(summaries, 50) if s.steps >= WINDOW and s.seconds > 0]
     return statistics.median(rates) if rates else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from gradviz.lenet.lessons.evidence import (
     first_loss,
     most,
     none_holds,
+    one_or_both,
     opposite,
     profile,
     told,
@@ -42,7 +44,9 @@ from gradviz.words import number, scientific
 
 # Claim 5
 
-_CLIPS = ({}, {"treatment": "clip-norm", "threshold": 1.0}, {"treatment": "clip-value", "threshold": 0.01})
+_CLIPS: tuple[dict[str, Any], ...] = (
+    {}, {"treatment": "clip-norm", "threshold": 1.0}, {"treatment": "clip-value", "threshold": 0.01},
+)  # fmt: skip
 
 
 def _clipping() -> list[RunConfig]:
@@ -64,8 +68,7 @@ def _check_clipping(e: Evidence) -> Finding:
     learns = any(e.trained(net) for net in exploding[1:])
     cured = [e.trained(net) for net in vanishing[1:]]
     same = [ends(e.run(net), "treated_grad_rms")[0] / ends(e.run(net))[0] for net in vanishing[1:]]
-    answers = {(True, True): "both", (True, False): "explosion", (False, True): "vanishing", (False, False): "neither"}
-    answer = None if None in (calmed, *cured) else answers[calmed, any(cured)]
+    answer = one_or_both("explosion", calmed, "vanishing", None if None in cured else any(cured))
     return Finding(
         (
             Part(
@@ -104,7 +107,7 @@ CLIPPING = Lesson(
 
 # Claim 6
 
-_OPTIMISERS = ({}, {"optimizer": "momentum", "lr": 0.01})
+_OPTIMISERS: tuple[dict[str, Any], ...] = ({}, {"optimizer": "momentum", "lr": 0.01})
 
 
 def _floor() -> list[RunConfig]:
@@ -124,7 +127,7 @@ def _check_floor(e: Evidence) -> Finding:
     trained = e.trained(adam), e.trained(sgd)
     first, treated = ends(e.run(adam))[0], ends(e.run(adam), "treated_grad_rms")[0]
     update = ends(e.run(adam), "update_ratio")[0], ends(e.run(nets[0]), "update_ratio")[0]
-    answer = {(True, True): "both", (True, False): "adam", (False, True): "momentum", (False, False): "neither"}.get(trained)
+    answer = one_or_both("adam", trained[0], "momentum", trained[1])
     return Finding(
         (
             Part(
@@ -310,7 +313,7 @@ def _held_by(each: list[Finding], k: int) -> str:
     return " " + _("So in {held} of {seeds} seeds.").format(held=held, seeds=len(each))
 
 
-def _check_bypassed(e: Evidence, run: Run) -> Finding:
+def _check_bypassed(e: Evidence, run: Run[RunConfig]) -> Finding:
     gradient = judged(run, "weight_grad_rms", last=True)
     weight = judged(run, "weight_rms", last=True) / judged(run, "weight_rms")
     middle = float(np.median(gradient))
@@ -365,7 +368,7 @@ BYPASS = Lesson(
 
 # Claim 10
 
-_FEEDBACK = {
+_FEEDBACK: dict[str, dict[str, Any]] = {
     "none": {"optimizer": "momentum", "lr": 0.01},
     "clip": {"optimizer": "momentum", "lr": 0.01, "treatment": "clip-norm", "threshold": 1.0},
     "adam": {"optimizer": "adam"},

@@ -17,16 +17,16 @@ from gradviz.words import ngettext, number
 class Evidence:
     """The runs of a lesson, found by their settings whatever the data set, the device and the seed."""
 
-    def __init__(self, runs: Iterable[Run]):
-        self._runs: dict[RunConfig, list[Run]] = {}
+    def __init__(self, runs: Iterable[Run[RunConfig]]):
+        self._runs: dict[RunConfig, list[Run[RunConfig]]] = {}
         for run in runs:
             self._runs.setdefault(_bare(run.recipe), []).append(run)
 
-    def runs(self, config: RunConfig) -> list[Run]:
+    def runs(self, config: RunConfig) -> list[Run[RunConfig]]:
         """One for each seed. Raises KeyError if the lesson has no such run."""
         return self._runs[_bare(config)]
 
-    def run(self, config: RunConfig) -> Run:
+    def run(self, config: RunConfig) -> Run[RunConfig]:
         """The one with the smallest seed."""
         return min(self.runs(config), key=lambda run: run.recipe.seed)
 
@@ -69,10 +69,17 @@ def none_holds(*held: bool | None) -> bool | None:
     return all_hold(*map(opposite, held))
 
 
+def one_or_both(first: str, held: bool | None, second: str, other: bool | None) -> str | None:
+    """The answer to a question with these two words: the one that holds, 'both' or 'neither'; None if one is open."""
+    if held is None or other is None:
+        return None
+    return ("both" if other else first) if held else second if other else "neither"
+
+
 # Numbers of one run
 
 
-def usual_step(run: Run) -> float:
+def usual_step(run: Run[RunConfig]) -> float:
     """Adam's first step moves every weight by the learning rate (Kingma & Ba 2015); here over the first block's weight RMS."""
     return run.recipe.lr / ends(run, "weight_rms")[0]
 
@@ -104,7 +111,7 @@ def by_depth(steps: Mapping[int, float]) -> str:
     )
 
 
-def profile(run: Run, quantity: str = "weight_grad_rms") -> str:
+def profile(run: Run[RunConfig], quantity: str = "weight_grad_rms") -> str:
     """'last block 1.2e-2, first block 3.4e-21, factor 0.12 per convolution'"""
     first, last = ends(run, quantity)
     return _("last block {last}, first block {first}, factor {factor} per convolution").format(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons.evidence import Evidence
@@ -84,7 +85,7 @@ class Lesson:
     def sweep(self, dataset: str = "mnist", seeds: Iterable[int] = (0,)) -> Sweep:
         return Sweep(f"lesson {self.id}", tuple(dict.fromkeys(self.configs(dataset, seeds))), self.early)
 
-    def conclude(self, runs: Iterable[Run]) -> Finding:
+    def conclude(self, runs: Iterable[Run[RunConfig]]) -> Finding:
         """What the runs say. Raises KeyError if one of the lesson's configs has no run."""
         return self.check(Evidence(runs))
 
@@ -101,7 +102,7 @@ class Lesson:
 # Nets
 
 
-def recipe(activation: str, blocks: int, **more: object) -> RunConfig:
+def recipe(activation: str, blocks: int, **more: Any) -> RunConfig:
     steps = DEEP_STEPS if more.get("batch_norm") or more.get("shortcut") else STEPS
     return RunConfig(**{"activation": activation, "blocks": blocks, "batch_size": BATCH, "steps": steps, **more})
 
@@ -115,7 +116,7 @@ def with_seeds(nets: Iterable[RunConfig], near: Callable[[RunConfig], bool]) -> 
     return [replace(net, seed=seed) for net in nets for seed in range(SEEDS if near(net) else 1)]
 
 
-def ended(run: Run | None, early: bool) -> bool:
+def ended(run: Run[RunConfig] | None, early: bool) -> bool:
     """Whether a run is of use to a lesson: it came to its end, or to 'trained' where that is enough."""
     if run is None or run.status.live:
         return False

@@ -10,6 +10,7 @@ from gradviz.lenet.lessons.evidence import (
     Evidence,
     all_hold,
     first_loss,
+    one_or_both,
     opposite,
     profile,
     told,
@@ -51,7 +52,7 @@ def _check_two_gradients(e: Evidence) -> Finding:
                  1 / FLAT < weight < FLAT and ends(run)[0] > 1e3,
                  _("Weight gradient: {profile}.").format(profile=profile(run))),
         ),
-        {(True, True): "both", (True, False): "weight", (False, True): "signal"}.get((weight > FLAT, signal > FLAT), "neither"),
+        one_or_both("weight", weight > FLAT, "signal", signal > FLAT),
         _("Weight gradient ×{weight}, backward signal ×{signal} per convolution.").format(
             weight=number(weight), signal=number(signal)
         ),
@@ -208,9 +209,7 @@ def _hidden() -> list[RunConfig]:
 def _check_adam_hides(e: Evidence) -> Finding:
     adam, momentum, deep = _hidden()
     fronts = [ends(e.run(net))[0] for net in (adam, deep)]
-    answer = {(True, True): "both", (True, False): "adam", (False, True): "momentum", (False, False): "neither"}.get(
-        (e.trained(adam), e.trained(momentum))
-    )
+    answer = one_or_both("adam", e.trained(adam), "momentum", e.trained(momentum))
     return Finding(
         (
             Part(_("6 blocks, gradient under a thousandth: Adam trains, SGD with momentum does not."),

@@ -155,7 +155,9 @@ class NormConv:
         self.activation, self.shortcut, self.batch = activation, shortcut, batch
         self.scale = CHANNELS * weight_variance
 
-    def __call__(self, cross: np.ndarray, gap: np.ndarray, factor: float, log_gap: float) -> tuple[np.ndarray, ...]:
+    def __call__(
+        self, cross: np.ndarray, gap: np.ndarray, factor: float, log_gap: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Layer]:
         """Second moment of h over two images, its image-dependent part, E h, and the layer."""
         b = self.batch
         z, z_gap = tap_sum(np.array((cross, gap))) * self.scale

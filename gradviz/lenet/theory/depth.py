@@ -157,6 +157,7 @@ def aligned_gradient(
     β ~ (E x)²; with a shortcut it rules beyond some 20 blocks. Returns ln of the mean squares that it adds to the
     weight gradients and the signals (2N each), and ln κ at the first block's input.
     """
+    assert way.extra is not None, "relu without batch norm has it"
     out, squared_mean, gated, gated_pair, through, cross_h, cross_x = way.extra.transpose(1, 0, 2)
     logs = way.scalars[0]
     blocks = len(logs) // 2

@@ -43,20 +43,21 @@ class Relu:
         self.q, self.pairs = q, pairs
         self.second, self.slope, self.mean = q / 2, np.full_like(q, 0.5), np.sqrt(q / (2 * math.pi))
 
-    def pair(self, c):
+    def pair(self, c: np.ndarray) -> np.ndarray:
         return self.pair_both(c)[0]
 
-    def pair_slope(self, c):
-        return 0.5 - np.arccos(c) / (2 * math.pi)
+    def pair_slope(self, c: np.ndarray) -> np.ndarray:
+        slope: np.ndarray = 0.5 - np.arccos(c) / (2 * math.pi)
+        return slope
 
-    def pair_both(self, c):
+    def pair_both(self, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         size, slope = self.q, self.pair_slope(c)
         if self.pairs is not None:
             root = np.sqrt(self.q)
             size = root[self.pairs[0]] * root[self.pairs[1]]
         return size * (np.sqrt(1 - c * c) / (2 * math.pi) + c * slope), slope
 
-    def spread(self, bias_share):
+    def spread(self, bias_share: float) -> tuple[float, float]:
         # Form: 1/width per layer (Hanin 2018). Where biases rule, a channel is on or off for all images and positions,
         # which has variance 1/16 by itself. Numbers fitted to the increments of the signal in real nets.
         return 0.021 + 0.065 * bias_share**1.5, 0.11 * (1 - bias_share) ** 2
@@ -83,23 +84,23 @@ class Sigmoid:
             k = self._coefficients[name]
             self._products[name] = k * k if self.pairs is None else k.take(self.pairs[0], 1) * k.take(self.pairs[1], 1)
         k, c2 = self._products[name], c * c
-        total = k[4] * c2
+        total: np.ndarray = k[4] * c2
         for n in (3, 2, 1):
             total += k[n]
             total *= c2
         total += k[0]
         return total
 
-    def pair(self, c):
+    def pair(self, c: np.ndarray) -> np.ndarray:
         return 0.25 + c * self._series("pair", c)
 
-    def pair_slope(self, c):
+    def pair_slope(self, c: np.ndarray) -> np.ndarray:
         return self._series("pair_slope", c)
 
-    def pair_both(self, c):
+    def pair_both(self, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.pair(c), self.pair_slope(c)
 
-    def spread(self, bias_share):
+    def spread(self, bias_share: float) -> tuple[float, float]:
         # Saturated, few entries carry the signal, but others in each image and position: that averages out again.
         return min(0.03, 0.001 + 0.5 * (float((self._fourth / self.slope**2).sum()) / len(self.q) - 1) / CHANNELS), 0.0
 
@@ -113,10 +114,10 @@ class Tanh(Sigmoid):
         self._fourth = 256 * self._fourth
         self.mean = np.full_like(q, 1e-30)  # 0, but its logarithm is taken
 
-    def pair(self, c):
+    def pair(self, c: np.ndarray) -> np.ndarray:
         return 4 * (super().pair(c) - 0.25)
 
-    def pair_slope(self, c):
+    def pair_slope(self, c: np.ndarray) -> np.ndarray:
         return 16 * super().pair_slope(c)
 
 
@@ -144,8 +145,8 @@ def _sigmoid_table() -> tuple[float, float, np.ndarray]:
 
 
 def gaussians(activation: str, q: np.ndarray, pairs: Pairs = None) -> Gaussians:
-    made: type[Relu | Sigmoid] = {"relu": Relu, "sigmoid": Sigmoid, "tanh": Tanh}[activation]
-    return made(q, pairs)
+    made: dict[str, type[Relu] | type[Sigmoid]] = {"relu": Relu, "sigmoid": Sigmoid, "tanh": Tanh}
+    return made[activation](q, pairs)
 
 
 def gap_after(
@@ -153,6 +154,6 @@ def gap_after(
 ) -> np.ndarray:
     """E f² − E f(z) f(z'), for E z² − E z z' = gap · factor; in the units of gap. `slope_pair`: f.pair_slope(c)."""
     # Nearly equal images: ∫ of the slope over the covariance, by Simpson's rule, for the difference would be rounded off.
-    inside = gap * (f.slope + 4 * f.pair_slope((1 + c) / 2) + slope_pair) / 6
+    inside: np.ndarray = gap * (f.slope + 4 * f.pair_slope((1 + c) / 2) + slope_pair) / 6
     far = (1 - c) * (1 + q) > 0.02  # counted in saturated sigmoids, which tell images apart that are nearly equal
     return np.where(far, (f.second - f.pair(c)) / max(factor, 1e-300), inside) if far.any() else inside

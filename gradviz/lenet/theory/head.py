@@ -37,7 +37,7 @@ def loss_gradient(log_std: float, correlation: float, batch: int) -> tuple[float
     def product(a: np.ndarray, b: np.ndarray) -> float:
         return float(a.ravel() @ b.ravel()) / images
 
-    alone = (product(p, p) / 2 + 0.8) / batch
+    alone: float = (product(p, p) / 2 + 0.8) / batch
     pairs = (1 - 1 / batch) * max(0.0, product(p[0], p[1]) - 0.1)
     along = product(p, logits) / 2 / std
     return alone, pairs, math.log(along) + log_std

@@ -73,7 +73,7 @@ def predict(config: RunConfig, exactly: bool = False) -> Prediction:
     if absent := _absent(config):
         nothing = np.full(config.layers, np.nan)
         nothing.setflags(write=False)
-        return Prediction(*[nothing] * 5, math.nan, math.nan, math.nan, 0.0, (absent,))
+        return Prediction(nothing, nothing, nothing, nothing, nothing, math.nan, math.nan, math.nan, 0.0, (absent,))
     config = _as_derived(config)
     prediction = _predict(_net(config), config.blocks, exactly)
     return dataclasses.replace(prediction, limits=tuple(_limits(config, prediction)))
@@ -102,7 +102,7 @@ def _net(config: RunConfig) -> _Net:
 
 def _as_derived(config: RunConfig) -> RunConfig:
     """With the activation whose mathematics holds for it: leaky-relu is relu to the theory."""
-    return dataclasses.replace(config, activation=ACTIVATIONS[config.activation].derived_as)
+    return dataclasses.replace(config, activation=ACTIVATIONS[config.activation].derived_as or config.activation)
 
 
 def _block_range(config: RunConfig) -> float:

@@ -16,7 +16,8 @@ from gradviz.lenet.theory.taps import SIDE
 
 @lru_cache(maxsize=1)
 def table() -> dict[str, Any]:
-    return json.loads(Path(__file__).with_name("stem_statistics.json").read_text())
+    measured: dict[str, Any] = json.loads(Path(__file__).with_name("stem_statistics.json").read_text())
+    return measured
 
 
 def measured_datasets() -> tuple[str, ...]:
@@ -54,21 +55,20 @@ def stem_of(dataset: str, activation: str, init_range: float | None) -> Stem:
     part = place - low
     one, two = _read(entries[1 + low]), _read(entries[2 + low])
 
-    def mixed(name: str) -> np.ndarray:
-        return (1 - part) * getattr(one, name) + part * getattr(two, name)
-
     def scale(name: str) -> tuple[np.ndarray, np.ndarray]:
         return np.maximum(getattr(one, name), 1e-300), np.maximum(getattr(two, name), 1e-300)
 
     def powers(name: str) -> np.ndarray:
         a, b = scale(name)
-        return a ** (1 - part) * b**part
+        power: np.ndarray = a ** (1 - part) * b**part
+        return power
 
     def sized(name: str, diagonal: str | None = None) -> np.ndarray:
         """Shape on a straight line, size on a power law."""
         a, b = (getattr(stem, name) for stem in (one, two))
         size_a, size_b = (np.abs(v).mean() if v.ndim == 1 else np.trace(v) for v in (a, b))
-        return ((1 - part) * a / size_a + part * b / size_b) * size_a ** (1 - part) * size_b**part
+        mixed: np.ndarray = ((1 - part) * a / size_a + part * b / size_b) * size_a ** (1 - part) * size_b**part
+        return mixed
 
     alone = powers("alone")
     return Stem(
@@ -83,7 +83,7 @@ def _read(entry: dict[str, Any]) -> Stem:
 
     def kernel(name: str) -> np.ndarray:
         vectors, signs = np.array(entry[name]["vectors"]), np.array(entry[name]["signs"])
-        matrix = (vectors.T * signs) @ vectors
+        matrix: np.ndarray = (vectors.T * signs) @ vectors
         np.fill_diagonal(matrix, entry[name]["diagonal"])
         return matrix
 

@@ -83,7 +83,8 @@ class StemLayer:
 def _image_part(values: np.ndarray) -> np.ndarray:
     """Second moment of the image-dependent part: E h² − E h h' over two different images of the batch (axis 0)."""
     centred = values - values.mean(0)
-    return (centred**2).sum(0) / (len(values) - 1)
+    part: np.ndarray = (centred**2).sum(0) / (len(values) - 1)
+    return part
 
 
 def _responses(one: StemLayer, two: StemLayer, grad: np.ndarray) -> np.ndarray:
@@ -148,7 +149,8 @@ def measure(
         """Shape averaged over draws, each draw weighing the same; size from the mean logarithm."""
         values = np.array(logs[name])  # (draws, 4, rings)
         size = np.abs(np.array(logs["alone"])).mean(2, keepdims=True) + 1e-300
-        return (values / size).mean(0) * np.exp(np.log(size).mean(0))
+        shape: np.ndarray = (values / size).mean(0) * np.exp(np.log(size).mean(0))
+        return shape
 
     sized = ("alone", "pair")
     result: dict[str, Any] = {name: _short(np.exp(np.mean(v, 0))) for name, v in logs.items() if name not in sized}

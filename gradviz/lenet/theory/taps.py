@@ -11,7 +11,7 @@ BIAS_VARIANCE = 1 / (3 * FAN_IN)  # of a block convolution: U(±1/√fan_in), wh
 _NEAR = (np.abs(np.subtract.outer(np.arange(SIDE), np.arange(SIDE))) <= 2).astype(float)
 TAPS = np.kron(_NEAR, _NEAR)  # (49, 49): 1 where two positions share a 5×5 window; row sums from 9 to 25
 LAMBDA = float(np.linalg.eigvalsh(TAPS)[-1])  # 18.956: taps that count, because the gradient gathers in the middle
-_PAIR_SHIFT = sum(np.kron(np.eye(SIDE, k=t), np.eye(SIDE, k=t)) for t in range(-2, 3))
+_PAIR_SHIFT = np.sum([np.kron(np.eye(SIDE, k=t), np.eye(SIDE, k=t)) for t in range(-2, 3)], axis=0)
 
 
 def _rows_and_columns(kernel: np.ndarray) -> np.ndarray:

@@ -173,7 +173,7 @@ def reproduce(
         with _trainings(shelf) as train:
             _long_runs(keep, train, at_once, until)
     if replaced:
-        _say(replaced)
+        _say(str(replaced))
     data = shelf.load(name)
     places = range(seeds if seeds else 1 if quick else 3)
     store = RunStore(settings.store / "reproduction", READERS)

@@ -11,14 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # A room is a file or a package of gradviz, or a part of one: the longest name here that a module's name begins with. It
-# imports only rooms that stand before it. The order is that of the packages that the rooms move into: words, machine and
-# settings, then record, train, diagnosis, lenet, serve, charts, web, ui, and what stands outside. Who moves a room moves
-# its name: `theory` becomes `lenet.theory`, and `lenet` alone once all of it is there.
+# imports only rooms that stand before it.
 ORDER = """
-    words messages record train store diagnosis lenet.activations lenet.fields lenet.layout lenet.config lenet.causes
-    lenet.next_experiment lenet.diagnosis machine settings lenet.idx lenet.data
-    lenet.net lenet.experiment lenet.theory lenet.naming lenet.outcome lenet.sweep lenet.lessons lenet.long_runs
-    lenet.article_length serve charts report reproduce lenet.codegen web ui __main__ pages app
+    words messages machine settings record train store diagnosis lenet serve charts report reproduce web ui __main__ pages app
 """.split()
 BESIDE = {"train": "diagnosis", "diagnosis": "train", "serve": "charts", "charts": "serve"}  # neither imports the other
 DOORS = {

@@ -12,11 +12,11 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -341,7 +341,7 @@ class _Crew:
             training = self._train(config, self.stopped.is_set)
         except Interrupted:  # while the net was being made
             return None
-        with closing(iter(training)) as records:
+        with closing(cast(Generator[StepRecord, None, None], iter(training))) as records:
             for record in records:
                 judge.take(record)
                 with self._lock:

@@ -92,7 +92,8 @@ class Sigmoid:
         return total
 
     def pair(self, c: np.ndarray) -> np.ndarray:
-        return 0.25 + c * self._series("pair", c)
+        both: np.ndarray = 0.25 + c * self._series("pair", c)
+        return both
 
     def pair_slope(self, c: np.ndarray) -> np.ndarray:
         return self._series("pair_slope", c)

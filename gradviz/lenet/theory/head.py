@@ -32,12 +32,12 @@ def loss_gradient(log_std: float, correlation: float, batch: int) -> tuple[float
     logits = np.stack([shared, c * shared + math.sqrt(1 - c * c) * own]) * std
     p = np.exp(logits - logits.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
-    images = shared.shape[1]
+    images = int(shared.shape[1])
 
     def product(a: np.ndarray, b: np.ndarray) -> float:
         return float(a.ravel() @ b.ravel()) / images
 
-    alone: float = (product(p, p) / 2 + 0.8) / batch
+    alone = (product(p, p) / 2 + 0.8) / batch
     pairs = (1 - 1 / batch) * max(0.0, product(p[0], p[1]) - 0.1)
     along = product(p, logits) / 2 / std
     return alone, pairs, math.log(along) + log_std

@@ -61,7 +61,7 @@ def renamed(store: RunStore) -> None:
     store.path.rename(store.folder / "old.sqlite")
 
 
-def removed(folder: Path) -> None:
+def remove_at_once(folder: Path) -> None:
     """All of it at once: while its files go one by one, somebody may write a new one."""
     gone = folder.with_name(f"{folder.name} gone")
     folder.rename(gone)
@@ -69,7 +69,7 @@ def removed(folder: Path) -> None:
 
 
 def folder_removed(store: RunStore) -> None:
-    removed(store.folder)
+    remove_at_once(store.folder)
 
 
 def folder_renamed(store: RunStore) -> None:
@@ -366,7 +366,7 @@ def test_every_page_says_that_the_folder_is_gone_and_open_ones_are_told(page_ser
 
     told = Starlette(routes=classroom_routes(lambda: None, notice))
     assert json.loads(ask(told, "/api/classroom/notice").body)["kept"] == ""
-    removed(page_server.store.folder)
+    remove_at_once(page_server.store.folder)
     until(lambda: page_server.manager.warning, seconds=1)
     for page in ("lab", "anatomy", "compare", "sweep", "classroom", "lessons"):
         shell = in_shell(page)
@@ -388,7 +388,7 @@ def test_a_server_is_not_ready_while_what_it_writes_would_not_be_found(server) -
             return error.code, error.read().decode()
 
     assert ready()[0] == 200
-    removed(server.store)
+    remove_at_once(server.store)
     status, sentence = ready()
     assert status == 503 and "is gone" in sentence and "\n" not in sentence
     server.store.mkdir()

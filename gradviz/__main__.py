@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NoReturn
 
+from gradviz import messages
 from gradviz.lenet.config import DATASETS, FIELDS, RunConfig, option
 from gradviz.lenet.fields import ConfigError
 from gradviz.record.history import History, StepRecord, max_columns
@@ -153,7 +154,7 @@ def _train(given: dict[str, Any]) -> int:
             assert trainer.outcome is not None  # the iteration has ended
             outcome = trainer.outcome
         except (RuntimeError, MemoryError) as error:  # torch says so when the memory of the machine or the card is used up
-            outcome = Outcome(Status.FAILED, message=" ".join(str(error).split()))
+            outcome = Outcome(Status.FAILED, message=messages.text(" ".join(str(error).split())))
     run.end(outcome)
     report.end(outcome, diagnose(run).verdict if run.history.steps else None)
     if outcome.status is Status.FAILED:

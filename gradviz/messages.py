@@ -41,6 +41,8 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "text": "{text}",  # words that came from elsewhere: the system's, a library's, those of runs kept before there were codes
     "sentences": "{first} {second}",
     # training
+    "loss-not-finite": "The loss is {loss} at step {step}; inf or nan first appears in {layer}.",
+    "loss-alone-not-finite": "The loss is {loss} at step {step}; all layers are still finite.",
     "no-device": "Device (device) {device} is not on this machine; it has {have}.",
     "batch-too-large": (
         "Batch size (batch_size) must be at most {images}, the training images of this data set; {size} is not."

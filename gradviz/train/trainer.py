@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from gradviz.messages import Message, say
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.reading import first_nonfinite
@@ -223,6 +224,7 @@ class _Chunk:
     ended: Exception | None  # why no step can follow: Interrupted, or what went wrong
 
 
-def _diverged(record: StepRecord) -> str:
-    where = f"inf or nan first appears in {record.nonfinite_layer}" if record.nonfinite_layer else "all layers are still finite"
-    return f"The loss is {record.loss} at step {record.step}; {where}."
+def _diverged(record: StepRecord) -> Message:
+    if record.nonfinite_layer:
+        return say("loss-not-finite", loss=str(record.loss), step=record.step, layer=record.nonfinite_layer)
+    return say("loss-alone-not-finite", loss=str(record.loss), step=record.step)

@@ -9,11 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gradviz.lenet.config import ConfigError, RunConfig
+from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Dataset, Shelf
-from gradviz.lenet.experiment import resolve_device, training
+from gradviz.lenet.experiment import training
 from gradviz.lenet.net import DeepLeNet, initialise
-from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Status
 
@@ -102,7 +101,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_record_and_names_the_la
     assert trainer.outcome.status is Status.DIVERGED
     activation = records[0].layers[ROW["activation_rms"]]
     first = RunConfig(blocks=40).layout.names[np.flatnonzero(~np.isfinite(activation))[0]]
-    assert records[0].nonfinite_layer == first and first in trainer.outcome.message
+    assert records[0].nonfinite_layer == first and first in str(trainer.outcome.message)
     assert first.startswith("block3"), "theory: float32 overflows between 30 and 36 blocks at a = 0.5"
 
 
@@ -152,51 +151,6 @@ def test_gradients_are_recorded_before_and_after_their_treatment(digits, treatme
     else:
         assert (after >= threshold * 0.999).all()
     np.testing.assert_array_equal(plain[ROW["treated_grad_rms"]], plain[ROW["weight_grad_rms"]])
-
-
-def test_a_device_that_is_not_there_is_refused_with_what_there_is():
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a CUDA device")
-    with pytest.raises(ConfigError, match="it has .*cpu"):
-        resolve_device("cuda")
-
-
-def test_a_full_history_merges_neighbours_by_maximum_and_keeps_every_loss():
-    from gradviz.record.history import StepRecord
-
-    history = History(layers=2, max_columns=4)
-    peaks = np.random.default_rng(0).random((23, len(QUANTITIES), 2)).astype(np.float32)
-    peaks[13, 0, 1], peaks[14, 0, 0] = np.inf, np.nan
-    for step in range(23):
-        history.append(StepRecord(step, float(step), 0.5, peaks[step], step * 0.1))
-    assert history.stride == 8 and len(history.columns) == 3
-    for column in range(3):
-        np.testing.assert_array_equal(history.columns[column], peaks[column * 8 : column * 8 + 8].max(0))
-    assert history.loss.tolist() == list(range(23))
-    assert np.isnan(history.quantity("weight_grad_rms")[1, 0]) and np.isinf(history.quantity("weight_grad_rms")[1, 1])
-    with pytest.raises(ValueError, match="step 5 came where step 23 was due"):
-        history.append(StepRecord(5, 0.0, 0.0, peaks[0], 0.0))
-
-
-def few(digits: Dataset, train: int, test: int = 3) -> Dataset:
-    return Dataset("few", digits.train_images[:train], digits.train_labels[:train],
-                   digits.test_images[:test], digits.test_labels[:test])  # fmt: skip
-
-
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("images, size", [(15, 16), (1, 2), (0, 1)])
-def test_fewer_images_than_a_batch_are_refused_and_not_waited_for(digits, images, size):
-    with pytest.raises(ConfigError, match=rf"\(batch_size\) must be at most {images}, .* {size} is not") as refused:
-        training(config(batch_size=size, init="lsuv"), few(digits, images), CPU).preview()
-    assert refused.value.field == "batch_size"
-
-
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("images, size", [(16, 16), (17, 16), (1, 1)])
-@pytest.mark.parametrize("norm", [dict(batch_norm=True, init="lsuv"), dict(other_norm="group", shortcut=True)])
-def test_an_epoch_of_one_batch_trains_like_any(digits, images, size, norm):
-    trainer = training(config(batch_size=size, steps=5, **norm), few(digits, images, test=1), CPU)
-    assert [record.step for record in trainer] == list(range(5)) and trainer.outcome.status is Status.FINISHED
 
 
 def test_the_seconds_of_an_outcome_leave_out_what_was_between_the_steps(digits):

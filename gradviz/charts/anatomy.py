@@ -17,7 +17,7 @@ from gradviz.charts.draft import BLUE, GREEN, INK, ORANGE, PURPLE
 from gradviz.lenet.theory.predict import Prediction
 from gradviz.record import sample as anatomy
 from gradviz.record.history import History
-from gradviz.record.raster import MAX_ROWS, rows_of
+from gradviz.record.raster import MAX_ROWS, pool, rows_of
 from gradviz.record.reading import adam_share, path_shares
 from gradviz.record.sample import AnatomySample, BlockDeletion, Picture
 from gradviz.words import gettext as _
@@ -72,7 +72,7 @@ def band_figure(
     figure = _over_depth(_unit(kind), len(names))
     for label, low, high, opacity in bands:
         # A band of pooled layers holds the bands of all of them.
-        lower, upper = np.fmin.reduceat(levels[:, low], start), np.fmax.reduceat(levels[:, high], start)
+        lower, upper = pool(levels[:, low], by=np.fmin), pool(levels[:, high], by=np.fmax)
         fill = f"rgba(43,134,197,{opacity})"
         if len(start) == 1:
             at, lower, upper = np.array([0.7, 1.3]), np.repeat(lower, 2), np.repeat(upper, 2)
@@ -85,7 +85,7 @@ def band_figure(
                        text=_labels(start, names), hovertemplate=hover)  # fmt: skip
     if logarithmic:
         bottom, top = limits
-        share = np.maximum.reduceat(counts[:, anatomy.ZERO] / np.maximum(1, counts.sum(1)), start)
+        share = pool(counts[:, anatomy.ZERO] / np.maximum(1, counts.sum(1)))
         zeros = np.flatnonzero(share > 0)
         if len(zeros):
             figure.add_scatter(
@@ -97,8 +97,8 @@ def band_figure(
         _log_axis(figure.layout.yaxis, bottom, top)
     else:
         for label, place, symbol in ((_("smallest"), 0, "triangle-up-open"), (_("largest"), -1, "triangle-down-open")):
-            pool = np.fmin if place == 0 else np.fmax
-            figure.add_scatter(x=1 + start, y=pool.reduceat(levels[:, place], start), mode="markers", name=label,
+            by = np.fmin if place == 0 else np.fmax
+            figure.add_scatter(x=1 + start, y=pool(levels[:, place], by=by), mode="markers", name=label,
                                marker={"symbol": symbol, "size": 4, "color": BLUE}, hoverinfo="y")  # fmt: skip
         figure.update_yaxes(range=limits, exponentformat="power")
     return figure
@@ -143,8 +143,8 @@ def treatment_figure(history: History, column: int, sample: AnatomySample, names
         ("altered_share", _("share of entries altered"), GREEN, "solid"),
         ("cosine", _("cosine before · after"), PURPLE, "dash"),
     ):
-        pool = np.fmin if name == "cosine" else np.fmax
-        _line(figure, at, sample.number(name), label, colour, dash=dash, row=2, text=names, pool=pool)
+        by = np.fmin if name == "cosine" else np.fmax
+        _line(figure, at, sample.number(name), label, colour, dash=dash, row=2, text=names, by=by)
     _finish(figure, 470, len(names), row=2)
     _log_axis(figure.layout.yaxis, low, high)
     figure.update_yaxes(title=_("RMS (nats per unit)"), row=1)
@@ -161,7 +161,7 @@ def optimiser_figure(history: History, column: int, names: Sequence[str], adam: 
     _dots(figure, ratio[column], names, _("update : weight"), BLUE, low, high)
     if adam:
         share = adam_share(history.quantity("treated_grad_rms")[column].astype(float))
-        _line(figure, 1 + np.arange(len(names)), share, _("g / (g + eps)"), ORANGE, row=2, text=names, pool=np.fmin)
+        _line(figure, 1 + np.arange(len(names)), share, _("g / (g + eps)"), ORANGE, row=2, text=names, by=np.fmin)
         figure.update_yaxes(title=_("share of a full step"), range=[-0.05, 1.05], row=2)
     _finish(figure, 450 if adam else _HEIGHT, len(names), row=rows)
     _log_axis(figure.layout.yaxis, low, high)
@@ -418,10 +418,10 @@ def _finish(figure: go.Figure, height: int, layers: int, row: int | None = None)
 
 
 def _line(figure: go.Figure, x: np.ndarray, y: np.ndarray, name: str, colour: str, dash: str = "solid", row: int = 1,
-          width: int = 2, text: Sequence[str] | None = None, logs: bool = False, pool: np.ufunc = np.fmax) -> None:  # fmt: skip
-    """Of many neighbours the largest, or what `pool` says."""
+          width: int = 2, text: Sequence[str] | None = None, logs: bool = False, by: np.ufunc = np.fmax) -> None:  # fmt: skip
+    """Of many neighbours the largest, or what `by` says."""
     start = rows_of(len(x))
-    x, y, text = x[start], pool.reduceat(y, start), _labels(start, text) if text is not None else None
+    x, y, text = x[start], pool(y, by=by), _labels(start, text) if text is not None else None
     place = {"row": row, "col": 1} if figure._has_subplots() else {}
     figure.add_scatter(
         x=x, y=np.where(np.isfinite(y), y, np.nan), mode="lines+markers" if len(x) == 1 else "lines", name=name, text=text,
@@ -434,7 +434,7 @@ def _dots(figure: go.Figure, values: np.ndarray, names: Sequence[str], label: st
           symbol: str = "circle") -> None:  # fmt: skip
     """log10 of a size per layer, the largest of pooled ones; zeros in a row below `low`, what is not finite above `high`."""
     start = rows_of(len(values))
-    values = np.maximum.reduceat(values, start)
+    values = pool(values)
     at, labels = 1 + start, _labels(start, names)
     place = {"row": 1, "col": 1} if figure._has_subplots() else {}
     figure.add_scatter(

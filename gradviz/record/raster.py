@@ -21,10 +21,10 @@ def rows_of(layers: int, most: int = MAX_ROWS) -> np.ndarray:
     return np.arange(rows) * layers // max(1, rows)
 
 
-def pool(values: np.ndarray, most: int = MAX_ROWS) -> np.ndarray:
-    """(..., layers) to (..., rows) by maximum; nan beats inf, and inf beats every number."""
+def pool(values: np.ndarray, most: int = MAX_ROWS, by: np.ufunc = np.maximum) -> np.ndarray:
+    """(..., layers) to (..., rows), by maximum or what `by` says; nan beats inf, and inf beats every number."""
     layers = values.shape[-1]
-    return values if layers <= most else np.maximum.reduceat(values, rows_of(layers, most), axis=-1)
+    return values if layers <= most else np.asarray(by.reduceat(values, rows_of(layers, most), axis=-1))
 
 
 def means(series: np.ndarray, stride: int) -> np.ndarray:

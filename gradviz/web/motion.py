@@ -9,7 +9,7 @@ import numpy as np
 
 from gradviz.lenet.config import RunConfig
 from gradviz.record.history import History
-from gradviz.record.raster import rows_of
+from gradviz.record.raster import pool, rows_of
 from gradviz.record.run import Run
 from gradviz.record.sample import AnatomySample
 from gradviz.web.panels import mount
@@ -32,7 +32,7 @@ def motion(run: Run[RunConfig], history: History, column: int, sample: AnatomySa
 
     def row(name: str, label: str, *alike: str) -> dict[str, Any]:
         """Bars of the layers, log10, on a scale that holds those of `alike` too; of pooled layers the largest."""
-        values = np.maximum.reduceat(history.quantity(name)[column].astype(float), start)
+        values = pool(history.quantity(name)[column].astype(float), MOST_BARS)
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log10(values)
             scale = np.log10([history.quantity(other)[column] for other in (name, *alike)])

@@ -383,3 +383,17 @@ def test_a_thousand_steps_of_29_layers_take_little_more_than_their_numbers(store
     store.save(run)
     store.close()
     assert store.path.stat().st_size < 1.3 * (run.history.columns.nbytes + 1000 * 24) + 100_000
+
+
+def test_a_file_that_was_destroyed_in_its_place_is_not_ready(store: RunStore) -> None:
+    run = new_run()
+    extend(run, 3)
+    store.save(run)
+    store.check()
+    with store.path.open("r+b") as file:  # the same file under the same name, as a bad disk leaves it
+        file.write(bytes(store.path.stat().st_size))
+    store.file.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    with store.path.open("r+b") as file:
+        file.write(bytes(store.path.stat().st_size))
+    with pytest.raises(StoreError, match="cannot be used"):
+        store.check()

@@ -22,16 +22,12 @@ import os
 import random
 import re
 import shutil
-import signal
-import socket
 import sqlite3
 import statistics
 import struct
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -43,12 +39,12 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
-if __package__:
-    from benchmarks.hostile import Hostile
-else:  # as a program
-    from hostile import Hostile
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
-ROOT = Path(__file__).parent.parent
+from benchmarks.hostile import Hostile  # noqa: E402
+from tests.running import Server  # noqa: E402
+
 SCRIPTS = ["live/plotly.js", *(f"live/{path.name}" for path in sorted((ROOT / "gradviz/web/static").glob("*.js")))]
 PAGES = ("lessons", "compare", "sweep", "anatomy", "classroom")
 START = ("Start", "Start afresh", "Show the run of these settings")  # whichever the page shows, a student presses it
@@ -343,46 +339,19 @@ class Viewer:
 # ---- The server -----------------------------------------------------------------------------------------------------
 
 
-class Server:
-    """`streamlit run app.py` on the loopback, a free port and a store of its own."""
+def a_server(folder: Path) -> Server:
+    """Not begun. What this command's environment does not say: no network, and a teacher."""
+    folder.mkdir(parents=True)
+    defaults = {"GRADVIZ_DOWNLOAD": "off", "GRADVIZ_PIN": "benchmark"}
+    return Server(folder, {name: os.environ.get(name, value) for name, value in defaults.items()})
 
-    def __init__(self, folder: Path):
-        self._folder, self.store = folder, folder / "runs"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        options = [f"--server.port={port}", "--server.address=127.0.0.1"]
-        self._command = [sys.executable, "-m", "streamlit", "run", "app.py", *options]
-        self.process: subprocess.Popen | None = None
 
-    def start(self) -> float:
-        """Seconds until it is ready. Raises RuntimeError with the end of its log if it is not within two minutes."""
-        began = time.monotonic()
-        defaults = {"GRADVIZ_DOWNLOAD": "off", "GRADVIZ_PIN": "benchmark"}
-        environment = {**defaults, **os.environ, "GRADVIZ_STORE": str(self.store)}
-        with (self._folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                self._command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
-            )
-        while time.monotonic() < began + 120 and self.process.poll() is None:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/ready", timeout=5):
-                return time.monotonic() - began
-            time.sleep(0.05)
-        self.kill()
-        raise RuntimeError(f"the server did not start:\n{(self._folder / 'log').read_text()[-2000:]}")
-
-    def kill(self) -> None:
-        """kill -9 of the server and of its workers."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def tracebacks(self) -> int:
-        log, words = (self._folder / "log").read_text(errors="replace"), "Traceback (most recent call last)"
-        if words in log:
-            print(words + log.rpartition(words)[2][:4000], file=sys.stderr)
-        return log.count(words)
+def tracebacks(server: Server) -> int:
+    """How many the log of the server has; the last one is shown."""
+    log, words = server.log.read_text(errors="replace"), "Traceback (most recent call last)"
+    if words in log:
+        print(words + log.rpartition(words)[2][:4000], file=sys.stderr)
+    return log.count(words)
 
 
 def usage(pid: int) -> tuple[float, float, int, float]:
@@ -514,7 +483,7 @@ async def play(options: argparse.Namespace, url: str, server: Server | None, bas
         server.kill()
         # As it lies on the disk: a run that waited for its slice is trained again, and shows fewer steps for a while.
         there = steps_on_disk(server.store)
-        outcome["restart_seconds"] = await asyncio.to_thread(server.start)
+        outcome["restart_seconds"] = await asyncio.to_thread(server.start, 120)
         after = await work(url, {run: run for run in before})
         outcome["runs_before_kill"], outcome["runs_lost"] = len(before_kill), len(set(before_kill) - set(after))
         lost = [(before_kill[run][0] - there.get(run, 0)) * before_kill[run][1] / 1000 for run in before_kill]
@@ -602,7 +571,7 @@ async def play(options: argparse.Namespace, url: str, server: Server | None, bas
         "steps_per_second": sum(steps.values()),
         "throughput_against_no_viewers": share,
         "throughput_with_browsers_elsewhere": share * min(cores, (workers + browsers)) / workers if share and workers else None,
-        "errors": dict(tally.errors), "tracebacks_in_log": server.tracebacks() if server else None, **outcome,
+        "errors": dict(tally.errors), "tracebacks_in_log": tracebacks(server) if server else None, **outcome,
     }  # fmt: skip
 
 
@@ -653,14 +622,12 @@ def run(options: argparse.Namespace) -> dict:
     try:
         baseline, alone = {}, None
         if not options.no_baseline:
-            (folder / "baseline").mkdir()
-            server = Server(folder / "baseline")
-            server.start()
+            server = a_server(folder / "baseline")
+            server.start(120)
             baseline, alone = asyncio.run(without_viewers(options, server))
             server.kill()
-        (folder / "class").mkdir()
-        server = Server(folder / "class")
-        seconds = server.start()
+        server = a_server(folder / "class")
+        seconds = server.start(120)
         result = asyncio.run(play(options, server.url, server, baseline))
         return {**result, "workers_cpu_percent_without_viewers": alone, "start_seconds": seconds}
     finally:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Dataset, Shelf
+from tests.chromium import find
+from tests.running import ROOT, Server
 
-ROOT = Path(__file__).resolve().parents[1]
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 CHROMIUM = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
@@ -37,14 +41,11 @@ def relu_shortcut(blocks: int, batch: int) -> RunConfig:
 
 
 @contextmanager
-def running_app(**environment: str) -> Iterator:
-    """The real server on an empty store, with one worker of one thread: tests/running.py's Server."""
-    sys.path.append(str(ROOT / "tests"))
-    from running import Server
-
+def running_app(program: str = "streamlit", **environment: str) -> Iterator[Server]:
+    """The real server on an empty store, with one worker of one thread."""
     with TemporaryDirectory() as scratch:
         settings = dict(GRADVIZ_WORKERS="1", GRADVIZ_THREADS="1", GRADVIZ_DATA=str(data_folder()), GRADVIZ_DOWNLOAD="off")
-        server = Server(Path(scratch), settings | environment)
+        server = Server(Path(scratch), settings | environment, program)
         server.start()
         try:
             yield server
@@ -53,10 +54,8 @@ def running_app(**environment: str) -> Iterator:
 
 
 @contextmanager
-def chromium() -> Iterator:
-    sys.path.append(str(ROOT / "tests"))
-    from chromium import find
-    from playwright.sync_api import sync_playwright
+def chromium() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright  # here: most benchmarks need no browser
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find(), args=CHROMIUM)

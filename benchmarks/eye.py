@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from benchmarks import replay
-from benchmarks.common import ROOT, chromium, load_data, middle, running_app, table
+from benchmarks.common import chromium, load_data, middle, running_app, table
 from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.diagnosis import diagnose
 from gradviz.record.history import History, max_columns
@@ -90,30 +90,23 @@ WATCH = """() => {
 
 
 def browsers(quick: bool) -> str:
-    sys.path.append(str(ROOT / "tests"))
-    from running import Server
-
     rows, wanted = [], 4 if quick else 15
-    Server.program = "benchmarks.replay"
-    try:
-        with running_app() as server, chromium() as browser:
-            for blocks in BLOCKS:
-                page = browser.new_page(viewport={"width": 1280, "height": 900})
-                page.set_default_timeout(120_000)
-                config = RunConfig(blocks=blocks, activation="relu", shortcut=True, dataset="digits", steps=100_000)
-                page.goto(f"{server.url}/?" + "&".join(f"{key}={value}" for key, value in config.to_query().items()))
-                page.get_by_role("button", name="Start").click()
-                page.wait_for_function(f"document.querySelector('[data-mode=live]')?.dataset.steps > {COLUMNS}")
-                page.wait_for_function("document.querySelector('[data-mode=live]')?.dataset.plots === 'drawn'")
-                page.evaluate(WATCH)
-                page.wait_for_function(f"window.seen.length >= {wanted}", timeout=180_000)
-                seen = page.evaluate("window.seen")
-                rows.append([config.layers, middle([row[1] for row in seen], 0), middle([row[0] for row in seen], 0)])
-                print(*rows[-1], file=sys.stderr, flush=True)
-                page.get_by_role("button", name="Stop").click()
-                page.close()
-    finally:
-        Server.program = "streamlit"
+    with running_app("benchmarks.replay") as server, chromium() as browser:
+        for blocks in BLOCKS:
+            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            page.set_default_timeout(120_000)
+            config = RunConfig(blocks=blocks, activation="relu", shortcut=True, dataset="digits", steps=100_000)
+            page.goto(f"{server.url}/?" + "&".join(f"{key}={value}" for key, value in config.to_query().items()))
+            page.get_by_role("button", name="Start").click()
+            page.wait_for_function(f"document.querySelector('[data-mode=live]')?.dataset.steps > {COLUMNS}")
+            page.wait_for_function("document.querySelector('[data-mode=live]')?.dataset.plots === 'drawn'")
+            page.evaluate(WATCH)
+            page.wait_for_function(f"window.seen.length >= {wanted}", timeout=180_000)
+            seen = page.evaluate("window.seen")
+            rows.append([config.layers, middle([row[1] for row in seen], 0), middle([row[0] for row in seen], 0)])
+            print(*rows[-1], file=sys.stderr, flush=True)
+            page.get_by_role("button", name="Stop").click()
+            page.close()
     return table(["layers", "drawing, ms", "from asking to drawn, ms"], rows)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 from streamlit.web import cli
@@ -16,7 +17,7 @@ from gradviz.lenet.config import RunConfig
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Outcome, Status
-from gradviz.ui import server
+from gradviz.ui.server import build, server
 
 HISTORY, RATE = 500, 4
 
@@ -27,7 +28,7 @@ def record(step: int, layers: int, random: np.random.Generator) -> StepRecord:
 
 
 class Replay:
-    device = "cpu"
+    device, arithmetic = "cpu", None
     outcome = Outcome(Status.FINISHED)
 
     def __init__(self, config: RunConfig, interrupt: Callable[[], bool]):
@@ -48,5 +49,5 @@ class Replay:
 
 
 if __name__ == "__main__":
-    server.trainer_on = lambda shelf: Replay
+    server.build = partial(build, train=Replay)
     cli.main()

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from gradviz import messages
 from gradviz.lenet.config import DATASETS, FIELDS, RunConfig, option
 from gradviz.lenet.fields import ConfigError
+from gradviz.messages import text
 from gradviz.record.history import History, StepRecord, max_columns
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Outcome, Run, Status
@@ -49,11 +49,11 @@ def _parser() -> argparse.ArgumentParser:
             train.add_argument(option(name), action="store_true", help=f"{_(spec.label)}. {_(spec.help)}", **common)
         else:
             default = "default" if field.default is None else field.default
-            text = _("{label}. {help} {range}; here {default}.").format(
+            help = _("{label}. {help} {range}; here {default}.").format(
                 label=_(spec.label), help=_(spec.help), range=spec.range_text.capitalize(), default=default
             )
             metavar = "|".join(spec.choices) if spec.choices else _METAVAR[spec.kind]
-            train.add_argument(option(name), metavar=metavar, help=text.replace("%", "%%"), **common)
+            train.add_argument(option(name), metavar=metavar, help=help.replace("%", "%%"), **common)
     train.set_defaults(command=_train, prog=train.prog)
     reproduce = commands.add_parser("reproduce", help=_("put every claim of the article to the test"), allow_abbrev=False)
     reproduce.add_argument("--quick", action="store_true", help=_("one seed, at most 15 minutes; a rerun goes on where it was"))
@@ -154,7 +154,7 @@ def _train(given: dict[str, Any]) -> int:
             assert trainer.outcome is not None  # the iteration has ended
             outcome = trainer.outcome
         except (RuntimeError, MemoryError) as error:  # torch says so when the memory of the machine or the card is used up
-            outcome = Outcome(Status.FAILED, message=messages.text(" ".join(str(error).split())))
+            outcome = Outcome(Status.FAILED, message=text(" ".join(str(error).split())))
     run.end(outcome)
     report.end(outcome, diagnose(run).verdict if run.history.steps else None)
     if outcome.status is Status.FAILED:

@@ -67,7 +67,12 @@ class Bench:
     """Trains runs and keeps each in a store, so that a second start goes on after the last whole run."""
 
     def __init__(
-        self, data: Dataset, store: RunStore, say: Callable[[str], None], device: str = "auto", seconds: float | None = None
+        self,
+        data: Dataset,
+        store: RunStore[RunConfig],
+        say: Callable[[str], None],
+        device: str = "auto",
+        seconds: float | None = None,
     ):
         """`seconds` of wall time that no run is expected to pass; None for as long as it takes.
 

@@ -17,12 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 class Server:
     """The real `streamlit run app.py` on a port and a store of its own."""
 
-    program = "streamlit"  # the module that runs it
-
-    def __init__(self, folder: Path, environment: dict[str, str]):
+    def __init__(self, folder: Path, environment: dict[str, str], program: str = "streamlit"):
+        """`program`: the module that runs it."""
         self.store = folder / "runs"
         self.log = folder / "server.log"
-        self._environment = {**os.environ, "GRADVIZ_STORE": str(self.store), **environment}
+        self._program, self._environment = program, {**os.environ, "GRADVIZ_STORE": str(self.store), **environment}
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -30,20 +29,22 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}" + f"/{base}" * bool(base)
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, seconds: float = 60) -> None:
-        """Starts on the same port and store as before. Raises RuntimeError with the log if it is not healthy in time."""
+    def start(self, seconds: float = 60) -> float:
+        """Starts on the same port and store as before and returns how many seconds that took. Raises RuntimeError with the end
+        of the log if it is not healthy in time."""
         options = ["--server.port", str(self.port), "--server.address", "127.0.0.1", "--server.headless", "true"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", self.program, "run", "app.py", *options],
+                [sys.executable, "-m", self._program, "run", "app.py", *options],
                 cwd=ROOT, env=self._environment, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        deadline = time.monotonic() + seconds
+        began = time.monotonic()
         while not self.healthy():
-            if self.process.poll() is not None or time.monotonic() > deadline:
+            if self.process.poll() is not None or time.monotonic() > began + seconds:
                 self.kill()
                 raise RuntimeError(f"the server did not start:\n{self.log.read_text()[-4000:]}")
             time.sleep(0.05)
+        return time.monotonic() - began
 
     def healthy(self) -> bool:
         try:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gradviz.lenet.config import READERS
+from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.data import Shelf
 from gradviz.lenet.experiment import trainer_on
 from gradviz.serve.classroom import Classroom
@@ -17,13 +17,14 @@ from gradviz.serve.processes import Nursery
 from gradviz.serve.sweeps import SweepRunner
 from gradviz.settings import Settings
 from gradviz.store.store import RunStore
+from gradviz.train.training import Train
 
 
 @dataclass(frozen=True)
 class Server:
     settings: Settings
     shelf: Shelf
-    store: RunStore
+    store: RunStore[RunConfig]
     manager: RunManager
     sweeps: SweepRunner
     classroom: Classroom
@@ -40,13 +41,14 @@ class Once:
     """
 
     def __init__(self, build: Callable[[], Server]):
-        self._build, self._lock = build, threading.Lock()
+        self.build = build  # may be another before the first call: a program with trainings of its own, say
+        self._lock = threading.Lock()
         self._built: Server | None = None
 
     def __call__(self) -> Server:
         with self._lock:
             if self._built is None:
-                self._built = self._build()
+                self._built = self.build()
             return self._built
 
     def clear(self) -> None:
@@ -55,12 +57,13 @@ class Once:
             self._built = None
 
 
-def _build() -> Server:
+def build(train: Train[RunConfig] | None = None) -> Server:
+    """By the GRADVIZ_* variables. `train` makes the trainings in the place of those that GRADVIZ_TRAIN_IN names."""
     settings = Settings.from_environment()
     shelf = Shelf(settings.data, settings.download)
     store = RunStore(settings.store, READERS)
-    nursery = Nursery(shelf, settings.threads) if settings.train_in == "process" else None
-    manager = RunManager(store, nursery or trainer_on(shelf), settings.workers, settings.threads, settings.limits)
+    nursery = Nursery(shelf, settings.threads) if settings.train_in == "process" and train is None else None
+    manager = RunManager(store, train or nursery or trainer_on(shelf), settings.workers, settings.threads, settings.limits)
     # One worker stays free of sweeps, for whoever presses Start.
     sweeps = SweepRunner(manager, settings.store / "sweeps", at_once=max(1, settings.workers - 1))
     classroom = Classroom(settings.store / "classroom.json", settings.pin)
@@ -71,7 +74,7 @@ def _build() -> Server:
 
 # The only thing of a module that changes: pages and routes are given nothing by Streamlit that they could hold it by. One for
 # all sessions and for the routes. Raises SettingsError for a GRADVIZ_* variable that cannot be used.
-server = Once(_build)
+server = Once(build)
 
 
 def notice() -> dict[str, str | bool]:

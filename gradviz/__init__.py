@@ -4,4 +4,19 @@ A RunConfig says what to train, and lenet.experiment makes a task of it: a DeepL
 (train) iterates any task, a LayerProbe measures every layer at every step, and each step becomes a StepRecord in the
 History of a Run (record). RunManager (serve) queues and shares runs, RunStore (store) keeps them; lenet.theory predicts and
 diagnosis explains what they show. The page (app.py, pages/, gradviz.ui, gradviz.web) only looks.
+
+`gradviz.watch(model, optimizer)` measures somebody's own training (docs/watch.md).
 """
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """`watch` comes with torch, which takes seconds: only who asks for it waits."""
+    if name == "watch":
+        from gradviz.train.watch import watch
+
+        return watch
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

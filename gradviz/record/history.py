@@ -35,13 +35,13 @@ class History:
     read through `snapshot`, so that stride, steps and columns always belong together.
     """
 
-    def __init__(self, layers: int, max_columns: int = 1000):
+    def __init__(self, layers: int, max_columns: int = 1000, quantities: Sequence[str] | None = None):
         if max_columns < 2 or max_columns % 2:
             raise ValueError(f"max_columns must be an even number of 2 or more, not {max_columns}")
-        self.layers, self.max_columns = layers, max_columns
+        self.layers, self.max_columns, self.quantities = layers, max_columns, tuple(quantities or QUANTITIES)
         self.stride = 1
         self.steps = 0
-        self._columns = np.full((min(64, max_columns), len(QUANTITIES), layers), np.nan, np.float32)
+        self._columns = np.full((min(64, max_columns), len(self.quantities), layers), np.nan, np.float32)
         self._scalars = np.full((1024, 3), np.nan)  # loss, accuracy, seconds
         self.tests: list[tuple[int, float]] = []  # (step, accuracy on the fixed test subset)
         self.samples: list[PackedSample] = []  # by rising step
@@ -56,9 +56,10 @@ class History:
         stride: int,
         max_columns: int,
         samples: Sequence[PackedSample] = (),
+        quantities: Sequence[str] | None = None,
     ) -> History:
         """The history kept as `columns`, `scalars` (float64 (steps, 3): loss, accuracy, seconds), `tests` and `samples`."""
-        history = cls(columns.shape[2], max_columns)
+        history = cls(columns.shape[2], max_columns, quantities)
         history.stride, history.steps, history.tests = stride, len(scalars), list(tests)
         history.samples = list(samples)
         history._columns = _grown(columns, max(len(columns), len(history._columns)))
@@ -100,7 +101,7 @@ class History:
 
     def quantity(self, name: str) -> np.ndarray:
         """float32 (columns, layers) of one quantity."""
-        return self.columns[:, list(QUANTITIES).index(name)]
+        return self.columns[:, self.quantities.index(name)]
 
     @property
     def nbytes(self) -> int:
@@ -109,6 +110,13 @@ class History:
 
     def column_of(self, step: int) -> int:
         return step // self.stride
+
+    def note(self, step: int, loss: float | None = None, accuracy: float | None = None) -> None:
+        """What comes to be known of a step only after its record."""
+        with self._lock:
+            for place, value in enumerate((loss, accuracy)):
+                if value is not None and 0 <= step < self.steps:
+                    self._scalars[step, place] = value
 
     def append(self, record: StepRecord) -> None:
         """Raises ValueError if the record is not the next step."""

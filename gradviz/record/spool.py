@@ -1,0 +1,334 @@
+"""A run of a watched net as one file, written while it trains and read by whoever looks.
+
+The first line is JSON: what the run is about. Frames follow, each appended at once: numbers of new steps, or a state. The
+columns of layer numbers are those of History; when it merges them, and when frames that are out of date have come to outweigh
+the rest, the file is written anew and takes the old one's place. Whatever part of it has been written is a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from gradviz.messages import Message, say
+from gradviz.record.arithmetic import Arithmetic
+from gradviz.record.history import History
+from gradviz.record.run import Run, Status
+from gradviz.record.watched import MEASURED, Watched
+
+try:
+    import fcntl
+except ImportError:  # Windows: nobody can tell there whether the writer lives
+    fcntl = None  # type: ignore[assignment]
+
+SUFFIX = ".spool"
+EVERY = 0.5  # seconds between two looks at what is new: what a killed process loses
+_VERSION = 1
+_FRAME = struct.Struct("<BII")  # kind, bytes, their crc32
+_NUMBERS = struct.Struct("<QIIII")  # first step, steps, stride, first column, columns
+_KIND_NUMBERS, _KIND_STATE = 1, 2
+_LATE = 1024  # steps back at which a loss may still come: one that lay on a GPU
+_SLACK = 8_000_000  # bytes of frames out of date that are let be
+_HEAD = 16_000_000  # bytes of the first line, at most
+_LAYERS, _COLUMNS = 20_000, 10_000
+
+
+def max_columns(layers: int) -> int:
+    """Columns kept of so many layers: at most some 32 MB of them, a thousand for a usual net."""
+    most = 8_000_000 // (len(MEASURED) * max(1, layers))
+    return max(50, min(1000, most)) // 2 * 2
+
+
+class SpoolWriter:
+    """Of one run. `write` may be called from any one thread at a time; it raises OSError where the disk takes no more."""
+
+    def __init__(self, path: Path, head: Mapping[str, Any]):
+        """`head`: the recipe and what else is known from the start, as JSON has it."""
+        self.path = path
+        self._head = dict(head)
+        self._file: IO[bytes] | None = None
+        self._least = self._size = self._steps = self._stride = 0
+        self._state: bytes = b""
+        self._tail = np.empty((0, 2))  # loss and accuracy of the last steps as they were written: some come late
+
+    def write(self, history: History, state: Mapping[str, Any]) -> None:
+        """What is new since the last time."""
+        view = history.snapshot()
+        packed = json.dumps(state, sort_keys=True).encode()
+        if self._file is None or view.stride != self._stride or self._size > 2 * self._least + _SLACK:
+            self._anew(view, packed)
+            return
+        frames = b""
+        first = self._first_new(view)
+        if first < view.steps:
+            frames += _numbers(view, first, view.column_of(max(0, self._steps - 1)))
+        if packed != self._state:
+            frames += _frame(_KIND_STATE, packed)
+        if frames:
+            try:
+                self._append(frames)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._file.fileno(), self._size)  # no half frame, where another may yet follow
+                raise
+        self._noted(view, packed)
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
+
+    def _append(self, frames: bytes) -> None:
+        assert self._file is not None
+        self._file.write(frames)
+        self._size += len(frames)
+
+    def _noted(self, view: History, state: bytes) -> None:
+        self._steps, self._stride, self._state = view.steps, view.stride, state
+        self._tail = _scores(view, max(0, view.steps - _LATE), view.steps)
+
+    def _first_new(self, view: History) -> int:
+        """The first step whose numbers are not written, or not as they are now."""
+        start = self._steps - len(self._tail)
+        now = _scores(view, start, self._steps)
+        differ = ((now != self._tail) & ~(np.isnan(now) & np.isnan(self._tail))).any(1)
+        return start + int(differ.argmax()) if differ.any() else self._steps
+
+    def _anew(self, view: History, state: bytes) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        head = {"gradviz-spool": _VERSION, "quantities": list(view.quantities), "max_columns": view.max_columns} | self._head
+        text = json.dumps(head).encode() + b"\n" + _numbers(view, 0, 0) + _frame(_KIND_STATE, state)
+        new = self.path.with_suffix(".new")
+        file = new.open("wb", buffering=0)
+        try:
+            _lock(file)
+            file.write(text)
+            os.replace(new, self.path)
+        except OSError:
+            file.close()
+            new.unlink(missing_ok=True)
+            raise
+        self.close()
+        self._file, self._size, self._least = file, len(text), len(text)
+        self._noted(view, state)
+
+
+def _scores(view: History, first: int, end: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """(steps, 2): loss and accuracy."""
+    return np.stack([view.loss[first:end], view.accuracy[first:end]], axis=1)
+
+
+def _numbers(view: History, first: int, column: int) -> bytes:
+    """Of the steps from `first` on, and the columns from `column` on."""
+    scalars = np.concatenate([_scores(view, first, view.steps), view.seconds[first:, None]], axis=1).astype("<f8")
+    columns = view.columns[column:].astype("<f4")
+    head = _NUMBERS.pack(first, len(scalars), view.stride, column, len(columns))
+    return _frame(_KIND_NUMBERS, head + scalars.tobytes() + columns.tobytes())
+
+
+def _frame(kind: int, content: bytes) -> bytes:
+    return _FRAME.pack(kind, len(content), zlib.crc32(content)) + content
+
+
+def _lock(file: IO[bytes]) -> None:
+    """As long as the writer lives, others can see that it does."""
+    if fcntl:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class Recorder:
+    """Writes a run down from a thread of its own, until `close`. Where that fails it says so once, and ends."""
+
+    def __init__(
+        self, writer: SpoolWriter, history: History, state: Callable[[], dict[str, Any]], failed: Callable[[Exception], None]
+    ):
+        self._writer, self._history, self._state, self._failed = writer, history, state, failed
+        self._ending = threading.Event()
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._work, name="gradviz-watch", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """With the last numbers written."""
+        if os.getpid() == self._pid:  # else: a copy of the process, which has no such thread
+            self._ending.set()
+            self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            ending = False
+            while not ending:
+                ending = self._ending.wait(EVERY)
+                self._writer.write(self._history, self._state())
+        except Exception as error:
+            self._failed(error)
+        finally:
+            self._writer.close()
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+class SpoolError(ValueError):
+    """A file that is no run of a watched net."""
+
+
+@dataclass
+class Spool:
+    """A run as it was read, and what a Run has no place for."""
+
+    run: Run[Watched]
+    missing: dict[str, dict[str, str]] = field(default_factory=dict)  # layer -> quantity -> code of why it was not measured
+    every: int = 1  # steps from one measured one to the next, at the end
+    share: float | None = None  # what measuring costs, of the training's own time
+    overflows: int = 0  # steps that a scaler left out, of the measured ones
+
+
+def read_spool(path: Path) -> Spool:
+    """What the file holds, up to the first frame that is not whole. Raises SpoolError, or OSError."""
+    while True:
+        with path.open("rb") as file:
+            recipe, head = _read_head(file.readline(_HEAD))
+            content = file.read()
+            writing = _is_locked(file)
+            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                break  # else it has been written anew meanwhile, and the lock of this one says nothing
+    state: dict[str, Any] = {}
+    numbers: list[_Numbers] = []
+    steps = columns = 0
+    for kind, frame in _frames(content):
+        if kind == _KIND_STATE:
+            state = _json(frame)
+        elif kind == _KIND_NUMBERS:
+            part = _read_numbers(frame, len(recipe.layout))
+            if part is None or part.first > steps or part.column > columns:
+                break
+            steps, columns = part.first + len(part.scalars), part.column + len(part.columns)
+            numbers.append(part)
+    run = Run(recipe, _history(numbers, steps, len(recipe.layout), head["max_columns"]), created=float(head["created"]))
+    run.device = str(head.get("device", ""))[:300]
+    run.arithmetic = Arithmetic.from_dict(head.get("arithmetic"))
+    return _with_state(run, state, writing)
+
+
+def _history(numbers: Sequence[_Numbers], steps: int, layers: int, most: int) -> History:
+    stride = numbers[0].stride if numbers else 1
+    count = -(-steps // stride)
+    if count != max((part.column + len(part.columns) for part in numbers), default=0) or count > most:
+        raise SpoolError("its columns and its steps do not fit together")
+    columns = np.full((count, len(MEASURED), layers), np.nan, np.float32)
+    scalars = np.full((steps, 3), np.nan)
+    for part in numbers:
+        ends = part.column + len(part.columns)
+        if part.stride != stride or ends > count or part.first + len(part.scalars) > steps:
+            raise SpoolError("its columns and its steps do not fit together")
+        scalars[part.first : part.first + len(part.scalars)] = part.scalars
+        columns[part.column : ends] = part.columns
+    return History.restored(columns, scalars, [], stride, most, quantities=MEASURED)
+
+
+def _with_state(run: Run[Watched], state: dict[str, Any], writing: bool | None) -> Spool:
+    try:
+        run.status = Status(state.get("status", Status.RUNNING))
+    except ValueError:
+        run.status = Status.RUNNING
+    run.message = Message.from_json(state.get("message"))
+    layer = state.get("nonfinite_layer")
+    run.nonfinite_layer = layer if isinstance(layer, str) else None
+    if run.status.live and writing is False:
+        run.status, run.message = Status.INTERRUPTED, say("watch-interrupted")
+    spool = Spool(run)
+    if isinstance(missing := state.get("missing"), dict):
+        spool.missing = {name: why for name, why in missing.items() if isinstance(why, dict)}
+    spool.every, spool.overflows = _whole(state.get("every"), 1), _whole(state.get("overflows"), 0)
+    spool.share = float(share) if isinstance(share := state.get("share"), (int, float)) else None
+    return spool
+
+
+def _whole(value: object, otherwise: int) -> int:
+    return value if type(value) is int and value >= 0 else otherwise
+
+
+def _read_head(line: bytes) -> tuple[Watched, dict[str, Any]]:
+    head = _json(line)
+    if head.get("gradviz-spool") != _VERSION:
+        raise SpoolError("it is no run of a watched net, or one of another version")
+    if head.get("quantities") != list(MEASURED):
+        raise SpoolError("it holds other quantities than this version measures")
+    most, created = head.get("max_columns"), head.get("created")
+    if type(most) is not int or not 2 <= most <= _COLUMNS or most % 2 or not isinstance(created, (int, float)):
+        raise SpoolError("its first line does not say how it is kept")
+    try:
+        recipe = Watched.from_dict(head["recipe"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise SpoolError("its first line does not say which net it is of") from error
+    if len(recipe.layout) > _LAYERS:
+        raise SpoolError(f"it has more than {_LAYERS} layers")
+    return recipe, head
+
+
+def _frames(content: bytes) -> list[tuple[int, bytes]]:
+    """Those that are whole, up to the first that is not."""
+    frames, at = [], 0
+    while at + _FRAME.size <= len(content):
+        kind, size, check = _FRAME.unpack_from(content, at)
+        frame = content[at + _FRAME.size : at + _FRAME.size + size]
+        if len(frame) < size or zlib.crc32(frame) != check:
+            break
+        frames.append((kind, frame))
+        at += _FRAME.size + size
+    return frames
+
+
+@dataclass
+class _Numbers:
+    first: int
+    stride: int
+    column: int
+    scalars: np.ndarray[Any, np.dtype[np.float64]]
+    columns: np.ndarray[Any, np.dtype[np.float32]]
+
+
+def _read_numbers(frame: bytes, layers: int) -> _Numbers | None:
+    """None for numbers that do not fill their frame."""
+    if len(frame) < _NUMBERS.size:
+        return None
+    first, steps, stride, column, columns = _NUMBERS.unpack_from(frame)
+    if stride < 1 or len(frame) != _NUMBERS.size + 24 * steps + 4 * columns * len(MEASURED) * layers:
+        return None
+    scalars = np.frombuffer(frame, "<f8", 3 * steps, _NUMBERS.size).reshape(steps, 3)
+    numbers = np.frombuffer(frame, "<f4", -1, _NUMBERS.size + 24 * steps).reshape(columns, len(MEASURED), layers)
+    return _Numbers(first, stride, column, scalars, numbers)
+
+
+def _json(text: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise SpoolError("a part of it is not readable")
+    return found
+
+
+def _is_locked(file: IO[bytes]) -> bool | None:
+    """Whether its writer lives; None if that cannot be known."""
+    if not fcntl:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return False

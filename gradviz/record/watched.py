@@ -1,0 +1,113 @@
+"""What a run of somebody's own net is about, and how hundreds of its layers are folded."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from gradviz.record.layout import Layout
+from gradviz.record.quantities import QUANTITIES
+
+ABSENT = -1.0  # in a table: not measured, for a reason; no quantity is negative, and any number beats it where columns merge
+STILL = "still_share"  # of a watched net alone: share of the entries with a gradient that the step did not move
+MEASURED = (*QUANTITIES, STILL)  # rows of a watched net's table
+FOLDED = 60  # groups that a screen shows at most
+
+_ID = re.compile(r"watched-[0-9a-f]{16}")
+_LONGEST = 300  # characters of a name or a title
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A net that was watched. Its id is random: nobody knows what would give the same numbers again."""
+
+    id: str
+    title: str
+    layout: Layout
+    kinds: tuple[str, ...] = ()  # of each layer, the class of its module: "Conv2d"
+    entries: tuple[int, ...] = ()  # of each layer's weight
+    tied: tuple[tuple[str, str], ...] = ()  # (layer, the one before it that is the same weight)
+    optimizers: tuple[str, ...] = ()
+
+    @property
+    def steps(self) -> int | None:
+        """Nobody knows them."""
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "id": self.id, "title": self.title, "layers": list(self.layout.names), "kinds": list(self.kinds),
+            "entries": list(self.entries), "tied": [list(pair) for pair in self.tied], "optimizers": list(self.optimizers),
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, kept: Mapping[str, Any]) -> Watched:
+        """Raises ValueError for what is no such thing."""
+        names = _texts(kept.get("layers"))
+        tied = [tuple(_texts(pair)) for pair in _list(kept.get("tied", []))]
+        if not (isinstance(kept.get("id"), str) and _ID.fullmatch(kept["id"]) and isinstance(kept.get("title"), str)):
+            raise ValueError("no id or no title of a watched net")
+        entries = [entry for entry in _list(kept.get("entries", [])) if type(entry) is int and entry >= 0]
+        kinds = _texts(kept.get("kinds", []))
+        if not names or len(set(names)) != len(names) or {len(entries), len(kinds)} - {0, len(names)}:
+            raise ValueError("the layers of a watched net do not fit together")
+        pairs = tuple((pair[0], pair[1]) for pair in tied if len(pair) == 2)
+        optimizers = tuple(_texts(kept.get("optimizers", [])))
+        return cls(kept["id"], kept["title"][:_LONGEST], Layout(tuple(names)), tuple(kinds), tuple(entries), pairs, optimizers)
+
+
+def new_id() -> str:
+    return f"watched-{secrets.token_hex(8)}"
+
+
+def fold(names: Sequence[str], most: int = FOLDED) -> list[tuple[str, range]]:
+    """Neighbouring rows put together by the module tree, into at most `most` groups: (what their names begin with, rows).
+
+    Nothing is folded where there is room; else the largest group is unfolded first.
+    """
+    paths = [name.split(".") for name in names]
+
+    def parted(rows: range, depth: int) -> list[tuple[range, int]]:
+        parts = [list(group) for _like, group in groupby(rows, lambda row: paths[row][:depth])]
+        return [(range(part[0], part[-1] + 1), depth) for part in parts]
+
+    groups = parted(range(len(names)), 1)
+    while len(groups) > most:  # a flat list of hundreds: by their place
+        pairs = [groups[at : at + 2] for at in range(0, len(groups), 2)]
+        groups = [(range(pair[0][0].start, pair[-1][0].stop), len(names)) for pair in pairs]
+    closed: set[range] = set()
+    while open_groups := [group for group in groups if len(group[0]) > 1 and group[0] not in closed]:
+        rows, depth = max(open_groups, key=lambda group: len(group[0]))
+        deepest = max(len(paths[row]) for row in rows)
+        deeper = next((inner for d in range(depth + 1, deepest + 1) if len(inner := parted(rows, d)) > 1), [])
+        if not deeper or len(groups) - 1 + len(deeper) > most:
+            closed.add(rows)
+            continue
+        at = groups.index((rows, depth))
+        groups[at : at + 1] = deeper
+    return [(_beginning([names[row] for row in rows]), rows) for rows, _depth in groups]
+
+
+def _beginning(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return names[0]
+    first, last = names[0].split("."), names[-1].split(".")
+    shared = [one for one, other in zip(first, last, strict=False) if one == other]
+    return ".".join(shared) if shared else f"{names[0]} … {names[-1]}"
+
+
+def _list(kept: object) -> list[Any]:
+    if not isinstance(kept, list):
+        raise ValueError("a list is missing")
+    return kept
+
+
+def _texts(kept: object) -> list[str]:
+    texts = _list(kept)
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a text is missing")
+    return [text[:_LONGEST] for text in texts]

@@ -1,0 +1,290 @@
+"""What passes through a net between two steps of its optimiser: signals, activations, and when a backward pass has ended.
+
+The rules, each tried against a way in which people train:
+
+- An activation counts once its backward pass arrives. Evaluation, the second forward pass of a checkpoint and passes that are
+  thrown away then leave no trace.
+- Where a backward pass begins while no weight has a gradient, what was collected before it was thrown away by `zero_grad`.
+- A pass of `torch.autograd.grad`, which gives gradients to nobody, does not count.
+- The end of a backward pass is asked for twice: DDP makes the gradients those of all ranks in such an end of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from gradviz.train.lengths import Number, length, nonzero
+from gradviz.train.modules import Row, callers, find_rows, is_lazy_net
+
+Part = tuple[Number, int]  # a length, and of how many entries
+
+
+class Hook:
+    """A function of a watch among a module's hooks. In a copy of the module, or in a file, it is a function that does nothing.
+
+    What stands in for it there is Python's own: the file can be read where there is no gradviz.
+    """
+
+    def __init__(self, function: Callable[..., None], owner: object):
+        """`owner` is who watches; it is not held alive."""
+        self._function = function
+        self.owner = weakref.ref(owner)
+
+    def __call__(self, *arguments: Any) -> None:
+        if torch.compiler.is_compiling():  # the compiler keeps this line alone: no break in the graph, nothing measured
+            return
+        self._function(*arguments)
+
+    def __reduce_ex__(self, _protocol: object) -> tuple[Any, ...]:
+        return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+@dataclass
+class Raw:
+    """A weight's gradient as the backward pass left it."""
+
+    length: Number
+    entries: int
+    nonzero: Number | None  # None: does not apply
+
+
+@dataclass
+class Collected:
+    """Of one row, since its optimiser's last step."""
+
+    signals: list[Part] = field(default_factory=list)
+    activations: list[Part] = field(default_factory=list)
+    raw: Raw | None = None
+    twice: bool = False  # more than one backward pass went through one forward pass: their sum is not known
+
+
+class Passes:
+    """Listens to a net. `measuring` is set by its owner from step to step; without it only `begun` is kept.
+
+    `rows` are in the order of registration, and `collected` is what was measured of each. `guard` runs each function of the
+    listening so that no exception of it reaches the training.
+    """
+
+    def __init__(self, model: nn.Module, guard: Callable[[Callable[[], None]], None], owner: object):
+        self.measuring = True
+        self.begun = False  # a pass that may train has begun; its owner sets it back
+        self.thrown_away = 0  # measured passes with a gradient that is not finite, which no step followed
+        self.seconds = 0.0  # of this thread, spent here while measuring
+        self.calls: dict[int, None] = {}  # ids of modules in the order of their first calls, until `ordered`
+        self.called: set[int] = set()  # ids of modules since the last step, while measuring
+        self._model = weakref.ref(model)
+        self._guard = guard
+        self._open: dict[int, bool] = {}  # backward passes under way, by the id of their graph task -> whether they count
+        self._touching: dict[int, weakref.ref[torch.Tensor]] = {}  # by id; a set would compare entries
+        self._handles: list[RemovableHandle] = []
+        self._first: list[RemovableHandle] = []
+        for module in callers(model):
+            self._handles.append(module.register_forward_hook(Hook(partial(self._forward, id(module)), owner)))
+            self._first.append(module.register_forward_pre_hook(Hook(partial(self._call, id(module)), owner)))
+        self._find(model)
+
+    def _find(self, model: nn.Module) -> None:
+        self._lazy = is_lazy_net(model)
+        self.rows: list[Row] = find_rows(model)
+        self.collected = [Collected() for _ in self.rows]
+        self._spoken: dict[int, list[int]] = {}  # id of a module -> rows measured at its output
+        for k, row in enumerate(self.rows):
+            if not row.why and (module := row.user()) is not None:
+                self._spoken.setdefault(id(module), []).append(k)
+        self.touch()
+
+    def touch(self) -> None:
+        """Listens to the weights that have come to want a gradient: lazy ones, and those that were frozen."""
+        for row in self.rows:
+            weight = row.weight
+            known = self._touching.get(id(weight))
+            if weight is not None and weight.requires_grad and weight.is_leaf and not (known and known() is weight):
+                self._touching[id(weight)] = weakref.ref(weight)
+                self._handles.append(weight.register_post_accumulate_grad_hook(self._touched))
+
+    def ordered(self) -> None:
+        """No longer notes which module is called first."""
+        for handle in self._first:
+            handle.remove()
+        self._first = []
+
+    def forget(self, rows: Iterable[int]) -> None:
+        for k in rows:
+            self.collected[k] = Collected()
+
+    def close(self) -> None:
+        self.measuring = False
+        for handle in [*self._handles, *self._first]:
+            handle.remove()
+        self._handles, self._first = [], []
+
+    # --- forward ---------------------------------------------------------------------------------------------------
+
+    def _call(self, module: int, *_: object) -> None:
+        self.calls.setdefault(module)
+
+    def _forward(self, module: int, called: nn.Module, _inputs: object, output: object) -> None:
+        if torch._C._get_tracing_state() is not None:
+            return
+        if called.training and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
+            self._open.clear()  # outside of any backward pass: one that is still open has died of an error
+            self.begun = True
+        if self.measuring:
+            self._timed(lambda: self._look(module, output))
+
+    def _look(self, module: int, output: object) -> None:
+        if self._lazy and (model := self._model()) is not None:
+            self._find(model)
+        self.called.add(module)
+        z = _first_tensor(output)
+        if module not in self._spoken or z is None or z.grad_fn is None or z.device.type == "meta" or z.numel() == 0:
+            return
+        if type(z) not in (torch.Tensor, nn.Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(z):
+            return  # a tensor of several machines or of another kind: what it holds here is not the layer's output
+        activation = (length(z.detach()), z.numel())
+        arrived = partial(self._arrived, module, z.output_nr, activation, [])
+        z.grad_fn.register_prehook(lambda gradients: self._timed(lambda: arrived(gradients)))
+
+    # --- backward --------------------------------------------------------------------------------------------------
+
+    def _arrived(
+        self,
+        module: int,
+        output: int,
+        activation: Part,
+        before: list[bool],
+        gradients: tuple[torch.Tensor | None, ...],
+    ) -> None:
+        signal = gradients[output]
+        if not self.measuring or signal is None or not self._counts(torch._C._current_graph_task_id()):
+            return
+        part = (length(signal), signal.numel())
+        for k in self._spoken.get(module, []):
+            found = self.collected[k]
+            found.signals.append(part)
+            found.activations.append(activation)
+            found.twice |= bool(before)
+        before.append(True)
+
+    def _touched(self, weight: torch.Tensor) -> None:
+        """The weight has got its gradient of this pass."""
+        self.begun = True
+        if self.measuring:
+            self._timed(lambda: self._enter(torch._C._current_graph_task_id(), weight))
+
+    def _counts(self, task: int) -> bool:
+        if task not in self._open:
+            if self._accumulates():
+                self._enter(task)
+            else:
+                self._open[task] = False
+        return self._open[task]
+
+    def _enter(self, task: int, touched: torch.Tensor | None = None) -> None:
+        """A backward pass that counts has begun, unless it was known; `touched` has its gradient of it already."""
+        if self._open.get(task):
+            return
+        if not any(self._open.values()):  # else it is a part of another pass: a checkpoint's
+            self._forget_thrown_away(touched)
+        self._open[task] = True
+
+        def ended() -> None:
+            self._timed(lambda: self._ended(task))
+
+        engine = torch.autograd.Variable._execution_engine
+        engine.queue_callback(lambda: engine.queue_callback(ended))
+
+    def _accumulates(self) -> bool:
+        """Whether this pass gives a gradient to any weight that is trained; `autograd.grad` does not, and says so by an error."""
+        for weight in self._trained():
+            with torch.enable_grad():
+                function = weight.view_as(weight).grad_fn
+            node = function.next_functions[0][0] if function else None
+            try:
+                if node is not None and torch._C._will_engine_execute_node(node):
+                    return True
+            except RuntimeError:
+                return False
+        return False
+
+    def _trained(self) -> list[torch.Tensor]:
+        """The weights that want a gradient, each once."""
+        weights = {id(weight): weight for row in self.rows if (weight := row.weight) is not None}
+        return [weight for weight in weights.values() if weight.requires_grad and weight.is_leaf]
+
+    def _forget_thrown_away(self, touched: torch.Tensor | None) -> None:
+        used = [found for found in self.collected if found.signals or found.raw]
+        others = [weight for weight in self._trained() if weight is not touched]
+        if used and others and all(weight.grad is None or _all_zero(weight.grad) for weight in others):
+            self.thrown_away += any(_overflown(found.raw) for found in used)
+            self.forget(range(len(self.rows)))
+
+    def _ended(self, task: int) -> None:
+        self._open.pop(task, None)
+        if self.measuring:
+            self.measure_raw()
+
+    @torch.no_grad()
+    def measure_raw(self) -> None:
+        """The gradients as they lie there now."""
+        for row, found in zip(self.rows, self.collected, strict=True):
+            weight = row.weight
+            gradient = None if weight is None else weight.grad
+            found.raw = None if gradient is None or not plain(gradient) else raw(gradient)
+
+    def _timed(self, function: Callable[[], None]) -> None:
+        begin = time.perf_counter()
+        self._guard(function)
+        self.seconds += time.perf_counter() - begin
+
+
+def owners(model: nn.Module) -> list[object]:
+    """Who watches the net or a part of it."""
+    hooks = [hook for module in callers(model) for hook in module._forward_hooks.values() if isinstance(hook, Hook)]
+    found = {id(owner): owner for hook in hooks if (owner := hook.owner()) is not None}
+    return list(found.values())
+
+
+def plain(tensor: torch.Tensor) -> bool:
+    """Whether its entries are those of the weight itself: no shard of it on several machines, no packed integers."""
+    ordinary = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.layout in (torch.strided, torch.sparse_coo)
+    return ordinary and (tensor.is_floating_point() or tensor.is_complex()) and tensor.device.type != "meta"
+
+
+def raw(gradient: torch.Tensor) -> Raw:
+    count = None if gradient.layout != torch.strided else nonzero(gradient)
+    return Raw(length(gradient), gradient.numel(), count)
+
+
+def _first_tensor(output: object) -> torch.Tensor | None:
+    """The output itself; of a tuple its first part, as with LSTM and attention; of a mapping its first value."""
+    for _depth in range(3):
+        if isinstance(output, torch.Tensor):
+            return output
+        if isinstance(output, (tuple, list)) and output:
+            output = output[0]
+        elif isinstance(output, dict) and output:
+            output = next(iter(output.values()))
+        else:
+            return None
+    return None
+
+
+def _all_zero(gradient: torch.Tensor) -> bool:
+    if gradient.layout == torch.sparse_coo:
+        gradient = gradient.coalesce().values()
+    return not bool(gradient.any())
+
+
+def _overflown(found: Raw | None) -> bool:
+    return found is not None and not bool(torch.isfinite(torch.as_tensor(found.length)))

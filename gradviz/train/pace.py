@@ -1,0 +1,43 @@
+"""How often a watched training is measured: at every so-manieth step, or so seldom that it costs little."""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+
+SHARE = 0.03  # of the training's own time, at most
+_CHOICES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_KEPT = 7  # steps of each kind that are thought of
+
+
+class Pace:
+    """`every` is the present choice. Without `fixed` it follows what the measuring costs, once three steps have shown it."""
+
+    def __init__(self, fixed: int | None):
+        self.every = fixed or 1
+        self._free = fixed is None
+        self._costs: deque[float] = deque(maxlen=_KEPT)  # seconds spent measuring, of measured steps
+        self._bare: deque[float] = deque(maxlen=_KEPT)  # seconds of a step without that
+
+    @property
+    def share(self) -> float | None:
+        """What measuring costs at this pace, as a share of the training's own time; None before that is known."""
+        if len(self._bare) < 3 or not self._costs or median(self._bare) <= 0:
+            return None
+        return median(self._costs) / self.every / median(self._bare)
+
+    def due(self, step: int) -> bool:
+        return step % self.every == 0
+
+    def take(self, seconds: float, spent: float, measured: bool) -> None:
+        """A step took `seconds` with all, of which `spent` went into measuring."""
+        self._bare.append(max(seconds - spent, 0.0))
+        if measured:
+            self._costs.append(spent)
+        share = self.share
+        if self._free and share is not None:
+            whole = share * self.every
+            wanted = next((choice for choice in _CHOICES if whole / choice <= SHARE), _CHOICES[-1])
+            # Down only where there is room: a pace that went up and down with the noise would be no pace.
+            if wanted > self.every or whole / wanted <= SHARE / 2:
+                self.every = wanted

@@ -1,0 +1,366 @@
+"""watch: somebody's own training, seen layer by layer. What is measured and what is not: docs/watch.md."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import math
+import os
+import sys
+import time
+import weakref
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.optimizer import Optimizer
+
+from gradviz.messages import NOTHING, Message, Told, say
+from gradviz.record.arithmetic import Arithmetic
+from gradviz.record.history import History, StepRecord
+from gradviz.record.layout import Layout
+from gradviz.record.reading import first_nonfinite
+from gradviz.record.run import Run, Status
+from gradviz.record.spool import SUFFIX, Recorder, SpoolWriter, max_columns
+from gradviz.record.watched import ABSENT, MEASURED, Watched, new_id
+from gradviz.train.device import here
+from gradviz.train.hooks import owners
+from gradviz.train.modules import find_rows, is_lazy_net
+from gradviz.train.pace import Pace
+from gradviz.train.watcher import Seen, Watcher
+
+_log = logging.getLogger("gradviz.watch")
+
+# Engines that put the weights of many layers into one tensor, or do the optimiser's work out of sight.
+_ENGINES = ("FullyShardedDataParallel", "DeepSpeedEngine", "DeepSpeedZeroOptimizer", "DeepSpeedZeroOptimizer_Stage3")
+
+
+class WatchError(Told, ValueError):
+    """What watch was given cannot be watched. Only `watch` itself raises it."""
+
+
+def watch(
+    model: nn.Module,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    *,
+    every: int | Literal["auto"] = "auto",
+    folder: str | os.PathLike[str] | None = None,
+    title: str | None = None,
+) -> WatchedRun:
+    """Measures every layer of `model` while your own loop trains it, and changes no number of the training.
+
+    `optimizer`: one, several, or none; without one each that holds a weight of the net is taken note of. `every`: measure
+    each so-manieth step; "auto" as often as costs at most 3 % of the training's time. `folder`: that of the kept runs, by
+    default GRADVIZ_STORE or `runs`; the run becomes one file in its folder `watched`. Called again on the same net it
+    replaces the watch before. Raises WatchError, in one sentence; what `watch` has returned raises nothing.
+    """
+    if not isinstance(model, nn.Module):
+        raise WatchError(say("watch-model", kind=type(model).__name__))
+    if every != "auto" and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+        raise WatchError(say("watch-every", every=repr(every)[:60]))
+    optimizers = _optimizers(optimizer)
+    inner, world, rank = _unwrapped(model)
+    quiet = _quiet(model, optimizers or (), rank)
+    if not quiet:
+        _refuse(inner, optimizers)
+    for before in owners(inner):
+        if isinstance(before, WatchedRun) and before.watches(inner):
+            before.replaced()
+    place = Path(os.environ.get("GRADVIZ_STORE", "").strip() or "runs") if folder is None else Path(folder)
+    return WatchedRun(inner, optimizers, Pace(None if every == "auto" else every), place, title, world, quiet)
+
+
+class WatchedRun:
+    """A training that is watched. None of its methods raises an error.
+
+    `with watch(…) as run:` closes it; so do the end of the program and the end of the net.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer] | None,
+        pace: Pace,
+        folder: Path,
+        title: str | None,
+        world: int,
+        quiet: Message,
+    ):
+        self.id = new_id()
+        self.path = folder.absolute() / "watched" / (self.id + SUFFIX)
+        self.status = Status.RUNNING
+        self.message = quiet  # one sentence about how it ended, or why it records nothing
+        self.run: Run[Watched] | None = None  # once a step was taken
+        self.missing: dict[str, dict[str, str]] = {}  # layer -> quantity -> code of why it was not measured in the last look
+        self.overflows = 0  # steps that a scaler left out, as far as they were measured
+        self._net = weakref.ref(model)
+        self._title = title
+        self._kind = type(model).__name__
+        self._pace = pace
+        self._created, self._begin, self._pid = time.time(), time.perf_counter(), os.getpid()
+        self._scores: dict[str, float | torch.Tensor] = {}  # of the step under way
+        self._late: list[tuple[int, str, torch.Tensor]] = []  # numbers that still lie on a device, and of which step
+        self._logged: set[tuple[int, str]] = set()  # what the last step has, (step, name)
+        self._said: set[str] = set()
+        self._recorder: Recorder | None = None
+        self._watcher: Watcher | None = None
+        if quiet:
+            self.status = Status.STOPPED
+            return
+        self._watcher = Watcher(model, optimizers, pace, self._take, self._broke, self, world)
+        self._gone = weakref.finalize(model, partial(WatchedRun._end, self, Status.FINISHED, say("watch-gone-net")))
+        self._gone.atexit = False
+        atexit.register(self._at_exit)
+
+    # --- what the training calls -----------------------------------------------------------------------------------
+
+    def log(self, **scores: object) -> None:
+        """`loss` and `accuracy` of the step, before or after the optimiser's; tensors on a GPU are not waited for."""
+        if self._watcher is None or not self.status.live:
+            if self.status is not Status.STOPPED or not self.message:
+                self._say_once(say("watch-closed"))
+            return
+        for name, value in scores.items():
+            number = _number(value) if name in ("loss", "accuracy") else None
+            if number is None:
+                self._say_once(say("watch-log", name=name[:60]))
+            else:
+                self._log(name, number)
+
+    def close(self) -> None:
+        """The training is over; the hooks are gone, and the last numbers are written."""
+        self._end(Status.FINISHED, NOTHING)
+
+    def __enter__(self) -> WatchedRun:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
+        self._close_after(kind)
+
+    # --- what it is asked ------------------------------------------------------------------------------------------
+
+    @property
+    def every(self) -> int:
+        """Steps from one that is measured to the next, at present."""
+        return self._pace.every
+
+    @property
+    def share(self) -> float | None:
+        """What measuring costs at present, as a share of the training's own time; None before that is known."""
+        return self._pace.share
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names, in the order of their first calls; empty before the first step."""
+        return self.run.recipe.layout.names if self.run else ()
+
+    def quantity(self, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """float32 (columns, layers) of one of MEASURED; below 0 where it was not measured, see `missing`."""
+        return self.run.history.quantity(name) if self.run else np.empty((0, 0), np.float32)
+
+    def watches(self, model: nn.Module) -> bool:
+        return self._net() is model
+
+    def replaced(self) -> None:
+        """Another watch of the same net begins."""
+        self._end(Status.STOPPED, say("watch-replaced"))
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _log(self, name: str, number: float | torch.Tensor) -> None:
+        watcher, run = self._watcher, self.run
+        assert watcher is not None
+        step = run.history.steps - 1 if run else -1
+        if run is None or watcher.in_step or watcher.passes.begun or (step, name) in self._logged:
+            self._scores[name] = number
+        elif isinstance(number, torch.Tensor):
+            self._late.append((step, name, number))
+        else:
+            run.history.note(step, **{name: number})
+        self._logged.add((step, name))
+
+    def _take(self, seen: Seen) -> None:
+        run = self.run or self._started(seen)
+        history, layers = run.history, len(run.recipe.layout)
+        table = np.full((len(MEASURED), layers), ABSENT, np.float32) if seen.table is None else seen.table
+        step, scores = history.steps, {}
+        for name, number in self._scores.items():
+            if isinstance(number, torch.Tensor):
+                self._late.append((step, name, number))
+            else:
+                scores[name] = number
+        self._logged = {(step, name) for name in self._scores}
+        self._scores = {}
+        if seen.table is not None:
+            self.missing = seen.missing
+            self.overflows += seen.overflows
+            run.nonfinite_layer = run.nonfinite_layer or first_nonfinite(table, run.recipe.layout.names)
+        seconds = time.perf_counter() - self._begin
+        history.append(StepRecord(step, scores.get("loss", math.nan), scores.get("accuracy", math.nan), table, seconds))
+        if seen.table is not None or len(self._late) > 256:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Fetches what was logged as a number on a device."""
+        late, self._late = self._late, []
+        if self.run:
+            for step, name, number in late:
+                self.run.history.note(step, **{name: float(number)})
+
+    def _started(self, seen: Seen) -> Run[Watched]:
+        watcher = self._watcher
+        assert watcher is not None and watcher.order is not None
+        rows = [watcher.passes.rows[k] for k in watcher.order]
+        title = self._title or ", ".join((self._kind, *seen.held))
+        recipe = Watched(
+            self.id, str(title)[:300], Layout(tuple(row.name for row in rows)),
+            kinds=tuple(type(row.owner()).__name__ for row in rows),
+            entries=tuple(0 if row.weight is None else row.weight.numel() for row in rows),
+            tied=tuple((row.name, row.tied) for row in rows if row.tied),
+            optimizers=seen.held,
+        )  # fmt: skip
+        history = History(len(rows), max_columns(len(rows)), MEASURED)
+        run = self.run = Run(recipe, history, Status.RUNNING, created=self._created)
+        device = next((weight.device for row in rows if (weight := row.weight) is not None), torch.device("cpu"))
+        run.device, run.arithmetic = str(device), _arithmetic(device)
+        head = {"recipe": recipe.to_dict(), "created": self._created, "device": run.device}
+        head["arithmetic"] = run.arithmetic.to_dict() if run.arithmetic else None
+        self._recorder = Recorder(SpoolWriter(self.path, head), history, self._state, self._not_written)
+        return run
+
+    def _state(self) -> dict[str, Any]:
+        """As the spool keeps it."""
+        layer = self.run.nonfinite_layer if self.run else None
+        return {
+            "status": str(self.status), "message": self.message.to_json(), "nonfinite_layer": layer, "missing": self.missing,
+            "every": self.every, "share": self.share and float(f"{self.share:.1g}"), "overflows": self.overflows,
+        }  # fmt: skip
+
+    def _end(self, status: Status, message: Message) -> None:
+        if not self.status.live or os.getpid() != self._pid:
+            return
+        if self._watcher:
+            self._watcher.close()
+        try:
+            self._settle()
+        except Exception as error:  # of a device that is broken
+            self._broke(error)
+        self.status, self.message = status, message or self.message
+        if self.run:
+            self.run.message, self.run.status = self.message, status
+        if self._recorder:
+            self._recorder.close()
+        self._gone.detach()
+        atexit.unregister(self._at_exit)
+
+    def _close_after(self, kind: type[BaseException] | None) -> None:
+        if kind is None:
+            self.close()
+        elif issubclass(kind, KeyboardInterrupt):
+            self._end(Status.STOPPED, NOTHING)
+        else:
+            self._end(Status.FAILED, say("watch-failed", kind=kind.__name__))
+
+    def _at_exit(self) -> None:
+        error = getattr(sys, "last_value", None)  # what no one caught has ended the program
+        self._close_after(type(error) if isinstance(error, BaseException) else None)
+
+    def _broke(self, error: Exception) -> None:
+        self._stop_recording(say("watch-broken", error=f"{type(error).__name__}: {error}"[:300]))
+
+    def _not_written(self, error: Exception) -> None:
+        why = getattr(error, "strerror", None) or str(error)
+        self._stop_recording(say("watch-disk", path=str(self.path), error=str(why)[:200]))
+        if self._watcher:
+            self._watcher.dead = True
+
+    def _stop_recording(self, message: Message) -> None:
+        self.message = message
+        self._say_once(message)
+
+    def _say_once(self, message: Message) -> None:
+        if str(message) not in self._said and len(self._said) < 20:
+            self._said.add(str(message))
+            _log.warning("%s", message)
+
+
+def _optimizers(given: object) -> list[Optimizer] | None:
+    if given is None:
+        return None
+    several = list(given) if isinstance(given, (list, tuple)) else [given]
+    found = []
+    for each in several:
+        while not hasattr(each, "register_step_pre_hook") and hasattr(each, "optimizer"):
+            each = each.optimizer  # of a library's wrapper
+        inner = getattr(each, "optimizer", None)
+        each = inner if isinstance(inner, Optimizer) else each
+        if not isinstance(each, Optimizer):
+            raise WatchError(say("watch-optimizer", kind=type(each).__name__))
+        found.append(each)
+    return found or None
+
+
+def _unwrapped(model: nn.Module) -> tuple[nn.Module, int, int]:
+    """(the net inside its wrappers, processes whose mean a gradient is or 0 if not known, number of this process)"""
+    world, rank = 1, 0
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        rank = torch.distributed.get_rank()
+        world = 1 if torch.distributed.get_world_size() == 1 else 0
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            group = model.process_group
+            world, rank = torch.distributed.get_world_size(group), torch.distributed.get_rank(group)
+            model = model.module
+        elif isinstance(model, nn.DataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model, world, rank
+
+
+def _quiet(model: nn.Module, optimizers: Sequence[Optimizer], rank: int) -> Message:
+    """Why nothing is recorded, though nothing is wrong; else NOTHING."""
+    for each in (*model.modules(), *optimizers):
+        if type(each).__name__ in _ENGINES:
+            message = say("watch-engine", engine=type(each).__name__)
+            _log.warning("%s", message)
+            return message
+    return say("watch-rank") if rank else NOTHING
+
+
+def _refuse(model: nn.Module, optimizers: Sequence[Optimizer] | None) -> None:
+    rows = find_rows(model)
+    if is_lazy_net(model):
+        return
+    if not rows:
+        raise WatchError(say("watch-no-weights"))
+    for optimizer in optimizers or ():
+        held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+        if not any(id(row.weight) in held for row in rows):
+            raise WatchError(say("watch-not-its"))
+
+
+def _number(value: object) -> float | torch.Tensor | None:
+    """None for what is no number."""
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1 or value.is_complex():
+            return None
+        number = value.detach().reshape(())
+        return float(number) if number.device.type == "cpu" else number
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _arithmetic(device: torch.device) -> Arithmetic | None:
+    try:
+        return here(device)
+    except (RuntimeError, AssertionError):
+        return None

@@ -1,0 +1,240 @@
+"""A training that somebody else runs, seen as steps: each ends in a table of what was measured, or in none."""
+
+from __future__ import annotations
+
+import functools
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+from gradviz.record.watched import MEASURED
+from gradviz.train.hooks import Collected, Passes
+from gradviz.train.missing import Circumstances, Missing, missing
+from gradviz.train.modules import order
+from gradviz.train.pace import Pace
+from gradviz.train.updates import Moved, Scale, Table, Updates, loss_scale, tabled
+
+
+@dataclass
+class Seen:
+    """One step. `table` float32 (len(MEASURED), layers), the layers in the order of `rows` of the watcher; None: not measured."""
+
+    table: Table | None
+    missing: Missing
+    overflows: int  # steps before it, since the last one that was measured, that a scaler left out
+    held: tuple[str, ...]  # classes of the optimisers
+
+
+@dataclass
+class _Open:
+    """The step under way. It is complete when each of the optimisers has stepped."""
+
+    stepped: list[int] = field(default_factory=list)  # ids of optimisers
+    collected: dict[int, Collected] = field(default_factory=dict)  # by row
+    moved: dict[int, Moved] = field(default_factory=dict)
+    scales: dict[int, Scale] = field(default_factory=dict)  # by row
+    updates: Updates | None = None  # of the optimiser that steps now
+    called: set[int] = field(default_factory=set)
+
+
+class Watcher:
+    """Hooks on a net and on what trains it, until `close`. It holds neither alive.
+
+    Without `optimizers` it takes note of every one that holds one of the net's weights. `took` gets each step; `broke` what
+    went wrong here: then nothing more is measured. `owner`: who watches. `world`: processes whose mean the gradients are,
+    0 if not known.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer] | None,
+        pace: Pace,
+        took: Callable[[Seen], None],
+        broke: Callable[[Exception], None],
+        owner: object,
+        world: int = 1,
+    ):
+        self._took, self._broke, self._pace, self._world = took, broke, pace, world
+        self.dead = False
+        self.steps = 0
+        self.passes = Passes(model, self._guard, owner)
+        self.order: list[int] | None = None  # of the rows, in the order of their first calls; from the first step on
+        self._open = _Open()
+        self._known: list[weakref.ref[Optimizer]] = [weakref.ref(each) for each in optimizers or ()]
+        self._settled = optimizers is not None  # which optimisers there are
+        self._began = time.perf_counter()
+        if optimizers is None:
+            before, after = register_optimizer_step_pre_hook, register_optimizer_step_post_hook
+            self._handles: list[RemovableHandle] = [before(self._before), after(self._after)]
+        else:
+            self._handles = [each.register_step_pre_hook(self._before) for each in optimizers]
+            self._handles += [each.register_step_post_hook(self._after) for each in optimizers]
+
+    @property
+    def in_step(self) -> bool:
+        """Whether a step is seen in part: some optimiser has stepped, another has not."""
+        return bool(self._open.stepped)
+
+    def close(self) -> None:
+        """Also the end of a step that lacks one of its optimisers."""
+        if self.in_step and not self.dead:
+            self._guard(self._finish)
+        self.dead = True
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self.passes.close()
+
+    def _guard(self, function: Callable[[], None]) -> None:
+        """No exception of ours reaches the training."""
+        if self.dead:
+            return
+        try:
+            function()
+        except Exception as error:
+            self.dead = True  # the hooks stay until `close`: some of them may be running
+            self.passes.measuring = False
+            self._broke(error)
+
+    # --- the optimiser ---------------------------------------------------------------------------------------------
+
+    def _held(self, optimizer: Optimizer) -> list[int]:
+        held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+        return [k for k, row in enumerate(self.passes.rows) if id(row.weight) in held]
+
+    def _is_mine(self, optimizer: Optimizer) -> bool:
+        if any(known() is optimizer for known in self._known):
+            return True
+        mine = not self._settled and bool(self._held(optimizer))
+        if mine:
+            self._known.append(weakref.ref(optimizer))
+        return mine
+
+    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        replaced: list[tuple[Any, Any]] = []
+        self._guard(lambda: self._timed(lambda: replaced.extend(self._begin(optimizer, args, kwargs))))
+        return replaced[0] if replaced else None
+
+    def _begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> list[tuple[Any, Any]]:
+        if not self._is_mine(optimizer):
+            return []
+        if id(optimizer) in self._open.stepped:
+            self._settled = True  # a second round has begun: these are the optimisers
+            self._finish()
+        self._open.updates = None  # of a step that an error has ended
+        if not self.passes.measuring:
+            return []
+        mine = self._held(optimizer)
+        if not self._open.stepped:  # the rows that nobody trains are looked at once a step
+            others = {k for known in self._known if (other := known()) is not None for k in self._held(other)}
+            mine += [k for k in range(len(self.passes.rows)) if k not in others and k not in mine]
+        updates = self._open.updates = Updates(self.passes.rows, sorted(mine))
+        updates.weights()
+        closure = kwargs.get("closure") or next((each for each in args[1:] if callable(each)), None)
+        if closure is None:
+            self._look(optimizer)
+            return []
+        looking = self._looking(optimizer, closure)
+        return [(tuple(looking if each is closure else each for each in args), _replaced(kwargs, closure, looking))]
+
+    def _looking(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """The closure, with a look at the gradients once it has made them: those at the weights before the step."""
+        watcher = weakref.ref(self)
+
+        @functools.wraps(closure)
+        def both() -> Any:
+            result = closure()
+            if (self := watcher()) is not None and self.passes.measuring:
+                self._guard(partial(self._timed, partial(self._look, optimizer)))
+                self.passes.measuring = False  # what it is called for again in this step is not the step's gradient
+            return result
+
+        return both
+
+    def _look(self, optimizer: Optimizer) -> None:
+        assert self._open.updates is not None
+        self._open.updates.gradients()
+        scale = loss_scale(optimizer)
+        self._open.scales |= dict.fromkeys(self._open.updates.moved, scale)
+
+    def _after(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        self._guard(lambda: self._end(optimizer))
+
+    def _end(self, optimizer: Optimizer) -> None:
+        if not self._is_mine(optimizer):
+            return
+        self._timed(lambda: self._measure_after(optimizer))
+        self._open.stepped.append(id(optimizer))
+        self.passes.begun = False
+        known = [other for known in self._known if (other := known()) is not None]
+        if not self._settled:  # one that holds all that is trained is the only one
+            trained = {k for k, row in enumerate(self.passes.rows) if (w := row.weight) is not None and w.requires_grad}
+            self._settled = trained <= set(self._held(optimizer))
+        if self._settled and all(id(other) in self._open.stepped for other in known):
+            self._finish()
+
+    def _measure_after(self, optimizer: Optimizer) -> None:
+        updates, self._open.updates = self._open.updates, None
+        if updates is None:
+            return
+        self.passes.measuring = True
+        updates.after(any(self._open.scales[k].overflown for k in updates.moved if k in self._open.scales))
+        for k, moved in updates.moved.items():
+            self._open.moved[k] = moved
+        for k in self._held(optimizer):
+            self._open.collected[k] = self.passes.collected[k]
+        self._open.called |= self.passes.called
+        self.passes.forget(self._held(optimizer))
+
+    # --- the end of a step -----------------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        begin = time.perf_counter()
+        step, self._open = self._open, _Open()
+        measured = self.passes.measuring
+        if self.order is None:
+            rows = self.passes.rows
+            places = {id(row): k for k, row in enumerate(rows)}
+            self.order = [places[id(row)] for row in order(rows, list(self.passes.calls))]
+            self.passes.ordered()
+        seen = self._seen(step) if measured else Seen(None, {}, 0, self._classes())
+        self._took(seen)
+        now = time.perf_counter()
+        self._pace.take(now - self._began, self.passes.seconds + now - begin, measured)
+        self._began, self.passes.seconds = now, 0.0
+        self.steps += 1
+        self.passes.measuring = self._pace.due(self.steps)
+
+    def _seen(self, step: _Open) -> Seen:
+        rows = self.passes.rows
+        collected = [step.collected.get(k, found) for k, found in enumerate(self.passes.collected)]
+        table = tabled(collected, step.moved, step.scales, self._world)
+        overflown = any(scale.overflown for scale in step.scales.values())
+        held = {k for known in self._known if (other := known()) is not None for k in self._held(other)}
+        at = Circumstances(step.called, held, self._world, overflown)
+        why = missing(table, rows, collected, step.moved, at)
+        overflows, self.passes.thrown_away = self.passes.thrown_away + overflown, 0
+        self.passes.touch()
+        self.passes.called.clear()
+        self.passes.forget(k for k in range(len(rows)) if k not in step.collected)
+        return Seen(table[: len(MEASURED), self.order], why, overflows, self._classes())
+
+    def _classes(self) -> tuple[str, ...]:
+        return tuple(type(other).__name__ for known in self._known if (other := known()) is not None)
+
+    def _timed(self, function: Callable[[], None]) -> None:
+        begin = time.perf_counter()
+        function()
+        self.passes.seconds += time.perf_counter() - begin
+
+
+def _replaced(kwargs: dict[str, Any], old: object, new: object) -> dict[str, Any]:
+    return {name: new if value is old else value for name, value in kwargs.items()}

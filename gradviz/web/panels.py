@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from gradviz.diagnosis.findings import Verdict
+from gradviz.lenet.config import RunConfig
 from gradviz.lenet.diagnosis import CHANCE
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.recipe import Recipe
@@ -40,6 +41,7 @@ export default function (component) {
 ACTIONS = ("open", "large", "wall", "pause", "resume", "stop", "delete")  # words of the cards' buttons
 FOR_ALL = ("open", "large")
 
+
 def mount(
     script: str, key: str, data: dict[str, Any], triggers: dict[str, Callable[[], None] | None] | None = None,
     width: Any = "stretch", height: Any = "content",
@@ -68,7 +70,8 @@ def live_panel(
     keeps its step and layer in the browser and shows a link to that layer on the Anatomy page.
     """
     status = status or run.status
-    data = {"live": status.live, "status": status, "quantity": quantity}
+    chance = CHANCE if isinstance(run.recipe, RunConfig) else None  # loss of a guess
+    data = {"live": status.live, "status": status, "quantity": quantity, "chance": chance}
     return _live("live", run.id, key, data, {"done": on_done_change, "lost": on_lost_change})
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
+import odd
+import plotly
 import pytest
 from playwright.sync_api import Page, Route
 from recorded import extend, new_run
@@ -13,10 +15,11 @@ from gradviz.charts import draft
 from gradviz.record import raster
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
-from gradviz.web import wire
-from gradviz.web.scripts import script_urls
+from gradviz.web import panels, wire
+from gradviz.web.scripts import plotly_url, script_urls
 
 STATIC = Path(wire.__file__).parent / "static"
+PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 SITE = "http://modules.test/"
 QUANTITY = "weight_grad_rms"
 LOW, HIGH = QUANTITIES[QUANTITY].ranges[0]
@@ -391,3 +394,35 @@ def test_a_page_that_nobody_sees_asks_nothing_and_asks_at_once_when_it_is_seen(f
     site.rest()
     assert site.polls() == before + 1
     site.assert_all_here()
+
+
+# ---- The element as a whole ----
+
+
+def test_a_net_that_is_no_lenet_is_drawn_with_its_own_names_without_a_guess_and_without_an_end(page: Page):
+    run = odd.odd_run()
+
+    def answer(route: Route) -> None:
+        path = urlsplit(route.request.url).path
+        body = wire.profile(run, 0, theory=None) if path.endswith("/profile") else wire.delta(run, 0, 0, QUANTITY, LOW, HIGH)
+        route.fulfill(body=body)
+
+    page.route(f"{SITE}**", serve)
+    page.route(f"{SITE}api/**", answer)
+    page.route(f"{SITE}live/plotly.js*", lambda route: route.fulfill(path=PLOTLY, content_type="text/javascript"))
+    page.goto(SITE)
+    data = {"mode": "live", "id": run.id, "plotly": plotly_url(), "words": panels.words(), **panels.scales(),
+            "live": run.status.live, "status": run.status, "quantity": QUANTITY, "chance": None}  # fmt: skip
+    page.evaluate(
+        """async (data) => {
+          const { render } = await import("./static/live.js");
+          const parentElement = document.body.appendChild(document.createElement("div"));
+          render({}, { data, parentElement, setTriggerValue: () => {} });
+        }""", data,
+    )  # fmt: skip
+    page.wait_for_selector("[data-mode=live][data-plots=drawn]")
+    assert page.locator("[data-figure=step] span").inner_text() == str(run.history.steps - 1)
+    assert "guessing" not in page.locator(".gv").inner_text()
+    shown = page.locator(".gv-heatmap .yaxislayer-above text, .gv-heatmap .ytick text").all_text_contents()
+    assert set(run.recipe.layout.names) <= set(shown)
+    assert page.locator(".gv-loss .scatterlayer .js-line").count() == 1

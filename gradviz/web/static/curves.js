@@ -16,6 +16,11 @@ function columnSteps(run) {
   return run.codes.map((_, c) => (c * run.stride + Math.min((c + 1) * run.stride, run.steps) - 1) / 2);
 }
 
+// The loss or accuracy of a guess, where one is known.
+const guess = (run, height, words, look) => ({
+  x: [-0.5, run.total ?? frameOf(run)], y: [height, height], mode: "lines", name: words.chance, line: { dash: "dash", width: 1.5, color: look.faint }, hoverinfo: "skip",
+});
+
 // A red cross at the top edge, on an axis of its own, wherever the series is not finite.
 function crosses(x, series, words) {
   const at = x.filter((_, i) => !Number.isFinite(series[i]));
@@ -26,16 +31,16 @@ function crosses(x, series, words) {
   };
 }
 
-export function drawLoss(chart, { run, words, look }) {
+export function drawLoss(chart, { run, words, look, component: { data: { chance } } }) {
   const x = columnSteps(run), y = run.losses;
   const finite = y.filter((value) => Number.isFinite(value) && value > 0);
   const log = Math.max(0, ...finite) > 50;
   const highest = Math.max(2.6, ...finite);
   const lowest = Math.min(2.3, ...finite);
   const range = log ? [Math.floor(Math.log10(Math.max(lowest, 1e-6))), Math.ceil(Math.log10(highest) + 0.2)] : [0, highest * 1.06];
-  chart.say(words.loss_title, words.loss_read);
+  chart.say(words.loss_title, chance === null ? "" : words.loss_read);
   chart.draw([
-    { x: [-0.5, run.total ?? frameOf(run)], y: [Math.LN10, Math.LN10], mode: "lines", name: words.chance, line: { dash: "dash", width: 1.5, color: look.faint }, hoverinfo: "skip" },
+    ...(chance === null ? [] : [guess(run, chance, words, look)]),
     { x, y: y.map((v) => (Number.isFinite(v) ? v : null)), mode: run.codes.length < 40 ? "lines+markers" : "lines", name: words.train,
       line: { color: look.first, width: 1.8 }, marker: { size: 5 }, hovertemplate: "%{x:.0f}: %{y:.4g}<extra></extra>" },
     crosses(x, y, words),
@@ -48,12 +53,12 @@ export function drawLoss(chart, { run, words, look }) {
   }, 250);
 }
 
-export function drawAccuracy(chart, { run, words, look }) {
+export function drawAccuracy(chart, { run, words, look, component: { data: { chance } } }) {
   const x = columnSteps(run);
-  chart.say(words.accuracy_title, words.accuracy_read);
+  chart.say(words.accuracy_title, chance === null ? "" : words.accuracy_read);
   const hundred = (value) => (Number.isFinite(value) ? 100 * value : null);
   chart.draw([
-    { x: [-0.5, run.total ?? frameOf(run)], y: [10, 10], mode: "lines", name: words.chance, line: { dash: "dash", width: 1.5, color: look.faint }, hoverinfo: "skip" },
+    ...(chance === null ? [] : [guess(run, 100 * Math.exp(-chance), words, look)]),
     { x, y: run.accuracies.map(hundred), mode: run.codes.length < 40 ? "lines+markers" : "lines", name: words.train,
       line: { color: look.first, width: 1.3 }, marker: { size: 4 }, hovertemplate: "%{x:.0f}: %{y:.1f} %<extra></extra>" },
     { x: run.tested.map(([step]) => step), y: run.tested.map(([, value]) => hundred(value)), mode: run.tested.length < 40 ? "lines+markers" : "lines", name: words.test,

@@ -197,13 +197,16 @@ SHORTCUT_FAILS = Lesson(
 
 # Adam's eps
 
+MILLIONTH = 1e-6
+
 
 def _adam_hides() -> list[RunConfig]:
     return with_seeds(_hidden(), lambda net: True)
 
 
 def _hidden() -> list[RunConfig]:
-    return [recipe("relu", 6), recipe("relu", 6, optimizer="momentum", lr=0.01), recipe("relu", 10)]
+    """4 blocks train well within the steps on any arithmetic, in 77 to 170 of them; at 6 the last digits decide."""
+    return [recipe("relu", 4), recipe("relu", 4, optimizer="momentum", lr=0.01), recipe("relu", 10)]
 
 
 def _check_adam_hides(e: Evidence) -> Finding:
@@ -212,10 +215,9 @@ def _check_adam_hides(e: Evidence) -> Finding:
     answer = one_or_both("adam", e.trained(adam), "momentum", e.trained(momentum))
     return Finding(
         (
-            Part(_("6 blocks, gradient under a thousandth: Adam trains, SGD with momentum does not."),
-                 all_hold(e.trained(adam), opposite(e.trained(momentum)), decades(*ends(e.run(adam))) < -GAP),
-                 _("First over last block at step 0: {gap}; {told}.").format(
-                     gap=scientific(decades(*ends(e.run(adam)))), told=told(e, adam, momentum))),
+            Part(_("4 blocks, first gradient under a millionth: Adam trains, SGD with momentum does not."),
+                 all_hold(e.trained(adam), opposite(e.trained(momentum)), fronts[0] < MILLIONTH),
+                 _("First block at step 0: {front}; {told}.").format(front=number(fronts[0]), told=told(e, adam, momentum))),
             Part(_("10 blocks: the first gradient lies under Adam's eps, and Adam no longer helps."),
                  all_hold(fronts[1] < ADAM_EPS, opposite(e.trained(deep))),
                  _("First block {front}, eps 10⁻⁸, so Adam's step shrinks to {share} of its size; {told}.").format(
@@ -230,7 +232,7 @@ ADAM_HIDES = Lesson(
     "adam-eps", None, "Adam hides vanishing, then meets it",
     "Adam's step is lr · g / (g + eps), so a gradient far above eps = 10⁻⁸ moves its weight however small it "
     "is, and one far below does not.",
-    "6 relu blocks: the first gradient is about 10⁻⁸, the last 10⁻². Who trains in 300 steps?",
+    "4 relu blocks: the first gradient is about 5·10⁻⁷, a hundredth of the last. Who trains in 300 steps?",
     {"adam": "Adam only", "momentum": "SGD with momentum only", "both": "Both", "neither": "Neither"},
     "SGD moves a weight by the learning rate times its gradient, so the first layers of this net stand still. Adam "
     "divides by the gradient's own size and moves all layers alike, until the gradient meets eps. It is not a sharp "

@@ -121,6 +121,21 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "download-other-content": "what came is not the data set (the sign-in page of a network, perhaps)",
     "download-server-error": "its server answered with an error",
     "download-no-folder": "the data folder {folder} cannot be written ({why})",
+    # what the outcome of a run means
+    "means-trained": "mean training loss of the last {steps} steps under {below:.2f}: chance ({chance:.2f}) − {margin:g}",
+    "means-started": "not trained, but under {below:.2f} (chance − {margin:g}) when the steps were used up",
+    "means-stuck": "still at {above:.2f} or above when the steps were used up",
+    "means-diverged": "loss not finite, or at {above:.0f} (ten times chance) or above at the end",
+    "means-short": "meant to have fewer than {steps} steps: only its gradients are asked for",
+    "means-unfinished": "not run, or not to its end",
+    "means-failed": "the program could not run it",
+    "means-learnt": "mean training accuracy of {steps} steps reached {reached:.0%}, which answers whether the net trains: "
+    "the run was stopped there, but for those with a test accuracy, which went to their end",
+    "means-under-way": "not learnt, but the mean loss of {steps} steps was under {below:.2f} (chance − {margin:g}) at the end",
+    "means-at-chance": "mean loss still at {above:.2f} or above after all {steps:,} steps",
+    "means-dead": "stopped after a whole epoch ({steps} steps) in which one layer handed on exact zeros for every image: nothing "
+    "passes it forward, so the answer is the same for all images, and no gradient passes it back, so nothing below it can change",
+    "means-not-finite": "the loss was no longer finite",
     # runs of the article's length
     "kept-no-file": "{path} is no file.",
     "kept-unreadable": "{path} cannot be read ({why}).",

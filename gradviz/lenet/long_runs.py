@@ -39,15 +39,12 @@ LEARNT_AT = 0.9  # share of right answers
 KEPT = Path(__file__).with_name("long_runs.jsonl")  # the runs that come with gradviz
 
 LEARNT, UNDER_WAY, AT_CHANCE, DEAD, DIVERGED = "learnt", "under way", "at chance", "dead", "diverged"
-OUTCOMES: dict[str, str] = {
-    LEARNT: f"mean training accuracy of {WINDOW} steps reached {LEARNT_AT:.0%}, which answers whether the net trains: "
-    "the run was stopped there, but for those with a test accuracy, which went to their end",
-    UNDER_WAY: f"not learnt, but the mean loss of {WINDOW} steps was under {CHANCE - LEFT_CHANCE:.2f} "
-    f"(chance − {LEFT_CHANCE:g}) at the end",
-    AT_CHANCE: f"mean loss still at {CHANCE - LEFT_CHANCE:.2f} or above after all {STEPS:,} steps",
-    DEAD: f"stopped after a whole epoch ({EPOCH} steps) in which one layer handed on exact zeros for every image: nothing "
-    "passes it forward, so the answer is the same for all images, and no gradient passes it back, so nothing below it can change",
-    DIVERGED: "the loss was no longer finite",
+OUTCOMES: dict[str, messages.Message] = {
+    LEARNT: messages.say("means-learnt", steps=WINDOW, reached=LEARNT_AT),
+    UNDER_WAY: messages.say("means-under-way", steps=WINDOW, below=CHANCE - LEFT_CHANCE, margin=LEFT_CHANCE),
+    AT_CHANCE: messages.say("means-at-chance", above=CHANCE - LEFT_CHANCE, steps=STEPS),
+    DEAD: messages.say("means-dead", steps=EPOCH),
+    DIVERGED: messages.say("means-not-finite"),
 }
 
 _VERSION = 1  # of a kept line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gradviz.lenet.config import RunConfig
+from gradviz.messages import N_
 from gradviz.words import gettext as _
 from gradviz.words import ngettext
 
@@ -24,11 +25,17 @@ def remedy_name(config: RunConfig) -> str:
 
 def setting_text(name: str, value: object) -> str:
     """One setting in words: 'adam', 'lr 0.001', 'batch norm', 'no shortcut', 'init ±0.5'."""
-    label = {"batch_size": "batch", "init_range": "init ±", "batch_norm": "batch norm"}.get(name, name.replace("_", " "))
+    label = _(_SHORT.get(name, name.replace("_", " ")))
     if isinstance(value, bool):
-        return label if value else f"no {label}"
+        return label if value else _("no {setting}").format(setting=label)
     if value is None:
-        return "no init range"
+        return _("no init range")
     if isinstance(value, str):
-        return value if name in ("activation", "optimizer", "dataset", "treatment") and value != "none" else f"{label} {value}"
-    return f"{label}{value:g}" if name == "init_range" else f"{value} blocks" if name == "blocks" else f"{label} {value:g}"
+        return value if name in _SAID_ALONE and value != "none" else f"{label} {value}"
+    if name == "blocks":
+        return _("{n} blocks").format(n=value)
+    return f"{label}{value:g}" if name == "init_range" else f"{label} {value:g}"
+
+
+_SHORT = {"batch_size": N_("batch"), "init_range": N_("init ±"), "batch_norm": N_("batch norm")}
+_SAID_ALONE = ("activation", "optimizer", "dataset", "treatment")

@@ -11,7 +11,9 @@ import numpy as np
 from gradviz.diagnosis.state import LEFT_CHANCE
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.diagnosis import CHANCE, LOUD
+from gradviz.messages import Message, say
 from gradviz.record.run import Run, Status
+from gradviz.words import gettext as _
 
 WINDOW = 20  # steps whose mean loss is judged: one batch of 32 scatters by up to 0.1
 MARGIN = 0.5  # nats under chance: a fifth of the way down, and five times what the loss of a net that learns nothing scatters
@@ -20,14 +22,14 @@ TRAINED_BELOW = CHANCE - MARGIN
 TRAINED, STARTED, STUCK, DIVERGED = "trained", "started", "stuck", "diverged"
 SHORT, UNFINISHED, FAILED = "not judged", "unfinished", "failed"
 JUDGED = (TRAINED, STARTED, STUCK, DIVERGED)
-OUTCOMES: dict[str, str] = {  # the definitions, as the page shows them
-    TRAINED: f"mean training loss of the last {WINDOW} steps under {TRAINED_BELOW:.2f}: chance ({CHANCE:.2f}) − {MARGIN:g}",
-    STARTED: f"not trained, but under {CHANCE - LEFT_CHANCE:.2f} (chance − {LEFT_CHANCE:g}) when the steps were used up",
-    STUCK: f"still at {CHANCE - LEFT_CHANCE:.2f} or above when the steps were used up",
-    DIVERGED: f"loss not finite, or at {LOUD:.0f} (ten times chance) or above at the end",
-    SHORT: f"meant to have fewer than {WINDOW} steps: only its gradients are asked for",
-    UNFINISHED: "not run, or not to its end",
-    FAILED: "the program could not run it",
+OUTCOMES: dict[str, Message] = {  # the definitions, as the page shows them
+    TRAINED: say("means-trained", steps=WINDOW, below=TRAINED_BELOW, chance=CHANCE, margin=MARGIN),
+    STARTED: say("means-started", below=CHANCE - LEFT_CHANCE, margin=LEFT_CHANCE),
+    STUCK: say("means-stuck", above=CHANCE - LEFT_CHANCE),
+    DIVERGED: say("means-diverged", above=LOUD),
+    SHORT: say("means-short", steps=WINDOW),
+    UNFINISHED: say("means-unfinished"),
+    FAILED: say("means-failed"),
 }
 
 
@@ -106,10 +108,12 @@ class Border:
     @property
     def text(self) -> str:
         if self.deepest_trained is None:
-            return "none that was tried trained" if self.shares else "not run yet"
+            return _("none that was tried trained") if self.shares else _("not run yet")
         if self.first_failed is None:
-            return f"trained at every depth tried, up to {self.deepest_trained} blocks"
-        return f"trained up to {self.deepest_trained} blocks, no longer at {self.first_failed}"
+            return _("trained at every depth tried, up to {deepest} blocks").format(deepest=self.deepest_trained)
+        return _("trained up to {deepest} blocks, no longer at {failed}").format(
+            deepest=self.deepest_trained, failed=self.first_failed
+        )
 
 
 def border(results: Iterable[tuple[RunConfig, Result]]) -> Border:

@@ -205,7 +205,7 @@ def _adam_hides() -> list[RunConfig]:
 
 
 def _hidden() -> list[RunConfig]:
-    """4 blocks train well within the steps on any arithmetic, in 77 to 170 of them; at 6 the last digits decide."""
+    """4 blocks train well within the steps on any arithmetic, in 77 to 224 of them; at 6 the last digits decide."""
     return [recipe("relu", 4), recipe("relu", 4, optimizer="momentum", lr=0.01), recipe("relu", 10)]
 
 

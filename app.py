@@ -49,8 +49,8 @@ def _problem() -> str:
     try:
         server().store.check()
     except StoreError as error:
-        return str(error)
-    return server().manager.warning
+        return str(error.message.without_places())
+    return str(server().manager.warning.without_places())
 
 
 def _look(run_id):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from gradviz.words import gettext, ngettext, number, ratio
@@ -49,6 +50,57 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     ),
     "both": "{first}, {second}",
     "stopped-early": "Stopped as soon as it counted as trained.",
+    # serve: what is refused, and why something waits
+    "limit-blocks": "This server takes runs of at most {most:,} blocks, not {asked:,}: choose a smaller number.",
+    "limit-steps": "This server takes runs of at most {most:,} steps, not {asked:,}: choose a smaller number.",
+    "limit-batch_size": "This server takes runs of at most {most:,} images per step, not {asked:,}: choose a smaller number.",
+    "limit-disk": "The {most} GB for runs are used up: delete runs first.",
+    "limit-memory": "This run needs some {needed:,.0f} MB of memory, and the server has {left:,.0f} MB left: "
+    "choose fewer blocks or a smaller batch, or stop paused runs.",
+    "limit-runs": "This server keeps {most:,} runs, and these are all of today: delete some first.",
+    "limit-unsaved": "The runs that cannot be written have used up the memory for them: {reason}",
+    "queue-full": "Too many runs wait already ({most}): wait until some have ended.",
+    "queue-yours": "{count} runs of yours wait already: wait until some have ended, or stop some.",
+    "queue-network": "{count} runs from your network wait already: wait until some have ended.",
+    "sweeps-yours": "You have {count} sweeps and lessons going on: wait for one, or stop one.",
+    "desk-full": "The server is busy: {count} wishes like this one wait already. Try again in {seconds} s.",
+    "desk-slow": "The server is busy with other people's wishes. Try again in {seconds} s.",
+    "little-memory": "The server has too little memory left for this now: {left:,.0f} MB, where this takes some {need:,.0f} MB "
+    "and {reserve:,.0f} MB stay free. Try again in a while.",
+    "sweep-turn": "It waits for its turn: a lesson, or another sweep of the same person or of others, goes before.",
+    "sweep-paused": "Its runs are paused by the teacher.",
+    "sweep-worker": "Its runs wait for a worker: lessons and what people look at in the Lab go first.",
+    # serve: how a training ended
+    "queue-cleared": "The teacher has cleared the queue, and what was paused. What it recorded is kept.",
+    "pause-memory": "While it was paused, its memory was needed for another run: the training was given up. What it recorded is "
+    "kept; Start afresh trains it anew.",
+    "pause-long": "Paused for {minutes:.0f} minutes, the training was given up, so that others have its memory. What it recorded "
+    "is kept; Start afresh trains it anew.",
+    "afresh-short": "Started afresh, it ended after {steps} steps ({status:word}): what was recorded before is kept.",
+    "short-processes": "The limit of processes and threads of this server was met: let fewer trainings run at once, or raise it.",
+    "short-files": "The limit of open files and connections of this server was met: raise it (ulimit -n), or try again later.",
+    "short-disk": "The server's disk is full: delete runs first.",
+    "short-memory": "The memory does not suffice for this net: choose fewer blocks or a smaller batch.",
+    "own-error": "The training met an error of its own ({kind}); the server's log has the details.",
+    "preview-dropped": "Another preview was asked for meanwhile.",
+    "no-process": "No worker process could be started: {reason}",
+    "process-silent": "The training's process has not answered for {seconds:.0f} s and used no processor time ({state:word}); it "
+    "was ended. The run can be started afresh.",
+    "process-rubbish": "The training's process sent what is no record, and was ended.",
+    "process-memory": "The training's process was ended by the system because memory ran out: choose fewer blocks or a smaller "
+    "batch.",
+    "process-mute": "The training's process ended without a word; the server's log may say more.",
+    "process-signal": "The training's process was ended by signal {number} ({name}).",
+    "process-not-memory": "The system has not counted it as a want of memory.",
+    "process-exit": "The training's process ended itself with exit code {number}; the server's log has the details.",
+    # serve: what is kept
+    "not-deleted": "The run was not deleted: {reason}",
+    "not-kept-yet": "In memory, but not kept yet: {live} runs that go on and {ended} that have ended.",
+    "sweep-unkept": "The sweep goes on, but would not survive a restart: {reason}.",
+    "sweep-back": "The sweep is removed, but would be back after a restart: {reason}.",
+    "sweeps-unreadable": "{count} kept sweeps could not be read and are left as they are: {which}.",
+    "class-unkept": "Names and the teacher's choices would not survive a restart: {reason}.",
+    "class-unreadable": "The file of names and of the teacher's choices could not be read; it is kept as {name}.",
     # settings of the server
     "range-two": "{first} or {other}",
     "server-setting": "{name} must be {range}, not {given!r}.",
@@ -423,6 +475,18 @@ class Message:
     def __bool__(self) -> bool:
         """Whether it says anything."""
         return self.code != "text" or bool(self.arguments["text"])
+
+    def without_places(self) -> Message:
+        """For who is not to know where things lie on the server: of an absolute path among the arguments only the last name."""
+
+        def shown(value: Any) -> Any:
+            if isinstance(value, Message):
+                return value.without_places()
+            if isinstance(value, (list, tuple)):
+                return [shown(each) for each in value]
+            return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+        return Message(self.code, {name: shown(value) for name, value in self.arguments.items()})
 
     def to_json(self) -> dict[str, Any]:
         """{"code": …, argument: …}, for the store and for other processes."""

@@ -121,7 +121,7 @@ def progress(sweep: Sweep) -> None:
         text = _("{done} of {all} runs done").format(done=done, all=len(sweep.configs))
         st.progress(done / len(sweep.configs), text=text + "".join(f" · {net_name(run.recipe)}" for run in live))
         if reason := sweeps.waits_for(sweep.id):
-            st.caption(reason)
+            st.caption(str(reason))
         if [run.id for run in live] != shown or not sweeps.active(sweep.id):
             st.rerun()
 

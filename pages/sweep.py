@@ -181,7 +181,7 @@ def picture(sweep: Sweep) -> None:
         text = _("{done} of {all} runs done").format(done=done, all=len(sweep.configs)) + live
         st.progress(done / len(sweep.configs), text=text)
         if reason := sweeps.waits_for(sweep.id):
-            st.caption(reason)
+            st.caption(str(reason))
         if active and (done != len(results) or not sweeps.active(sweep.id)):
             st.rerun()
 
@@ -203,7 +203,7 @@ def picture(sweep: Sweep) -> None:
             st.markdown(_("All {all} runs are there.").format(all=len(sweep.configs)))
     bar()
     if sweeps.warning:
-        st.warning(as_text(sweeps.warning))
+        st.warning(as_text(str(sweeps.warning)))
     if not results:
         return
     if len(sweep.axes) == 1:
@@ -233,7 +233,7 @@ def overview(known: dict[str, Sweep]) -> None:
     for id, sweep in sorted(known.items(), key=lambda item: not sweeps.active(item[0])):
         with st.container(horizontal=True, vertical_alignment="center", key=f"sweep-row-{id}"):
             who = ", ".join(server().classroom.names(id)) or _("somebody without a name")
-            state = sweeps.waits_for(id) or _("goes on") if sweeps.active(id) else _("rests")
+            state = str(sweeps.waits_for(id)) or _("goes on") if sweeps.active(id) else _("rests")
             done = sum(config.id in ended for config in sweep.configs)
             st.markdown(as_text(_("{name} · {who} · {done} of {all} runs ended · {state}").format(
                 name=sweep.name, who=who, done=done, all=len(sweep.configs), state=state)), width="stretch")  # fmt: skip

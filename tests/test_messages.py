@@ -32,6 +32,13 @@ def test_nothing_to_say_is_false_and_an_unknown_code_is_found_out_where_it_is_wr
     assert str(Told(text("Closed."))) == "Closed."
 
 
+def test_who_is_not_to_know_where_things_lie_is_told_the_last_name_only():
+    inner = say("store-in-use", folder="/srv/class/runs")
+    message = say("sentences", first=inner, second=text("Try again."))
+    told = message.without_places()
+    assert "/srv/class/runs" in str(message) and "/" not in str(told) and " runs " in str(told) and "Try again." in str(told)
+
+
 def test_a_number_is_kept_as_a_number_and_written_where_the_sentence_is_made(monkeypatch):
     monkeypatch.setitem(MESSAGES, "sizes", "{a:number} and {b:number1}, {c:ratio} apart; {d:loss}, {d:.3f}, {e}")
     message = say("sizes", a=0.0, b=1e-8, c=-21.2, d=2.302585, e=text("so it is"))

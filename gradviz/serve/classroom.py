@@ -21,6 +21,7 @@ from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.lenet.naming import remedy_name, setting_text
 from gradviz.lenet.sweep import Sweep
+from gradviz.messages import NOTHING, say
 from gradviz.serve import smallfile
 from gradviz.words import gettext as _
 
@@ -153,8 +154,8 @@ class Classroom:
     def __init__(self, path: Path, pin: str | None = None, clock: Callable[[], float] = time.monotonic):
         """`path`: the file, made when first needed. A damaged one is put aside, and the class begins anew."""
         self.pin = PinCheck(pin, clock)
-        self.warning = ""  # one sentence while the file cannot be written, else empty
-        self.damage = ""  # one sentence if it could not be read at the start, else empty
+        self.warning = NOTHING  # while the file cannot be written
+        self.damage = NOTHING  # unless it could not be read at the start
         self._written = self._unkept = False  # there is a file; it is not what is true now
         self.key = secrets.token_urlsafe(24)  # to the archive; a teacher's page alone is told
         self._path = Path(path)
@@ -253,11 +254,10 @@ class Classroom:
         values = {"names": self._names, "wall": self._wall, "lesson": self._lesson, "locked": self._locked}
         try:
             smallfile.write(self._path, values)
-            self._written, self._unkept, self.warning = True, False, ""
+            self._written, self._unkept, self.warning = True, False, NOTHING
         except OSError as error:
             self._unkept = True
-            self.warning = _("Names and the teacher's choices would not survive a restart: {reason}.").format(
-                reason=error.strerror)
+            self.warning = say("class-unkept", reason=error.strerror)
 
     def _read(self) -> None:
         try:
@@ -274,8 +274,7 @@ class Classroom:
         except smallfile.UNREADABLE as error:
             aside = smallfile.put_aside(self._path)
             log.warning("event=classroom-unreadable aside=%s reason=%s", aside, json.dumps(str(error)))
-            self.damage = _("The file of names and of the teacher's choices could not be read; it is kept as {name}.").format(
-                name=aside)  # fmt: skip
+            self.damage = say("class-unreadable", name=aside)
             return
         self._written = True
         self._names, self._wall, self._locked = names, wall, locked

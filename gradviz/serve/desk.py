@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from gradviz import machine
+from gradviz.messages import NOTHING, Message, say
 from gradviz.serve.admission import Refused
-from gradviz.words import gettext as _
 
 RESERVE = 150e6  # bytes that stay free for what is not heavy: the pages, and the steps of the trainings
 PATIENCE = 60.0  # seconds in the line
@@ -105,8 +105,7 @@ class Desk:
         with self._changed:
             mine = who and sum(ticket.who == who for ticket in self._waiting) >= _LONGEST_OF_ONE
             if mine or len(self._waiting) >= _LONGEST or there and self._there(there) >= _LONGEST_THERE:
-                raise Refused("busy", _("The server is busy: {n} wishes like this one wait already. Try again in {s} s.").format(
-                    n=len(self._waiting), s=RETRY))  # fmt: skip
+                raise Refused("busy", say("desk-full", count=len(self._waiting), seconds=RETRY))
             self._count += 1
             ticket = Ticket(who, self._count, need, self._clock(), there, self._round)
             if there:
@@ -141,7 +140,7 @@ class Desk:
                 if self._clock() - ticket.came >= (self._patience if others else self._hope):
                     raise Refused("memory", too_little(left, ticket.need, self._reserve))
             elif self._clock() - ticket.came > self._patience:
-                raise Refused("busy", _("The server is busy with other people's wishes. Try again in {n} s.").format(n=RETRY))
+                raise Refused("busy", say("desk-slow", seconds=RETRY))
             return False
 
     def leave(self, ticket: Ticket) -> None:
@@ -171,11 +170,11 @@ class Desk:
         finally:
             self.leave(ticket)
 
-    def short(self) -> str:
-        """A sentence while hardly any memory is left, for any page at all, else empty."""
+    def short(self) -> Message:
+        """Says so while hardly any memory is left, for any page at all, else NOTHING."""
         self._tidy(0.0)
         left = self._memory_left()
-        return "" if left is None or left >= self._reserve / 3 else too_little(left, self._reserve / 3, 0.0)
+        return NOTHING if left is None or left >= self._reserve / 3 else too_little(left, self._reserve / 3, 0.0)
 
     @property
     def busy(self) -> int:
@@ -216,11 +215,9 @@ class Desk:
             self._give_back()
 
 
-def too_little(left: float, need: float, reserve: float = RESERVE) -> str:
-    """The sentence of a refusal for want of memory."""
-    return _("The server has too little memory left for this now: {left:,.0f} MB, where this takes some {need:,.0f} MB and "
-             "{reserve:,.0f} MB stay free. Try again in a while.").format(
-                 left=left / 1e6, need=need / 1e6, reserve=reserve / 1e6)
+def too_little(left: float, need: float, reserve: float = RESERVE) -> Message:
+    """Why something is refused for want of memory; all in bytes."""
+    return say("little-memory", left=left / 1e6, need=need / 1e6, reserve=reserve / 1e6)
 
 
 def give_back() -> None:

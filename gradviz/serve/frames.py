@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Mapping
+from typing import Any
 
-from gradviz.lenet.config import ConfigError
 from gradviz.lenet.data import DataError
+from gradviz.lenet.fields import ConfigError
+from gradviz.messages import Message, Told
 from gradviz.record.codec import pack
+from gradviz.serve.failures import WorkerError
 
 NEXT, PREVIEW = b"n", b"p"
 
 
 def pack_error(error: BaseException) -> bytes:
-    plain = isinstance(error, (ConfigError, DataError))
+    """The message of one that is for people, of any other its text and its traceback."""
     return pack(
         {
             "error": type(error).__name__,
-            "message": str(error) if plain else f"{error}\n{traceback.format_exc()}",
+            "told": error.message.to_json() if isinstance(error, Told) else None,
+            "words": f"{error}\n{traceback.format_exc()}",
             "field": getattr(error, "field", ""),
             "errno": getattr(error, "errno", None),
         }
     )
+
+
+def error_of(header: Mapping[str, Any]) -> Exception:
+    """What pack_error was given: a ConfigError, a DataError, a Told, or a WorkerError for all else."""
+    kind = str(header["error"])
+    if header["told"] is None:
+        return WorkerError(kind, str(header["words"]), header["errno"])
+    message = Message.from_json(header["told"])
+    if kind == "ConfigError":
+        return ConfigError(str(header["field"]), message)
+    return DataError(message) if kind == "DataError" else Told(message)

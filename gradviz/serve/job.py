@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from gradviz.lenet.config import RunConfig
+from gradviz.messages import say
 from gradviz.record.history import StepRecord
 from gradviz.record.run import Run, Status
 from gradviz.train.training import Training
-from gradviz.words import gettext as _
 
 
 @dataclass(eq=False)
@@ -59,6 +59,5 @@ class Job:
 
 def instead(job: Job, replaced: Run[RunConfig]) -> Run[RunConfig]:
     """The run that was to be replaced, and is not."""
-    replaced.message = _("Started afresh, it ended after {steps} steps ({status}): what was recorded before is kept.").format(
-        steps=job.run.history.steps, status=_(str(job.run.status)))  # fmt: skip
+    replaced.message = say("afresh-short", steps=job.run.history.steps, status=str(job.run.status))
     return replaced

@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Callable
 
 from gradviz.lenet.config import RunConfig
+from gradviz.messages import NOTHING, Message, say
 from gradviz.record.run import Outcome, Run, Status
 from gradviz.serve.job import Job
 from gradviz.serve.people import with_one_more
 from gradviz.serve.queue import Queue
 from gradviz.serve.threads import log_event
 from gradviz.store.store import INTERRUPTED
-from gradviz.words import gettext as _
 
 
 class Jobs:
@@ -107,7 +107,7 @@ class Jobs:
         job.driven = False
         self.queue.had(self.clock() - job.since)
 
-    def stop(self, job: Job, message: str = "") -> None:
+    def stop(self, job: Job, message: Message = NOTHING) -> None:
         job.stop.set()
         if not job.driven:
             self.queue.remove(job)
@@ -133,7 +133,7 @@ class Jobs:
         waiting = [job for job in self.all.values() if job.run.status.live and not job.stop.is_set()]
         waiting = [job for job in waiting if job.held or job in self.queue.waiting and job.run.status is Status.QUEUED]
         for job in waiting:
-            self.stop(job, _("The teacher has cleared the queue, and what was paused. What it recorded is kept."))
+            self.stop(job, say("queue-cleared"))
         return len(waiting)
 
     def close(self) -> None:

@@ -54,7 +54,7 @@ class Kept:
         try:
             run = flight.result()
         except StoreError as error:
-            self._troubles.warn("read", str(error))
+            self._troubles.warn("read", error.message)
             return None
         self._troubles.fine("read")
         with self._jobs.lock:
@@ -91,7 +91,7 @@ class Kept:
             kept = self._store.list()
             self._troubles.fine("read")
         except StoreError as error:
-            self._troubles.warn("read", str(error))
+            self._troubles.warn("read", error.message)
             kept = [Summary.of(run) for run in self.in_memory()]
         summaries = [*live.values(), *(summary for summary in kept if summary.id not in live)]
         return sorted(summaries, key=lambda summary: summary.created, reverse=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from gradviz import machine
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.experiment import arithmetic_of, preview_images
+from gradviz.messages import Message
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import History, max_columns
 from gradviz.record.run import Outcome, Run, Status, Summary
@@ -96,8 +97,8 @@ class RunManager:
     # Runs
 
     @property
-    def warning(self) -> str:
-        """One sentence while the store cannot be read or written, else empty."""
+    def warning(self) -> Message:
+        """Says so while the store cannot be read or written, else NOTHING."""
         return self._troubles.worst
 
     def start(self, config: RunConfig, again: bool = False, client: str = "", address: str = "") -> Run[RunConfig]:

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Callable
 
 from gradviz.lenet.config import RunConfig
+from gradviz.messages import say
 from gradviz.serve.admission import check_memory, memory_needed
 from gradviz.serve.job import Job
 from gradviz.serve.jobs import Jobs
-from gradviz.words import gettext as _
 
 _GRACE = 60.0  # seconds for which a paused training is given up for nobody
 _ROOM_EVERY = 5.0  # seconds between two that are: their memory takes a moment to come back
@@ -51,15 +51,11 @@ class Memory:
         needed = memory_needed(self._jobs.queue.order()[0].run.recipe)
         if needed > left + sum(memory_needed(job.run.recipe) for job in passing):
             self._room_made = now
-            text = _("While it was paused, its memory was needed for another run: the training was given up. What it recorded "
-                     "is kept; Start afresh trains it anew.")  # fmt: skip
-            self._jobs.stop(resting[0], text)
+            self._jobs.stop(resting[0], say("pause-memory"))
 
     def end_long_rests(self) -> None:
         for job in self._resting(self._hold):
-            text = _("Paused for {n:.0f} minutes, the training was given up, so that others have its memory. What it "
-                     "recorded is kept; Start afresh trains it anew.")  # fmt: skip
-            self._jobs.stop(job, text.format(n=self._hold / 60))
+            self._jobs.stop(job, say("pause-long", minutes=self._hold / 60))
 
     def _resting(self, seconds: float) -> list[Job]:
         """Paused for so long and with its memory; first the one whose person has most of them, of these the longest paused."""

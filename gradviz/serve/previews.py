@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 
 from gradviz.lenet.config import FIELDS, RunConfig
 from gradviz.lenet.experiment import preview_images
+from gradviz.messages import NOTHING, Message, say
 from gradviz.record.history import StepRecord
 from gradviz.serve.failures import in_words
 from gradviz.serve.threads import daemon
 from gradviz.train.device import limit_threads
 from gradviz.train.training import Interrupted, Train
-from gradviz.words import gettext as _
 
 log = logging.getLogger("gradviz")
 
@@ -36,7 +36,7 @@ class Preview:
     config: RunConfig  # what does not matter yet (optimiser, treatment, steps) at its default
     ready: threading.Event = field(default_factory=threading.Event)
     record: StepRecord | None = None
-    error: str = ""  # one sentence
+    error: Message = NOTHING
     clients: dict[str, str] = field(default_factory=dict)  # which pages wait for it -> whose they are
     dropped: threading.Event = field(default_factory=threading.Event)  # nobody does any more
     yields: threading.Event = field(default_factory=threading.Event)  # somebody else's small one goes before it
@@ -141,7 +141,7 @@ class Previews:
         del self._known[preview.id]
         if preview in self._queue:
             self._queue.remove(preview)
-            self._finish(preview, None, _("Another preview was asked for meanwhile."))
+            self._finish(preview, None, say("preview-dropped"))
 
     def _work(self) -> None:
         limit_threads(self._threads)
@@ -151,11 +151,11 @@ class Previews:
                 if self._closing:
                     return
                 preview = self._running = self._next()
-            record, error = None, ""
+            record, error = None, NOTHING
             try:
                 record = self._train(preview.config, preview.interrupted).preview()
             except Interrupted:
-                error = _("Another preview was asked for meanwhile.")
+                error = say("preview-dropped")
             except Exception as problem:  # whatever it is, the next preview must not suffer
                 log.exception("event=preview-error summary=%s", json.dumps(preview.config.title))
                 error = in_words(problem)
@@ -169,7 +169,7 @@ class Previews:
                     continue
             self._finish(preview, record, error)
 
-    def _finish(self, preview: Preview, record: StepRecord | None, error: str) -> None:
+    def _finish(self, preview: Preview, record: StepRecord | None, error: Message) -> None:
         preview.record, preview.error = record, error
         preview.ready.set()
 

@@ -32,18 +32,18 @@ from pathlib import Path
 from typing import Any
 
 from gradviz import machine
-from gradviz.lenet.config import ConfigError, RunConfig
+from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import DataError, Shelf
+from gradviz.messages import Message, say, text
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.codec import FRAME, outcome_of, record_of
 from gradviz.record.history import StepRecord
 from gradviz.record.run import Outcome, Status
-from gradviz.serve import admission as limits
-from gradviz.serve.failures import WorkerDied, WorkerError, WorkerSilent
-from gradviz.serve.frames import NEXT, PREVIEW
+from gradviz.serve.admission import shortage
+from gradviz.serve.failures import WorkerDied, WorkerSilent
+from gradviz.serve.frames import NEXT, PREVIEW, error_of
 from gradviz.settings import of_children
 from gradviz.train.training import Interrupted
-from gradviz.words import gettext as _
 
 log = logging.getLogger("gradviz")
 
@@ -92,8 +92,8 @@ class Nursery:
                 if isinstance(error, TimeoutError):
                     self._replace(process)
                 if last_try:
-                    reason = limits.shortage(error.errno, "") or error.strerror or str(error)
-                    raise WorkerDied(_("No worker process could be started: {reason}").format(reason=reason)) from error
+                    reason = shortage(error.errno, "") or text(error.strerror or str(error))
+                    raise WorkerDied(say("no-process", reason=reason)) from error
             except WorkerSilent as error:
                 if error.pid != process.pid:
                     raise
@@ -285,12 +285,9 @@ class RemoteTraining:
                 raise ValueError("a header that is none")
         except ValueError as error:
             self._kill()
-            raise WorkerDied(_("The training's process sent what is no record, and was ended.")) from error
+            raise WorkerDied(say("process-rubbish")) from error
         if "error" in header:
-            kind, message = header["error"], header["message"]
-            if kind == "ConfigError":
-                raise ConfigError(header["field"], message)
-            raise DataError(message) if kind == "DataError" else WorkerError(kind, message, header["errno"])
+            raise error_of(header)
         return header, data[head:]
 
     def _read(self, count: int) -> memoryview:
@@ -319,25 +316,24 @@ class RemoteTraining:
             have, quiet = have + got, 0.0
         return data
 
-    def _end_in_words(self) -> str:
+    def _end_in_words(self) -> Message:
         """What was measured of the end of the child."""
         code = self._fate(self.pid) if self.pid else None
         kills = machine.memory_kills()
         if code in (None, -signal.SIGKILL) and kills is not None and kills > (self._kills or 0):
-            return _("The training's process was ended by the system because memory ran out: "
-                     "choose fewer blocks or a smaller batch.")  # fmt: skip
+            return say("process-memory")
         if code is None:
             if self.pid and machine.activity(self.pid):
                 self._kill()
-            return _("The training's process ended without a word; the server's log may say more.")
+            return say("process-mute")
         if code < 0:
-            text = _("The training's process was ended by signal {n} ({name}).")
+            ended = say("process-signal", number=-code, name=_signal_name(-code))
             if code == -signal.SIGKILL and kills is not None:
-                text += " " + _("The system has not counted it as a want of memory.")
-            return text.format(n=-code, name=_signal_name(-code))
+                return say("sentences", first=ended, second=say("process-not-memory"))
+            return ended
         if machine.process_refusals() > self._refusals:
-            return limits.shortage(errno.EAGAIN, "")
-        return _("The training's process ended itself with exit code {n}; the server's log has the details.").format(n=code)
+            return shortage(errno.EAGAIN, "")
+        return say("process-exit", number=code)
 
 
 def _signal_name(number: int) -> str:

@@ -11,11 +11,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 
 from gradviz.lenet.config import RunConfig
+from gradviz.messages import say
 from gradviz.record.run import Run
 from gradviz.serve.admission import Refused
 from gradviz.serve.job import Job
 from gradviz.serve.people import GUEST, Pace
-from gradviz.words import gettext as _
 
 _WATCHED = 10.0  # seconds after the last look; a page in front looks every second, one in the background less often
 _HURRY, _HURRY_THERE = (20, 0.5), (60, 1.0)  # first pictures and presses that go before the turns of others: at once, per second
@@ -41,14 +41,13 @@ class Queue:
         """Raises Refused if it is full, or the person has his share of it already, or the address that of all who are there."""
         waiting = sum(bool(job.run.clients) for job in self.waiting)  # to begin, or for another slice
         if client and waiting >= self._places:
-            raise Refused("queue", _("Too many runs wait already ({most}): wait until some have ended.").format(
-                most=self._places))  # fmt: skip
+            raise Refused("queue", say("queue-full", most=self._places))
         mine = sum(client in job.run.clients for job in self.waiting)
         if client and mine >= max(1, _SHARE * self._places):
-            raise Refused("queue", _("{n} runs of yours wait already: wait until some have ended, or stop some.").format(n=mine))
+            raise Refused("queue", say("queue-yours", count=mine))
         there = sum(address in job.addresses for job in self.waiting)
         if client and there >= max(1, _SHARE_THERE * self._places):
-            raise Refused("queue", _("{n} runs from your network wait already: wait until some have ended.").format(n=there))
+            raise Refused("queue", say("queue-network", count=there))
 
     def hurries(self, client: str, addresses: Iterable[str]) -> bool:
         """Whether this person's first picture, or what he pressed, goes before the turns of others."""

@@ -13,12 +13,12 @@ from pathlib import Path
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.outcome import TRAINED, UNFINISHED, Result, looked, result, trained_already
 from gradviz.lenet.sweep import Sweep
+from gradviz.messages import NOTHING, Message, say
 from gradviz.record.run import Run, Status
 from gradviz.serve import smallfile
 from gradviz.serve.admission import Refused
 from gradviz.serve.manager import RunManager
 from gradviz.serve.people import GUEST, owner, with_one_more
-from gradviz.words import gettext as _
 
 log = logging.getLogger("gradviz")
 
@@ -102,9 +102,9 @@ class SweepRunner:
     def __init__(self, manager: RunManager, folder: Path, at_once: int = 1, tick: float = 0.3):
         """`at_once`: live runs of all sweeps together, unless more people have sweeps. `tick`: seconds between two looks."""
         self.at_once = at_once
-        self.warning = ""  # one sentence while definitions cannot be kept or after a run was refused, else empty
-        self._refusal = ""
-        self._unread = ""  # why a kept run could not be read at the last look: mostly too little memory, for a while
+        self.warning = NOTHING  # while definitions cannot be kept or after a run was refused
+        self._refusal = NOTHING
+        self._unread = NOTHING  # why a kept run could not be read at the last look: mostly too little memory, for a while
         self._manager, self._folder = manager, folder
         self._sweeps: dict[str, Sweep] = {}
         self._active: list[str] = []  # ids, first come first served
@@ -115,7 +115,7 @@ class SweepRunner:
         self._tried: set[str] = set()  # run ids that were started once; a run that somebody stops is not forced on him again
         self._results = _Results(manager)
         self._lock, self._ended = threading.RLock(), threading.Event()
-        known, self.damage = _read(folder)  # one sentence if definitions could not be read, else empty
+        known, self.damage = _read(folder)  # NOTHING unless definitions could not be read
         for sweep, active, people in known:
             self._sweeps[sweep.id], self._people[sweep.id] = sweep, people
             self._active += [sweep.id] * active
@@ -129,15 +129,14 @@ class SweepRunner:
         with self._lock:
             mine = [id for id in self._active if client and client in self.people(id)]
             if len(mine) >= _MOST_OF_ONE and sweep.id not in mine:
-                text = _("You have {n} sweeps and lessons going on: wait for one, or stop one.")
-                raise Refused("queue", text.format(n=len(mine)))
+                raise Refused("queue", say("sweeps-yours", count=len(mine)))
             resting = {id: self.people(id) for id in self._sweeps if id not in self._active}
             for id in _surplus(resting, len(self._sweeps) - _MOST_KEPT):
                 self.forget(id)
             self._sweeps[sweep.id] = sweep
             self._people[sweep.id] = with_one_more(self.people(sweep.id), client)
             self._tried -= {config.id for config in sweep.configs}
-            self._refusal = ""
+            self._refusal = NOTHING
             if sweep.id not in self._active:
                 self._active.append(sweep.id)
             self._keep(sweep)
@@ -221,21 +220,20 @@ class SweepRunner:
         runs = [self._manager.get(config.id) for config in flying]
         return [run for run in runs if run is not None and run.status.live]
 
-    def waits_for(self, id: str) -> str:
-        """Why an active sweep does not get on now, in one sentence; empty if it does."""
+    def waits_for(self, id: str) -> Message:
+        """Why an active sweep does not get on now; NOTHING if it does."""
         with self._lock:
             if id not in self._active:
-                return ""
+                return NOTHING
             mine = [config for config in self._sweeps[id].configs if config.id in self._flying]
         if not mine:
-            return self._unread or _("It waits for its turn: a lesson, or another sweep of the same person or of others, goes "
-                                     "before.")  # fmt: skip
+            return self._unread or say("sweep-turn")
         runs = [self._manager.at_hand(config.id) for config in mine]
         if all(run is not None and run.status is Status.PAUSED for run in runs):
-            return _("Its runs are paused by the teacher.")
+            return say("sweep-paused")
         if all(self._manager.position(config.id) is not None for config in mine):
-            return _("Its runs wait for a worker: lessons and what people look at in the Lab go first.")
-        return ""
+            return say("sweep-worker")
+        return NOTHING
 
     def close(self) -> None:
         """Ends the thread; active sweeps stay active for the next start."""
@@ -250,9 +248,9 @@ class SweepRunner:
                 while (wanted := self._look(read)) is not None:
                     run = self._manager.get(wanted)  # not under the lock: it may take long, and pages ask meanwhile
                     read = {id: None for id in read if id != wanted} | {wanted: run}
-                self._unread = ""
+                self._unread = NOTHING
             except Refused as refusal:
-                self._unread = str(refusal)
+                self._unread = refusal.message
             except Exception:  # the next look may go better; a sweep must not die of one bad moment
                 log.exception("event=sweep-error")
 
@@ -327,7 +325,7 @@ class SweepRunner:
                 run = self._manager.start(config, again=run is not None)
             except Refused as refusal:  # the others may still fit
                 self._ours.discard(config.id)
-                self._refusal = self.warning = str(refusal)
+                self._refusal = self.warning = refusal.message
                 return None
             except RuntimeError:  # the manager is closing
                 self._ended.set()
@@ -356,24 +354,24 @@ def _surplus(resting: dict[str, tuple[str, ...]], count: int) -> Iterator[str]:
 # The definitions, as files
 
 
-def _write(folder: Path, sweep: Sweep, active: bool, people: tuple[str, ...]) -> str:
-    """Empty, or one sentence that says why it is not kept."""
+def _write(folder: Path, sweep: Sweep, active: bool, people: tuple[str, ...]) -> Message:
+    """Why it is not kept; NOTHING if it is."""
     path = folder / f"{sweep.id}.json"
     values = {**sweep.to_dict(), "active": active, "created": time.time(), "people": people}
     try:
         smallfile.write(path, values)
-        return ""
+        return NOTHING
     except OSError as error:
-        return _("The sweep goes on, but would not survive a restart: {reason}.").format(reason=error.strerror)
+        return say("sweep-unkept", reason=error.strerror)
 
 
-def _remove(folder: Path, id: str) -> str:
-    """Empty, or one sentence that says why it will be back."""
+def _remove(folder: Path, id: str) -> Message:
+    """Why it will be back; NOTHING if it will not."""
     try:
         (folder / f"{id}.json").unlink(missing_ok=True)
-        return ""
+        return NOTHING
     except OSError as error:
-        return _("The sweep is removed, but would be back after a restart: {reason}.").format(reason=error.strerror)
+        return say("sweep-back", reason=error.strerror)
 
 
 def _gone(folder: Path, ids: Iterable[str]) -> set[str]:
@@ -381,8 +379,8 @@ def _gone(folder: Path, ids: Iterable[str]) -> set[str]:
     return {id for id in ids if not (folder / f"{id}.json").exists()} if folder.parent.is_dir() else set()
 
 
-def _read(folder: Path) -> tuple[list[tuple[Sweep, bool, tuple[str, ...]]], str]:
-    """(sweep, active, people) of each that can be read, oldest first, and one sentence if there are others."""
+def _read(folder: Path) -> tuple[list[tuple[Sweep, bool, tuple[str, ...]]], Message]:
+    """(sweep, active, people) of each that can be read, oldest first, and what is said if there are others."""
     known, unreadable = [], []
     for path in sorted(folder.glob("*.json"), key=lambda path: path.lstat().st_mtime):  # a link may lead nowhere
         try:
@@ -395,5 +393,6 @@ def _read(folder: Path) -> tuple[list[tuple[Sweep, bool, tuple[str, ...]]], str]
             log.warning("event=sweep-unreadable file=%s reason=%s", path.name, json.dumps(str(error)))
             continue
         known.append((sweep, bool(values.get("active")), tuple(map(str, people)) if isinstance(people, list) else ()))
-    text = _("{n} kept sweeps could not be read and are left as they are: {which}.")
-    return known, text.format(n=len(unreadable), which=", ".join(unreadable[:5])) if unreadable else ""
+    if not unreadable:
+        return known, NOTHING
+    return known, say("sweeps-unreadable", count=len(unreadable), which=", ".join(unreadable[:5]))

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from gradviz.lenet.config import RunConfig
+from gradviz.messages import Message, say
 from gradviz.record.run import Run, Status
 from gradviz.serve.admission import Refused
 from gradviz.serve.age import Dates, giving_way
@@ -20,7 +21,6 @@ from gradviz.serve.kept import Kept
 from gradviz.serve.troubles import Troubles
 from gradviz.settings import Limits
 from gradviz.store.store import INTERRUPTED, RunStore, StoreError
-from gradviz.words import gettext as _
 
 log = logging.getLogger("gradviz")
 
@@ -64,7 +64,7 @@ class Writer:
                 if due.runs or due.others:
                     self._store.save(*due.others, *due.runs.values(), whole=begun_again, waiting=due.waiting)
             except StoreError as error:
-                self._troubles.warn("write", " ".join(filter(None, (str(error), self._unsaved_sentence()))))
+                self._troubles.warn("write", self._with_what_waits(error.message))
                 return
             except Exception as error:  # the writer must outlive it
                 log.exception("event=store-error")
@@ -89,7 +89,7 @@ class Writer:
                 self._store.delete(id)
                 self._troubles.fine("delete")
             except StoreError as error:
-                self._troubles.warn("delete", _("The run was not deleted: {reason}").format(reason=error))
+                self._troubles.warn("delete", say("not-deleted", reason=error.message))
                 self._refusal = self._jobs.clock()
             self._kept.forget(id, deleted=True)  # somebody may have read it while it was being deleted
         log.info("event=deleted run=%s", json.dumps(id))
@@ -99,7 +99,7 @@ class Writer:
         try:
             return self._store.newest()
         except StoreError as error:
-            self._troubles.warn("read", str(error))
+            self._troubles.warn("read", error.message)
             return 0.0
 
     def left_waiting(self, dates: Dates) -> Iterator[tuple[Run[RunConfig], Run[RunConfig] | None]]:
@@ -119,7 +119,7 @@ class Writer:
                     run.created = dates.now()
                 yield run, old
         except StoreError as error:
-            self._troubles.warn("read", str(error))
+            self._troubles.warn("read", error.message)
 
     def make_place(self, again: bool, client: str, dates: Dates) -> None:
         """For one more run of this person among those kept, unless it only replaces one (`again`). Raises Refused."""
@@ -127,13 +127,12 @@ class Writer:
             surplus = self._store.count() + (not again) - self._limits.runs
             old = giving_way(self._store.ended(), surplus, dates, client, self._limits.runs) if surplus > 0 else []
         except StoreError as error:
-            self._troubles.warn("read", str(error))
+            self._troubles.warn("read", error.message)
             self._check_unsaved()
             return
         self._check_unsaved()
         if len(old) < surplus:
-            raise Refused("runs", _("This server keeps {most} runs, and these are all of today: delete some first.").format(
-                most=f"{self._limits.runs:,}"))  # fmt: skip
+            raise Refused("runs", say("limit-runs", most=self._limits.runs))
         for id in old:
             if id not in self._jobs.all:
                 self.delete(id)
@@ -141,8 +140,7 @@ class Writer:
     def _check_unsaved(self) -> None:
         """Raises Refused while the memory for runs that cannot be written is used up."""
         if "write" in self._troubles and sum(run.history.nbytes for run in self._jobs.unsaved()) > self._limits.unsaved_bytes:
-            raise Refused("disk", _("The runs that cannot be written have used up the memory for them: {reason}").format(
-                reason=self._troubles.worst))  # fmt: skip
+            raise Refused("disk", say("limit-unsaved", reason=self._troubles.worst.without_places()))
 
     def _due(self, begun_again: bool) -> _Due:
         """`begun_again`: the store has a new file, and of what is in memory nothing. Takes the lock."""
@@ -172,11 +170,10 @@ class Writer:
                     self._kept.keep(due.runs[job])
                 job.replaces = None
 
-    def _unsaved_sentence(self) -> str:
+    def _with_what_waits(self, message: Message) -> Message:
         with self._jobs.lock:
             live = sum(job.run.status.live for job in self._jobs.all.values())
             ended = len(self._jobs.all) - live
         if not live and not ended:
-            return ""
-        text = _("In memory, but not kept yet: {live} runs that go on and {ended} that have ended.")
-        return text.format(live=live, ended=ended)
+            return message
+        return say("sentences", first=message, second=say("not-kept-yet", live=live, ended=ended))

@@ -79,13 +79,18 @@ class RunStore(Generic[R]):
 
     @property
     def notice(self) -> str:
-        """What became of the file and what in it cannot be read, one sentence each; empty if all is well."""
+        """What is told, in sentences; empty if all is well."""
+        return " ".join(map(str, self.told))
+
+    @property
+    def told(self) -> Sequence[Message]:
+        """What became of the file and what in it cannot be read."""
         told = [self.file.told] if self.file.told else []
         for code, found in (("store-unreadable", dict(self._unreadable)), ("store-gaps", dict(self._gaps))):
             if found:
                 which = _some([f"{id} ({what})" for id, what in found.items()])
                 told.append(say(code, count=len(found), which=which))
-        return " ".join(map(str, told))
+        return told
 
     def tend(self, last: bool = False) -> None:
         """Sees to it that what is saved is found again; to be called every second or so, and it is quick.

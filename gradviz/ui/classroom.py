@@ -341,7 +341,7 @@ def frame(lessons_page: Any) -> None:
         st.info(as_text(locked_sentence()), icon=":material/lock:")
     if sentence := st.session_state.pop(_SAID, ""):
         st.warning(as_text(sentence))
-    if words := kept_words():
+    if words := kept_words(places=is_teacher() or at_the_server()):
         st.warning(as_text(words), icon=":material/database_off:")
     if room.warning:
-        st.warning(as_text(room.warning))
+        st.warning(as_text(str(room.warning)))

@@ -82,11 +82,13 @@ def notice() -> dict[str, str | bool]:
     return server().classroom.notice() | {"kept": kept_words()}
 
 
-def kept_words() -> str:
-    """What is wrong with the keeping of runs, now or since the start, in sentences; empty if all is well."""
+def kept_words(places: bool = False) -> str:
+    """What is wrong with the keeping of runs, now or since the start, in sentences; empty if all is well. With `places` they
+    say where on the server."""
     here = server()
     here.classroom.tend()
-    return " ".join(filter(None, (here.manager.warning, here.store.notice, here.classroom.damage, here.sweeps.damage)))
+    told = [here.manager.warning, *here.store.told, here.classroom.damage, here.sweeps.damage]
+    return " ".join(str(message if places else message.without_places()) for message in told if message)
 
 
 def close_server() -> None:

@@ -35,7 +35,7 @@ if any(name.startswith("amp;") for name in st.query_params):
     st.query_params.from_dict(unescaped({name: st.query_params.get_all(name) for name in st.query_params}))
 classroom.frame(lessons)
 if short := server().desk.short():
-    st.warning(as_text(short), icon=":material/memory:")
+    st.warning(as_text(str(short)), icon=":material/memory:")
     st.stop()
 try:
     page.run()

@@ -290,7 +290,7 @@ def test_without_a_pin_who_is_alone_at_an_address_that_is_not_the_servers_is_nev
 @pytest.mark.parametrize("key", ["start", "stop"])
 def test_a_button_whose_run_cannot_be_read_now_says_so(page_server, monkeypatch, key):
     def refused(_id):
-        raise Refused("memory", "There is too little memory left for this now.")
+        raise Refused("memory", text("There is too little memory left for this now."))
 
     page, manager = in_shell("lab", **KEPT.to_query()), server().manager
     pressed(page, "start")

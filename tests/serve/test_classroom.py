@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from timing import Clock
 
 from gradviz.charts.sweeps import border_figure
-from gradviz.lenet import sweep
+from gradviz.lenet import outcome
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.record import raster
@@ -221,7 +221,7 @@ def test_a_disk_that_refuses_is_said_and_the_class_goes_on(tmp_path):
     (tmp_path / "file").write_text("")
     room = Classroom(tmp_path / "file" / "classroom.json")
     room.join("one", "Ann", "a")
-    assert room.names("a") == ("Ann",) and "restart" in room.warning
+    assert room.names("a") == ("Ann",) and "restart" in str(room.warning)
 
 
 def test_a_kill_in_the_middle_of_writing_leaves_a_whole_file_with_all_that_was_confirmed(tmp_path):
@@ -456,7 +456,7 @@ def test_a_class_is_one_picture_over_depth_with_a_row_for_each_remedy():
 
 def test_each_ended_run_of_the_class_is_a_point_of_its_picture():
     runs = [recorded(RunConfig(activation="relu", blocks=blocks, steps=40, seed=blocks), 40) for blocks in (1, 2, 5, 5)]
-    results = {run.recipe: sweep.result(run) for run in runs}
+    results = {run.recipe: outcome.result(run) for run in runs}
     figure = border_figure(ClassSweep.of(results), results)
     points = [trace.x[0] for trace in figure.data if trace.mode == "markers" and trace.x[0] is not None]
     assert sorted(points) == [1, 2, 5]  # the same config twice is one run

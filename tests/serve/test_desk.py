@@ -15,6 +15,7 @@ from timing import until
 from viewing import in_shell, opened
 
 from gradviz.lenet.config import RunConfig
+from gradviz.messages import text
 from gradviz.serve.admission import Refused
 from gradviz.serve.desk import Desk, Ticket
 from gradviz.web.routes import build_routes
@@ -157,7 +158,7 @@ def test_who_leaves_while_he_waits_leaves_no_gap():
 
 def test_a_run_that_there_is_no_memory_to_read_is_answered_503_with_the_sentence_and_when_to_come_back():
     def refuse(id: str) -> None:
-        raise Refused("memory", "The server has too little memory left for this now.")
+        raise Refused("memory", text("The server has too little memory left for this now."))
 
     app = Starlette(routes=build_routes(refuse, lambda id: None, lambda run: ("", "")))
     for path in ("/api/runs/abc", "/api/runs/abc/profile"):
@@ -198,7 +199,7 @@ def test_nobody_waits_while_memory_that_is_no_longer_used_is_looked_for(clock):
         waited.append(asks.is_alive())
 
     it = desk(lambda: 1e6, clock=clock, tidy=tidy)
-    assert "too little memory" in it.short()
+    assert "too little memory" in str(it.short())
     clock.now += 10
     with pytest.raises(Refused, match="too little memory"):
         it.forecast("ann")

@@ -252,7 +252,7 @@ def test_a_run_that_the_server_refuses_is_said_and_does_not_hold_up_the_others(r
     room.sweeps.start(FORTY)
     until(lambda: not room.sweeps.active(FORTY.id))
     assert len(room.sweeps.results(FORTY)) == 36 and max(config.blocks for config in room.sweeps.results(FORTY)) == 17
-    assert "at most 17 blocks" in room.sweeps.warning
+    assert "at most 17 blocks" in str(room.sweeps.warning)
     room.close()
     room.limits = Limits()
     room.open()
@@ -380,12 +380,12 @@ def test_a_sweep_whose_kept_runs_cannot_be_read_now_says_why_and_goes_on_later(r
     class Short(RunManager):
         def get(self, id):
             if not enough.is_set():
-                raise Refused("memory", "The server has too little memory left for this now.")
+                raise Refused("memory", text("The server has too little memory left for this now."))
             return super().get(id)
 
     room.open(Short)
     room.sweeps.start(FORTY)
-    until(lambda: "too little memory" in room.sweeps.waits_for(FORTY.id))
+    until(lambda: "too little memory" in str(room.sweeps.waits_for(FORTY.id)))
     enough.set()
     until(lambda: len(room.sweeps.results(FORTY)) == 40 and not room.sweeps.active(FORTY.id))
 
@@ -404,7 +404,7 @@ def test_a_sweep_whose_file_cannot_be_removed_says_so(room):
 
     until(spoilt)
     room.sweeps.forget(FORTY.id)
-    assert "would be back" in room.sweeps.warning and not room.sweeps.list()
+    assert "would be back" in str(room.sweeps.warning) and not room.sweeps.list()
 
 
 def long(name: str, steps: int = 100_000, seed: int = 0) -> Sweep:
@@ -433,7 +433,7 @@ def test_a_long_sweep_does_not_keep_a_lesson_or_the_sweep_of_another_from_its_fi
     wide.sweeps.start(lesson, "cyd")
     until(lambda: begun(wide, other) and len(wide.sweeps.results(lesson)) == 3)
     assert len(wide.sweeps.live(hog)) == 2 and len(wide.sweeps.live(other)) == 1
-    assert wide.sweeps.waits_for(lesson.id) == ""
+    assert not wide.sweeps.waits_for(lesson.id)
 
 
 def test_a_second_sweep_of_one_person_waits_and_says_why_and_can_be_removed(wide):
@@ -443,7 +443,7 @@ def test_a_second_sweep_of_one_person_waits_and_says_why_and_can_be_removed(wide
     until(lambda: len(wide.sweeps.live(first)) == 2)
     wide.sweeps.start(second, "ann")
     until(lambda: wide.sweeps.waits_for(second.id))
-    assert "waits for its turn" in wide.sweeps.waits_for(second.id) and not wide.sweeps.live(second)
+    assert "waits for its turn" in str(wide.sweeps.waits_for(second.id)) and not wide.sweeps.live(second)
     wide.sweeps.forget(second.id)
     assert [sweep.id for sweep in wide.sweeps.list()] == [first.id] and not wide.sweeps.waits_for(second.id)
 
@@ -521,7 +521,7 @@ def test_what_the_teacher_has_paused_stays_so_while_a_lesson_waits_for_it(room):
     until(lambda: run.status is Status.PAUSED)
     steps = run.history.steps
     room.sweeps.start(lesson, "ann")
-    until(lambda: len(room.sweeps.results(lesson)) == 2 and "paused by the teacher" in room.sweeps.waits_for(lesson.id))
+    until(lambda: len(room.sweeps.results(lesson)) == 2 and "paused by the teacher" in str(room.sweeps.waits_for(lesson.id)))
     assert run.status is Status.PAUSED and run.history.steps == steps
     room.manager.resume(run.id)
     until(lambda: len(room.sweeps.results(lesson)) == 3)

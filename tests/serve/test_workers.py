@@ -24,6 +24,7 @@ from gradviz import machine
 from gradviz.lenet.config import READERS, ConfigError, RunConfig
 from gradviz.lenet.data import DataError, Shelf
 from gradviz.lenet.experiment import training
+from gradviz.messages import Told, say
 from gradviz.record.codec import FRAME, pack
 from gradviz.record.history import History, StepRecord
 from gradviz.record.run import Run, Status
@@ -222,6 +223,17 @@ def said_by_a_child(*words: bytes) -> RemoteTraining:
     with theirs:
         theirs.sendall(b"".join(words))
     return RemoteTraining(ours, SMALL, never)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConfigError("device", say("no-device", device="cuda", have="cpu")), DataError(say("download-off"))],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_for_people_crosses_as_a_code_with_its_arguments(error: Told) -> None:
+    with pytest.raises(type(error)) as caught:
+        said_by_a_child(pack_error(error))
+    assert caught.value.message == error.message and getattr(caught.value, "field", "") == getattr(error, "field", "")
 
 
 def test_another_error_crosses_with_its_class_and_a_broken_word_is_the_end() -> None:

@@ -133,7 +133,7 @@ def test_a_manager_on_a_full_disk_says_so_and_writes_what_it_recorded_once_there
     others = fill(disk)
     stage[1].allow(50)
     assert manager.wait(run.id, 60)
-    until(lambda: "the disk is full" in manager.warning)
+    until(lambda: "the disk is full" in str(manager.warning))
     assert manager.get(kept.id) is not None and manager.get(run.id) is run
     others.unlink()
     until(lambda: not manager.warning)

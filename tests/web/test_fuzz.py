@@ -94,7 +94,7 @@ def served(tmp_path) -> Iterator[tuple[Starlette, RunStore, list[str]]]:
     preview.record = StepRecord(0, 2.3, 0.1, np.zeros((len(QUANTITIES), runs[1].recipe.layers), np.float32), 0.1, None)
     preview.ready.set()
     routes = build_routes(manager.get, {preview.id: preview}.get, lambda run: ("healthy", "All is well."),
-                          get_problem=lambda: manager.warning, get_metrics=Metrics(manager.statistics))  # fmt: skip
+                          get_problem=lambda: str(manager.warning), get_metrics=Metrics(manager.statistics))  # fmt: skip
     room = Classroom(tmp_path / "classroom.json")
     board = Board(manager, room, lambda run: ("healthy", "All is well."))
     routes += classroom_routes(lambda: board, room.notice)

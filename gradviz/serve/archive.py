@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
+from gradviz.lenet.config import RunConfig
 from gradviz.lenet.diagnosis import diagnose
 from gradviz.record import export
 from gradviz.record.run import Run
@@ -17,7 +18,9 @@ from gradviz.record.run import Run
 ARCHIVE_BYTES = 1e9  # of one archive: some minutes of a core
 
 
-def archive(runs: Iterable[Run], names: Callable[[str], Iterable[str]], most_bytes: float = ARCHIVE_BYTES) -> Iterator[bytes]:
+def archive(
+    runs: Iterable[Run[RunConfig]], names: Callable[[str], Iterable[str]], most_bytes: float = ARCHIVE_BYTES
+) -> Iterator[bytes]:
     """The runs as one zip file, piece by piece: runs.csv with a row for each, and a folder for each: config.json, steps.csv,
     layers.parquet.
 
@@ -42,7 +45,7 @@ def archive(runs: Iterable[Run], names: Callable[[str], Iterable[str]], most_byt
     yield sink.take()
 
 
-def _row(run: Run, names: Iterable[str]) -> dict[str, object]:
+def _row(run: Run[RunConfig], names: Iterable[str]) -> dict[str, object]:
     history = run.history.snapshot()
     return {
         "run": run.id,

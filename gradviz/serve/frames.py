@@ -6,8 +6,8 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from gradviz.lenet.data import DataError
 from gradviz.lenet.fields import ConfigError
+from gradviz.lenet.idx import DataError
 from gradviz.messages import Message, Told
 from gradviz.record.codec import pack
 from gradviz.serve.failures import WorkerError

@@ -24,7 +24,12 @@ class Kept:
     """Every method takes the lock over the jobs where it needs it; nothing is read under it."""
 
     def __init__(
-        self, store: RunStore, jobs: Jobs, troubles: Troubles, memory_left: Callable[[], float | None], most_bytes: float
+        self,
+        store: RunStore[RunConfig],
+        jobs: Jobs,
+        troubles: Troubles,
+        memory_left: Callable[[], float | None],
+        most_bytes: float,
     ):
         """`most_bytes`: of ended runs held in memory; the store has them all."""
         self._store, self._jobs, self._troubles, self._most_bytes = store, jobs, troubles, most_bytes
@@ -83,19 +88,6 @@ class Kept:
                 self.keep(run)
             return run
 
-    def list(self) -> list[Summary[RunConfig]]:
-        """All runs without their records, newest first."""
-        with self._jobs.lock:
-            live = {id: Summary.of(job.run) for id, job in self._jobs.all.items()}
-        try:
-            kept = self._store.list()
-            self._troubles.fine("read")
-        except StoreError as error:
-            self._troubles.warn("read", error.message)
-            kept = [Summary.of(run) for run in self.in_memory()]
-        summaries = [*live.values(), *(summary for summary in kept if summary.id not in live)]
-        return sorted(summaries, key=lambda summary: summary.created, reverse=True)
-
     def each(self, patience: float) -> Iterator[Run[RunConfig]]:
         """All runs with their records, newest first, read one after the other as they are asked for.
 
@@ -133,3 +125,16 @@ class Kept:
             self._kept.pop(id, None)
             self._about.pop(id, None)
             self._deletions += deleted
+
+    def list(self) -> list[Summary[RunConfig]]:
+        """All runs without their records, newest first."""
+        with self._jobs.lock:
+            live = {id: Summary.of(job.run) for id, job in self._jobs.all.items()}
+        try:
+            kept = self._store.list()
+            self._troubles.fine("read")
+        except StoreError as error:
+            self._troubles.warn("read", error.message)
+            kept = [Summary.of(run) for run in self.in_memory()]
+        summaries = [*live.values(), *(summary for summary in kept if summary.id not in live)]
+        return sorted(summaries, key=lambda summary: summary.created, reverse=True)

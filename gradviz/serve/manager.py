@@ -62,7 +62,7 @@ class RunManager:
 
     def __init__(
         self,
-        store: RunStore,
+        store: RunStore[RunConfig],
         train: Train[RunConfig],
         workers: int = 1,
         threads: int = 1,

@@ -118,6 +118,8 @@ def _live(connection: socket.socket, config: RunConfig, data: Any, threads: int)
                     if record.step == 0:  # somebody waits for the first picture
                         os.nice(_NICE)
                     line.wait(record.step + 1)
+                if trainer.outcome is None:
+                    raise RuntimeError("the training does not say how it ended")
                 line.send(pack_outcome(trainer.outcome))
             status = 0
         except Exception as error:

@@ -33,7 +33,8 @@ from typing import Any
 
 from gradviz import machine
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.data import DataError, Shelf
+from gradviz.lenet.data import Shelf
+from gradviz.lenet.idx import DataError
 from gradviz.messages import Message, say, text
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.codec import FRAME, outcome_of, record_of
@@ -65,11 +66,8 @@ class Nursery:
         self._fates: dict[int, int] = {}  # pid -> exit code, of children that did not end as they should
         self._heard = b""
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
         self._closed = False
-        with self._lock:
-            self._start()
+        self._process, self._control = self._start()
 
     @property
     def pid(self) -> int:
@@ -130,7 +128,7 @@ class Nursery:
         """The nursery that has it, another one if the last has ended. Raises OSError if it ends just now."""
         if self._process.poll() is not None and not self._closed:
             self._end()
-            self._start()
+            self._process, self._control = self._start()
         data = json.dumps(request).encode()
         # A short message is never split: it fits into the socket's buffer, which the nursery empties at once.
         socket.send_fds(self._control, [struct.pack("<I", len(data)) + data], [each.fileno() for each in sockets])
@@ -142,7 +140,7 @@ class Nursery:
             if self._process is process and not self._closed:
                 process.kill()
                 self._end()
-                self._start()
+                self._process, self._control = self._start()
 
     def _fate(self, pid: int) -> int | None:
         """The exit code of a child that has just ended, negative for a signal; None if it ended as it should or nobody knows."""
@@ -171,15 +169,16 @@ class Nursery:
         while len(self._fates) > 256:
             del self._fates[next(iter(self._fates))]
 
-    def _start(self) -> None:
-        self._control, theirs = socket.socketpair()
-        self._control.settimeout(2.0)  # a nursery that takes nothing must not hold up whoever wants another
+    def _start(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        control, theirs = socket.socketpair()
+        control.settimeout(2.0)  # a nursery that takes nothing must not hold up whoever wants another
         self._heard = b""
         command = [sys.executable, "-m", "gradviz.serve.nursery", str(theirs.fileno()), str(self._shelf.folder.absolute())]
         with theirs:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, cwd=Path(__file__).parents[2], env=of_children()
             )
+        return process, control
 
     def _end(self) -> None:
         self._control.close()

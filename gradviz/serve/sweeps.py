@@ -48,7 +48,7 @@ class _Turns:
         self._count += 1
         self._served[line] = self._count
         if len(self._served) > _MOST_KEPT:
-            del self._served[min(self._served, key=self._served.get)]
+            del self._served[min(self._served, key=lambda line: self._served[line])]
 
     def landed(self, run_id: str) -> None:
         self._flying.pop(run_id, None)
@@ -199,10 +199,6 @@ class SweepRunner:
         with self._lock:
             return self._sweeps.get(id)
 
-    def list(self) -> list[Sweep]:
-        with self._lock:
-            return list(self._sweeps.values())
-
     def active(self, id: str) -> bool:
         with self._lock:
             return id in self._active
@@ -213,12 +209,16 @@ class SweepRunner:
             self._results.look_for(sweep.configs)  # not under the lock
         return {config: found for config in sweep.configs if (found := self._results.known(config, sweep.early))}
 
-    def live(self, sweep: Sweep) -> list[Run]:
+    def live(self, sweep: Sweep) -> list[Run[RunConfig]]:
         """Its runs that are live now."""
         with self._lock:
             flying = [config for config in sweep.configs if config.id in self._flying]
         runs = [self._manager.get(config.id) for config in flying]
         return [run for run in runs if run is not None and run.status.live]
+
+    def list(self) -> list[Sweep]:
+        with self._lock:
+            return list(self._sweeps.values())
 
     def waits_for(self, id: str) -> Message:
         """Why an active sweep does not get on now; NOTHING if it does."""
@@ -244,17 +244,17 @@ class SweepRunner:
     def _work(self, tick: float) -> None:
         while not self._ended.wait(tick):
             try:
-                read: dict[str, Run | None] = {}  # what was read in this look; the latest last, the others given back
+                read: dict[str, Run[RunConfig] | None] = {}  # what was read in this look; the latest last, the others given back
                 while (wanted := self._look(read)) is not None:
                     run = self._manager.get(wanted)  # not under the lock: it may take long, and pages ask meanwhile
-                    read = {id: None for id in read if id != wanted} | {wanted: run}
+                    read = {**dict.fromkeys(read), wanted: run}
                 self._unread = NOTHING
             except Refused as refusal:
                 self._unread = refusal.message
             except Exception:  # the next look may go better; a sweep must not die of one bad moment
                 log.exception("event=sweep-error")
 
-    def _look(self, read: dict[str, Run | None]) -> str | None:
+    def _look(self, read: dict[str, Run[RunConfig] | None]) -> str | None:
         """Launches what has its turn; the id of a kept run that must be read before it goes on."""
         with self._lock:
             wanted, ids = self._advance(read), [*self._sweeps]
@@ -264,7 +264,7 @@ class SweepRunner:
                     self._keep(self._sweeps[id])
         return wanted
 
-    def _advance(self, read: dict[str, Run | None]) -> str | None:
+    def _advance(self, read: dict[str, Run[RunConfig] | None]) -> str | None:
         for run_id, config in list(self._flying.items()):
             run = self._manager.get(run_id)
             if run is None or not run.status.live:
@@ -286,8 +286,8 @@ class SweepRunner:
             early = self._sweeps[id].early
             undone = (config for config in rest[id] if not self._results.known(config, early))
             wanted = (config for config in undone if config.id not in self._flying)
-            if (config := next(wanted, None)) is not None:
-                if (unread := self._launch(config, id, read)) is not None:
+            if (next_one := next(wanted, None)) is not None:
+                if (unread := self._launch(next_one, id, read)) is not None:
                     return unread
                 continue
             del rest[id]
@@ -305,7 +305,7 @@ class SweepRunner:
         """Whether all active sweeps that want this run are content once it has trained."""
         return all(self._sweeps[id].early for id in self._active if config in self._sweeps[id].configs)
 
-    def _launch(self, config: RunConfig, id: str, read: dict[str, Run | None]) -> str | None:
+    def _launch(self, config: RunConfig, id: str, read: dict[str, Run[RunConfig] | None]) -> str | None:
         """The id of its run if that must be read first."""
         early = self._sweeps[id].early
         run = self._manager.at_hand(config.id) or read.get(config.id)
@@ -346,7 +346,8 @@ def _surplus(resting: dict[str, tuple[str, ...]], count: int) -> Iterator[str]:
     owners = {id: owner(people) or GUEST for id, people in resting.items()}
     for _number in range(min(count, len(owners))):
         of = Counter(owners.values())
-        id = max(owners, key=lambda id, of=of: of[owners[id]])  # of equals the first
+        most = of.most_common(1)[0][0]  # of equals the first
+        id = next(id for id, whose in owners.items() if whose == most)
         del owners[id]
         yield id
 

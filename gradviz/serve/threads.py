@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 
+from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run
 
 log = logging.getLogger("gradviz")
@@ -19,7 +20,7 @@ def daemon(work: Callable[[], None], name: str) -> threading.Thread:
     return thread
 
 
-def log_event(event: str, run: Run, **more: object) -> None:
+def log_event(event: str, run: Run[Recipe], **more: object) -> None:
     """One line of key=value for each event of a run."""
     pairs = {"event": str(event), "run": run.id, **more}
     if run.message:

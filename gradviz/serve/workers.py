@@ -54,12 +54,14 @@ class Workers:
     def _next(self) -> Job | None:
         jobs = self._jobs
         with jobs.lock:
-            while not jobs.closing and (job := self._memory.first_that_fits()) is None:
+            while True:
+                if jobs.closing:
+                    return None
+                if (job := self._memory.first_that_fits()) is not None:
+                    break
                 if jobs.queue.waiting:
                     self._memory.make_room()
                 jobs.lock.wait(1.0 if jobs.queue.waiting else None)  # memory comes back without a word
-            if jobs.closing:
-                return None
             jobs.queue.take(job)
             job.driven, job.since, job.begun, job.urgent = True, jobs.clock(), job.run.history.steps, False
             if not job.held and job.run.status is not Status.RUNNING:
@@ -70,12 +72,12 @@ class Workers:
         """Trains until the run ends, is paused, or has had its slice."""
         run = job.run
         try:
-            if job.training is None:
-                self._memory.check(run.recipe)  # it may have waited long, or since a restart
-                job.training = self._train(run.recipe, job.stop.is_set)
-                run.device, run.arithmetic = job.training.device, job.training.arithmetic
-                job.records = iter(job.training)
             training, records = job.training, job.records
+            if training is None or records is None:
+                self._memory.check(run.recipe)  # it may have waited long, or since a restart
+                job.training = training = self._train(run.recipe, job.stop.is_set)
+                run.device, run.arithmetic = training.device, training.arithmetic
+                job.records = records = iter(training)
             if not self._goes_on(job):
                 return
             for record in records:
@@ -83,7 +85,8 @@ class Workers:
                 run.history.append(record)
                 if not self._goes_on(job):
                     return
-            outcome = training.outcome
+            if (outcome := training.outcome) is None:
+                raise RuntimeError("the training does not say how it ended")
         except Interrupted:  # before the first step
             outcome = Outcome(Status.STOPPED)
         except Exception as error:  # whatever it is, it is the end of this run and not of the worker

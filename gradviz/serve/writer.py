@@ -44,7 +44,7 @@ class _Due:
 class Writer:
     """One transaction at a time: `flush` and `delete` wait for each other. Neither may be called under the lock."""
 
-    def __init__(self, store: RunStore, jobs: Jobs, kept: Kept, troubles: Troubles, limits: Limits):
+    def __init__(self, store: RunStore[RunConfig], jobs: Jobs, kept: Kept, troubles: Troubles, limits: Limits):
         self._store, self._jobs, self._kept, self._troubles = store, jobs, kept, troubles
         self._limits = limits
         self._saving = threading.Lock()  # taken before the lock over the jobs, never after

@@ -81,7 +81,7 @@ def test_while_the_store_is_asked_for_a_run_that_starts_everybody_else_is_answer
             self.waited += other.is_alive()
             return super().size(id)
 
-    store = Asked(tmp_path / "asked")
+    store = Asked(tmp_path / "asked", READERS)
     manager = RunManager(store, stage)
     try:
         run = manager.start(seeded(1), client="ann")
@@ -892,7 +892,7 @@ class SlowStore(RunStore):
     """Reads runs when it is allowed to, and counts."""
 
     def __init__(self, folder: Path):
-        super().__init__(folder)
+        super().__init__(folder, READERS)
         self.allowed, self.counting = threading.Event(), threading.Lock()
         self.loads: list[str] = []
         self.most = self._now = 0

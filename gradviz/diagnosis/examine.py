@@ -34,7 +34,7 @@ class Diagnosis:
         return self.findings[0]
 
 
-def unexplained(state: State, diagnosis: Diagnosis) -> Diagnosis:
+def _unexplained(state: State, diagnosis: Diagnosis) -> Diagnosis:
     return diagnosis
 
 
@@ -42,7 +42,7 @@ def examine(
     run: Run[Recipe],
     column: int | None = None,
     facts: Facts = NOTHING_KNOWN,
-    explain: Callable[[State, Diagnosis], Diagnosis] = unexplained,
+    explain: Callable[[State, Diagnosis], Diagnosis] = _unexplained,
 ) -> Diagnosis:
     """The diagnosis of `run` as it stands, or as it stood at `column` of its history (negative: from the end).
 

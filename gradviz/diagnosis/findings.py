@@ -5,21 +5,24 @@ from __future__ import annotations
 from enum import StrEnum
 
 from gradviz.diagnosis.state import DECADE, GAP, PATIENCE, State
+from gradviz.messages import N_
 
 
 class Verdict(StrEnum):
-    WAITING = "waiting"
-    DIVERGED = "diverged"
-    DEAD = "dead relu layers"
-    VANISHED = "vanished to exact zero"
-    EXPLODING = "exploding"
-    RECOVERING = "recovering"
-    VANISHING = "vanishing"
-    HEALTHY = "healthy"
-    SATURATED = "saturated sigmoids"
-    UNUSABLE = "optimiser cannot use this gradient"
-    STUCK = "stuck at chance"
-    LEARNING = "learning"
+    """A code that is also what it says, in English; kept, sent and compared like this."""
+
+    WAITING = N_("waiting")
+    DIVERGED = N_("diverged")
+    DEAD = N_("dead relu layers")
+    VANISHED = N_("vanished to exact zero")
+    EXPLODING = N_("exploding")
+    RECOVERING = N_("recovering")
+    VANISHING = N_("vanishing")
+    HEALTHY = N_("healthy")
+    SATURATED = N_("saturated sigmoids")
+    UNUSABLE = N_("optimiser cannot use this gradient")
+    STUCK = N_("stuck at chance")
+    LEARNING = N_("learning")
 
 
 def findings(state: State) -> tuple[Verdict, ...]:

@@ -67,7 +67,7 @@ class Case:
 
     @property
     def loud_at_start(self) -> bool:
-        """Or not even finite."""
+        """Far above chance at step 0, or no number at all."""
         return not self.state.start_loss < self.state.loud
 
     @property

@@ -152,6 +152,18 @@ def test_the_sentence_of_a_net_vanished_to_zero_counts_the_zero_layers(runs):
     assert says(line, float(gradient[2 + zeros]))
 
 
+def test_the_line_below_float32_leads_where_mean_field_theory_expects_the_true_gradient(runs):
+    run = runs("sigmoid, deep")
+    cause = next(text for text in map(str, diagnose(run, 0).likely_cause) if "leads to" in text)
+    expected = math.log10(measured(run, "weight_grad_rms", "block29.conv2", 0)) + 59 * math.log10(0.1236)
+    assert abs(math.log10(numbers(re.search(r"leads to (\S+) in", cause).group(1))[0]) - expected) < 3
+    for name in CASES:
+        for column in range(0, len(runs(name).history.columns), 5):
+            for cause in map(str, diagnose(runs(name), column).likely_cause):
+                if "leads to" in cause:
+                    assert numbers(re.search(r"leads to (\S+) in", cause).group(1))[0] < 2.0**-149
+
+
 @pytest.mark.parametrize(
     ("name", "factor"), [("sigmoid", 0.1236), ("sigmoid, deep", 0.1236), ("relu, large init", 3.54), ("relu, critical init", 1.0)]
 )

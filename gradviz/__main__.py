@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from gradviz.lenet.config import DATASETS, FIELDS, RunConfig, option
 from gradviz.lenet.fields import ConfigError
 from gradviz.messages import text
-from gradviz.record.history import History, StepRecord, max_columns
+from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Outcome, Run, Status
 from gradviz.settings import Settings, SettingsError
@@ -138,7 +138,7 @@ def _train(given: dict[str, Any]) -> int:
         print(replaced, file=sys.stderr)
     config = replace(config, dataset=name)
 
-    run = Run(config, History(config.layers, max_columns(config.layers)), Status.RUNNING, device_text(device))
+    run = Run.begun(config, device=device_text(device))
     with _stop_signals() as received:
         try:
             trainer = training(config, data, device, interrupt=lambda: bool(received))
@@ -148,8 +148,7 @@ def _train(given: dict[str, Any]) -> int:
         report = _JsonLines(run) if as_json else _Text(run)
         try:
             for record in trainer:
-                run.history.append(record)
-                run.nonfinite_layer = record.nonfinite_layer
+                run.take(record)
                 report.step(record)
             assert trainer.outcome is not None  # the iteration has ended
             outcome = trainer.outcome

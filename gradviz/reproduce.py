@@ -29,7 +29,6 @@ from gradviz.lenet.outcome import FAILED, TRAINED, UNFINISHED, result, trained_a
 from gradviz.lenet.sweep import SLOW, estimate
 from gradviz.messages import N_, say
 from gradviz.record import arithmetic
-from gradviz.record.history import History, max_columns
 from gradviz.record.run import Run, Status
 from gradviz.report import OPTIMISER_NETS, OPTIMISERS, Report
 from gradviz.serve.processes import Nursery
@@ -100,7 +99,7 @@ class Bench:
         expected = 0.0 if self._device.type == "cuda" else estimate([config], SLOW)
         if self._end is not None and time.monotonic() + expected > self._end:
             raise TimeUp
-        run = Run(config, History(config.layers, max_columns(config.layers)), Status.RUNNING, self.device)
+        run = Run.begun(config, device=self.device)
         limit_threads(1)
         try:
             trainer = training(config, self._data, self._device, self.stopped.is_set)
@@ -108,8 +107,7 @@ class Bench:
             raise TimeUp from None
         run.arithmetic = trainer.arithmetic
         for record in trainer:
-            run.history.append(record)
-            run.nonfinite_layer = run.nonfinite_layer or record.nonfinite_layer
+            run.take(record)
             if record.step + 1 == config.steps:
                 run.status = Status.FINISHED  # not asking on leaves out the full test, which takes longer than many a run here
                 break

@@ -9,7 +9,7 @@ from typing import Generic
 
 from gradviz.messages import NOTHING, Message
 from gradviz.record.arithmetic import Arithmetic
-from gradviz.record.history import History
+from gradviz.record.history import History, StepRecord, max_columns
 from gradviz.record.recipe import R
 from gradviz.record.sample import BlockDeletion
 
@@ -59,6 +59,17 @@ class Run(Generic[R]):
     @property
     def id(self) -> str:
         return self.recipe.id
+
+    @classmethod
+    def begun(cls, recipe: R, status: Status = Status.RUNNING, device: str = "") -> Run[R]:
+        """A run without a step, its history sized for the net."""
+        layers = len(recipe.layout)
+        return cls(recipe, History(layers, max_columns(layers)), status, device)
+
+    def take(self, record: StepRecord) -> None:
+        """The next step. Raises ValueError if it is another."""
+        self.nonfinite_layer = self.nonfinite_layer or record.nonfinite_layer
+        self.history.append(record)
 
     def end(self, outcome: Outcome) -> None:
         """Takes over how the training ended; the status last, so that who reads an ended run finds it complete."""

@@ -81,8 +81,7 @@ class Workers:
             if not self._goes_on(job):
                 return
             for record in records:
-                run.nonfinite_layer = run.nonfinite_layer or record.nonfinite_layer
-                run.history.append(record)
+                run.take(record)
                 if not self._goes_on(job):
                     return
             if (outcome := training.outcome) is None:

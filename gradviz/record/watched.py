@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import numpy as np
+
 from gradviz.record.layout import Layout
 from gradviz.record.quantities import QUANTITIES
 
@@ -90,6 +92,18 @@ def fold(names: Sequence[str], most: int = FOLDED) -> list[tuple[str, range]]:
         at = groups.index((rows, depth))
         groups[at : at + 1] = deeper
     return [(_beginning([names[row] for row in rows]), rows) for rows, _depth in groups]
+
+
+def as_text(names: Sequence[str], table: np.ndarray[Any, np.dtype[np.float32]]) -> str:
+    """One step as lines of text. `table`: (len(MEASURED), layers); of folded layers the largest; "–" where there is none."""
+    short = ("weight grad", "signal", "activation", "weight", "update", "zeros", "treated", "still")
+    groups = fold(names)
+    width = max(len(name) for name, _rows in groups) + 2
+    lines = [" " * width + "".join(f"{word:>12}" for word in short)]
+    for name, rows in groups:
+        numbers = [float(row[rows.start : rows.stop].max()) for row in table]
+        lines.append(name.ljust(width) + "".join(f"{'–' if number < 0 else f'{number:.2g}':>12}" for number in numbers))
+    return "\n".join(lines)
 
 
 def _beginning(names: Sequence[str]) -> str:

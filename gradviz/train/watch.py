@@ -27,7 +27,7 @@ from gradviz.record.layout import Layout
 from gradviz.record.reading import first_nonfinite
 from gradviz.record.run import Run, Status
 from gradviz.record.spool import SUFFIX, Recorder, SpoolWriter, max_columns
-from gradviz.record.watched import ABSENT, MEASURED, Watched, new_id
+from gradviz.record.watched import ABSENT, MEASURED, Watched, as_text, new_id
 from gradviz.train.device import here
 from gradviz.train.hooks import owners
 from gradviz.train.modules import find_rows, is_lazy_net
@@ -162,6 +162,15 @@ class WatchedRun:
     def quantity(self, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
         """float32 (columns, layers) of one of MEASURED; below 0 where it was not measured, see `missing`."""
         return self.run.history.quantity(name) if self.run else np.empty((0, 0), np.float32)
+
+    def __str__(self) -> str:
+        """The last step that was measured, a line for each layer."""
+        sentence = f"{self._title or self._kind}: {self.status}" + (f". {self.message}" if self.message else "")
+        if self.run is None:
+            return sentence
+        columns = self.run.history.snapshot().columns
+        measured = np.flatnonzero((columns != ABSENT).any((1, 2)))
+        return f"{sentence}\n{as_text(self.layers, columns[measured[-1]])}" if len(measured) else sentence
 
     def watches(self, model: nn.Module) -> bool:
         return self._net() is model

@@ -1,0 +1,50 @@
+"""The example and the lines of the README run as they stand."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+from watched_nets import Mlp, features, loss_on
+
+import gradviz
+
+ROOT = Path(gradviz.__file__).parents[1]
+
+
+def test_the_example_runs_offline_and_shows_every_layer(tmp_path):
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "examples/watch_digits.py"), "12", str(tmp_path)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0] == "ResNet on the digits: finished" and len(lines) == 2 + 10 + 1
+    assert lines[2].startswith("0.0 ") and "12 steps, loss" in lines[-1]
+
+
+def test_the_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Your own net\n")[1].split("\n## ")[0]
+    code = "\n".join(re.findall(r"^    (.*)$", text, re.MULTILINE))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GRADVIZ_STORE", raising=False)
+    model = Mlp()
+    known = dict(model=model, optimizer=torch.optim.SGD(model.parameters(), 0.1), loader=[features()])
+    known["criterion"] = nn.CrossEntropyLoss()
+    exec(code, known)
+    assert list((tmp_path / "runs" / "watched").glob("watched-*.spool")) == [known["run"].path]
+    assert capsys.readouterr().out.startswith("Mlp: finished")
+
+
+def test_a_run_as_text_has_a_dash_where_nothing_was_measured_and_says_what_happened(tmp_path):
+    model = Mlp()
+    model.second.requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    run = gradviz.watch(model, optimizer, every=1, folder=tmp_path, title="Mine")
+    assert str(run) == "Mine: running"
+    loss_on(features())(model).backward()
+    optimizer.step()
+    run.close()
+    lines = str(run).splitlines()
+    assert len(lines) == 5 and lines[3].split()[1] == "–" and lines[2].split()[1] != "–"

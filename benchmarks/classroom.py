@@ -229,12 +229,12 @@ class Viewer:
 
     def __init__(self, url: str, config: dict[str, str], tally: Tally, chance: random.Random, until: float,
                  patience: tuple[float, float]):  # fmt: skip
-        self._url, self._config, self._tally, self._chance = url, config, tally, chance
+        self._url, self.config, self._tally, self._chance = url, config, tally, chance
         self.until, self._patience = until, patience
         place = urlsplit(url)
         self._http = Http(place.hostname, place.port)
         self._scripts: set[str] = set()  # in the browser's cache
-        self._run: str | None = None
+        self.run: str | None = None
 
     async def play(self, delay: float) -> None:
         await asyncio.sleep(delay)
@@ -252,10 +252,10 @@ class Viewer:
 
     async def _visit(self, tab: Tab) -> None:
         """Opens the page, presses Start, and looks on for a while. Then the tab is closed."""
-        if self._run and self._chance.random() < 0.2:  # wanders
+        if self.run and self._chance.random() < 0.2:  # wanders
             await self._wander(tab, self._chance.choice(PAGES))
             return
-        await self._open(tab, "", urlencode(self._config))
+        await self._open(tab, "", urlencode(self.config))
         began = None
         if wanted := next((label for label in START if label in tab.buttons), None):
             began = time.monotonic()
@@ -265,9 +265,9 @@ class Viewer:
             self._tally.errors["no run after Start"] += 1
             await asyncio.sleep(2)
             return
-        self._run = found[1]
+        self.run = found[1]
         until = time.monotonic() + self._chance.uniform(*self._patience)
-        await self._watch(tab, self._run, began if wanted != START[2] else None, until)
+        await self._watch(tab, self.run, began if wanted != START[2] else None, until)
 
     async def _wander(self, tab: Tab, page: str) -> None:
         """Looks at another page for a while, as classroom.js does: the notice, and on the Classroom page all cards."""
@@ -576,7 +576,7 @@ async def play(options: argparse.Namespace, url: str, server: Server | None, bas
 
 
 def _run_of(config: dict[str, str], viewers: list[Viewer]) -> str | None:
-    return next((viewer._run for viewer in viewers if viewer._config == config and viewer._run), None)
+    return next((viewer.run for viewer in viewers if viewer.config == config and viewer.run), None)
 
 
 def quantiles(values: list[float]) -> dict[str, float | None]:

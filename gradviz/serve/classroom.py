@@ -131,6 +131,12 @@ class PinCheck:
         log.warning("event=wrong-pin")
         return _("This is not the PIN.")
 
+    @property
+    def remembered(self) -> int:
+        """How many clients and addresses."""
+        with self._lock:
+            return len(self._wrong) + len(self._wrong_there) + len(self._next)
+
     @staticmethod
     def _recent(wrong: OrderedDict[str, deque[float]], who: str, now: float) -> list[float]:
         return [when for when in wrong.get(who, ()) if now - when < PIN_MINUTE]

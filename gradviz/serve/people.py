@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import os
 import secrets
 import threading
 import time
@@ -17,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from itsdangerous import BadSignature, Signer
+
+from gradviz.serve import smallfile
 
 log = logging.getLogger("gradviz")
 
@@ -110,6 +111,12 @@ class People:
                 guest = next((who for who in self._seen if who.startswith(GUEST)), None)
                 self._seen.pop(guest or next(iter(self._seen)))
 
+    @property
+    def remembered(self) -> int:
+        """How many people."""
+        with self._lock:
+            return len(self._seen)
+
     def elsewhere(self, person: str, address: str) -> bool:
         """Whether he was seen within AWAY seconds, and at another address than this one.
 
@@ -130,13 +137,8 @@ def _secret(path: Path) -> bytes:
         if path.is_file() and len(kept := path.read_bytes()) >= 32:  # nobody may ever write into a pipe
             return kept
     fresh = secrets.token_bytes(32)
-    part = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(fresh)
-        os.replace(part, path)
+        smallfile.write_bytes(path, fresh, mode=0o600)
     except OSError as error:  # people are known until the server ends
         log.warning("event=secret-not-kept reason=%s", error.strerror)
     return fresh

@@ -1,4 +1,4 @@
-"""Small JSON files: each is there whole or not at all, and one that cannot be read is put aside rather than written over."""
+"""Small files: each is there whole or not at all, and one of JSON that cannot be read is put aside rather than written over."""
 
 from __future__ import annotations
 
@@ -20,12 +20,18 @@ def read(path: Path) -> Any:
 
 
 def write(path: Path, values: Any) -> None:
-    """Raises OSError; what was there before is there then."""
-    part = path.with_suffix(".part")
+    """As JSON. Raises OSError; what was there before is there then."""
+    write_bytes(path, json.dumps(values).encode())
+
+
+def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """`mode`: who may read it, before the umask. Raises OSError; what was there before is there then."""
+    part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(values))
+        part.unlink(missing_ok=True)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

@@ -170,7 +170,7 @@ def test_guessers_cost_a_bounded_memory():
     check = PinCheck("4711", Clock(1000.0), lambda _: None)
     for n in range(20_000):
         check.refuses("0000", f"session {n}", f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}")
-    assert len(check._wrong) <= 4096 and len(check._wrong_there) <= 4096 and not check._next
+    assert check.remembered <= 2 * 4096
 
 
 def test_the_pin_stands_in_no_log_text_or_file(tmp_path, caplog):
@@ -310,7 +310,7 @@ def test_a_cards_picture_is_the_largest_gradient_of_each_bin_of_steps_and_group_
 
 def test_zero_inf_and_nan_keep_their_marks_on_a_card():
     run = recorded(RunConfig(activation="relu", blocks=0, steps=3), 3)
-    run.history._columns[0, 0, :3] = 0, np.inf, np.nan
+    run.history.columns[0, 0, :3] = 0, np.inf, np.nan
     _bins, _rows, _loss, codes = picture(run)
     assert list(codes[0, :3]) == [raster.ZERO, raster.INFINITE, raster.NOT_A_NUMBER]
     assert list(loss_codes(np.array([math.nan, math.inf, 99.0, 0.0, 2.9999]))) == [
@@ -327,7 +327,7 @@ def test_a_run_without_a_step_has_a_card_without_a_picture(tmp_path):
 
 def test_a_card_names_its_people_and_its_state_and_an_infinite_loss_stays_one(tmp_path):
     run = recorded(SMALL, 5, Status.DIVERGED)
-    run.history._scalars[4, 0] = math.inf
+    run.history.loss[4] = math.inf
     board, _manager, room, _clock = board_of(tmp_path, run)
     for n in range(6):
         room.join(f"client {n}", f"Student {n}", run.id)

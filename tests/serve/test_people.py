@@ -13,8 +13,8 @@ from gradviz.web.guard import Guard
 
 
 @pytest.fixture
-def people(tmp_path) -> People:
-    return People(tmp_path / "people.secret", Clock())
+def people(tmp_path, clock) -> People:
+    return People(tmp_path / "people.secret", clock)
 
 
 def test_a_cookie_is_known_after_a_restart_and_a_changed_or_foreign_one_is_not(tmp_path):
@@ -28,16 +28,15 @@ def test_a_cookie_is_known_after_a_restart_and_a_changed_or_foreign_one_is_not(t
         assert People(path).person(rubbish) == ""
 
 
-def test_an_address_that_wants_ever_new_cookies_gets_no_more_for_a_while_and_others_do(people):
+def test_an_address_that_wants_ever_new_cookies_gets_no_more_for_a_while_and_others_do(people, clock):
     got = [people.cookie("10.0.0.1") for _ in range(1000)]
     assert 30 <= sum(cookie is not None for cookie in got) <= 200 and len(set(got)) > 30
     assert people.cookie("10.0.0.2")
-    people._clock.now = 60
+    clock.now = 60
     assert people.cookie("10.0.0.1")
 
 
-def test_somebody_is_elsewhere_for_half_an_hour_after_his_last_click_at_another_address(people):
-    clock = people._clock
+def test_somebody_is_elsewhere_for_half_an_hour_after_his_last_click_at_another_address(people, clock):
     people.seen("bob", "10.0.0.2")
     assert people.elsewhere("bob", "10.0.0.1") and not people.elsewhere("bob", "10.0.0.2")
     clock.now = AWAY + 1
@@ -46,8 +45,7 @@ def test_somebody_is_elsewhere_for_half_an_hour_after_his_last_click_at_another_
     assert not people.elsewhere("bob", "10.0.0.1") and people.elsewhere("bob", "10.0.0.3")
 
 
-def test_after_a_restart_everybody_may_be_elsewhere_but_guests_and_only_if_somebody_is(people):
-    clock = people._clock
+def test_after_a_restart_everybody_may_be_elsewhere_but_guests_and_only_if_somebody_is(people, clock):
     people.seen("ann", "10.0.0.1")
     assert not people.elsewhere("bob", "10.0.0.1")  # as far as the server knows, she is alone
     people.seen("eve", "10.0.0.5")
@@ -56,12 +54,12 @@ def test_after_a_restart_everybody_may_be_elsewhere_but_guests_and_only_if_someb
     assert not people.elsewhere("bob", "10.0.0.1")
 
 
-def test_a_flood_of_guests_makes_nobody_forgotten_who_is_known(people):
-    people._clock.now = AWAY + 1
+def test_a_flood_of_guests_makes_nobody_forgotten_who_is_known(people, clock):
+    clock.now = AWAY + 1
     people.seen("ann", "10.0.0.1")
     for n in range(10_000):
         people.seen(f"{GUEST}{n}", "10.0.0.2")
-    assert people.elsewhere("ann", "10.0.0.2") and len(people._seen) <= 4096
+    assert people.elsewhere("ann", "10.0.0.2") and people.remembered <= 4096
 
 
 @pytest.mark.parametrize(

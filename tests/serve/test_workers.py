@@ -70,10 +70,28 @@ def nursery(shelf: Shelf) -> Iterator[Nursery]:
     nursery.close()
 
 
+class Counted:
+    """A nursery whose children are known by the ids of their runs."""
+
+    def __init__(self, nursery: Nursery):
+        self.nursery = nursery
+        self.pids: dict[str, int] = {}
+
+    def __call__(self, config: RunConfig, interrupt: Callable[[], bool]) -> RemoteTraining:
+        training = self.nursery(config, interrupt)
+        self.pids[config.id] = training.pid
+        return training
+
+
 @pytest.fixture
-def managed(nursery: Nursery, shelf: Shelf, tmp_path: Path) -> Iterator[RunManager]:
+def counted(nursery: Nursery) -> Counted:
+    return Counted(nursery)
+
+
+@pytest.fixture
+def managed(counted: Counted, tmp_path: Path) -> Iterator[RunManager]:
     store = RunStore(tmp_path / "runs", READERS)
-    manager = RunManager(store, nursery, workers=2)
+    manager = RunManager(store, counted, workers=2)
     yield manager
     manager.close()
     store.close()
@@ -127,11 +145,11 @@ def test_a_preview_is_that_of_the_trainer(nursery: Nursery, shelf: Shelf) -> Non
     assert mine.layers.tobytes() == its.layers.tobytes() and mine.loss == its.loss and its.seconds > 0
 
 
-def test_a_child_that_is_killed_fails_its_own_run_in_one_sentence(managed: RunManager) -> None:
+def test_a_child_that_is_killed_fails_its_own_run_in_one_sentence(managed: RunManager, counted: Counted) -> None:
     config = replace(SMALL, steps=100_000)
     victim, other = managed.start(config, client="ann"), managed.start(replace(config, seed=1), client="bob")
     until(lambda: victim.history.steps > 2 and other.history.steps > 2)
-    os.kill(managed._jobs[victim.id].training.pid, signal.SIGKILL)
+    os.kill(counted.pids[victim.id], signal.SIGKILL)
     assert managed.wait(victim.id, 60)
     assert victim.status == Status.FAILED and victim.history.steps > 2
     # Measured: the signal, and that the system has not counted it as a want of memory.
@@ -145,16 +163,16 @@ def test_a_child_that_is_killed_fails_its_own_run_in_one_sentence(managed: RunMa
     until(lambda: again.history.steps > 2)
 
 
-def test_pause_step_and_stop_are_exact(managed: RunManager) -> None:
+def test_pause_step_and_stop_are_exact(managed: RunManager, counted: Counted) -> None:
     run = managed.start(replace(SMALL, steps=100_000))
     until(lambda: run.history.steps > 2)
-    pid = managed._jobs[run.id].training.pid
+    pid = counted.pids[run.id]
     managed.pause(run.id)
     until(lambda: run.status == Status.PAUSED)
     before = run.history.steps
     managed.step(run.id)
     managed.step(run.id)
-    until(lambda: run.history.steps == before + 2 and not managed._jobs[run.id].driven)
+    until(lambda: run.history.steps == before + 2 and not managed.has_worker(run.id))
     assert run.status == Status.PAUSED and run.history.steps == before + 2 and alive(pid)
     managed.stop(run.id)
     assert run.status == Status.STOPPED
@@ -339,18 +357,12 @@ def test_a_run_through_the_manager_is_the_run_of_a_thread(managed: RunManager, s
 
 def test_a_child_that_is_stopped_is_ended_and_the_run_says_for_how_long_it_was_silent(shelf: Shelf, tmp_path: Path) -> None:
     nursery, store = Nursery(shelf, patience=2.0), RunStore(tmp_path / "runs", READERS)
-    pids: list[int] = []
-
-    def train(config: RunConfig, interrupt: Callable[[], bool]) -> RemoteTraining:
-        training = nursery(config, interrupt)
-        pids.append(training.pid)
-        return training
-
-    manager = RunManager(store, train, workers=1)
+    counted = Counted(nursery)
+    manager = RunManager(store, counted, workers=1)
     try:
         run = manager.start(replace(SMALL, steps=100_000), client="ann")
         until(lambda: run.history.steps > 2)
-        (pid,) = pids
+        pid = counted.pids[run.id]
         os.kill(pid, signal.SIGSTOP)
         assert manager.wait(run.id, 60)
         assert run.status == Status.FAILED and run.history.steps > 2
@@ -422,10 +434,10 @@ def test_a_stopped_child_that_nobody_wants_any_more_leaves_its_memory(nursery: N
     until(lambda: not alive(training.pid))
 
 
-def test_a_crash_is_told_by_its_signal(managed: RunManager) -> None:
+def test_a_crash_is_told_by_its_signal(managed: RunManager, counted: Counted) -> None:
     run = managed.start(replace(SMALL, steps=100_000), client="ann")
     until(lambda: run.history.steps > 2)
-    os.kill(managed._jobs[run.id].training.pid, signal.SIGSEGV)
+    os.kill(counted.pids[run.id], signal.SIGSEGV)
     assert managed.wait(run.id, 60)
     assert str(run.message) == "The training's process was ended by signal 11 (SIGSEGV)."
 

@@ -189,7 +189,7 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "healthy": "Healthy: {front} gets a gradient of {g_front:number}, {back} {g_back:number}, and {loss}.",
     "healthy-so-far": "Healthy so far: {front} gets a gradient of {g_front:number}, {back} {g_back:number}; {loss}.",
     "loss-untold": "the loss was not told",
-    "loss-since": "the loss is {loss:loss}, and was {start:loss} at step 0",
+    "loss-since": "the loss is {loss:loss}, and was {start:loss} at step {step}",
     "loss-down": "the loss is down to {loss:loss} (chance is {chance:.2f})",
     "loss-at-chance": "the loss stands at chance, {loss:loss}",
     "loss-above-chance": "the loss is {loss:loss}, above chance ({chance:.2f})",

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator
 
 from gradviz.diagnosis.findings import Verdict
 from gradviz.diagnosis.sentence import some
-from gradviz.diagnosis.state import RECENT_STEPS, State
+from gradviz.diagnosis.state import State, measured
 from gradviz.messages import Message
 from gradviz.record.float32 import ADAM_EPS
+from gradviz.record.quantities import QUANTITIES
+
+_ACTIVATION = list(QUANTITIES).index("activation_rms")
 
 Findings = tuple[Verdict, ...]
 
@@ -38,9 +41,9 @@ def _signal(state: State, findings: Findings) -> Iterator[Message]:
 
 
 def _loss(state: State, findings: Findings) -> Iterator[Message]:
-    if not state.told:
+    if not len(state.told):
         return
-    words = {"loss": state.loss, "first": max(0, state.steps - RECENT_STEPS), "last": state.steps - 1}
+    words = {"loss": state.loss, "first": int(state.told[0]), "last": int(state.told[-1])}
     if state.facts.chance is None:
         line = state.say("measured-loss", **words)
     else:
@@ -99,12 +102,14 @@ def _saturation(state: State, findings: Findings) -> Iterator[Message]:
 
 
 def _activation(state: State, findings: Findings) -> Iterator[Message]:
-    if {Verdict.EXPLODING, Verdict.DIVERGED} & set(findings):
-        front, back = state.ends("activation_rms")
+    if {Verdict.EXPLODING, Verdict.DIVERGED}.isdisjoint(findings):
+        return
+    front, back = state.ends("activation_rms")
+    last = float(measured(state.now[_ACTIVATION])[-1])
+    if not state.finite or not math.isnan(front + back + last):
         yield state.say(
-            "measured-activation", front=state.front_name, back=state.back_name, a=front, b=back,
-            last=state.names[-1], c=float(state.history.quantity("activation_rms")[state.column, -1]),
-        )  # fmt: skip
+            "measured-activation", front=state.front_name, back=state.back_name, a=front, b=back, last=state.names[-1], c=last
+        )
 
 
 _LINES: tuple[Callable[[State, Findings], Iterator[Message]], ...] = (

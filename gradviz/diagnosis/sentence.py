@@ -19,10 +19,10 @@ def sentence(state: State, verdict: Verdict) -> Message:
 
 def loss_words(state: State) -> Message:
     """Half a sentence."""
-    if not state.told:
+    if not len(state.told):
         return state.say("loss-untold")
     if state.facts.chance is None:
-        return state.say("loss-since", loss=state.loss, start=state.start_loss)
+        return state.say("loss-since", loss=state.loss, start=state.start_loss, step=state.start_told)
     if state.learnt:
         return state.say("loss-down", loss=state.loss, chance=state.facts.chance)
     if state.loss < state.facts.chance + LEFT_CHANCE:

@@ -71,6 +71,15 @@ class _Medians(dict[str, np.ndarray]):
         return self[quantity]
 
 
+def _recent(columns: np.ndarray) -> np.ndarray:
+    """The last RECENT_COLUMNS of them, without those in which nothing was measured if there are others."""
+    recent = columns[-RECENT_COLUMNS:]
+    if not (recent[:, _GRADIENT] < 0).all(axis=1).any():
+        return recent
+    looked = np.flatnonzero(~(columns[:, _GRADIENT] < 0).all(axis=1))[-RECENT_COLUMNS:]
+    return columns[looked] if len(looked) else recent
+
+
 def measured(values: np.ndarray) -> np.ndarray:
     """With nan for what was not measured; it is kept as a number below 0, because true nan is a finding."""
     return np.where(values < 0, np.nan, values)
@@ -87,20 +96,24 @@ class State:
         self.run, self.facts, self.history, self.column = run, facts, history, column
         self.names, judged = run.recipe.layout.names, run.recipe.layout.judged
         self.steps = min((column + 1) * history.stride, history.steps)
-        self.now = history.columns[column]  # float32 (quantities, layers)
-        self.recent = _Medians(history.columns[max(0, column + 1 - RECENT_COLUMNS) : column + 1])
+        recent = _recent(history.columns[: column + 1])
+        self.now = recent[-1]  # float32 (quantities, layers)
+        self.recent = _Medians(recent)
         seen = ~np.isnan(self.recent["weight_grad_rms"]) | np.isnan(self.now[_GRADIENT])
         rows = judged.start + np.flatnonzero(seen[judged])
         self.front, self.back = (int(rows[0]), int(rows[-1])) if len(rows) else run.recipe.layout.ends
         self.seen = len(rows) > 0  # any gradient at all
         self.front_name, self.back_name = self.names[self.front], self.names[self.back]
         self.judged = slice(self.front, self.back + 1)
-        # Who does not say the loss leaves nan at every step.
-        self.told = facts.chance is not None or not np.isnan(history.loss[: self.steps]).all()
-        self.loss = float(np.mean(history.loss[: self.steps][-RECENT_STEPS:]))
-        self.start_loss = float(history.loss[0])
-        self.latest_loss = float(history.loss[self.steps - 1])
-        self.finite = (math.isfinite(self.latest_loss) or not self.told) and bool(np.isfinite(self.now[JUDGED]).all())
+        loss = history.loss[: self.steps]
+        # Who knows what a guess costs tells the loss of every step. Else nan is a loss that was not told: where it has become
+        # nan, the gradients have too.
+        told = np.arange(self.steps) if facts.chance is not None else np.flatnonzero(~np.isnan(loss))
+        self.told = told[-RECENT_STEPS:]  # steps whose loss is judged; none where no loss was told
+        self.loss = float(np.mean(loss[self.told])) if len(told) else math.nan
+        self.start_loss, self.latest_loss = (float(loss[told[0]]), float(loss[told[-1]])) if len(told) else (math.nan, math.nan)
+        self.start_told = int(told[0]) if len(told) else 0
+        self.finite = not (len(told) and not math.isfinite(self.latest_loss)) and bool(np.isfinite(self.now[JUDGED]).all())
         self.start = {name: measured(history.columns[0, row]) for row, name in enumerate(QUANTITIES)}
 
     def say(self, code: str, /, **arguments: Any) -> Message:

@@ -61,12 +61,16 @@ STORIES = {
     "recovering": (recorded(30, weight_grad_rms=RISING[:30]), Verdict.RECOVERING),
     "recovered": (recorded(60, weight_grad_rms=RISING), Verdict.HEALTHY),
     "diverged": (recorded(activation_rms=[1, math.inf, math.nan]), Verdict.DIVERGED),
-    "diverged in its loss": (recorded(loss=[1.0] * 7 + [math.nan]), Verdict.DIVERGED),
+    "diverged in its loss": (recorded(loss=[1.0] * 7 + [math.inf]), Verdict.DIVERGED),
     "useless steps": (recorded(update_ratio=1e-9), Verdict.UNUSABLE),
     "silent": (recorded(activation_rms=[1, 0, 1]), Verdict.HEALTHY),
     "no loss": (recorded(loss=math.nan), Verdict.HEALTHY),
     "a loss of another kind": (recorded(300, loss=list(np.linspace(-50, -60, 300))), Verdict.HEALTHY),
     "nothing measured": (recorded(weight_grad_rms=UNMEASURED), Verdict.WAITING),
+    "only gradients are measured": (
+        recorded(weight_grad_rms=[1e7, 1e2, 1e-2], signal_rms=UNMEASURED, activation_rms=UNMEASURED, update_ratio=UNMEASURED),
+        Verdict.EXPLODING,
+    ),
     "an update is not measured": (recorded(update_ratio=[0.1, 0.1, UNMEASURED]), Verdict.HEALTHY),
     "the signal is not measured": (recorded(signal_rms=UNMEASURED, update_ratio=UNMEASURED), Verdict.HEALTHY),
 }
@@ -117,11 +121,23 @@ def test_a_frozen_layer_is_left_out_and_the_next_one_is_judged():
     assert str(thawed.sentence).startswith("Healthy so far: Wäscheleine gets a gradient of 0.020, head..out 0.020")
 
 
-def test_a_loss_that_nobody_tells_is_no_divergence_and_one_that_breaks_off_is():
+def test_a_loss_that_nobody_tells_is_no_divergence_and_one_told_now_and_then_is_read_where_it_was():
     untold = diagnose(STORIES["no loss"][0])
     assert str(untold.sentence).endswith("; the loss was not told.")
     assert not any("loss" in message.code for message in untold.evidence)
-    assert diagnose(recorded(loss=[0.5, 0.4] + [math.nan] * 6)).verdict is Verdict.DIVERGED
+    seldom = diagnose(recorded(loss=[math.nan, 0.5, math.nan, 0.4, math.nan, math.nan, 0.3, math.nan]))
+    assert str(seldom.sentence).endswith("; the loss is 0.40, and was 0.50 at step 1.")
+    assert "Loss: 0.40, mean of steps 1 to 6." in map(str, seldom.evidence)
+
+
+def test_a_net_that_is_measured_at_every_tenth_step_is_judged_by_those():
+    table = np.full((100, 3), UNMEASURED)
+    table[::10] = RISING[::6]
+    diagnosis = diagnose(recorded(100, weight_grad_rms=table, signal_rms=np.where(table < 0, table, 0.01)), 75)
+    step, what = diagnosis.turned_at[0]
+    every = diagnose(recorded(10, weight_grad_rms=RISING[::6]), 7)
+    assert diagnosis.verdict is every.verdict is Verdict.RECOVERING
+    assert (step, what.code) == (10 * every.turned_at[0][0], "turn-grown")
 
 
 def test_what_is_known_of_a_net_is_judged_too():

@@ -163,7 +163,8 @@ class Recorder:
         """With the last numbers written."""
         if os.getpid() == self._pid:  # else: a copy of the process, which has no such thread
             self._ending.set()
-            self._thread.join()
+            if threading.current_thread() is not self._thread:  # where the net's end was found out by the garbage collector
+                self._thread.join()
 
     def _work(self) -> None:
         try:

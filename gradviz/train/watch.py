@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import math
 import os
@@ -126,7 +127,9 @@ class WatchedRun:
                 self._say_once(say("watch-closed"))
             return
         for name, value in scores.items():
-            number = _number(value) if name in ("loss", "accuracy") else None
+            number: float | torch.Tensor | None = None
+            with contextlib.suppress(Exception):  # of whatever was given
+                number = _number(value) if name in ("loss", "accuracy") else None
             if number is None:
                 self._say_once(say("watch-log", name=name[:60]))
             else:
@@ -304,9 +307,7 @@ def _optimizers(given: object) -> list[Optimizer] | None:
     several = list(given) if isinstance(given, (list, tuple)) else [given]
     found = []
     for each in several:
-        while not hasattr(each, "register_step_pre_hook") and hasattr(each, "optimizer"):
-            each = each.optimizer  # of a library's wrapper
-        inner = getattr(each, "optimizer", None)
+        inner = getattr(each, "optimizer", None)  # of a library's wrapper
         each = inner if isinstance(inner, Optimizer) else each
         if not isinstance(each, Optimizer):
             raise WatchError(say("watch-optimizer", kind=type(each).__name__))
@@ -356,16 +357,13 @@ def _refuse(model: nn.Module, optimizers: Sequence[Optimizer] | None) -> None:
 
 
 def _number(value: object) -> float | torch.Tensor | None:
-    """None for what is no number."""
+    """None, or an error, for what is no number."""
     if isinstance(value, torch.Tensor):
         if value.numel() != 1 or value.is_complex():
             return None
         number = value.detach().reshape(())
         return float(number) if number.device.type == "cpu" else number
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        return None
+    return float(value)  # type: ignore[arg-type]
 
 
 def _arithmetic(device: torch.device) -> Arithmetic | None:

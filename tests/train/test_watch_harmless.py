@@ -203,6 +203,11 @@ def test_what_cannot_be_watched_is_refused_in_one_sentence(given, sentence, tmp_
     assert sentence in str(refusal.value) and "\n" not in str(refusal.value)
 
 
+class Odd:
+    def __float__(self):
+        raise RuntimeError("no number at all")
+
+
 def test_log_takes_numbers_and_says_of_anything_else_in_one_sentence_that_it_is_left_out(tmp_path, caplog):
     model = Mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -211,6 +216,7 @@ def test_log_takes_numbers_and_says_of_anything_else_in_one_sentence_that_it_is_
         loss_on(features())(model).backward()
         optimizer.step()
         run.log(loss=torch.ones(3), accuracy="good", rate=0.1)
+        run.log(loss=Odd())
         run.log(accuracy=torch.tensor(0.25))
     run.close()
     run.log(loss=1.0)

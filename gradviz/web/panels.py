@@ -124,7 +124,7 @@ def unloaded() -> str:
 
 
 def words() -> dict[str, Any]:
-    """Every text that live.js shows. `{name}` is filled in there."""
+    """Every text that the live element shows. `{name}` is filled in there."""
     return {
         "status": {status: _(text) for status, text in _STATUS.items()},
         "quantities": {name: {"label": _(row.label), "meaning": _(row.meaning)} for name, row in QUANTITIES.items()},

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from starlette.applications import Starlette
 
+from gradviz.charts import draft
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.experiment import preview_images
 from gradviz.record import raster
@@ -482,6 +483,19 @@ def test_a_module_is_never_met_by_an_older_one_that_imports_it():
         plain = site.get(f"/live/{name}")
         assert plain.text == (STATIC / name).read_text(encoding="utf-8") and plain.headers["cache-control"] == "no-store"
     assert site.get("/live/routes.py").status_code == site.get("/live/none.js").status_code == 404
+
+
+def test_javascript_stands_in_modules_but_for_the_stub_that_mounts_them():
+    texts = {path.name: path.read_text(encoding="utf-8") for path in STATIC.parent.parent.rglob("*.py")}
+    assert [name for name, text in texts.items() if re.search(r"\bdocument\.|=> \{|\bconst \w+ =", text)] == ["panels.py"]
+
+
+def test_the_palette_and_the_rows_stand_once_in_the_scripts():
+    texts = {path.name: path.read_text(encoding="utf-8") for path in STATIC.glob("*.js")}
+    marks = draft.DENORMAL_COLOUR, draft.BELOW_COLOUR, draft.ABOVE_COLOUR, draft.BROKEN_COLOUR
+    for colour in (*draft.VIRIDIS, *marks, draft.BLUE, draft.ORANGE):
+        assert [name for name, text in texts.items() if colour in text.lower()] == ["look.js"], colour
+    assert [name for name, text in texts.items() if re.search(r"\* layers\) / rows", text)] == ["wire.js"]
 
 
 # ---- Words ----

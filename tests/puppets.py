@@ -14,6 +14,7 @@ from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Outcome, Run, Status
+from gradviz.serve.manager import RunManager
 from gradviz.train.training import Interrupted
 
 SMALL = RunConfig(blocks=1, dataset="digits", steps=5, batch_size=16, device="cpu")
@@ -89,3 +90,10 @@ class Stage:
 
 def steps(run: Run) -> int:
     return run.history.steps
+
+
+def do(manager: RunManager, stage: Stage, run: Run, count: int = 1) -> None:
+    """So many steps of a run that has the worker, and what the manager makes of them."""
+    due = steps(run) + count
+    stage[run.recipe.seed].allow(count)
+    until(lambda: steps(run) == due and manager.settled)

@@ -2,6 +2,8 @@
 
 `queue` knows who is next, `memory` whether there is some, `workers` train, `kept` has what has ended and `writer` brings it
 into the store; `jobs` has the one lock that they share. These are the only threads of gradviz.
+
+The class is long because it is the one door to all of these: most of its methods are a sentence and a line.
 """
 
 from __future__ import annotations

@@ -39,11 +39,6 @@ def store(tmp_path: Path) -> Iterator[RunStore]:
 
 
 @pytest.fixture
-def stage() -> Stage:
-    return Stage()
-
-
-@pytest.fixture
 def manager(store: RunStore, stage: Stage, tmp_path: Path) -> Iterator[RunManager]:
     manager = RunManager(store, stage, workers=2, slice=1e9)
     yield manager

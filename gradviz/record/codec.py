@@ -54,8 +54,7 @@ def record_of(header: Mapping[str, Any], body: memoryview, layers: int) -> StepR
 
 def pack_outcome(outcome: Outcome) -> bytes:
     header = dataclasses.asdict(dataclasses.replace(outcome, message=NOTHING))
-    message = outcome.message
-    return pack(header | {"message": message.to_json() if isinstance(message, Message) else message})
+    return pack(header | {"message": outcome.message.to_json()})
 
 
 def outcome_of(header: Mapping[str, Any]) -> Outcome:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Generic
+from typing import Generic, TypeVar
 
 from gradviz.messages import NOTHING, Message
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import History, StepRecord, max_columns
-from gradviz.record.recipe import R
+from gradviz.record.recipe import R, Recipe
 from gradviz.record.sample import BlockDeletion
+
+_Own = TypeVar("_Own", bound=Recipe)
 
 
 class Status(StrEnum):
@@ -60,11 +62,11 @@ class Run(Generic[R]):
     def id(self) -> str:
         return self.recipe.id
 
-    @classmethod
-    def begun(cls, recipe: R, status: Status = Status.RUNNING, device: str = "") -> Run[R]:
+    @staticmethod
+    def begun(recipe: _Own, status: Status = Status.RUNNING, device: str = "") -> Run[_Own]:
         """A run without a step, its history sized for the net."""
         layers = len(recipe.layout)
-        return cls(recipe, History(layers, max_columns(layers)), status, device)
+        return Run(recipe, History(layers, max_columns(layers)), status, device)
 
     def take(self, record: StepRecord) -> None:
         """The next step. Raises ValueError if it is another."""

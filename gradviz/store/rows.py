@@ -108,8 +108,6 @@ class Sound(Generic[R]):
 
 def message_text(message: Message) -> str:
     """As it is kept: plain words as they are, all else as JSON."""
-    if isinstance(message, str):
-        return message
     return message.arguments["text"] if message.code == "text" else json.dumps(message.to_json())
 
 

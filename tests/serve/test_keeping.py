@@ -20,6 +20,7 @@ from viewing import in_shell
 
 from gradviz.lenet.config import READERS
 from gradviz.lenet.sweep import Sweep
+from gradviz.messages import text
 from gradviz.record.run import Status
 from gradviz.serve.admission import Refused
 from gradviz.serve.classroom import Classroom
@@ -318,7 +319,7 @@ def test_a_bad_part_costs_that_part_and_is_said(store: RunStore, table: str, dat
     extend(run, 6)
     store.save(run)
     extend(run, 4)
-    run.status, run.message = Status.STOPPED, "By hand."
+    run.status, run.message = Status.STOPPED, text("By hand.")
     store.save(run)
     if table == "samples":
         store.file.db.execute("INSERT INTO samples (run, step, numbers, images) VALUES (?, 3, ?, x'')", (run.id, data))

@@ -81,7 +81,7 @@ def _recent(columns: np.ndarray) -> np.ndarray:
 
 
 def measured(values: np.ndarray) -> np.ndarray:
-    """With nan for what was not measured; it is kept as a number below 0, because true nan is a finding."""
+    """With nan for what was not measured; it is kept as a number below 0 (ABSENT), because true nan is a finding."""
     return np.where(values < 0, np.nan, values)
 
 

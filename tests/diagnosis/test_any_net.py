@@ -3,10 +3,11 @@
 import json
 import math
 import string
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from odd import OddRecipe
 
 from gradviz.diagnosis.examine import Diagnosis, examine
 from gradviz.diagnosis.findings import Verdict
@@ -15,25 +16,11 @@ from gradviz.lenet.config import RunConfig
 from gradviz.lenet.diagnosis import CHANCE, OWN_WORDS, diagnose
 from gradviz.messages import MESSAGES, Message
 from gradviz.record.history import History
-from gradviz.record.layout import Layout
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
+from gradviz.record.watched import ABSENT
 
-UNMEASURED = -1.0
 OF_OTHERS = "block relu sigmoid convolution chance guess class image logit -1.0 {".split()
-
-
-@dataclass(frozen=True)
-class Odd:
-    """A recipe that is no RunConfig."""
-
-    id: str = "odd"
-    title: str = "an odd net"
-    layout: Layout = Layout(("encoder.0.attn.q", "Wäscheleine", "head..out"))
-    steps: None = None
-
-    def to_dict(self) -> dict[str, object]:
-        return {"title": self.title}
 
 
 def recorded(columns: int = 8, loss: float | list[float] = 0.7, **layers: object) -> Run:
@@ -43,7 +30,7 @@ def recorded(columns: int = 8, loss: float | list[float] = 0.7, **layers: object
         table[:, list(QUANTITIES).index(name)] = values
     scalars = np.full((columns, 3), 0.5)
     scalars[:, 0] = loss
-    return Run(Odd(), History.restored(table, scalars, [], 1, 1000), Status.RUNNING)
+    return Run(OddRecipe(), History.restored(table, scalars, [], 1, 1000), Status.RUNNING)
 
 
 def messages(diagnosis: Diagnosis) -> list[Message]:
@@ -66,13 +53,13 @@ STORIES = {
     "silent": (recorded(activation_rms=[1, 0, 1]), Verdict.HEALTHY),
     "no loss": (recorded(loss=math.nan), Verdict.HEALTHY),
     "a loss of another kind": (recorded(300, loss=list(np.linspace(-50, -60, 300))), Verdict.HEALTHY),
-    "nothing measured": (recorded(weight_grad_rms=UNMEASURED), Verdict.WAITING),
+    "nothing measured": (recorded(weight_grad_rms=ABSENT), Verdict.WAITING),
     "only gradients are measured": (
-        recorded(weight_grad_rms=[1e7, 1e2, 1e-2], signal_rms=UNMEASURED, activation_rms=UNMEASURED, update_ratio=UNMEASURED),
+        recorded(weight_grad_rms=[1e7, 1e2, 1e-2], signal_rms=ABSENT, activation_rms=ABSENT, update_ratio=ABSENT),
         Verdict.EXPLODING,
     ),
-    "an update is not measured": (recorded(update_ratio=[0.1, 0.1, UNMEASURED]), Verdict.HEALTHY),
-    "the signal is not measured": (recorded(signal_rms=UNMEASURED, update_ratio=UNMEASURED), Verdict.HEALTHY),
+    "an update is not measured": (recorded(update_ratio=[0.1, 0.1, ABSENT]), Verdict.HEALTHY),
+    "the signal is not measured": (recorded(signal_rms=ABSENT, update_ratio=ABSENT), Verdict.HEALTHY),
 }
 
 
@@ -92,33 +79,33 @@ def test_a_net_that_nobody_knows_gets_a_verdict_with_evidence_but_neither_cause_
 def test_its_sentences_name_its_layers_and_the_numbers_of_its_record():
     diagnosis = diagnose(STORIES["vanishing"][0])
     assert str(diagnosis.sentence) == (
-        "Vanishing: the gradient of encoder.0.attn.q is 1.0·10⁻⁷ of head..out's (2.0·10⁻⁹ against 0.020); "
+        "Vanishing: the gradient of encoder.0.weight is 1.0·10⁻⁷ of out.proj's (2.0·10⁻⁹ against 0.020); "
         "the loss is 0.70, and was 0.70 at step 0."
     )
     assert "A line through its log gives a factor of 0.001 per layer." in str(
         diagnose(recorded(signal_rms=[1e-8, 1e-5, 1e-2])).evidence[1]
     )
-    assert "encoder.0.attn.q" in str(diagnose(STORIES["diverged"][0]).evidence[0])
-    assert "first appears in Wäscheleine" in str(diagnose(STORIES["diverged"][0]).sentence)
+    assert "encoder.0.weight" in str(diagnose(STORIES["diverged"][0]).evidence[0])
+    assert "first appears in mixer.π/in" in str(diagnose(STORIES["diverged"][0]).sentence)
     zeros = diagnose(STORIES["vanished"][0])
-    assert str(zeros.sentence).startswith("Vanished to exact zero: in 1 of the 3 layers, up to encoder.0.attn.q,")
-    assert any(str(line) == "Silent: Wäscheleine hands on exactly 0 for every input." for line in
+    assert str(zeros.sentence).startswith("Vanished to exact zero: in 1 of the 3 layers, up to encoder.0.weight,")
+    assert any(str(line) == "Silent: mixer.π/in hands on exactly 0 for every input." for line in
                diagnose(STORIES["silent"][0]).evidence)  # fmt: skip
     step, what = diagnose(STORIES["recovered"][0]).turned_at[0]
     assert what.code == "turn-grown" and RISING[step, 0] >= 10 * RISING[0, 0] > RISING[step - 5, 0]
 
 
 def test_a_frozen_layer_is_left_out_and_the_next_one_is_judged():
-    frozen = recorded(weight_grad_rms=[UNMEASURED, 1e-8, 1e-2], update_ratio=[UNMEASURED, 1e-3, 1e-3])
+    frozen = recorded(weight_grad_rms=[ABSENT, 1e-8, 1e-2], update_ratio=[ABSENT, 1e-3, 1e-3])
     diagnosis = diagnose(frozen)
     assert diagnosis.verdict is Verdict.VANISHING
-    assert str(diagnosis.sentence).startswith("Vanishing: the gradient of Wäscheleine is 1.0·10⁻⁶ of head..out's")
+    assert str(diagnosis.sentence).startswith("Vanishing: the gradient of mixer.π/in is 1.0·10⁻⁶ of out.proj's")
     assert not any("encoder" in str(message) for message in messages(diagnosis))
 
     gradients = np.full((8, 3), 0.02)
-    gradients[:6, 0] = UNMEASURED  # thawed two columns ago: not yet most of those that are judged
+    gradients[:6, 0] = ABSENT  # thawed two columns ago: not yet most of those that are judged
     thawed = diagnose(recorded(weight_grad_rms=gradients))
-    assert str(thawed.sentence).startswith("Healthy so far: Wäscheleine gets a gradient of 0.020, head..out 0.020")
+    assert str(thawed.sentence).startswith("Healthy so far: mixer.π/in gets a gradient of 0.020, out.proj 0.020")
 
 
 def test_a_loss_that_nobody_tells_is_no_divergence_and_one_told_now_and_then_is_read_where_it_was():
@@ -131,7 +118,7 @@ def test_a_loss_that_nobody_tells_is_no_divergence_and_one_told_now_and_then_is_
 
 
 def test_a_net_that_is_measured_at_every_tenth_step_is_judged_by_those():
-    table = np.full((100, 3), UNMEASURED)
+    table = np.full((100, 3), ABSENT)
     table[::10] = RISING[::6]
     diagnosis = diagnose(recorded(100, weight_grad_rms=table, signal_rms=np.where(table < 0, table, 0.01)), 75)
     step, what = diagnosis.turned_at[0]

@@ -22,19 +22,7 @@ from gradviz.lenet.lessons.evidence import (
     told,
     usual_step,
 )
-from gradviz.lenet.lessons.lesson import (
-    DECADE,
-    LOOK,
-    NORMAL,
-    STEPS,
-    TINY,
-    Finding,
-    Lesson,
-    Part,
-    recipe,
-    thousand,
-    with_seeds,
-)
+from gradviz.lenet.lessons.lesson import DECADE, LOOK, NORMAL, STEPS, TINY, Finding, Lesson, Part, recipe, thousand, with_seeds
 from gradviz.lenet.outcome import DIVERGED, result
 from gradviz.record.float32 import SMALLEST
 from gradviz.record.reading import decades, ends, judged

@@ -76,12 +76,20 @@ def one_or_both(first: str, held: bool | None, second: str, other: bool | None) 
     return ("both" if other else first) if held else second if other else "neither"
 
 
-# Numbers of one run
+# Numbers
 
 
 def usual_step(run: Run[RunConfig]) -> float:
     """Adam's first step moves every weight by the learning rate (Kingma & Ba 2015); here over the first block's weight RMS."""
     return run.recipe.lr / ends(run, "weight_rms")[0]
+
+
+def first_loss(e: Evidence, config: RunConfig) -> float:
+    return float(e.run(config).history.loss[0])
+
+
+def depth_border(e: Evidence, nets: Iterable[RunConfig]) -> Border:
+    return border((run.recipe, result(run)) for net in nets for run in e.runs(net))
 
 
 # In words
@@ -117,11 +125,3 @@ def profile(run: Run[RunConfig], quantity: str = "weight_grad_rms") -> str:
     return _("last block {last}, first block {first}, factor {factor} per convolution").format(
         last=number(last), first=number(first), factor=number(factor(run, quantity))
     )
-
-
-def first_loss(e: Evidence, config: RunConfig) -> float:
-    return float(e.run(config).history.loss[0])
-
-
-def depth_border(e: Evidence, nets: Iterable[RunConfig]) -> Border:
-    return border((run.recipe, result(run)) for net in nets for run in e.runs(net))

@@ -6,27 +6,8 @@ import math
 
 from gradviz.diagnosis.state import GAP
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.lessons.evidence import (
-    Evidence,
-    all_hold,
-    first_loss,
-    one_or_both,
-    opposite,
-    profile,
-    told,
-    usual_step,
-)
-from gradviz.lenet.lessons.lesson import (
-    DECADE,
-    FLAT,
-    LOOK,
-    Finding,
-    Lesson,
-    Part,
-    recipe,
-    thousand,
-    with_seeds,
-)
+from gradviz.lenet.lessons.evidence import Evidence, all_hold, first_loss, one_or_both, opposite, profile, told, usual_step
+from gradviz.lenet.lessons.lesson import DECADE, FLAT, LOOK, Finding, Lesson, Part, recipe, thousand, with_seeds
 from gradviz.record.float32 import ADAM_EPS
 from gradviz.record.reading import decades, ends, factor, judged
 from gradviz.words import gettext as _

@@ -7,25 +7,8 @@ from statistics import median
 
 from gradviz.diagnosis.state import GAP
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.lessons.evidence import (
-    Evidence,
-    all_hold,
-    by_depth,
-    depth_border,
-    none_holds,
-    opposite,
-    profile,
-    told,
-)
-from gradviz.lenet.lessons.lesson import (
-    DECADE,
-    FLAT,
-    Finding,
-    Lesson,
-    Part,
-    recipe,
-    with_seeds,
-)
+from gradviz.lenet.lessons.evidence import Evidence, all_hold, by_depth, depth_border, none_holds, opposite, profile, told
+from gradviz.lenet.lessons.lesson import DECADE, FLAT, Finding, Lesson, Part, recipe, with_seeds
 from gradviz.lenet.naming import net_name
 from gradviz.lenet.outcome import TRAINED, result
 from gradviz.record.reading import decades, ends, factor

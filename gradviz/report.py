@@ -134,8 +134,8 @@ class Report:
             "## At the article's length", "",
             f"`python -m gradviz reproduce --article`: {len(self.long)} runs on MNIST, batches of {LONG_BATCH}, up to "
             f"{LONG_STEPS:,} steps (10 epochs); {steps:,} steps and {hours:.1f} hours of training in all "
-            f"({_made_with(self.long)}). The kept runs are lines of `gradviz/long_runs.jsonl`, with their curves and first and "
-            "last profiles; the command trains what is missing there.", "",
+            f"({_made_with(self.long)}). The kept runs are lines of `gradviz/lenet/long_runs.jsonl`, with their curves and first "
+            "and last profiles; the command trains what is missing there.", "",
             *(f"- **{word}**: {meaning}." for word, meaning in LONG_OUTCOMES.items()), "",
             "### Depth, optimiser and learning rate", "",
             *_picture("long-depth.svg", "Outcome of every long run over depth, optimiser and rate", pictures),

@@ -59,3 +59,12 @@ def number(value: float, digits: int = 2) -> str:
 def ratio(decades: float) -> str:
     """A ratio given as its log10: '6.3·10⁻²²', and near 1 a plain number: '0.71'."""
     return number(10**decades) if -2 < decades < 2 else scientific(decades)
+
+
+def duration(seconds: float) -> str:
+    """About how long: '40 seconds', '3 minutes'."""
+    if seconds < 90:
+        n = max(1, round(seconds))
+        return ngettext("{n} second", "{n} seconds", n).format(n=n)
+    n = round(seconds / 60)
+    return ngettext("{n} minute", "{n} minutes", n).format(n=n)

@@ -21,7 +21,7 @@ from gradviz.ui.heavy import heavily
 from gradviz.ui.server import server
 from gradviz.web.figure import figure_panel
 from gradviz.web.panels import live_panel
-from gradviz.words import as_text, number
+from gradviz.words import as_text, duration, number
 from gradviz.words import gettext as _
 
 LESSON, PREDICTION, DATASET, CONTROLS = "lesson", "prediction", "dataset", "controls"  # words of the URL
@@ -99,16 +99,12 @@ def run_button(lesson: Lesson, sweep: Sweep, missing: list) -> None:
         preview.ready.wait(0.5)
         if preview.seconds_per_step:
             rate = preview.seconds_per_step / cost(preview.config)
-    price = _("at most {time} on this machine").format(time=minutes(estimate(missing, rate, sweeps.at_once))) if rate else (
+    price = _("at most {time} on this machine").format(time=duration(estimate(missing, rate, sweeps.at_once))) if rate else (
         _("the time is being measured"))
     label = _("Go on") if len(missing) < len(sweep.configs) else _("Run the experiment")
     st.button(label, type="primary", key="run", icon=":material/play_arrow:", on_click=classroom.start_lesson, args=(sweep,),
               disabled=classroom.locked())  # fmt: skip
     st.caption(_("{runs} runs, {cost}. Runs that exist already are not trained again.").format(runs=len(missing), cost=price))
-
-
-def minutes(seconds: float) -> str:
-    return _("{n:.0f} seconds").format(n=max(1, seconds)) if seconds < 90 else _("{n:.0f} minutes").format(n=seconds / 60)
 
 
 def progress(sweep: Sweep) -> None:
@@ -177,7 +173,7 @@ def at_length(lesson: Lesson, sweep: Sweep) -> None:
     )  # fmt: skip
     with st.expander(_("What the long runs gave")):
         statements(long)
-        st.caption(_("Measured by `python -m gradviz reproduce --article`; every run is in gradviz/long_runs.jsonl, "
+        st.caption(_("Measured by `python -m gradviz reproduce --article`; every run is in gradviz/lenet/long_runs.jsonl, "
                      "the report in docs/reproduction.md."))
 
 

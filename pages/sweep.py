@@ -16,7 +16,7 @@ from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily
 from gradviz.ui.server import server
 from gradviz.web.figure import figure_panel
-from gradviz.words import as_text
+from gradviz.words import as_text, duration
 from gradviz.words import gettext as _
 
 _CURES = (
@@ -143,10 +143,6 @@ def question() -> Sweep | None:
         return None
 
 
-def minutes(seconds: float) -> str:
-    return _("{n:.0f} seconds").format(n=max(1, seconds)) if seconds < 90 else _("{n:.0f} minutes").format(n=seconds / 60)
-
-
 def price(missing: list[RunConfig]) -> str:
     rate = measured_rate(manager.list())
     if rate is None and missing:
@@ -157,7 +153,7 @@ def price(missing: list[RunConfig]) -> str:
     if rate is None:
         return _("the time is being measured")
     return _("at most {time}, from the measured time of a step on this machine").format(
-        time=minutes(estimate(missing, rate, sweeps.at_once)))
+        time=duration(estimate(missing, rate, sweeps.at_once)))
 
 
 def results_table(sweep: Sweep, results: dict) -> pd.DataFrame:

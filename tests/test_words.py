@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Page, expect
 
-from gradviz.words import as_text
+from gradviz.words import as_text, duration
 
 ROOT = Path(__file__).parent.parent
 NASTY = [
@@ -105,3 +105,8 @@ def test_every_alert_of_the_pages_shows_our_own_words_or_text():
     ]  # fmt: skip
     assert len(alerts) > 30
     assert [f"{name}:{node.lineno}" for name, node in alerts if not (node.args and ours(node.args[0]))] == []
+
+
+@pytest.mark.parametrize("seconds, text", [(0.0, "1 second"), (40.4, "40 seconds"), (89.9, "90 seconds"), (150.0, "2 minutes")])
+def test_a_duration_is_said_in_seconds_below_a_minute_and_a_half_and_in_minutes_above(seconds, text):
+    assert duration(seconds) == text

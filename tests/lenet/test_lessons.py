@@ -261,6 +261,15 @@ def test_wide_relu_has_flat_weight_gradients_and_a_growing_signal_in_a_real_net(
     assert lesson.conclude([run]).result == REPRODUCED
 
 
+@pytest.mark.trains
+@pytest.mark.timeout(600)
+def test_adam_trains_four_real_blocks_and_momentum_does_not():
+    adam, momentum, deep = (config for config in LESSONS["adam-eps"].configs() if config.seed == 0)
+    stuck = told(deep, [CHANCE] * deep.steps, gradient=0.3)
+    first = LESSONS["adam-eps"].conclude([trained(adam), trained(momentum), stuck]).parts[0]
+    assert first.holds is True, first.measured
+
+
 def test_a_shortcut_at_half_is_not_finite_at_its_first_step_in_a_real_net():
     config = LESSONS["shortcut-fails"].configs()[0]
     run = trained(config)

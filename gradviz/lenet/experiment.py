@@ -20,7 +20,7 @@ from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.sample import BlockDeletion, deleted_blocks
 from gradviz.train.ahead import Capture
 from gradviz.train.device import NoDevice, find_device, here
-from gradviz.train.task import Accuracy, Examples, Task, Way
+from gradviz.train.task import Accuracy, Examples, Shortcut, Task
 from gradviz.train.trainer import Trainer
 from gradviz.train.training import Interrupted, Train, never, stop_if_asked
 from gradviz.train.treatment import steer, treat
@@ -82,7 +82,7 @@ def task(config: RunConfig, data: Dataset, device: torch.device, interrupt: Call
         preview=preview_images(config),
         treat=partial(treat, config.treatment, config.threshold) if config.treatment != "none" else None,
         lost=_lost(config),
-        ways=[Way(block, block.conv1) for block in model.each_block] if config.shortcut else [],
+        shortcuts=[Shortcut(block, block.conv1) for block in model.each_block] if config.shortcut else [],
         deletion=partial(_deletion, config, model, subset) if config.shortcut else None,
     )
 

@@ -20,14 +20,14 @@ _Scaled = tuple[torch.Tensor, torch.Tensor]  # int8 entries, and the size of ±1
 
 
 class AnatomyProbe:
-    """Takes apart the sampled steps: `begin`, then `watching` and `on_the_ways` around forward and backward, then in order.
+    """Takes apart the sampled steps: `begin`, then `watching` and `on_the_paths` around forward and backward, then in order.
 
     Of each tensor it looks at ENTRIES entries, drawn once, and at the smallest and largest of all. It changes no number
     of the training. On a GPU all stays there until `read`.
     """
 
     def __init__(self, task: Task):
-        self._steps, self._treated, self._lost, self._ways = task.steps, task.treat is not None, task.lost, task.ways
+        self._steps, self._treated, self._lost, self._shortcuts = task.steps, task.treat is not None, task.lost, task.shortcuts
         self._weights = list(task.weights)
         self._parameters = list(task.model.parameters())
         layers = len(self._weights)
@@ -44,7 +44,7 @@ class AnatomyProbe:
             name: [math.nan] * len(self._weights) for name in anatomy.LAYER_NUMBERS
         }
         self._overall = [math.nan] * len(anatomy.OVERALL)
-        self._paths: list[list[float | torch.Tensor]] = [[math.nan] * len(self._ways) for _ in anatomy.PATHS]
+        self._paths: list[list[float | torch.Tensor]] = [[math.nan] * len(self._shortcuts) for _ in anatomy.PATHS]
         self._pictures: dict[int, tuple[_Scaled, _Scaled]] = {}  # of weight and gradient
         self._before: list[torch.Tensor] = []
 
@@ -69,14 +69,14 @@ class AnatomyProbe:
             self._numbers["saturated_share"][index] = ((h < 0.02) | (h > 0.98)).float().mean()
 
     @contextmanager
-    def on_the_ways(self) -> Iterator[None]:
+    def on_the_paths(self) -> Iterator[None]:
         """Measures what comes back to each block's input: over the shortcut, through the branch, and together."""
         handles = []
         try:
-            for number, way in enumerate(self._ways):
-                handles.append(way.entrance.register_forward_pre_hook(partial(self._part_ways, number)))
-            for way in self._ways[-1:]:
-                handles.append(way.block.register_forward_hook(self._above))
+            for number, shortcut in enumerate(self._shortcuts):
+                handles.append(shortcut.entrance.register_forward_pre_hook(partial(self._part_ways, number)))
+            for shortcut in self._shortcuts[-1:]:
+                handles.append(shortcut.block.register_forward_hook(self._above))
             yield
         finally:
             for handle in handles:
@@ -96,7 +96,7 @@ class AnatomyProbe:
         return (road,)
 
     def _above(self, _module: torch.nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        output.register_hook(partial(self._note, "identity", len(self._ways) - 1))
+        output.register_hook(partial(self._note, "identity", len(self._shortcuts) - 1))
 
     def _note(self, path: str, number: int, gradient: torch.Tensor) -> None:
         length = torch.linalg.vector_norm(gradient, dtype=wide(gradient))

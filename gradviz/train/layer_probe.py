@@ -64,9 +64,9 @@ class LayerProbe:
         if len(self._seen) == _AT_ONCE:
             self._look()
 
-        def signal(gradients: tuple[torch.Tensor]) -> None:
+        def signal(arriving: tuple[torch.Tensor]) -> None:
             stop_if_asked(self._interrupt)
-            self._note("signal_rms", index, self._rms(gradients[0]))
+            self._note("signal_rms", index, self._rms(arriving[0]))
 
         if z.grad_fn is not None:
             z.grad_fn.register_prehook(signal)  # half the cost of a hook on z itself
@@ -97,7 +97,7 @@ class LayerProbe:
     def after_step(self) -> None:
         """The change that really arrived in the float32 weights: an update too small to change a weight counts as 0."""
         for stack in self._stacks:
-            new = stack.gather([*self._weights[stack.layers]], stack.spare)
+            new = stack.gather(self._weights[stack.layers], stack.spare)
             self._note("update_ratio", stack.layers, self._row_rms(stack.rows(stack.old).sub_(new)))
             stack.swap(in_place=self._deferred)  # what is new now is what the next step starts from
 

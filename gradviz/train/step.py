@@ -56,7 +56,7 @@ class Step:
         self.task.optimizer.zero_grad(set_to_none=True)
         answers = labels[indices]
         watch = anatomy.watching(self.probe.watch) if anatomy else self.probe.watch
-        with anatomy.on_the_ways() if anatomy else nullcontext():
+        with anatomy.on_the_paths() if anatomy else nullcontext():
             logits = model(images[indices], watch)
             loss = F.cross_entropy(logits, answers)
             loss.backward()

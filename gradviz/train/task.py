@@ -19,8 +19,8 @@ Accuracy = Callable[[torch.Tensor, torch.Tensor], float]  # (images, labels) -> 
 
 
 @dataclass(frozen=True)
-class Way:
-    """A block whose input is added to its output: the gradient comes back to it on two ways."""
+class Shortcut:
+    """Adds a block's input to its output, so that the gradient comes back to it on two paths."""
 
     block: nn.Module
     entrance: nn.Module  # the first module of the branch, which the block's input goes into
@@ -43,5 +43,5 @@ class Task:
     preview: int  # examples of the first batch that a preview looks at
     treat: Callable[[Sequence[nn.Parameter]], None] | None = None  # changes the gradients before each step, in place
     lost: Sequence[str | None] = ()  # for each row: its units can be "dead" (0 for every image) or "saturated" (near 0 or 1)
-    ways: Sequence[Way] = ()  # in forward order, one above the other
+    shortcuts: Sequence[Shortcut] = ()  # in forward order, one above the other
     deletion: Callable[[Accuracy], BlockDeletion | None] | None = None  # asked once the training is finished

@@ -14,7 +14,7 @@ from gradviz.record.history import StepRecord
 from gradviz.record.layout import Layout
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Status
-from gradviz.train.task import Task, Watch, Way
+from gradviz.train.task import Shortcut, Task, Watch
 from gradviz.train.trainer import Trainer
 
 pytestmark = pytest.mark.trains
@@ -83,7 +83,7 @@ def task() -> Task:
         test=(images, labels),
         preview=4,
         lost=(None, "dead", None),
-        ways=[Way(net.block, net.block.linear)],
+        shortcuts=[Shortcut(net.block, net.block.linear)],
     )
 
 

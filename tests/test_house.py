@@ -175,6 +175,11 @@ def test_no_test_imports_another_nor_the_conftest():
     assert {name: names for name, names in wrong.items() if names} == {}
 
 
+def test_every_page_stands_in_the_menu():
+    shell = (ROOT / "gradviz" / "ui" / "shell.py").read_text(encoding="utf-8")
+    assert set(re.findall(r'_PAGES / "(\w+\.py)"', shell)) == {path.name for path in (ROOT / "pages").glob("*.py")}
+
+
 def test_every_room_in_the_order_is_there():
     names = {module(path) for path in MODULES}
     known = {".".join(name.split(".")[:end]) for name in names for end in range(1, name.count(".") + 2)}

@@ -156,3 +156,8 @@ def test_a_preview_looks_at_as_many_examples_as_the_task_says():
     record = Trainer(task()).preview()
     net, images, labels = drawn()
     assert record.loss == pytest.approx(F.cross_entropy(net(images[:4]), labels[:4]).item(), rel=1e-5)
+
+
+def test_every_quantity_of_the_table_is_measured():
+    record = next(iter(Trainer(task())))
+    assert {name for name, row in ROW.items() if not np.isfinite(record.layers[row]).all()} == set()

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from gradviz.train.treatment import treat
+from gradviz.lenet.config import TREATMENTS
+from gradviz.record.layout import Layout
+from gradviz.train.treatment import steer, treat
 
 
 def parameters(*gradients) -> list[nn.Parameter]:
@@ -47,3 +49,21 @@ def test_without_treatment_nothing_changes():
     (a,) = parameters([1e30, 1e-30])
     treat("none", 1.0, [a])
     assert a.grad.tolist() == pytest.approx([1e30, 1e-30])
+
+
+@pytest.mark.parametrize("word", TREATMENTS)
+def test_every_treatment_that_is_offered_changes_a_gradient(word):
+    def gradient(word: str) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        layers = [nn.Linear(4, 4) for _ in range(3)]
+        for parameter in (parameters := [parameter for layer in layers for parameter in layer.parameters()]):
+            nn.init.uniform_(parameter, -0.5, 0.5, generator=generator)
+        steer(word, 1e-3, layers, Layout(("a", "b", "c"), range(2)))
+        for _step in range(2):  # a control with memory acts on what it saw the step before
+            for parameter in parameters:
+                parameter.grad = None
+            nn.Sequential(*layers)(torch.full((2, 4), 1e-3)).square().sum().backward()
+            treat(word, 1e-3, parameters)
+        return torch.cat([parameter.grad.flatten() for parameter in parameters])
+
+    assert torch.equal(gradient(word), gradient("none")) is (word == "none")

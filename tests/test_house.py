@@ -175,6 +175,17 @@ def test_no_test_imports_another_nor_the_conftest():
     assert {name: names for name, names in wrong.items() if names} == {}
 
 
+def test_what_contributing_names_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"\b(?:gradviz|tests|pages)/[\w/]*(?:\.py)?|\w+\.(?:py|md)\b", text))
+    missing = [path for path in paths if not (ROOT / path).exists() and not (ROOT / "tests" / path).exists()]
+    assert len(paths) > 20 and missing == []
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text):
+        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8")
+    for name, path in re.findall(r"`([A-Za-z_]+)`(?: \([^)]*\))? of `(\w+/[\w/]+\.py)`", text):
+        assert re.search(rf"\b{name}\b", (ROOT / path).read_text(encoding="utf-8")), f"{name} of {path}"
+
+
 def test_every_page_stands_in_the_menu():
     shell = (ROOT / "gradviz" / "ui" / "shell.py").read_text(encoding="utf-8")
     assert set(re.findall(r'_PAGES / "(\w+\.py)"', shell)) == {path.name for path in (ROOT / "pages").glob("*.py")}

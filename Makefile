@@ -1,5 +1,5 @@
 # make run    installs the app into .venv and starts it; a second start installs nothing
-# make test   installs what the tests need as well, checks the style and runs every test
+# make test   installs what the tests need as well, checks style and types, and runs every test
 # make test-others  does the same, and before it runs the tests that train under two other arithmetics
 # make audit  asks a public database whether a dependency has a known weakness
 # make lock   writes the hashes of what the container installs, and whose software that is
@@ -22,6 +22,7 @@ run: $(VENV)/app.stamp
 test test-others: $(VENV)/app.stamp $(VENV)/tests.stamp
 	@$(BIN)/python tests/chromium.py
 	@$(BIN)/ruff check
+	@$(BIN)/mypy
 	@exec $(BIN)/python tests/parts.py $(if $(filter test-others,$@),--others)
 
 audit: $(VENV)/app.stamp

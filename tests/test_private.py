@@ -5,8 +5,6 @@ import ast
 import pytest
 from running import ROOT
 
-# Where a test still does, and for how many different names. The list only shrinks.
-LEFT = {"lenet/test_data.py": 1, "serve/test_classroom.py": 5, "serve/test_people.py": 2, "serve/test_workers.py": 1}
 FILES = sorted((ROOT / "tests").rglob("*.py"))
 
 
@@ -47,10 +45,7 @@ def test_no_test_names_what_is_private_to_the_product(path, product):
     own = {node.name for node in nodes if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)} | {
         node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and named(node, "self")
     }
-    found = asked(nodes) & product - own
-    left = LEFT.get(path.relative_to(ROOT / "tests").as_posix(), 0)
-    assert len(found) <= left, sorted(found)
-    assert len(found) == left, "fewer now: shorten the list"
+    assert sorted(asked(nodes) & product - own) == []
 
 
 def test_private_names_are_seen_as_attributes_imports_and_patches():

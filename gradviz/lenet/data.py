@@ -33,7 +33,7 @@ from gradviz.settings import of_children
 TORCHVISION_CLASS = {"mnist": "MNIST", "fashion": "FashionMNIST", "kmnist": "KMNIST"}
 _BYTES = {"mnist": 66.5e6, "fashion": 85.8e6, "kmnist": 75.9e6}  # archives and their contents, for the progress bar
 _TITLE = idx.TITLE | {"digits": N_("the built-in digits")}
-_SILENCE = 20.0  # seconds without a byte after which a download is given up
+SILENCE = 20.0  # seconds without a byte after which a download is given up
 _LEFT = 24 * 3600.0  # seconds after which nobody downloads into a folder any more
 DIGITS_TRAIN = 1437  # the last 360 scans come from other writers and are the test
 
@@ -195,7 +195,7 @@ def fetch_by_torchvision(name: str, folder: Path, tell: Callable[[float], None])
             if now > size:
                 size, heard = now, time.monotonic()
                 tell(min(0.99, size / _BYTES[name]))
-            elif time.monotonic() - heard > _SILENCE:
+            elif time.monotonic() - heard > SILENCE:
                 child.kill()
                 child.wait()
                 return say("download-silent")

@@ -336,7 +336,7 @@ def test_a_server_that_never_answers_is_given_up(tmp_path, monkeypatch):
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
             monkeypatch.setenv(variable, address)
-        monkeypatch.setattr(gradviz.lenet.data, "_SILENCE", 3.0)
+        monkeypatch.setattr(gradviz.lenet.data, "SILENCE", 3.0)
         shelf = Shelf(tmp_path)
         assert shelf.request("kmnist").status == "downloading"
         state = shelf.wait("kmnist")

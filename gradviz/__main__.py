@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 from gradviz.lenet.config import DATASETS, FIELDS, RunConfig, option
@@ -20,7 +21,9 @@ from gradviz.messages import text
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Outcome, Run, Status
+from gradviz.record.spool import SpoolError
 from gradviz.settings import Settings, SettingsError
+from gradviz.watched import lines
 from gradviz.words import gettext as _
 
 _METAVAR = {int: "N", float: "X"}
@@ -55,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
             metavar = "|".join(spec.choices) if spec.choices else _METAVAR[spec.kind]
             train.add_argument(option(name), metavar=metavar, help=help.replace("%", "%%"), **common)
     train.set_defaults(command=_train, prog=train.prog)
+    watched = commands.add_parser("watched", help=_("what became of the nets that gradviz.watch has watched"), allow_abbrev=False)
+    watched.add_argument("place", nargs="?", metavar="FOLDER|FILE", help=_("of runs, or one .spool file; here GRADVIZ_STORE"))
+    watched.set_defaults(command=_watched, prog=watched.prog)
     reproduce = commands.add_parser("reproduce", help=_("put every claim of the article to the test"), allow_abbrev=False)
     reproduce.add_argument("--quick", action="store_true", help=_("one seed, at most 15 minutes; a rerun goes on where it was"))
     reproduce.add_argument("--seeds", type=int, metavar="N", help=_("seeds near each border of trainability; 3, quick 1"))
@@ -98,6 +104,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         said = _("{command}: an error of its own ({what}); with GRADVIZ_DEBUG=1 it says where.")
         return _complain(said.format(command=prog, what=what), 1)
+
+
+def _watched(given: dict[str, Any]) -> int:
+    place = Path(given["place"] or Settings.from_environment().store)
+    try:
+        for line in lines(place):
+            print(line)
+    except (OSError, SpoolError) as error:
+        return _complain(f"{place}: {error}", 1)
+    return 0
 
 
 def _drop_output() -> None:

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 # A room is a file or a package of gradviz, or a part of one: the longest name here that a module's name begins with. It
 # imports only rooms that stand before it.
 ORDER = """
-    words sentences messages machine settings record train diagnosis store lenet serve charts report reproduce web ui __main__
-    pages app
+    words sentences messages machine settings record train diagnosis store lenet serve charts report reproduce watched web ui
+    __main__ pages app
 """.split()
 BESIDE = {"train": "diagnosis", "diagnosis": "train", "serve": "charts", "charts": "serve"}  # neither imports the other
 DOORS = {

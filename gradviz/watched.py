@@ -1,0 +1,60 @@
+"""The kept runs of watched nets as text: what became of each, and of one all its layers at the last step that was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from gradviz.diagnosis.examine import examine
+from gradviz.messages import say
+from gradviz.record.spool import SUFFIX, Spool, SpoolError, read_spool
+from gradviz.record.watched import ABSENT, as_text
+from gradviz.words import gettext as _
+
+
+def lines(place: Path) -> Iterator[str]:
+    """Of a file, or of each in the folder `watched` of a folder, the oldest first. Raises OSError or SpoolError for a file."""
+    if place.is_file():
+        yield from _whole(read_spool(place))
+        return
+    spools: list[Spool] = []
+    for path in sorted((place / "watched").glob(f"*{SUFFIX}")):
+        try:
+            spools.append(read_spool(path))
+        except (OSError, SpoolError) as error:
+            yield f"{path.name}: {error}"
+    if not spools:
+        yield _("No run of a watched net is kept in {folder}.").format(folder=place / "watched")
+    for spool in sorted(spools, key=lambda spool: spool.run.created):
+        yield f"{spool.run.id}  {_headline(spool)}"
+
+
+def _headline(spool: Spool) -> str:
+    run = spool.run
+    text = _("{title}: {status} after {steps} steps. {verdict}").format(
+        title=run.recipe.title, status=_(str(run.status)), steps=run.history.steps, verdict=examine(run).sentence
+    )
+    return f"{text} {run.message}" if run.message else text
+
+
+def _whole(spool: Spool) -> Iterator[str]:
+    run = spool.run
+    yield _headline(spool)
+    columns = run.history.columns
+    measured = np.flatnonzero((columns != ABSENT).any((1, 2)))
+    if len(measured):
+        yield as_text(run.recipe.layout.names, columns[measured[-1]])
+    for message in examine(run).evidence:
+        yield str(message)
+    for layer, reasons in spool.missing.items():
+        for quantity, code in reasons.items():
+            yield f"{layer}, {quantity}: {_reason(code)}"
+
+
+def _reason(code: object) -> str:
+    try:
+        return str(say(str(code)))
+    except KeyError:  # of another version
+        return str(code)

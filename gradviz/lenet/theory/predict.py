@@ -38,7 +38,7 @@ PLATEAU = 1e-11  # first-block gradients below this were stuck in nearly all Ada
 class Prediction:
     """Per layer in forward order, as config.layout.names; all arrays are log10, one float64 per layer, read-only.
 
-    The quantities are those of runs.QUANTITIES at step 0. `share` is the root mean square of an activation about its
+    The quantities are those of record.quantities at step 0. `share` is the root mean square of an activation about its
     mean over the images, over its root mean square: 10^-7 means that float32 shows the same map for every image.
     """
 

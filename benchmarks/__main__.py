@@ -14,10 +14,10 @@ import sys
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import torch  # noqa: E402
+import torch
 
-from benchmarks import eye, gpu, machine, recording, training  # noqa: E402
-from benchmarks.common import ROOT  # noqa: E402
+from benchmarks import eye, gpu, machine, recording, training
+from benchmarks.common import ROOT
 
 PARTS = {
     "training": training.measure,

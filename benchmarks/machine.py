@@ -23,12 +23,12 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import torch  # noqa: E402
+import torch
 
-from benchmarks.common import ROOT, load_data, middle, relu_shortcut, table  # noqa: E402
-from benchmarks.loops import in_memory  # noqa: E402
-from gradviz.lenet.experiment import training  # noqa: E402
-from gradviz.record.sample import sampled_steps  # noqa: E402
+from benchmarks.common import ROOT, load_data, middle, relu_shortcut, table
+from benchmarks.loops import in_memory
+from gradviz.lenet.experiment import training
+from gradviz.record.sample import sampled_steps
 
 MATRIX = 2048
 DEPTHS = (0, 12, 60, 200, 500, 1000)

@@ -20,14 +20,14 @@ from dataclasses import replace
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import torch  # noqa: E402
+import torch
 
-from benchmarks.common import load_data, middle, table  # noqa: E402
-from benchmarks.loops import in_memory  # noqa: E402
-from gradviz.lenet.config import RunConfig  # noqa: E402
-from gradviz.lenet.experiment import task, training  # noqa: E402
-from gradviz.record.sample import sampled_steps  # noqa: E402
-from gradviz.train.trainer import Trainer  # noqa: E402
+from benchmarks.common import load_data, middle, table
+from benchmarks.loops import in_memory
+from gradviz.lenet.config import RunConfig
+from gradviz.lenet.experiment import task, training
+from gradviz.record.sample import sampled_steps
+from gradviz.train.trainer import Trainer
 
 RUN = 300  # steps of a usual run, over which the sampled steps are spread
 

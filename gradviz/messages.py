@@ -15,7 +15,7 @@ from gradviz.sentences import MESSAGES as MESSAGES
 from gradviz.words import gettext, ngettext, number, ratio
 
 
-def N_(text: str) -> str:  # noqa: N802, the name by which extractors know it
+def N_(text: str) -> str:  # the name by which extractors know it
     """Marks a text for the catalogue; translated when it is shown."""
     return text
 

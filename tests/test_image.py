@@ -13,7 +13,7 @@ import pytest
 from running import ROOT
 
 sys.path.insert(0, str(ROOT / "deploy"))
-import lock  # noqa: E402
+import lock
 
 
 def read(name: str) -> str:

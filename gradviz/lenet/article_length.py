@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -387,7 +388,7 @@ def _dynamics(e: LongEvidence) -> Finding | None:
     return Finding(
         (
             Part(_("At the start gradients shrink from the last to the first layer, the more the deeper the net."),
-                 max(values) < 0 and all(a > b for a, b in zip(values, values[1:], strict=False)),
+                 max(values) < 0 and all(a > b for a, b in itertools.pairwise(values)),
                  ", ".join(ngettext("{n} block {gap}", "{n} blocks {gap}", n).format(n=n, gap=scientific(gap))
                            for n, gap in gaps.items()) + "."),
             Part(_("In nets that are not too deep the first layers' gradients recover as training goes on."),

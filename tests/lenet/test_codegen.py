@@ -202,7 +202,7 @@ def test_the_program_takes_no_other_data_set_and_says_where_it_looked(tmp_path):
     idx.write(tmp_path / "data" / "MNIST" / "raw", SMALL)
     idx.write(tmp_path / "data", SMALL)
     (tmp_path / "program.py").write_text(code(RunConfig(**BASE | dict(dataset="fashion"))), encoding="utf-8")
-    nowhere = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
     ended = subprocess.run([sys.executable, "-I", "program.py"], capture_output=True, text=True, cwd=tmp_path,
                            env={**os.environ, **nowhere, "GRADVIZ_DATA": ""})  # fmt: skip
     assert f"FashionMNIST is neither in {tmp_path / 'data'} nor in the folders inside" in ended.stdout

@@ -362,7 +362,7 @@ def test_a_server_killed_in_the_middle_of_a_download_leaves_neither_its_child_no
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(60)
         proxy = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        environment = os.environ | {name: proxy for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+        environment = os.environ | dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), proxy)
         environment |= {"no_proxy": "", "NO_PROXY": ""}
         command = [sys.executable, "-c", DOWNLOADS, str(tmp_path / "sets")]
         with subprocess.Popen(command, cwd=Path(__file__).parents[2], env=environment) as server:

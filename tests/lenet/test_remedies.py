@@ -107,7 +107,7 @@ def test_after_lsuv_every_layer_hands_on_variance_1_on_the_images_it_saw(activat
     model = made(RunConfig(activation=activation, blocks=5, init="lsuv", batch_norm=batch_norm))
     for index, z in enumerate(outputs(model, IMAGES)):
         assert z.std().item() == pytest.approx(1, abs=0.0101), index
-    statistics = {name: value for name, value in made(RunConfig(blocks=5, init="lsuv", batch_norm=True)).named_buffers()}
+    statistics = dict(made(RunConfig(blocks=5, init="lsuv", batch_norm=True)).named_buffers())
     for name, value in statistics.items():
         assert value.abs().max() == (1 if name.endswith("var") else 0), f"{name} must not remember the pass of LSUV"
 

@@ -6,6 +6,7 @@ a counter kept in a variable.
 """
 
 import gc
+import itertools
 import logging
 import math
 import time
@@ -266,5 +267,5 @@ def test_time_is_counted_from_step_to_step_without_the_readers_own(digits):
     for record in Trainer(task(config(), digits, CPU), capture=Tape(), clock=lambda: time.perf_counter() + lost[0]):
         seconds.append(record.seconds)
         lost[0] += 1000
-    assert seconds[0] > 0 and all(a < b for a, b in zip(seconds, seconds[1:], strict=False))
+    assert seconds[0] > 0 and all(a < b for a, b in itertools.pairwise(seconds))
     assert seconds[-1] < 1000

@@ -129,7 +129,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_may():
 
 def test_scripts_are_given_where_no_file_can_be_opened_any_more():
     resource = pytest.importorskip("resource")
-    own = [*build_routes(lambda _: None, lambda _: None, lambda _: ("", "")), *classroom_routes(lambda: None, lambda: {})]
+    own = [*build_routes(lambda _: None, lambda _: None, lambda _: ("", "")), *classroom_routes(lambda: None, dict)]
     app = Starlette(routes=own)
     assert ask(app, "/" + plotly_url().partition("?")[0], accept_encoding="identity").status == 200
     before = resource.getrlimit(resource.RLIMIT_NOFILE)

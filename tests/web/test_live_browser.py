@@ -1,6 +1,7 @@
 """What the live element draws, read from the screen and compared with what the server measured."""
 
 import io
+import itertools
 import json
 import re
 import struct
@@ -118,7 +119,7 @@ def test_each_cell_has_the_colour_of_its_value(live, server, run_id):
     light = dict(levels)
     order = sorted(light)
     assert len(order) > 10
-    assert all(light[a] <= light[b] + 12 for a, b in zip(order, order[1:], strict=False))
+    assert all(light[a] <= light[b] + 12 for a, b in itertools.pairwise(order))
 
 
 def test_another_quantity_shows_its_own_numbers(live, server, run_id):
@@ -206,7 +207,7 @@ def test_nothing_is_wider_than_the_page_and_labels_of_layers_do_not_overlap(live
         labels = live.locator(f".gv-{chart} .yaxislayer-above text, .gv-{chart} .ytick text")
         boxes = sorted((box["y"], box["height"]) for box in (label.bounding_box() for label in labels.all()) if box)
         assert len(boxes) > 4
-        assert all(y + 0.75 * height <= next_y for (y, height), (next_y, _) in zip(boxes, boxes[1:], strict=False))
+        assert all(y + 0.75 * height <= next_y for (y, height), (next_y, _) in itertools.pairwise(boxes))
     lefts = [live.locator(f".gv-{name}").bounding_box()["x"] for name in ("heatmap", "profile")]
     assert (lefts[0] == lefts[1]) is (width == 390)  # stacked on a phone, side by side on a screen
     live.set_viewport_size({"width": 1280, "height": 1500})

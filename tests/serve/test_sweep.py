@@ -33,6 +33,7 @@ from gradviz.record.history import History, StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Outcome, Run, Status, Summary
 from gradviz.serve.admission import Refused
+from gradviz.serve.desk import too_little
 from gradviz.serve.manager import RunManager
 from gradviz.serve.sweeps import SweepRunner
 from gradviz.settings import Limits
@@ -380,7 +381,7 @@ def test_a_sweep_whose_kept_runs_cannot_be_read_now_says_why_and_goes_on_later(r
     class Short(RunManager):
         def get(self, id):
             if not enough.is_set():
-                raise Refused("memory", text("The server has too little memory left for this now."))
+                raise Refused("memory", too_little(1e6, 1e6))
             return super().get(id)
 
     room.open(Short)

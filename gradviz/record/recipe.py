@@ -27,7 +27,7 @@ class Recipe(Protocol):
         """Asked for; None where nobody knows."""
 
     def to_dict(self) -> Mapping[str, Any]:
-        """All that makes it, as JSON has it."""
+        """All that makes it, as JSON has it. `kind` names what reads it (see RunStore); a deep LeNet's has none."""
 
 
 R = TypeVar("R", bound=Recipe, covariant=True)  # whose run it is: Run[RunConfig] is one of a deep LeNet

@@ -14,6 +14,7 @@ from viewing import in_shell, keys, text
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.lenet.sweep import Sweep
+from gradviz.messages import text as told
 from gradviz.record.run import Run, Status
 from gradviz.serve.admission import Refused
 from gradviz.serve.archive import archive
@@ -298,7 +299,7 @@ def test_without_a_pin_who_is_alone_at_an_address_that_is_not_the_servers_is_nev
 @pytest.mark.parametrize("key", ["start", "stop"])
 def test_a_button_whose_run_cannot_be_read_now_says_so(page_server, monkeypatch, key):
     def refused(_id):
-        raise Refused("memory", text("There is too little memory left for this now."))
+        raise Refused("memory", told("There is too little memory left for this now."))
 
     page, manager = in_shell("lab", **KEPT.to_query()), server().manager
     pressed(page, "start")

@@ -131,7 +131,7 @@ def test_a_thousand_rubbish_configs_become_a_config_or_a_sentence_that_names_the
         config, problems = RunConfig.from_query(values)
         assert RunConfig.from_query(config.to_query()) == (config, [])
         assert len(problems) <= len(values)
-        for sentence in problems:
+        for sentence in map(str, problems):
             assert "\n" not in sentence and len(sentence) < 600 and any(label in sentence for label in labels)
         for bad in (values, {**values, chance.choice(list(FIELDS)): chance.choice(odd)}):
             try:

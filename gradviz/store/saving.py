@@ -23,8 +23,10 @@ def save(db: sqlite3.Connection, run: Run[Recipe], whole: bool, waits: bool, dam
     if waits and status in (Status.RUNNING, Status.INTERRUPTED, Status.STOPPED, Status.FAILED):
         status = Status.QUEUED
     history = run.history.snapshot()
-    old = db.execute("SELECT created, steps, stride FROM runs WHERE id = ?", (run.id,)).fetchone()
-    if whole and old and damaged and old["created"] == run.created:
+    old = db.execute("SELECT created, steps, stride, quantities FROM runs WHERE id = ?", (run.id,)).fetchone()
+    # Columns of other quantities than today's are written anew with the row that names those.
+    others = bool(old) and old["quantities"] not in (None, " ".join(QUANTITIES))
+    if (whole or others) and old and damaged and old["created"] == run.created:
         return False
     replaced = bool(old) and (
         whole or old["created"] != run.created or not is_whole(old["steps"]) or not is_whole(old["stride"])
@@ -42,7 +44,7 @@ def save(db: sqlite3.Connection, run: Run[Recipe], whole: bool, waits: bool, dam
         f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in row if name != 'id')}",
         row,
     )
-    _save_parts(db, run.id, history, old["steps"] if old else 0, old["stride"] if old else history.stride)
+    _save_parts(db, run.id, history, old["steps"] if old else 0, 0 if others else old["stride"] if old else history.stride)
     return replaced
 
 

@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,18 @@ def test_a_file_of_version_6_has_the_same_numbers(kept: RunStore[RunConfig]) -> 
     assert packed.sample().kinds == ("weight", "weight_grad") and packed.sample().paths.tolist() == [[3.0], [4.0], [5.0]]
     diverged = kept.load("812ceae5584d")
     assert (diverged.nonfinite_layer, diverged.history.steps, diverged.recipe.lr) == ("conv2", 3, 10.0)
+
+
+def test_a_run_that_is_saved_again_after_a_quantity_came_keeps_its_numbers(kept: RunStore[RunConfig], monkeypatch) -> None:
+    before = kept.load("02cac475785a").history.columns
+    monkeypatch.setitem(QUANTITIES, "new", replace(QUANTITIES["weight_rms"], label="New"))
+    run = kept.load("02cac475785a")
+    run.message = text("Looked at again.")
+    kept.save(run)
+    again = kept.load("02cac475785a")
+    assert again.message == run.message and again.history.columns.shape[1] == len(QUANTITIES)
+    assert np.array_equal(again.history.columns[:, :-1], before, equal_nan=True) and np.isnan(again.history.columns[:, -1]).all()
+    assert (again.history.steps, again.history.stride) == (20, 4)
 
 
 def test_what_is_kept_of_a_lenet_names_no_kind_and_stays_byte_for_byte(kept: RunStore[RunConfig], tmp_path: Path) -> None:

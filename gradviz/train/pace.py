@@ -37,7 +37,10 @@ class Pace:
         share = self.share
         if self._free and share is not None:
             whole = share * self.every
-            wanted = next((choice for choice in _CHOICES if whole / choice <= SHARE), _CHOICES[-1])
             # Down only where there is room: a pace that went up and down with the noise would be no pace.
-            if wanted > self.every or whole / wanted <= SHARE / 2:
-                self.every = wanted
+            self.every = max(_smallest(whole, SHARE), min(self.every, _smallest(whole, SHARE / 2)))
+
+
+def _smallest(whole: float, share: float) -> int:
+    """The smallest choice at which measuring, `whole` at every step, costs no more than the share."""
+    return next((choice for choice in _CHOICES if whole / choice <= share), _CHOICES[-1])

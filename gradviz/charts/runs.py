@@ -175,7 +175,8 @@ def heatmaps_figure(runs: Mapping[str, Run[Recipe]], quantity: str, limits: tupl
             **({"matches": "x"} if place else {}),
         }  # fmt: skip
         figure.layout[f"yaxis{axis}"] = {
-            "anchor": f"x{axis}", "domain": [top - high, top], "range": [len(run.recipe.layout) + 0.5, 0.5], "showgrid": False,
+            "anchor": f"x{axis}", "domain": [max(0.0, top - high), top],  # rounding may lead below 0
+            "range": [len(run.recipe.layout) + 0.5, 0.5], "showgrid": False,
             "title": {"text": "" if place % columns else _("layer")}, **_STRETCHED,
         }  # fmt: skip
         figure.layout["annotations"].append({

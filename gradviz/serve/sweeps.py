@@ -247,7 +247,8 @@ class SweepRunner:
                 read: dict[str, Run[RunConfig] | None] = {}  # what was read in this look; the latest last, the others given back
                 while (wanted := self._look(read)) is not None:
                     run = self._manager.get(wanted)  # not under the lock: it may take long, and pages ask meanwhile
-                    read = {**dict.fromkeys(read), wanted: run}
+                    # Taken out before it is put in: a key that is there keeps its place, and would be wanted for ever.
+                    read = {**dict.fromkeys(id for id in read if id != wanted), wanted: run}
                 self._unread = NOTHING
             except Refused as refusal:
                 self._unread = refusal.message

@@ -20,6 +20,7 @@ from gradviz.lenet.net import DeepLeNet, initialise, parameter_count
 from gradviz.lenet.theory import predict as theory
 from gradviz.lenet.theory.gaussians import gaussians
 from gradviz.record.history import History
+from gradviz.record.layout import Layout
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
 from gradviz.train.treatment import FEEDBACK_GAIN, steer
@@ -248,7 +249,8 @@ def chain(treatment: str, target: float, factors: list[float]) -> tuple[list[tor
     layers = [torch.nn.Linear(1, 1, bias=False) for _ in factors] + [torch.nn.Linear(1, 1, bias=False) for _ in range(3)]
     for layer, factor in zip(layers, [*factors, 1.0, 1.0, 1.0], strict=True):
         torch.nn.init.constant_(layer.weight, factor)
-    steer(treatment, target, layers)
+    names = tuple(f"layer {place}" for place in range(len(layers)))
+    steer(treatment, target, layers, Layout(names, range(len(factors))))
     return layers, torch.nn.Sequential(*layers)
 
 

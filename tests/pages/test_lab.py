@@ -187,5 +187,5 @@ def test_odd_data_in_the_folder_leave_the_page_standing_and_are_said(page_server
     page.run()
     assert not page.exception and not page.info
     page.button(key="start").click().run()
-    assert finished(page).message == (
+    assert str(finished(page).message) == (
         "Batch size (batch_size) must be at most 7, the training images of this data set; 8 is not.")  # fmt: skip

@@ -173,7 +173,7 @@ class Nursery:
         control, theirs = socket.socketpair()
         control.settimeout(2.0)  # a nursery that takes nothing must not hold up whoever wants another
         self._heard = b""
-        command = [sys.executable, "-m", "gradviz.serve.nursery", str(theirs.fileno()), str(self._shelf.folder.absolute())]
+        command = [sys.executable, "-m", "gradviz.serve.forks", str(theirs.fileno()), str(self._shelf.folder.absolute())]
         with theirs:
             process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, cwd=Path(__file__).parents[2], env=of_children()

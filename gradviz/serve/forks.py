@@ -1,6 +1,6 @@
 """The nursery: the process that forks a child for each training, and what the child does. gradviz.serve.processes starts it.
 
-    python -m gradviz.serve.nursery DESCRIPTOR FOLDER
+    python -m gradviz.serve.forks DESCRIPTOR FOLDER
 """
 
 from __future__ import annotations

@@ -39,11 +39,13 @@ def giving_way(
     """Ids of at most `count` kept runs that make place for one of `client`: the oldest that are a day old.
 
     Where there are none, one person must not have all the places: then it is the oldest of who has most, if that is a good
-    share of the `most` that are kept and more than `client` has. `ended`: (id, when it was created, whose it is), oldest first.
+    share of the `most` that are kept and more than `client` has, without the old ones that go. `ended`: (id, when it was
+    created, whose it is), oldest first.
     """
     runs = {id: (created, owner(people)) for id, created, people in ended}
     old = [id for id, (created, _whose) in runs.items() if dates.is_old(created)][:count]
-    of = Counter(whose for _created, whose in runs.values())
+    given = set(old)
+    of = Counter(whose for id, (_created, whose) in runs.items() if id not in given)
     mine, least = owner([client]), max(_FEW, _SHARE * most)
     while len(old) < count and of:
         whose, has = of.most_common(1)[0]

@@ -13,6 +13,7 @@ from timing import until
 from gradviz.lenet.config import READERS
 from gradviz.record.run import Run
 from gradviz.serve.admission import Refused
+from gradviz.serve.age import Dates, giving_way
 from gradviz.serve.manager import RunManager
 from gradviz.settings import Limits
 from gradviz.store.store import RunStore
@@ -93,3 +94,26 @@ def test_what_is_older_than_the_others_by_a_day_still_gives_way(started: Callabl
     recent += [trained(started(), seed) for seed in (4, 5)]
     assert [line.id for line in started().list()] == [run.id for run in reversed(recent)]
     assert not {run.id for run in old} & {run.id for run in recent}
+
+
+def kept(*groups: tuple[str, int, float]) -> list[tuple[str, float, tuple[str, ...]]]:
+    """Ended runs of (whose, how many, days ago), the oldest first."""
+    now, lines = time.time(), []
+    for place, (whose, count, days) in enumerate(groups):
+        lines += [(f"{place}-{k}", now - days * DAY, (whose,)) for k in range(count)]
+    return lines
+
+
+def test_where_more_must_go_than_one_person_has_of_today_the_next_persons_go() -> None:
+    """As after a restart with room for fewer runs."""
+    runs = kept(("anna", 50, 3.0), ("anna", 50, 0.0), ("berta", 50, 0.0))
+    gone = giving_way(runs, 91, Dates(time.time()), "clara", 100)
+    assert gone[:50] == [f"0-{k}" for k in range(50)]
+    assert {id.split("-")[0] for id in gone[50:]} == {"1", "2"} and len(gone) == len(set(gone)) == 91
+    few = [(f"other{k}", 5, 0.0) for k in range(20)]
+    assert len(giving_way(kept(("anna", 50, 3.0), *few), 51, Dates(time.time()), "clara", 100)) == 50
+
+
+def test_who_gives_his_old_runs_keeps_those_of_today_if_they_are_few() -> None:
+    runs = kept(("anna", 8, 3.0), ("anna", 9, 0.0))
+    assert giving_way(runs, 12, Dates(time.time()), "clara", 100) == [f"0-{k}" for k in range(8)]

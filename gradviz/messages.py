@@ -79,14 +79,17 @@ class Message:
     @classmethod
     def from_json(cls, kept: object) -> Message:
         """What to_json gave. Anything else, a code of another version too, becomes the text that it is; never raises."""
-        if isinstance(kept, dict) and isinstance(kept.get("code"), str) and kept["code"] in MESSAGES:
-            arguments = {name: _from_json(value) for name, value in kept.items() if name != "code"}
-            try:
+        try:
+            if isinstance(kept, dict) and isinstance(kept.get("code"), str) and kept["code"] in MESSAGES:
+                arguments = {name: _from_json(value) for name, value in kept.items() if name != "code"}
                 str(message := cls(kept["code"], arguments))
                 return message
-            except (KeyError, ValueError, TypeError, IndexError, AttributeError):
-                pass
-        return text("" if kept is None else str(kept))
+        except Exception:  # of whatever a file holds: arguments that do not fit, too large for their format, nested too deep
+            pass
+        try:
+            return text("" if kept is None else str(kept))
+        except Exception:  # Python writes out neither what is nested too deep nor the longest numbers
+            return text("…")
 
 
 def _to_json(value: Any) -> Any:

@@ -25,6 +25,16 @@ def test_what_is_no_message_of_this_version_is_shown_as_it_is_and_never_raises(k
     assert str(Message.from_json(kept)) == ("" if kept is None else str(kept))
 
 
+def test_numbers_too_large_and_lists_too_deep_for_a_sentence_raise_nothing_either():
+    huge = {"code": "pause-long", "minutes": 10**400}
+    assert str(Message.from_json(huge)) == str(huge)
+    deep = []
+    for _ in range(20_000):
+        deep = [deep]
+    for kept in (deep, {"code": "text", "text": deep}, 10**5000):
+        assert str(Message.from_json(kept)) == "…"
+
+
 def test_nothing_to_say_is_false_and_an_unknown_code_is_found_out_where_it_is_written():
     assert not NOTHING and text("x") and str(NOTHING) == ""
     with pytest.raises(KeyError):

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 
 import numpy as np
 
@@ -41,6 +41,7 @@ _LATE = 1024  # steps back at which a loss may still come: one that lay on a GPU
 _SLACK = 8_000_000  # bytes of frames out of date that are let be
 _HEAD = 16_000_000  # bytes of the first line, at most
 _LAYERS, _COLUMNS = 20_000, 10_000
+_Scalars = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def max_columns(layers: int) -> int:
@@ -65,23 +66,21 @@ class SpoolWriter:
         """What is new since the last time."""
         view = history.snapshot()
         packed = json.dumps(state, sort_keys=True).encode()
-        if self._file is None or view.stride != self._stride or self._size > 2 * self._least + _SLACK:
-            self._anew(view, packed)
+        anew = self._file is None or view.stride != self._stride or self._size > 2 * self._least + _SLACK
+        start = 0 if anew else self._steps - len(self._tail)
+        scalars = _scalars(view, start)  # once: a loss that is noted meanwhile differs from it the next time
+        if anew:
+            self._anew(view, scalars, packed)
             return
         frames = b""
-        first = self._first_new(view)
+        first = start + self._first_new(scalars)
         if first < view.steps:
-            frames += _numbers(view, first, view.column_of(max(0, self._steps - 1)))
+            frames += _numbers(view, scalars[first - start :], view.column_of(max(0, self._steps - 1)))
         if packed != self._state:
             frames += _frame(_KIND_STATE, packed)
         if frames:
-            try:
-                self._append(frames)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(self._file.fileno(), self._size)  # no half frame, where another may yet follow
-                raise
-        self._noted(view, packed)
+            self._append(frames)
+        self._noted(view, scalars, packed)
 
     def close(self) -> None:
         if self._file:
@@ -90,24 +89,28 @@ class SpoolWriter:
 
     def _append(self, frames: bytes) -> None:
         assert self._file is not None
-        self._file.write(frames)
+        try:
+            self._file.write(frames)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file.fileno(), self._size)  # no half frame, where another may yet follow
+            raise
         self._size += len(frames)
 
-    def _noted(self, view: History, state: bytes) -> None:
+    def _noted(self, view: History, scalars: _Scalars, state: bytes) -> None:
         self._steps, self._stride, self._state = view.steps, view.stride, state
-        self._tail = _scores(view, max(0, view.steps - _LATE), view.steps)
+        self._tail = scalars[-_LATE:, :2].copy()
 
-    def _first_new(self, view: History) -> int:
-        """The first step whose numbers are not written, or not as they are now."""
-        start = self._steps - len(self._tail)
-        now = _scores(view, start, self._steps)
+    def _first_new(self, scalars: _Scalars) -> int:
+        """The first place whose numbers are not written, or not as they are now; `scalars` begin where the tail does."""
+        now = scalars[: len(self._tail), :2]
         differ = ((now != self._tail) & ~(np.isnan(now) & np.isnan(self._tail))).any(1)
-        return start + int(differ.argmax()) if differ.any() else self._steps
+        return int(differ.argmax()) if differ.any() else len(self._tail)
 
-    def _anew(self, view: History, state: bytes) -> None:
+    def _anew(self, view: History, scalars: _Scalars, state: bytes) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         head = {"gradviz-spool": _VERSION, "quantities": list(view.quantities), "max_columns": view.max_columns} | self._head
-        text = json.dumps(head).encode() + b"\n" + _numbers(view, 0, 0) + _frame(_KIND_STATE, state)
+        text = json.dumps(head).encode() + b"\n" + _numbers(view, scalars, 0) + _frame(_KIND_STATE, state)
         new = self.path.with_suffix(".new")
         file = new.open("wb", buffering=0)
         try:
@@ -120,20 +123,19 @@ class SpoolWriter:
             raise
         self.close()
         self._file, self._size, self._least = file, len(text), len(text)
-        self._noted(view, state)
+        self._noted(view, scalars, state)
 
 
-def _scores(view: History, first: int, end: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """(steps, 2): loss and accuracy."""
-    return np.stack([view.loss[first:end], view.accuracy[first:end]], axis=1)
+def _scalars(view: History, first: int) -> _Scalars:
+    """(steps, 3): loss, accuracy and seconds of the steps from `first` on; a copy."""
+    return np.stack([view.loss[first:], view.accuracy[first:], view.seconds[first:]], axis=1)
 
 
-def _numbers(view: History, first: int, column: int) -> bytes:
-    """Of the steps from `first` on, and the columns from `column` on."""
-    scalars = np.concatenate([_scores(view, first, view.steps), view.seconds[first:, None]], axis=1).astype("<f8")
+def _numbers(view: History, scalars: _Scalars, column: int) -> bytes:
+    """Of the last steps, and the columns from `column` on."""
     columns = view.columns[column:].astype("<f4")
-    head = _NUMBERS.pack(first, len(scalars), view.stride, column, len(columns))
-    return _frame(_KIND_NUMBERS, head + scalars.tobytes() + columns.tobytes())
+    head = _NUMBERS.pack(view.steps - len(scalars), len(scalars), view.stride, column, len(columns))
+    return _frame(_KIND_NUMBERS, head + scalars.astype("<f8").tobytes() + columns.tobytes())
 
 
 def _frame(kind: int, content: bytes) -> bytes:
@@ -253,12 +255,17 @@ def _with_state(run: Run[Watched], state: dict[str, Any], writing: bool | None) 
     if isinstance(missing := state.get("missing"), dict):
         spool.missing = {name: why for name, why in missing.items() if isinstance(why, dict)}
     spool.every, spool.overflows = _whole(state.get("every"), 1), _whole(state.get("overflows"), 0)
-    spool.share = float(share) if isinstance(share := state.get("share"), (int, float)) else None
+    spool.share = float(share) if _is_small(share := state.get("share")) else None
     return spool
 
 
 def _whole(value: object, otherwise: int) -> int:
     return value if type(value) is int and value >= 0 else otherwise
+
+
+def _is_small(value: object) -> TypeGuard[float]:
+    """Whether it is a number that a float can hold; JSON has whole ones of any size."""
+    return isinstance(value, (int, float)) and abs(value) < 1e15
 
 
 def _read_head(line: bytes) -> tuple[Watched, dict[str, Any]]:
@@ -268,7 +275,7 @@ def _read_head(line: bytes) -> tuple[Watched, dict[str, Any]]:
     if head.get("quantities") != list(MEASURED):
         raise SpoolError("it holds other quantities than this version measures")
     most, created = head.get("max_columns"), head.get("created")
-    if type(most) is not int or not 2 <= most <= _COLUMNS or most % 2 or not isinstance(created, (int, float)):
+    if type(most) is not int or not 2 <= most <= _COLUMNS or most % 2 or not _is_small(created):
         raise SpoolError("its first line does not say how it is kept")
     try:
         recipe = Watched.from_dict(head["recipe"])
@@ -297,7 +304,7 @@ class _Numbers:
     first: int
     stride: int
     column: int
-    scalars: np.ndarray[Any, np.dtype[np.float64]]
+    scalars: _Scalars
     columns: np.ndarray[Any, np.dtype[np.float32]]
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,27 @@ def test_a_loss_that_comes_late_is_read_back(tmp_path):
     assert_same(read_spool(writer.path).run.history, history)
 
 
+def test_a_loss_that_comes_while_the_file_is_written_is_in_it_the_next_time(tmp_path, monkeypatch):
+    writer, history = started(tmp_path)
+    steps(history, 20)
+    crc32, late = zlib.crc32, []
+
+    def noting(content):
+        for loss in late[:1]:  # the numbers are taken, and what was written is not yet noted
+            history.note(3, loss=loss)
+        late.clear()
+        return crc32(content)
+
+    monkeypatch.setattr("zlib.crc32", noting)
+    for loss in (7.0, 8.0):  # the whole file, then new frames
+        late.append(loss)
+        writer.write(history, {})
+        writer.write(history, {})
+        assert history.loss[3] == loss
+        assert_same(read_spool(writer.path).run.history, history)
+        steps(history, 1)
+
+
 def test_a_run_whose_writer_is_gone_without_an_end_was_interrupted(tmp_path):
     writer, history = started(tmp_path)
     steps(history, 3)
@@ -117,6 +139,7 @@ def test_a_file_that_is_cut_or_broken_anywhere_is_a_shorter_run_or_refused_in_a_
         {"recipe": NET.to_dict() | {"layers": ["a", "a"]}},
         {"max_columns": 7},
         {"created": "now"},
+        {"created": 10**400},
         {"quantities": ["weight"]},
     ],
 )
@@ -128,6 +151,25 @@ def test_a_first_line_that_says_something_else_is_refused(head, tmp_path):
         read_spool(path)
     path.write_text(json.dumps(good) + "\n")
     assert read_spool(path).run.history.steps == 0
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        '{"share": 1' + 400 * "0" + "}",
+        '{"message": {"code": "pause-long", "minutes": 1' + 400 * "0" + "}}",
+        '{"message": {"code": "text", "text": ' + 600 * "[" + 600 * "]" + "}}",
+    ],
+)
+def test_a_state_that_no_writer_has_written_does_not_keep_a_run_from_being_read(state, tmp_path):
+    writer, history = started(tmp_path)
+    steps(history, 2)
+    packed = json.dumps
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("json.dumps", lambda value, **how: state if value == {} else packed(value, **how))
+        writer.write(history, {})
+    spool = read_spool(writer.path)
+    assert spool.run.history.steps == 2 and spool.share is None and len(str(spool.run.message)) < 2000
 
 
 def test_the_file_of_a_long_run_stays_within_a_bound(tmp_path):

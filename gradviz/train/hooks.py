@@ -84,14 +84,19 @@ class Passes:
         self.called: set[int] = set()  # ids of modules since the last step, while measuring
         self._model = weakref.ref(model)
         self._guard = guard
+        self._on_touch = Hook(self._touched, owner)
         self._open: dict[int, bool] = {}  # backward passes under way, by the id of their graph task -> whether they count
         self._touching: dict[int, weakref.ref[torch.Tensor]] = {}  # by id; a set would compare entries
         self._handles: list[RemovableHandle] = []
         self._first: list[RemovableHandle] = []
-        for module in callers(model):
-            self._handles.append(module.register_forward_hook(Hook(partial(self._forward, id(module)), owner)))
-            self._first.append(module.register_forward_pre_hook(Hook(partial(self._call, id(module)), owner)))
-        self._find(model)
+        try:
+            for module in callers(model):
+                self._handles.append(module.register_forward_hook(Hook(partial(self._forward, id(module)), owner)))
+                self._first.append(module.register_forward_pre_hook(Hook(partial(self._call, id(module)), owner)))
+            self._find(model)
+        except Exception:
+            self.close()
+            raise
 
     def _find(self, model: nn.Module) -> None:
         self._lazy = is_lazy_net(model)
@@ -110,7 +115,7 @@ class Passes:
             known = self._touching.get(id(weight))
             if weight is not None and weight.requires_grad and weight.is_leaf and not (known and known() is weight):
                 self._touching[id(weight)] = weakref.ref(weight)
-                self._handles.append(weight.register_post_accumulate_grad_hook(self._touched))
+                self._handles.append(weight.register_post_accumulate_grad_hook(self._on_touch))
 
     def ordered(self) -> None:
         """No longer notes which module is called first."""
@@ -121,6 +126,11 @@ class Passes:
     def forget(self, rows: Iterable[int]) -> None:
         for k in rows:
             self.collected[k] = Collected()
+
+    def stop(self) -> None:
+        """Measures nothing more, and keeps nothing of a step under way."""
+        self.measuring = False
+        self.forget(range(len(self.rows)))
 
     def close(self) -> None:
         self.measuring = False
@@ -250,8 +260,11 @@ class Passes:
 
 def owners(model: nn.Module) -> list[object]:
     """Who watches the net or a part of it."""
-    hooks = [hook for module in callers(model) for hook in module._forward_hooks.values() if isinstance(hook, Hook)]
-    found = {id(owner): owner for hook in hooks if (owner := hook.owner()) is not None}
+    hooks = [hook for module in callers(model) for hook in module._forward_hooks.values()]
+    for weight in model.parameters():  # of a scripted net the only ones
+        hooks += (weight._post_accumulate_grad_hooks or {}).values()
+    mine = (hook.owner() for hook in hooks if isinstance(hook, Hook))
+    found = {id(owner): owner for owner in mine if owner is not None}
     return list(found.values())
 
 

@@ -30,7 +30,9 @@ class Row:
     def weight(self) -> torch.Tensor | None:
         """None once it is gone: its module was deleted or given up."""
         owner = self.owner()
-        return None if owner is None else owner._parameters.get(self.key)
+        if owner is None or self.key not in owner._parameters:  # a scripted module's has no `get`
+            return None
+        return owner._parameters[self.key]
 
 
 @dataclass
@@ -80,8 +82,8 @@ def is_lazy_net(model: nn.Module) -> bool:
 
 
 def callers(model: nn.Module) -> list[nn.Module]:
-    """The modules whose calls matter: those with weights or weights to come, each once."""
-    return [module for module in model.modules() if _may_have_rows(module)]
+    """The modules whose calls matter: those with weights or weights to come, each once. Scripted ones take no hooks."""
+    return [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule) and _may_have_rows(module)]
 
 
 def _may_have_rows(module: nn.Module) -> bool:
@@ -103,6 +105,8 @@ def _without_output(module: nn.Module, weights: int) -> list[str]:
     """Of each of the module's own weights why the module's output is not its own, as a code; "" where it is."""
     if isinstance(module, nn.MultiheadAttention):  # that is out_proj's
         return ["watch-inside"] * weights
+    if isinstance(module, torch.jit.ScriptModule):
+        return ["watch-scripted"] * weights
     if any(name != "parametrizations" for name, _child in module.named_children()):
         return ["watch-bare"] * weights
     return ["watch-inside"] * (weights - 1) + [""]

@@ -113,7 +113,10 @@ class WatchedRun:
         if quiet:
             self.status = Status.STOPPED
             return
-        self._watcher = Watcher(model, optimizers, pace, self._take, self._broke, self, world)
+        try:
+            self._watcher = Watcher(model, optimizers, pace, self._take, self._broke, self, world)
+        except Exception as error:  # of a module that takes no hooks
+            raise WatchError(say("watch-refused", error=_told(error))) from error
         self._gone = weakref.finalize(model, partial(WatchedRun._end, self, Status.FINISHED, say("watch-gone-net")))
         self._gone.atexit = False
         atexit.register(self._at_exit)
@@ -283,7 +286,7 @@ class WatchedRun:
         self._close_after(type(error) if isinstance(error, BaseException) else None)
 
     def _broke(self, error: Exception) -> None:
-        self._stop_recording(say("watch-broken", error=f"{type(error).__name__}: {error}"[:300]))
+        self._stop_recording(say("watch-broken", error=_told(error)))
 
     def _not_written(self, error: Exception) -> None:
         why = getattr(error, "strerror", None) or str(error)
@@ -299,6 +302,10 @@ class WatchedRun:
         if str(message) not in self._said and len(self._said) < 20:
             self._said.add(str(message))
             _log.warning("%s", message)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:300]
 
 
 def _optimizers(given: object) -> list[Optimizer] | None:

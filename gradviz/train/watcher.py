@@ -63,7 +63,7 @@ class Watcher:
         world: int = 1,
     ):
         self._took, self._broke, self._pace, self._world = took, broke, pace, world
-        self.dead = False
+        self.dead = True  # nothing is measured before all of it stands
         self.steps = 0
         self.passes = Passes(model, self._guard, owner)
         self.order: list[int] | None = None  # of the rows, in the order of their first calls; from the first step on
@@ -71,12 +71,21 @@ class Watcher:
         self._known: list[weakref.ref[Optimizer]] = [weakref.ref(each) for each in optimizers or ()]
         self._settled = optimizers is not None  # which optimisers there are
         self._began = time.perf_counter()
+        self._handles: list[RemovableHandle] = []
+        try:
+            self._listen(optimizers)
+        except Exception:
+            self.close()
+            raise
+        self.dead = False
+
+    def _listen(self, optimizers: Sequence[Optimizer] | None) -> None:
         if optimizers is None:
-            before, after = register_optimizer_step_pre_hook, register_optimizer_step_post_hook
-            self._handles: list[RemovableHandle] = [before(self._before), after(self._after)]
-        else:
-            self._handles = [each.register_step_pre_hook(self._before) for each in optimizers]
-            self._handles += [each.register_step_post_hook(self._after) for each in optimizers]
+            self._handles.append(register_optimizer_step_pre_hook(self._before))
+            self._handles.append(register_optimizer_step_post_hook(self._after))
+        for each in optimizers or ():
+            self._handles.append(each.register_step_pre_hook(self._before))
+            self._handles.append(each.register_step_post_hook(self._after))
 
     @property
     def in_step(self) -> bool:
@@ -88,10 +97,16 @@ class Watcher:
         if self.in_step and not self.dead:
             self._guard(self._finish)
         self.dead = True
+        self._let_go()
         for handle in self._handles:
             handle.remove()
         self._handles = []
         self.passes.close()
+
+    def _let_go(self) -> None:
+        """Of a step that is not seen to its end: what is open holds a copy of the weights."""
+        self._open = _Open()
+        self.passes.stop()
 
     def _guard(self, function: Callable[[], None]) -> None:
         """No exception of ours reaches the training."""
@@ -101,7 +116,7 @@ class Watcher:
             function()
         except Exception as error:
             self.dead = True  # the hooks stay until `close`: some of them may be running
-            self.passes.measuring = False
+            self._let_go()
             self._broke(error)
 
     # --- the optimiser ---------------------------------------------------------------------------------------------
@@ -119,6 +134,9 @@ class Watcher:
         return mine
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        if self.dead:  # another thread has found that nothing can be written
+            self._let_go()
+            return None
         replaced: list[tuple[Any, Any]] = []
         self._guard(lambda: self._timed(lambda: replaced.extend(self._begin(optimizer, args, kwargs))))
         return replaced[0] if replaced else None
@@ -166,6 +184,8 @@ class Watcher:
         self._open.scales |= dict.fromkeys(self._open.updates.moved, scale)
 
     def _after(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        if self.dead:
+            self._let_go()
         self._guard(lambda: self._end(optimizer))
 
     def _end(self, optimizer: Optimizer) -> None:

@@ -368,6 +368,31 @@ def test_a_layer_whose_forward_is_called_past_its_hooks_has_its_gradient_and_say
     assert run.missing["second"] == dict.fromkeys(("signal_rms", "activation_rms"), "watch-uncalled")
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    "scripted", [torch.jit.script, lambda module: torch.jit.trace(module, torch.ones(2, 5))], ids=["script", "trace"]
+)
+def test_a_scripted_part_of_a_net_has_its_gradient_and_says_why_no_signal(scripted, tmp_path):
+    expected = plain_step(mlp(), tmp_path)
+    model = mlp()
+    model.second = scripted(model.second)
+    run = plain_step(model, tmp_path)
+    for quantity in ("weight_grad_rms", "treated_grad_rms", "weight_rms", "update_ratio", "zero_share"):
+        assert_near(row(run, quantity), row(expected, quantity), 1e-5)
+    assert run.missing["second"] == dict.fromkeys(("signal_rms", "activation_rms"), "watch-scripted")
+    assert row(run, "signal_rms").keys() == {"first", "last"}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_wholly_scripted_net_shows_its_gradients_and_is_watched_once(tmp_path):
+    expected = plain_step(mlp(), tmp_path)
+    model = torch.jit.script(mlp())
+    first, _optimizer = watched(model, tmp_path)
+    run = plain_step(model, tmp_path)
+    assert first.status is Status.STOPPED and run.layers == ("first", "second", "last")
+    assert_same(run, expected, ("weight_grad_rms", "treated_grad_rms", "weight_rms", "update_ratio"))
+
+
 def test_a_parametrised_layer_has_its_signal_on_the_last_of_its_weights(tmp_path):
     torch.manual_seed(0)
     model = mlp()

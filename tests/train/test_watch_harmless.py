@@ -1,22 +1,26 @@
 """What watch does not do: change a number, stay behind, raise an error in somebody's training, or grow without end."""
 
+import contextlib
 import copy
 import gc
 import math
 import subprocess
 import sys
 import textwrap
+import threading
 import weakref
 from pathlib import Path
 
 import pytest
 import torch
+from timing import until
 from torch import nn
 from watched_nets import Mlp, Recurrent, ResNet, Transformer, UNet, features, images, loss_on, row, tokens
 
 import gradviz
 from gradviz.record.run import Status
 from gradviz.record.spool import read_spool
+from gradviz.train.watch import WatchError
 
 ROOT = Path(gradviz.__file__).parents[1]
 NETS = [(ResNet, images()), (Recurrent, tokens()), (Transformer, tokens()), (UNet, images()), (Mlp, features())]
@@ -164,6 +168,87 @@ def test_after_an_error_in_a_backward_pass_the_next_step_is_measured_right(tmp_p
         gradient = getattr(model, layer).weight.grad.square().mean().sqrt().item()
         assert row(run, "weight_grad_rms")[layer] == pytest.approx(gradient, rel=1e-6)
     assert row(run, "signal_rms").keys() == {"first", "second", "last"}
+
+
+class Closed(nn.Linear):
+    def register_forward_pre_hook(self, *_, **__):
+        raise RuntimeError("no hooks here")
+
+
+def test_a_net_that_takes_no_hooks_is_refused_in_a_sentence_and_trains_on_without_any(tmp_path):
+    model = nn.Sequential(nn.Linear(6, 5), Closed(5, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.raises(WatchError, match="This net cannot be watched: RuntimeError: no hooks here"):
+        gradviz.watch(model, optimizer, folder=tmp_path)
+    assert hooks_of(model, optimizer) == 0
+    loss_on(features())(model).backward()
+    optimizer.step()
+
+
+class Sealed(torch.optim.SGD):
+    def register_step_post_hook(self, hook):
+        raise RuntimeError("no hooks here")
+
+
+def test_an_optimiser_that_takes_no_hooks_is_refused_and_none_is_left_on_the_net(tmp_path):
+    model = Mlp()
+    optimizer = Sealed(model.parameters(), 0.1)
+    with pytest.raises(WatchError, match="no hooks here"):
+        gradviz.watch(model, optimizer, folder=tmp_path)
+    assert hooks_of(model, optimizer) == 0
+
+
+class Slow(torch.optim.SGD):
+    """Something happens in the middle of its step."""
+
+    def __init__(self, parameters, happens):
+        super().__init__(parameters, 0.1)
+        self.happens = happens
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.happens()
+        for weight in self.param_groups[0]["params"]:
+            weight.sub_(0.1 * weight.grad)
+
+
+def copies(entries: int) -> int:
+    """Of a weight with so many, as they are compared before and after a step."""
+    gc.collect()
+    return sum(type(each) is torch.Tensor and each.shape == (entries,) for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("how", ["closed", "broken", "not written"])
+def test_a_watch_that_stops_in_the_middle_of_a_step_keeps_no_copy_of_the_weights(how, tmp_path, monkeypatch):
+    full, seen = threading.Event(), []
+
+    def replace(*_paths):
+        full.wait(60)
+        raise OSError(28, "no space left")
+
+    def happens():
+        seen.append(copies(186))
+        if len(seen) == 2 and how == "closed":
+            raise ZeroDivisionError
+        if len(seen) == 2 and how == "not written":
+            full.set()
+            until(lambda: run.message)
+
+    if how == "not written":
+        monkeypatch.setattr("os.replace", replace)
+    model = nn.Linear(6, 31)
+    optimizer = Slow(model.parameters(), happens)
+    run = gradviz.watch(model, optimizer, every=1, folder=tmp_path)
+    for _step in range(2):
+        loss_on(features())(model).backward()
+        with contextlib.suppress(ZeroDivisionError):
+            optimizer.step()
+        if how == "broken":
+            optimizer.found_inf = torch.ones(2)  # nobody does that; measuring now fails
+    if how == "closed":
+        run.close()
+    assert copies(186) == 0 < seen[0] and bool(run.message) == (how != "closed")
+    run.close()
 
 
 def test_what_goes_wrong_in_the_measuring_is_said_once_and_training_goes_on(tmp_path, caplog):

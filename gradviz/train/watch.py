@@ -166,8 +166,8 @@ class WatchedRun:
         return self.run.recipe.layout.names if self.run else ()
 
     def quantity(self, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """float32 (columns, layers) of one of MEASURED; below 0 where it was not measured, see `missing`."""
-        return self.run.history.quantity(name) if self.run else np.empty((0, 0), np.float32)
+        """float32 (columns, layers) of one of MEASURED; below 0 where it was not measured, see `missing`. Empty for another."""
+        return self.run.history.quantity(name) if self.run and name in MEASURED else np.empty((0, 0), np.float32)
 
     def __str__(self) -> str:
         """The last step that was measured, a line for each layer."""
@@ -369,7 +369,7 @@ def _number(value: object) -> float | torch.Tensor | None:
         if value.numel() != 1 or value.is_complex():
             return None
         number = value.detach().reshape(())
-        return float(number) if number.device.type == "cpu" else number
+        return float(number) if number.device.type == "cpu" else number.clone()  # what it is now, whatever is done to it later
     return float(value)  # type: ignore[arg-type]
 
 

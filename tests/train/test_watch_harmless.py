@@ -337,6 +337,38 @@ def test_what_is_logged_belongs_to_its_step_whether_it_comes_before_or_after_the
     assert [step for step, loss in enumerate(run.run.history.loss) if not math.isnan(loss)] == [0, 2, 4]
 
 
+class Far(torch.Tensor):
+    """A number that says it lies on another device."""
+
+    @property
+    def device(self):
+        return torch.device("cuda")
+
+
+def test_a_number_on_a_device_is_what_it_was_when_it_was_logged(tmp_path):
+    model = Mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    run = gradviz.watch(model, optimizer, every=2, folder=tmp_path)
+    loss = torch.zeros(()).as_subclass(Far)  # one buffer for all steps
+    for step in range(4):
+        loss.fill_(step)
+        run.log(loss=loss)
+        loss_on(features())(model).backward()
+        optimizer.step()
+    run.close()
+    assert run.run.history.loss.tolist() == [0, 1, 2, 3]
+
+
+def test_a_quantity_that_is_none_is_empty_and_no_error(tmp_path):
+    model = Mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    run = gradviz.watch(model, optimizer, every=1, folder=tmp_path)
+    loss_on(features())(model).backward()
+    optimizer.step()
+    run.close()
+    assert run.quantity("weight_rms").shape == (1, 3) and run.quantity("nope").size == 0
+
+
 def test_a_folder_that_cannot_be_written_is_said_in_a_sentence_and_the_training_goes_on(tmp_path, caplog):
     (tmp_path / "file").write_text("no folder")
     model = Mlp()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import builtins
 import contextlib
 import logging
 import math
@@ -108,6 +109,7 @@ class WatchedRun:
         self._late: list[tuple[int, str, torch.Tensor]] = []  # numbers that still lie on a device, and of which step
         self._logged: set[tuple[int, str]] = set()  # what the last step has, (step, name)
         self._said: set[str] = set()
+        self._earlier = id(getattr(sys, "last_value", None))  # an error of before the watch; not held, it holds its frames
         self._recorder: Recorder | None = None
         self._watcher: Watcher | None = None
         if quiet:
@@ -283,7 +285,8 @@ class WatchedRun:
 
     def _at_exit(self) -> None:
         error = getattr(sys, "last_value", None)  # what no one caught has ended the program
-        self._close_after(type(error) if isinstance(error, BaseException) else None)
+        new = id(error) != self._earlier and not _is_interactive()
+        self._close_after(type(error) if new and isinstance(error, BaseException) else None)
 
     def _broke(self, error: Exception) -> None:
         self._stop_recording(say("watch-broken", error=_told(error)))
@@ -302,6 +305,11 @@ class WatchedRun:
         if str(message) not in self._said and len(self._said) < 20:
             self._said.add(str(message))
             _log.warning("%s", message)
+
+
+def _is_interactive() -> bool:
+    """Whether somebody types the program: an error ends a line of his then, and not the program."""
+    return bool(sys.flags.interactive) or hasattr(sys, "ps1") or hasattr(builtins, "__IPYTHON__")
 
 
 def _told(error: Exception) -> str:

@@ -369,6 +369,33 @@ def test_a_quantity_that_is_none_is_empty_and_no_error(tmp_path):
     assert run.quantity("weight_rms").shape == (1, 3) and run.quantity("nope").size == 0
 
 
+SESSION = """
+import atexit, sys, gradviz
+from watched_nets import Mlp
+atexit.register(lambda: print(run.status))  # registered first, called last
+{before}
+net = Mlp()
+run = gradviz.watch(net, folder={folder!r})
+{after}
+"""
+
+
+@pytest.mark.parametrize(
+    "options, before, after, status",
+    [
+        (["-"], "sys.last_value = ValueError()", "", Status.FINISHED),
+        (["-"], "sys.last_value = ValueError()", "sys.last_value = KeyError()", Status.FAILED),
+        (["-i", "-q"], "", "1 / 0", Status.FINISHED),
+    ],
+)
+def test_an_error_of_before_the_watch_or_of_one_typed_line_is_none_of_the_training(options, before, after, status, tmp_path):
+    script = SESSION.format(before=before, after=after, folder=str(tmp_path))
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *options]
+    result = subprocess.run(command, input=script, env=environment, capture_output=True, text=True, timeout=100)
+    assert result.stdout.split()[-1:] == [status], result.stderr
+
+
 def test_a_folder_that_cannot_be_written_is_said_in_a_sentence_and_the_training_goes_on(tmp_path, caplog):
     (tmp_path / "file").write_text("no folder")
     model = Mlp()

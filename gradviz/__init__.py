@@ -1,4 +1,4 @@
-"""gradviz: see gradients vanish and explode in a deep LeNet, and what cures them.
+"""gradviz: see gradients vanish and explode in a deep net, and what cures them: in the article's LeNet, and in one's own.
 
 A RunConfig says what to train, and lenet.experiment makes a task of it: a DeepLeNet, its data, its optimiser. Trainer
 (train) iterates any task, a LayerProbe measures every layer at every step, and each step becomes a StepRecord in the

@@ -1,4 +1,5 @@
-"""python -m gradviz train ...: the same trainings without a browser, as JSON lines or as text."""
+"""python -m gradviz: the same trainings without a browser (train), what became of watched nets (watched), and the article's
+claims put to the test (reproduce), as JSON lines or as text."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ LONGER = {
 
 
 def module(path: Path, root: Path = ROOT) -> str:
-    """Dotted name without `gradviz`: 'live.wire', 'charts' for charts/__init__.py, 'app', 'pages.lab'; '' for gradviz itself."""
+    """Dotted name without `gradviz`: 'web.wire', 'charts' for charts/__init__.py, 'app', 'pages.lab'; '' for gradviz itself."""
     parts = path.relative_to(root).with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__").removeprefix("gradviz").removeprefix(".")
 
@@ -157,9 +157,12 @@ def test_the_length_of_a_script_s_parts_is_measured_too():
     assert script_lengths(script) == {"A:1": ("class", 7), "f:2": ("function", 5), "g:8": ("function", 3)}
 
 
-def test_the_map_in_the_readme_names_every_room_and_none_that_is_gone():
+def test_the_map_in_the_readme_names_every_room_in_their_order_and_none_that_is_gone():
     text = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Where things are\n")[1]
-    named = set(re.findall(r"\w+\.py\b|\w+/(?!\w)", text))
+    listed = re.findall(r"\w+\.py\b|\w+/(?!\w)", text)
+    ordered = [name for name in dict.fromkeys(each.removesuffix(".py").removesuffix("/") for each in listed) if name in ORDER]
+    assert ordered == ORDER
+    named = set(listed)
     packages = {path.parent for path in MODULES if path.name == "__init__.py"}
     rooms = {path.name for path in (ROOT / "gradviz").glob("*.py")} | {path.name + "/" for path in packages}
     assert sorted(rooms - named - {"__init__.py"}) == []

@@ -1,1 +1,1 @@
-"""What a run suffers from, and the numbers that say so."""
+"""What is to be said of a run, good or bad, and the numbers that say so."""

@@ -1,7 +1,7 @@
 """RunManager: who trains when. It starts runs, takes wishes, answers questions; the work is done by its parts.
 
 `queue` knows who is next, `memory` whether there is some, `workers` train, `kept` has what has ended and `writer` brings it
-into the store; `jobs` has the one lock that they share. These are the only threads of gradviz.
+into the store; `jobs` has the one lock that they share. Every thread that trains or keeps is theirs.
 
 The class is long because it is the one door to all of these: most of its methods are a sentence and a line.
 """

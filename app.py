@@ -18,6 +18,7 @@ from gradviz import machine
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.diagnosis import diagnose
 from gradviz.lenet.theory.predict import predict
+from gradviz.record.recipe import Recipe
 from gradviz.serve.archive import archive
 from gradviz.serve.people import COOKIE
 from gradviz.settings import SettingsError
@@ -60,9 +61,9 @@ def _look(run_id):
     return place, None if place is None else manager.expected_wait(run_id)  # asked at every poll, and few runs wait
 
 
-def _theory(config: RunConfig) -> Theory | None:
-    prediction = predict(config)
-    if np.isnan(prediction.weight_grad_rms).all():
+def _theory(recipe: Recipe) -> Theory | None:
+    prediction = predict(recipe) if isinstance(recipe, RunConfig) else None
+    if prediction is None or np.isnan(prediction.weight_grad_rms).all():
         return None
     names = ("weight_grad_rms", "signal_rms", "activation_rms", "std")
     return {name: [round(x, 2) if math.isfinite(x) else None for x in getattr(prediction, name).tolist()] for name in names}

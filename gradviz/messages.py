@@ -14,12 +14,6 @@ from typing import Any
 from gradviz.sentences import MESSAGES as MESSAGES
 from gradviz.words import gettext, ngettext, number, ratio
 
-
-def N_(text: str) -> str:  # the name by which extractors know it
-    """Marks a text for the catalogue; translated when it is shown."""
-    return text
-
-
 # How a number is written where Python's own formats will not do: "{gradient:number}".
 FORMATS: dict[str, Callable[[Any], str]] = {
     "number": number,

@@ -27,7 +27,7 @@ from gradviz.lenet.long_runs import KEPT, Keep, KeepError, train_all
 from gradviz.lenet.naming import remedy_name
 from gradviz.lenet.outcome import FAILED, TRAINED, UNFINISHED, result, trained_already
 from gradviz.lenet.sweep import SLOW, estimate
-from gradviz.messages import N_, say
+from gradviz.messages import say
 from gradviz.record import arithmetic
 from gradviz.record.run import Run, Status
 from gradviz.report import OPTIMISER_NETS, OPTIMISERS, Report
@@ -36,6 +36,7 @@ from gradviz.settings import Settings
 from gradviz.store.store import RunStore, StoreError
 from gradviz.train.device import device_text, here, limit_threads
 from gradviz.train.training import Interrupted, Train, Training
+from gradviz.words import N_
 from gradviz.words import gettext as _
 
 EARLY = say("stopped-early")

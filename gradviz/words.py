@@ -13,6 +13,12 @@ from pathlib import Path
 _catalogue = _gettext.translation("gradviz", Path(__file__).parent / "locale", fallback=True)
 gettext, ngettext = _catalogue.gettext, _catalogue.ngettext
 
+
+def N_(text: str) -> str:  # the name by which extractors know it
+    """Marks a text for the catalogue; translated when it is shown."""
+    return text
+
+
 # What Streamlit's Markdown takes for markup, and what it makes of plain text afterwards, where a backslash is gone already:
 # links, :smile:, :material/icon:, arrows and dashes.
 _MARKUP = re.compile(r"[\\`*\[\]<>$~|&]|(?<![^\W_])_|_(?![^\W_])")

@@ -206,15 +206,15 @@ if run is None and st.session_state.get(controls.RUN):
     st.warning(_("The run in this link is not on this server. Its settings are in the link: Start makes it anew."))
     show(None)
 
-st.markdown(_("**{layers} weight layers · {parameters} parameters** · {summary}").format(
-    layers=config.layers, parameters=f"{parameter_count(config):,}", summary=config.title))
+st.markdown(_("**{layers} weight layers · {parameters} parameters** · {title}").format(
+    layers=config.layers, parameters=f"{parameter_count(config):,}", title=config.title))
 status = run.status if run else None
 buttons(config, run, status)
 
 if run is not None:
     if run.id != config.id:
-        st.caption(_("On screen: {summary}. The controls on the left set up the next run and do not touch this one.").format(
-            summary=run.recipe.title))
+        st.caption(_("On screen: {title}. The controls on the left set up the next run and do not touch this one.").format(
+            title=run.recipe.title))
     other = other_arithmetic(run.arithmetic, manager.arithmetic(run.recipe))
     if run.arithmetic and other:
         st.info(as_text(other), icon=":material/memory:")  # before the numbers, for who has just joined the run

@@ -19,7 +19,7 @@ from gradviz.record.quantities import QUANTITIES
 from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run, Status
 from gradviz.serve.admission import history_bytes
-from gradviz.web import panels, wire
+from gradviz.web import texts, wire
 
 WIDE = QUANTITIES["weight_grad_rms"].ranges[0]
 
@@ -70,7 +70,7 @@ def test_a_profile_of_the_wire_has_all_its_numbers():
 
 
 def test_the_live_panel_has_the_words_for_its_status_and_its_quantities():
-    words = panels.words()
+    words = texts.words()
     header, _body = read(wire.delta(odd.odd_run(status=Status.RUNNING), 0, 0, "zero_share", 0.0, 1.0))
     assert words["status"][header["status"]] == "Training" and set(words["quantities"]) == set(QUANTITIES)
 

@@ -37,8 +37,8 @@ def depth_figure(runs: Iterable[LongRun]) -> go.Figure:
         figure.scatter(
             x=[config.blocks + 0.22 * place], y=[row], mode="markers", showlegend=False,
             marker={"color": colour, "symbol": symbol, "size": 11},
-            hovertemplate=_("{summary}, seed {seed}: {outcome} after {steps:,} steps").format(
-                summary=config.title, seed=config.seed, outcome=_(run.outcome), steps=run.steps) + "<extra></extra>",
+            hovertemplate=_("{title}, seed {seed}: {outcome} after {steps:,} steps").format(
+                title=config.title, seed=config.seed, outcome=_(run.outcome), steps=run.steps) + "<extra></extra>",
         )  # fmt: skip
     for word, (colour, symbol) in _STYLE.items():
         figure.scatter(x=[None], y=[None], mode="markers", name=_(word), marker={"color": colour, "symbol": symbol, "size": 11})

@@ -58,8 +58,8 @@ def border_figure(sweep: Sweep, results: Mapping[RunConfig, Result], claims: Map
                     figure.scatter(
                         x=[value], y=[y], mode="markers", showlegend=False,
                         marker={"color": colour, "symbol": symbol, "size": 9, "line": {"width": 1, "color": "rgba(60,60,60,.6)"}},
-                        hovertemplate=_("{summary}, seed {seed}: {outcome}, loss {loss:.3g} after {steps} steps").format(
-                            summary=config.title, seed=config.seed, outcome=_(word), loss=found.loss, steps=found.steps
+                        hovertemplate=_("{title}, seed {seed}: {outcome}, loss {loss:.3g} after {steps} steps").format(
+                            title=config.title, seed=config.seed, outcome=_(word), loss=found.loss, steps=found.steps
                         )
                         + "<extra></extra>",
                     )  # fmt: skip

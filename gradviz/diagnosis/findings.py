@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from gradviz.diagnosis.state import DECADE, GAP, PATIENCE, State
-from gradviz.messages import N_
+from gradviz.words import N_
 
 
 class Verdict(StrEnum):

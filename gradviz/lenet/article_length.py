@@ -14,7 +14,7 @@ import numpy as np
 from gradviz.diagnosis.state import GAP
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons.evidence import by_depth
-from gradviz.lenet.lessons.lesson import DECADE, NORMAL, TINY, Finding, Part
+from gradviz.lenet.lessons.lesson import NORMAL, TENFOLD, TINY, Finding, Part
 from gradviz.lenet.long_runs import AT_CHANCE, BATCH, DIVERGED, STEPS, Keep, LongRun
 from gradviz.lenet.naming import net_name
 from gradviz.record.reading import decades
@@ -360,7 +360,7 @@ def _exploding(e: LongEvidence) -> Finding | None:
     run = e.runs(WIDE)[0]
     return Finding(
         (
-            Part(_("The weight gradients grow layer by layer on the way back."), _gap(run) > math.log10(DECADE),
+            Part(_("The weight gradients grow layer by layer on the way back."), _gap(run) > math.log10(TENFOLD),
                  _("First over last block at step 0, weight gradient: {gap}.").format(gap=scientific(_gap(run)))),
             Part(_("The backward signal does."), _gap(run, "signal_rms") > GAP,
                  _("First over last block at step 0, backward signal: {gap}.").format(gap=scientific(_gap(run, "signal_rms")))),
@@ -382,7 +382,7 @@ def _dynamics(e: LongEvidence) -> Finding | None:
     gaps = {run.recipe.blocks: _gap(run) for run in sigmoid}
     rises = [max(point[3] for point in run.curve) / run.curve[0][3] for run in learnt if run.curve[0][3] > 0]
     deepest = max(stuck, key=lambda run: run.recipe.blocks)
-    still = deepest.curve[-1][3] < DECADE**2 * deepest.curve[0][3]
+    still = deepest.curve[-1][3] < TENFOLD**2 * deepest.curve[0][3]
     zero = deepest.curve[-1][3]
     values = list(gaps.values())
     return Finding(
@@ -392,7 +392,7 @@ def _dynamics(e: LongEvidence) -> Finding | None:
                  ", ".join(ngettext("{n} block {gap}", "{n} blocks {gap}", n).format(n=n, gap=scientific(gap))
                            for n, gap in gaps.items()) + "."),
             Part(_("In nets that are not too deep the first layers' gradients recover as training goes on."),
-                 min(rises) >= DECADE,
+                 min(rises) >= TENFOLD,
                  _("Largest gradient of the first block over that at step 0, in {n} nets that learnt: ×{low} to ×{high}.").format(
                      n=len(rises), low=number(min(rises)), high=number(max(rises)))),
             Part(_("Past some depth they never recover, and the net cannot train."), still,

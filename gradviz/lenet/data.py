@@ -27,8 +27,9 @@ import torch.nn.functional as F
 from gradviz.lenet import idx
 from gradviz.lenet.config import DATASETS
 from gradviz.lenet.idx import PIXELS, DataError
-from gradviz.messages import N_, NOTHING, Message, say
+from gradviz.messages import NOTHING, Message, say
 from gradviz.settings import of_children
+from gradviz.words import N_
 
 TORCHVISION_CLASS = {"mnist": "MNIST", "fashion": "FashionMNIST", "kmnist": "KMNIST"}
 _BYTES = {"mnist": 66.5e6, "fashion": 85.8e6, "kmnist": 75.9e6}  # archives and their contents, for the progress bar

@@ -16,7 +16,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from gradviz.messages import N_, NOTHING, Message, Told, say, text
+from gradviz.messages import NOTHING, Message, Told, say, text
+from gradviz.words import N_
 
 TITLE = {"mnist": N_("MNIST"), "fashion": N_("Fashion-MNIST"), "kmnist": N_("KMNIST")}
 # Mean and standard deviation of the training pixels, scaled to 0 … 1.

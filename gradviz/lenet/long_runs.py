@@ -30,6 +30,7 @@ from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.train.training import Interrupted, Train
+from gradviz.words import N_
 
 EPOCH = 937  # steps: 60,000 images in batches of 64, what is left over dropped
 STEPS = 10 * EPOCH
@@ -38,7 +39,7 @@ WINDOW = 100  # steps whose mean loss and accuracy are judged
 LEARNT_AT = 0.9  # share of right answers
 KEPT = Path(__file__).with_name("long_runs.jsonl")  # the runs that come with gradviz
 
-LEARNT, UNDER_WAY, AT_CHANCE, DEAD, DIVERGED = "learnt", "under way", "at chance", "dead", "diverged"
+LEARNT, UNDER_WAY, AT_CHANCE, DEAD, DIVERGED = N_("learnt"), N_("under way"), N_("at chance"), N_("dead"), N_("diverged")
 OUTCOMES: dict[str, messages.Message] = {
     LEARNT: messages.say("means-learnt", steps=WINDOW, reached=LEARNT_AT),
     UNDER_WAY: messages.say("means-under-way", steps=WINDOW, below=CHANCE - LEFT_CHANCE, margin=LEFT_CHANCE),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from gradviz.lenet.config import RunConfig
-from gradviz.messages import N_
+from gradviz.words import N_, ngettext
 from gradviz.words import gettext as _
-from gradviz.words import ngettext
 
 
 def net_name(config: RunConfig) -> str:

@@ -13,14 +13,15 @@ from gradviz.lenet.config import RunConfig
 from gradviz.lenet.diagnosis import CHANCE, LOUD
 from gradviz.messages import Message, say
 from gradviz.record.run import Run, Status
+from gradviz.words import N_
 from gradviz.words import gettext as _
 
 WINDOW = 20  # steps whose mean loss is judged: one batch of 32 scatters by up to 0.1
 MARGIN = 0.5  # nats under chance: a fifth of the way down, and five times what the loss of a net that learns nothing scatters
 TRAINED_BELOW = CHANCE - MARGIN
 
-TRAINED, STARTED, STUCK, DIVERGED = "trained", "started", "stuck", "diverged"
-SHORT, UNFINISHED, FAILED = "not judged", "unfinished", "failed"
+TRAINED, STARTED, STUCK, DIVERGED = N_("trained"), N_("started"), N_("stuck"), N_("diverged")
+SHORT, UNFINISHED, FAILED = N_("not judged"), N_("unfinished"), N_("failed")
 JUDGED = (TRAINED, STARTED, STUCK, DIVERGED)
 OUTCOMES: dict[str, Message] = {  # the definitions, as the page shows them
     TRAINED: say("means-trained", steps=WINDOW, below=TRAINED_BELOW, chance=CHANCE, margin=MARGIN),

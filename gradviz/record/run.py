@@ -12,19 +12,22 @@ from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import History, StepRecord, max_columns
 from gradviz.record.recipe import R, Recipe
 from gradviz.record.sample import BlockDeletion
+from gradviz.words import N_
 
 _Own = TypeVar("_Own", bound=Recipe)
 
 
 class Status(StrEnum):
-    QUEUED = "queued"
-    RUNNING = "running"
-    PAUSED = "paused"
-    FINISHED = "finished"
-    STOPPED = "stopped"
-    DIVERGED = "diverged"
-    INTERRUPTED = "interrupted"  # the server ended while the run was live
-    FAILED = "failed"
+    """A code that is also what it says, in English."""
+
+    QUEUED = N_("queued")
+    RUNNING = N_("running")
+    PAUSED = N_("paused")
+    FINISHED = N_("finished")
+    STOPPED = N_("stopped")
+    DIVERGED = N_("diverged")
+    INTERRUPTED = N_("interrupted")  # the server ended while the run was live
+    FAILED = N_("failed")
 
     @property
     def live(self) -> bool:

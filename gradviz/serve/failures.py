@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from gradviz.messages import Message, Told, say
 from gradviz.serve.admission import shortage
+from gradviz.words import N_
 
-_STATES = {"T": "stopped by a signal", "t": "stopped by a debugger", "D": "waiting for a disk", "S": "asleep", "R": "ready"}
+_STATES = {
+    "T": N_("stopped by a signal"), "t": N_("stopped by a debugger"), "D": N_("waiting for a disk"), "S": N_("asleep"),
+    "R": N_("ready"),
+}  # fmt: skip
 
 
 class WorkerDied(Told, RuntimeError):
@@ -16,7 +20,7 @@ class WorkerSilent(WorkerDied):
     """A process of which an answer was waited for did nothing, for `seconds`."""
 
     def __init__(self, pid: int, seconds: float, state: str):
-        super().__init__(say("process-silent", seconds=seconds, state=_STATES.get(state, "gone")))
+        super().__init__(say("process-silent", seconds=seconds, state=_STATES.get(state, N_("gone"))))
         self.pid = pid
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.data import Shelf
+from gradviz.lenet.data import Dataset, Shelf
 from gradviz.lenet.experiment import resolve_device, training
 from gradviz.record.codec import pack, pack_outcome, pack_record
 from gradviz.serve.frames import NEXT, PREVIEW, pack_error
@@ -93,7 +93,7 @@ def _birth(control: socket.socket, connection: socket.socket, shelf: Shelf, requ
             _live(connection, config, data, request["threads"])
 
 
-def _live(connection: socket.socket, config: RunConfig, data: Any, threads: int) -> NoReturn:
+def _live(connection: socket.socket, config: RunConfig, data: Dataset, threads: int) -> NoReturn:
     """The child: trains, and never comes back."""
     status = 1
     try:

@@ -1,4 +1,5 @@
-"""The routes that the live element asks: run data and scripts, nothing else. Bad input is answered with one sentence."""
+"""What a browser asks beside the pages: runs, previews, cards, files and scripts; and /ready and /metrics, for who looks after
+the server. Bad input is answered with one sentence."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from gradviz.record.quantities import QUANTITIES
-from gradviz.record.recipe import R
+from gradviz.record.recipe import R, Recipe
 from gradviz.record.run import Run, Status
 from gradviz.serve.admission import Refused
 from gradviz.serve.previews import Preview
@@ -42,7 +43,7 @@ def build_routes(
     get_metrics: Callable[[], str] = lambda: "",
     look: Callable[[str], tuple[int | None, float | None]] = lambda _: (None, None),
     get_at_hand: Callable[[str], Run[R] | None] = lambda _: None,
-    get_theory: Callable[[Any], Theory | None] = lambda _: None,
+    get_theory: Callable[[Recipe], Theory | None] = lambda _: None,
     patience: float = PREVIEW_SECONDS,
 ) -> list[Route]:
     """Routes for `st.App`.
@@ -75,7 +76,7 @@ def _run_routes(
     get_at_hand: Callable[[str], Run[R] | None],
     describe: Callable[[Run[R]], tuple[str, str]],
     look: Callable[[str], tuple[int | None, float | None]],
-    get_theory: Callable[[Any], Theory | None],
+    get_theory: Callable[[Recipe], Theory | None],
 ) -> list[Route]:
     few = anyio.CapacityLimiter(_AT_ONCE)
 
@@ -123,7 +124,7 @@ def _run_routes(
 
 
 def _preview_route(
-    get_preview: Callable[[str], Preview | None], get_theory: Callable[[Any], Theory | None], patience: float
+    get_preview: Callable[[str], Preview | None], get_theory: Callable[[Recipe], Theory | None], patience: float
 ) -> Route:
     async def profile(request: Request) -> Response:
         preview = get_preview(request.path_params["id"])

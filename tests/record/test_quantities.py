@@ -15,8 +15,7 @@ from gradviz.record import export, raster
 from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES, Quantity
 from gradviz.record.run import Run, Status
-from gradviz.web import panels as element
-from gradviz.web import wire
+from gradviz.web import panels, texts, wire
 
 SHARPNESS = Quantity("Sharpness", "largest curvature of the layer", "curvature (nats)", ((-8.0, 8.0), (0.0, 4.0)))
 ANGLE = Quantity("Angle", "between a step and the one before", "angle (degrees)", ((0.0, 180.0),), linear=True)
@@ -56,7 +55,7 @@ def test_the_wire_sends_it_in_each_of_its_ranges_and_refuses_another_in_its_own_
 
 
 def test_the_live_element_is_told_its_words_its_ranges_and_its_scale(added):
-    row, words, scales = QUANTITIES[added], element.words(), element.scales()
+    row, words, scales = QUANTITIES[added], texts.words(), panels.scales()
     assert words["quantities"][added] == {"label": row.label, "meaning": row.meaning} and words["units"][added] == row.unit
     assert scales["ranges"][added] == row.ranges and (added in scales["linear"]) is row.linear
 

@@ -26,8 +26,7 @@ from gradviz.record.history import History, StepRecord, max_columns
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
 from gradviz.serve.previews import Preview
-from gradviz.web import panels as element
-from gradviz.web import wire
+from gradviz.web import panels, texts, wire
 from gradviz.web.routes import Described, build_routes
 from gradviz.web.scripts import plotly_url, script_urls
 
@@ -502,7 +501,7 @@ def test_the_palette_and_the_rows_stand_once_in_the_scripts():
 
 
 def test_every_word_that_the_script_shows_is_given_to_it_and_none_is_idle():
-    words = element.words()
+    words = texts.words()
     used = set(re.findall(r"\bwords\.(\w+)", SCRIPT))
     figures = set(re.findall(r'\["(\w+)", ', SCRIPT)) - set(QUANTITIES)  # names of key figures, looked up as words[name]
     marks = set(re.findall(r"(\w+): \"#", re.search(r"const MARKS = .*", SCRIPT)[0]))
@@ -511,8 +510,8 @@ def test_every_word_that_the_script_shows_is_given_to_it_and_none_is_idle():
 
 
 def test_every_quantity_and_status_has_its_words_and_ranges():
-    words = element.words()
-    assert set(words["quantities"]) == set(words["units"]) == set(element.scales()["ranges"]) == set(QUANTITIES)
+    words = texts.words()
+    assert set(words["quantities"]) == set(words["units"]) == set(panels.scales()["ranges"]) == set(QUANTITIES)
     assert all(text["label"] and text["meaning"] for text in words["quantities"].values())
     assert set(words["status"]) == set(Status)
 

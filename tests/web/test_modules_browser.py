@@ -15,7 +15,7 @@ from gradviz.charts import draft
 from gradviz.record import raster
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
-from gradviz.web import panels, wire
+from gradviz.web import panels, texts, wire
 from gradviz.web.scripts import plotly_url, script_urls
 
 STATIC = Path(wire.__file__).parent / "static"
@@ -411,7 +411,7 @@ def test_a_net_that_is_no_lenet_is_drawn_with_its_own_names_without_a_guess_and_
     page.route(f"{SITE}api/**", answer)
     page.route(f"{SITE}live/plotly.js*", lambda route: route.fulfill(path=PLOTLY, content_type="text/javascript"))
     page.goto(SITE)
-    data = {"mode": "live", "id": run.id, "plotly": plotly_url(), "words": panels.words(), **panels.scales(),
+    data = {"mode": "live", "id": run.id, "plotly": plotly_url(), "words": texts.words(), **panels.scales(),
             "live": run.status.live, "status": run.status, "quantity": QUANTITY, "chance": None}  # fmt: skip
     page.evaluate(
         """async (data) => {

@@ -22,7 +22,7 @@ from gradviz.lenet.lessons.evidence import (
     told,
     usual_step,
 )
-from gradviz.lenet.lessons.lesson import DECADE, LOOK, NORMAL, STEPS, TINY, Finding, Lesson, Part, recipe, thousand, with_seeds
+from gradviz.lenet.lessons.lesson import LOOK, NORMAL, STEPS, TENFOLD, TINY, Finding, Lesson, Part, recipe, thousand, with_seeds
 from gradviz.lenet.outcome import DIVERGED, result
 from gradviz.record.float32 import SMALLEST
 from gradviz.record.reading import decades, ends, judged
@@ -124,7 +124,7 @@ def _check_floor(e: Evidence) -> Finding:
             ),
             Part(
                 _("Most entries are small, so raising them changes most of the gradient and its direction is lost."),
-                treated > DECADE * first,
+                treated > TENFOLD * first,
                 _("First block at step 0: gradient {first}, after the floor {treated}. "
                   "Update : weight under Adam {with_floor}, without the floor {without}.").format(
                     first=number(first), treated=number(treated), with_floor=number(update[0]), without=number(update[1]),
@@ -248,7 +248,7 @@ def _check_shortcut(e: Evidence) -> Finding:
             ),
             Part(
                 _("1000 relu blocks can train: the loss is finite and Adam moves the first block."),
-                math.isfinite(loss) and loss < 1e6 and moves[1] >= usual_step(loud) / DECADE,
+                math.isfinite(loss) and loss < 1e6 and moves[1] >= usual_step(loud) / TENFOLD,
                 _("Relu: loss {loss} at step 0, update : weight of the first block {move}. Sigmoid: loss {other}, {other_move}. "
                   "Only {steps} steps were taken: a laptop cannot show more of it.").format(
                     loss=number(loss), move=number(moves[1]), other=number(float(deep.history.loss[0])),

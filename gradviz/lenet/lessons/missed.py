@@ -7,7 +7,7 @@ import math
 from gradviz.diagnosis.state import GAP
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons.evidence import Evidence, all_hold, first_loss, one_or_both, opposite, profile, told, usual_step
-from gradviz.lenet.lessons.lesson import DECADE, FLAT, LOOK, Finding, Lesson, Part, recipe, thousand, with_seeds
+from gradviz.lenet.lessons.lesson import FLAT, LOOK, TENFOLD, Finding, Lesson, Part, recipe, thousand, with_seeds
 from gradviz.record.float32 import ADAM_EPS
 from gradviz.record.reading import decades, ends, factor, judged
 from gradviz.words import gettext as _
@@ -152,7 +152,7 @@ def _check_shortcut_fails(e: Evidence) -> Finding:
                      loss=number(losses[0]), layer=e.run(wide).nonfinite_layer or "—")),
             Part(_("1000 relu blocks: the sum along the shortcut explodes."), losses[1] > 1e6,
                  _("Loss {loss} at step 0.").format(loss=number(losses[1]))),
-            Part(_("The gradient there is so large that Adam hardly moves its weights."), move < usual / DECADE,
+            Part(_("The gradient there is so large that Adam hardly moves its weights."), move < usual / TENFOLD,
                  _("First block: gradient {gradient}, update : weight {move}; Adam's usual first step is {usual}.").format(
                      gradient=number(ends(e.run(thousand))[0]), move=number(move), usual=number(usual))),
             Part(_("Sigmoid is bounded, and its sum grows only in proportion to depth."), losses[2] < 1e3,

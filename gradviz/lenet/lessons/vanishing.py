@@ -8,7 +8,7 @@ from statistics import median
 from gradviz.diagnosis.state import GAP
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons.evidence import Evidence, all_hold, by_depth, depth_border, none_holds, opposite, profile, told
-from gradviz.lenet.lessons.lesson import DECADE, FLAT, Finding, Lesson, Part, recipe, with_seeds
+from gradviz.lenet.lessons.lesson import FLAT, TENFOLD, Finding, Lesson, Part, recipe, with_seeds
 from gradviz.lenet.naming import net_name
 from gradviz.lenet.outcome import TRAINED, result
 from gradviz.record.reading import decades, ends, factor
@@ -146,9 +146,9 @@ def _check_dynamics(e: Evidence) -> Finding:
     deepest = e.run(recipe("sigmoid", 30, steps=40))
     before, after = ends(deep)[0], ends(deep, last=True)[0]
     zero = ends(deepest, last=True)[0]
-    recovered = min(rises.values()) >= DECADE if rises else None
+    recovered = min(rises.values()) >= TENFOLD if rises else None
     widest = max(rises.values(), default=math.nan)
-    answer = None if not rises else "grows" if widest >= DECADE else "shrinks" if widest <= 1 / DECADE else "stays"
+    answer = None if not rises else "grows" if widest >= TENFOLD else "shrinks" if widest <= 1 / TENFOLD else "stays"
     return Finding(
         (
             Part(
@@ -170,7 +170,7 @@ def _check_dynamics(e: Evidence) -> Finding:
             Part(
                 _("Past some depth they never recover, and the net cannot train."),
                 all_hold(
-                    opposite(e.trained(recipe("sigmoid", 7))), after < DECADE**2 * before,
+                    opposite(e.trained(recipe("sigmoid", 7))), after < TENFOLD**2 * before,
                     decades(*ends(deep, last=True)) < -GAP,
                 ),
                 _("7 sigmoid blocks: first block {before} at step 0, {after} at the end; {told}.").format(

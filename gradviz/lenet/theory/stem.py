@@ -63,7 +63,7 @@ def stem_of(dataset: str, activation: str, init_range: float | None) -> Stem:
         power: np.ndarray = a ** (1 - part) * b**part
         return power
 
-    def sized(name: str, diagonal: str | None = None) -> np.ndarray:
+    def sized(name: str) -> np.ndarray:
         """Shape on a straight line, size on a power law."""
         a, b = (getattr(stem, name) for stem in (one, two))
         size_a, size_b = (np.abs(v).mean() if v.ndim == 1 else np.trace(v) for v in (a, b))

@@ -1,0 +1,161 @@
+"""Every text that an element of our own shows: the scripts of static/ have no words of theirs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradviz.diagnosis.findings import Verdict
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.run import Status
+from gradviz.words import N_
+from gradviz.words import gettext as _
+
+
+def unloaded() -> str:
+    """What stands in the place of an element whose script did not come."""
+    return _("A script of this page could not be loaded: reload the page. If it is still missing then, something between this "
+             "browser and the server keeps it back.")  # fmt: skip
+
+
+def words() -> dict[str, Any]:
+    """Every text that the live element shows. `{name}` is filled in there."""
+    return {
+        "status": {status: _(text) for status, text in _STATUS.items()},
+        "quantities": {name: {"label": _(row.label), "meaning": _(row.meaning)} for name, row in QUANTITIES.items()},
+        "units": {name: _(row.unit) for name, row in QUANTITIES.items()},
+        **{name: _(text) for name, text in _TEXTS.items()},
+    }
+
+
+def card_words() -> dict[str, Any]:
+    """Those of `words`, and what the cards say besides."""
+    return {
+        **words(),
+        **{name: _(text) for name, text in _CARDS.items()},
+        "verdicts": {str(verdict): _(str(verdict)) for verdict in Verdict},
+        "actions": {word: _(text) for word, text in _ACTIONS.items()},
+    }
+
+
+def owners(names: tuple[str, ...]) -> str:
+    """Whose a run is."""
+    return ", ".join(names) or _(_CARDS["nobody"])
+
+
+_STATUS = {
+    Status.QUEUED: N_("Waiting for its turn"),
+    Status.RUNNING: N_("Training"),
+    Status.PAUSED: N_("Paused"),
+    Status.FINISHED: N_("Finished"),
+    Status.STOPPED: N_("Stopped"),
+    Status.DIVERGED: N_("Diverged"),
+    Status.INTERRUPTED: N_("Interrupted: the server ended"),
+    Status.FAILED: N_("Failed"),
+}
+
+_TEXTS = {
+    "step": N_("Step"),
+    "step_of": N_("{step} of {total}"),
+    "loss": N_("Loss"),
+    "accuracy": N_("Accuracy"),
+    "first_gradient": N_("First-layer gradient"),
+    "last_gradient": N_("Last-layer gradient"),
+    "ratio": N_("First / last"),
+    "ms_per_step": N_("Time per step"),
+    "device": N_("Device"),
+    "test_accuracy": N_("Test accuracy"),
+    "milliseconds": N_("{n} ms"),
+    "seconds_left": N_("about {time} left"),
+    "place": N_("place {place} in the queue"),
+    "wait": N_("about {time} to wait"),
+    "seconds": N_("{n} s"),
+    "minutes": N_("{n} min"),
+    "hours": N_("{n} h"),
+    "loading": N_("Loading the run …"),
+    "measuring": N_("Measuring this net at initialisation …"),
+    "no_point": N_("The first step is being computed …"),
+    "lost": N_("The server does not know this run; asking again."),
+    "offline": N_("No connection to the server; trying again."),
+    "no_plotly": N_("The drawing library could not be loaded; reload the page."),
+    "loss_title": N_("Loss"),
+    "loss_axis": N_("cross-entropy (nats)"),
+    "loss_axis_log": N_("cross-entropy (nats), log scale"),
+    "loss_read": N_("Mean over each batch. Dashed: guessing among ten classes, ln 10 = 2.303 (nothing learnt)."),
+    "accuracy_title": N_("Accuracy"),
+    "accuracy_axis": N_("classified right (%)"),
+    "accuracy_read": N_("Share classified right, in each training batch and in a fixed set of unseen images. Dashed: guessing."),
+    "heatmap_title": N_("Every layer at every step"),
+    "column_one": N_("A column is one training step."),
+    "columns_of": N_("A column is {stride} training steps, the largest value of them."),
+    "heatmap_read": N_(
+        "A row is one layer; the input is at the bottom. "
+        "Colours mean the same in every run. Point at a cell for its value and that step's profile; click to keep that step and "
+        "layer; drag to zoom, double-click to zoom out."
+    ),
+    "pooled_read": N_("Each row shows the largest of about {n} neighbouring layers."),
+    "profile_title": N_("Profile over depth"),
+    "profile_read": N_(
+        "Each layer's value, the input at the bottom. A straight slanted line: each layer multiplies the size by the same "
+        "factor. The shaded band holds about 95 % of random draws. ◁ at the left edge: exactly zero; ✕ at the right edge: "
+        "not finite."
+    ),
+    "profile_read_linear": N_("Each layer's value, the input at the bottom."),
+    "preview_title": N_("Gradients at initialisation, layer by layer"),
+    "preview_read": N_(
+        "Measured on one real batch before any training. Layers stand in order, the input on the left. A straight slanted "
+        "line: each layer multiplies the size by the same factor. ▽ at the lower edge: exactly zero; ✕ at the upper edge: "
+        "not finite."
+    ),
+    "theory": N_("theory at step 0"),
+    "theory_band": N_("theory at step 0, ± 2 sd"),
+    "preview_axis": N_("root mean square (nats per unit)"),
+    "train": N_("training batch"),
+    "test": N_("test images"),
+    "chance": N_("guessing"),
+    "not_finite": N_("not finite"),
+    "infinite": N_("infinite"),
+    "not_a_number": N_("not a number"),
+    "exact_zero": N_("exact zero"),
+    "denormal": N_("under float32's smallest normal number"),
+    "denormal_short": N_("denormal (< 1.2·10⁻³⁸)"),
+    "below": N_("below range"),
+    "above": N_("above range"),
+    "step_axis": N_("training step"),
+    "layer_axis": N_("layer"),
+    "layer_axis_up": N_("layer (input → output)"),
+    "newest": N_("step {step}, newest"),
+    "hovered": N_("step {step}"),
+    "hovered_steps": N_("steps {from}–{to}, maximum"),
+    "pinned": N_("{text}, kept: click it again to let go"),
+    "quantity": N_("Quantity"),
+    "layer": N_("Layer"),
+    "no_layer": N_("click a row, or choose"),
+    "open_layer": N_("Open layer {layer} in Anatomy"),
+    "range": N_("Colour range"),
+    "percent_range": N_("0 … 100 %"),
+    "largest_of": N_("largest of {from} … {to}"),
+    "png": N_("PNG"),
+    "svg": N_("SVG"),
+    "save": N_("Save this chart as {format}"),
+}
+
+_ACTIONS = {
+    "open": N_("Open"),
+    "large": N_("Large"),
+    "wall": N_("Put on the wall"),
+    "pause": N_("Pause"),
+    "resume": N_("Resume"),
+    "stop": N_("Stop"),
+    "delete": N_("Delete"),
+}
+_CARDS = {
+    "nobody": N_("No name"),
+    "others": N_("{names} and {n} more"),
+    "in_queue": N_("place {n} in the queue"),
+    "step_of_short": N_("step {step} of {total}"),
+    "loss_now": N_("loss {loss}"),
+    "waits": N_("nothing recorded yet"),
+    "more": N_("{n} more runs on this server have no card: the newest are shown, those with a name first."),
+    "spark": N_("Loss over the steps, 0 to 3 nats; dashed: guessing."),
+    "heat": N_("Weight gradient, layers (input at the bottom) × steps."),
+}

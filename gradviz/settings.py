@@ -24,6 +24,18 @@ def of_children(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name not in _SECRETS}
 
 
+def store_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Of the kept runs, those of watched nets too. Raises SettingsError."""
+    return _folder(environment, "GRADVIZ_STORE", "runs")
+
+
+def _folder(environment: Mapping[str, str], name: str, default: str) -> Path:
+    try:
+        return Path(environment.get(name) or default).expanduser()
+    except RuntimeError:
+        raise SettingsError(say("server-home", name=name, given=environment[name][:40])) from None
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one server takes on. What is over a limit is refused in one sentence; the defaults are the settings' own ranges."""
@@ -73,12 +85,6 @@ class Settings:
                 raise refusal(name, "range-two", first=first, other=other)
             return text
 
-        def folder(name: str, default: str) -> Path:
-            try:
-                return Path(environment.get(name) or default).expanduser()
-            except RuntimeError:
-                raise SettingsError(say("server-home", name=name, given=environment[name][:40])) from None
-
         train_in = word("GRADVIZ_TRAIN_IN", "thread", "process")
         if train_in == "process" and sys.platform != "linux":
             raise SettingsError(say("server-linux"))
@@ -93,8 +99,8 @@ class Settings:
         highest = Limits()
         workers = whole("GRADVIZ_WORKERS", max(1, min(int(cores), 8)))
         return cls(
-            data=folder("GRADVIZ_DATA", "data"),
-            store=folder("GRADVIZ_STORE", "runs"),
+            data=_folder(environment, "GRADVIZ_DATA", "data"),
+            store=store_folder(environment),
             workers=workers,
             # Threads of one training wait for each other: one core too few costs them more than the others give.
             threads=whole("GRADVIZ_THREADS", max(1, min((int(cores) - 1) // workers, 64))),

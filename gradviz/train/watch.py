@@ -30,6 +30,7 @@ from gradviz.record.reading import first_nonfinite
 from gradviz.record.run import Run, Status
 from gradviz.record.spool import SUFFIX, Recorder, SpoolWriter, max_columns
 from gradviz.record.watched import ABSENT, MEASURED, Watched, as_text, new_id
+from gradviz.settings import SettingsError, store_folder
 from gradviz.train.device import here
 from gradviz.train.hooks import owners
 from gradviz.train.modules import find_rows, is_lazy_net
@@ -70,10 +71,13 @@ def watch(
     quiet = _quiet(model, optimizers or (), rank)
     if not quiet:
         _refuse(inner, optimizers)
+    try:
+        place = store_folder() if folder is None else Path(folder)
+    except SettingsError as error:
+        raise WatchError(error.message) from None
     for before in owners(inner):
         if isinstance(before, WatchedRun) and before.watches(inner):
             before.replaced()
-    place = Path(os.environ.get("GRADVIZ_STORE", "").strip() or "runs") if folder is None else Path(folder)
     return WatchedRun(inner, optimizers, Pace(None if every == "auto" else every), place, title, world, quiet)
 
 

@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 from watched_nets import Mlp, features, loss_on
 
 import gradviz
+from gradviz.settings import Settings
+from gradviz.train.watch import WatchError
 
 ROOT = Path(gradviz.__file__).parents[1]
 
@@ -35,6 +38,16 @@ def test_the_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
     exec(code, known)
     assert list((tmp_path / "runs" / "watched").glob("watched-*.spool")) == [known["run"].path]
     assert capsys.readouterr().out.startswith("Mlp: finished")
+
+
+def test_a_watch_keeps_its_run_where_the_server_looks(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GRADVIZ_STORE", "~/kept")
+    with gradviz.watch(Mlp()) as run:
+        assert run.path.parent == Settings.from_environment().store / "watched" == tmp_path / "kept" / "watched"
+    monkeypatch.setenv("GRADVIZ_STORE", "~nobody_of_this_name/kept")
+    with pytest.raises(WatchError, match="GRADVIZ_STORE"):
+        gradviz.watch(Mlp())
 
 
 def test_a_run_as_text_has_a_dash_where_nothing_was_measured_and_says_what_happened(tmp_path):

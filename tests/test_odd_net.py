@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
+import re
 import struct
 
 import numpy as np
 import odd
 import pyarrow.parquet
 import pytest
+from running import ROOT
 
 from gradviz.charts import anatomy as charts_anatomy
 from gradviz.charts.runs import difference_figure, heatmaps_figure, loss_figure, profile_figure
+from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.diagnosis import diagnose
 from gradviz.record import export, raster, reading
+from gradviz.record.layout import Layout
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run, Status
+from gradviz.record.watched import Watched
 from gradviz.serve.admission import history_bytes
+from gradviz.store.rows import Recipes
 from gradviz.web import texts, wire
 
 WIDE = QUANTITIES["weight_grad_rms"].ranges[0]
@@ -34,6 +41,19 @@ def test_the_odd_recipe_is_one_to_the_eye_of_the_core():
     assert odd.OddRecipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe and hash(recipe)
     assert (recipe.layout.ends, recipe.layout.inside, recipe.steps) == ((0, 2), range(0), None)
     assert reading.ends(odd.odd_run()) == pytest.approx((1e-4, 1e-2)) and reading.factor(odd.odd_run()) == pytest.approx(0.1)
+
+
+def test_what_each_recipe_keeps_names_what_reads_it():
+    watched = Watched("watched-" + 16 * "0", "A net, SGD", Layout(("a", "b")))
+    readers = {**READERS, **odd.READERS, "watched": Watched.from_dict}
+    recipes = Recipes(readers)
+    for recipe in (RunConfig(blocks=1), watched, odd.OddRecipe()):
+        assert recipes.read(json.dumps(recipe.to_dict())) == recipe
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "gradviz").rglob("*.py")]
+    classes = {node.name: ast.unparse(node) for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    kept = {name for name, text in classes.items() if "def to_dict(" in text}
+    with_layout = {name for name in kept if re.search(r"\blayout(\(self\) ->|:) Layout", classes[name])}
+    assert with_layout == {"Recipe", "RunConfig", "Watched"}
 
 
 def test_the_wire_says_that_nobody_knows_the_end_and_sends_its_three_rows_in_their_codes():

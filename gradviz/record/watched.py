@@ -42,13 +42,15 @@ class Watched:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "id": self.id, "title": self.title, "layers": list(self.layout.names), "kinds": list(self.kinds),
+            "kind": "watched", "id": self.id, "title": self.title, "layers": list(self.layout.names), "kinds": list(self.kinds),
             "entries": list(self.entries), "tied": [list(pair) for pair in self.tied], "optimizers": list(self.optimizers),
         }  # fmt: skip
 
     @classmethod
     def from_dict(cls, kept: Mapping[str, Any]) -> Watched:
-        """Raises ValueError for what is no such thing."""
+        """Raises ValueError for what is no such thing. Files of before there were kinds name none."""
+        if kept.get("kind", "watched") != "watched":
+            raise ValueError("another kind of recipe")
         names = _texts(kept.get("layers"))
         tied = [tuple(_texts(pair)) for pair in _list(kept.get("tied", []))]
         if not (isinstance(kept.get("id"), str) and _ID.fullmatch(kept["id"]) and isinstance(kept.get("title"), str)):

@@ -270,5 +270,9 @@ def test_hundreds_of_layers_are_folded_by_the_module_tree_into_at_most_sixty_gro
 
 
 def test_a_watched_net_says_what_it_is_as_json_and_back():
-    assert Watched.from_dict(json.loads(json.dumps(NET.to_dict()))) == NET
+    kept = json.loads(json.dumps(NET.to_dict()))
+    assert Watched.from_dict(kept) == NET
+    assert Watched.from_dict({name: value for name, value in kept.items() if name != "kind"}) == NET  # as files had it before
+    with pytest.raises(ValueError, match="kind"):
+        Watched.from_dict(kept | {"kind": "odd"})
     assert NET.steps is None and NET.id.startswith("watched-") and new_id() != new_id()

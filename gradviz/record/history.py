@@ -24,7 +24,7 @@ class StepRecord:
     seconds: float  # since the training began, pauses not counted
     test_accuracy: float | None = None  # on the fixed test subset, with the weights before this step's update
     nonfinite_layer: str | None = None  # where inf or nan first appears, forward pass first
-    anatomy: AnatomySample | PackedSample | None = None  # at anatomy.sampled_steps only
+    anatomy: AnatomySample | PackedSample | None = None  # at sample.sampled_steps only
 
 
 class History:

@@ -53,7 +53,7 @@ QUANTITIES: dict[str, Quantity] = {
         "RMS of ∂loss/∂z (nats per unit)", _GRADIENT,
     ),
     "activation_rms": Quantity(
-        "Activation", "root mean square of what the layer hands on (after norm and activation; fc3: the logits)",
+        "Activation", "root mean square of what the layer hands on (after norm and activation; of the last layer: the logits)",
         "RMS of the activation (no unit)", ((-6.0, 18.0), (-4.0, 4.0), (-38.0, 38.0)),
     ),
     "weight_rms": Quantity(

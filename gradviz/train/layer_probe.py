@@ -118,7 +118,7 @@ class LayerProbe:
 
     @staticmethod
     def table(numbers: np.ndarray) -> np.ndarray:
-        """`numbers` of one step -> float32 (len(QUANTITIES), layers), rows as in runs.QUANTITIES; nan: not measured."""
+        """`numbers` of one step -> float32 (len(QUANTITIES), layers), rows as in record.quantities; nan: not measured."""
         table = numbers.copy()
         with np.errstate(all="ignore"):
             table[_ROW["update_ratio"]] /= table[_ROW["weight_rms"]]

@@ -18,7 +18,7 @@ FEEDBACK_GAIN = 0.2  # of the error in log signal, corrected per step: what is l
 
 
 def treat(treatment: str, threshold: float, parameters: Sequence[nn.Parameter]) -> None:
-    """Applies one of config.TREATMENTS in place, on every parameter; those of `steer` have been applied already.
+    """Applies the treatment of that name in place, on every parameter; those of `steer` have been applied already.
 
     An overflowing norm clips to zero and nan stays nan, as in PyTorch.
 

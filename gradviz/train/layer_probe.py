@@ -17,12 +17,10 @@ import numpy as np
 import torch
 
 from gradviz.record.quantities import QUANTITIES
+from gradviz.train.lengths import safe_length
 from gradviz.train.training import stop_if_asked
 
 _ROW = {name: row for row, name in enumerate(QUANTITIES)}
-# A float32 length between these is exact enough: squares of entries of 1e-16 are still 6 decades above float32's
-# smallest normal number, and the sum of a million squares of 1e16 is still 10^6 below its largest.
-_SAFE = (1e-13, 1e16)
 _AT_ONCE = 16  # activations measured by one call: few calls, and the last of them still lie in the cache
 
 
@@ -136,13 +134,13 @@ class LayerProbe:
     def _rms(self, tensor: torch.Tensor) -> float | torch.Tensor:
         if self._deferred:
             return self._all_rms((tensor,))[0]
-        return _safe_length(torch.linalg.vector_norm(tensor).item(), (tensor,), 0) / math.sqrt(tensor.numel())
+        return safe_length(torch.linalg.vector_norm(tensor).item(), (tensor,), 0) / math.sqrt(tensor.numel())
 
     def _all_rms(self, tensors: Sequence[torch.Tensor]) -> list[float] | torch.Tensor:
         roots = [math.sqrt(tensor.numel()) for tensor in tensors]
         if not self._deferred:
             lengths = torch.stack(torch._foreach_norm(list(tensors))).tolist()
-            return [_safe_length(length, tensors, k) / root for k, (length, root) in enumerate(zip(lengths, roots, strict=True))]
+            return [safe_length(length, tensors, k) / root for k, (length, root) in enumerate(zip(lengths, roots, strict=True))]
         if self._float64:
             return torch.stack(torch._foreach_div(torch._foreach_norm(list(tensors), 2, dtype=torch.float64), roots))
         return torch.cat([_narrow_rms(tensor.reshape(1, -1)) for tensor in tensors])
@@ -152,7 +150,7 @@ class LayerProbe:
         root = math.sqrt(rows.shape[1])
         if not self._deferred:
             lengths = torch.linalg.vector_norm(rows, dim=1).tolist()
-            return [_safe_length(length, rows, k) / root for k, length in enumerate(lengths)]
+            return [safe_length(length, rows, k) / root for k, length in enumerate(lengths)]
         if self._float64:
             wide_lengths: torch.Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
             return wide_lengths / root
@@ -201,13 +199,6 @@ def _stacked(weights: Sequence[torch.Tensor]) -> list[_Stack]:
         first = stacks[-1].layers.stop if stacks else 0
         stacks.append(_Stack(slice(first, first + len(tensors)), torch.cat(tensors), torch.cat(tensors)))
     return stacks
-
-
-def _safe_length(length: float, tensors: Sequence[torch.Tensor] | torch.Tensor, k: int) -> float:
-    # The k-th is looked up only if needed: a row of a tensor costs more to name than to measure.
-    if _SAFE[0] < length < _SAFE[1] or math.isnan(length):
-        return length
-    return float(torch.linalg.vector_norm(tensors[k], dtype=torch.float64))
 
 
 def _narrow_rms(rows: torch.Tensor) -> torch.Tensor:

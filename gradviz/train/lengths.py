@@ -1,7 +1,7 @@
 """Lengths of tensors, right over the whole range of float32; on a GPU without a look at them.
 
-On a processor a number is a float at once, and a float32 length outside the safe range is taken again in float64 (see
-layer_probe). On a GPU it is a tensor of one number that is taken in float64 and stays there: `bring` fetches them together.
+On a processor a number is a float at once, and a float32 length outside the safe range is taken again in float64. On
+a GPU it is a tensor of one number that is taken in float64 and stays there: `bring` fetches them together.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import torch
 
 Number = float | torch.Tensor  # a float, or () on a device
 
-_SAFE = (1e-13, 1e16)  # of float32: as in layer_probe
+# A float32 length between these is exact enough: squares of entries of 1e-16 are still 6 decades above float32's
+# smallest normal number, and the sum of a million squares of 1e16 is still 10^6 below its largest.
+_SAFE = (1e-13, 1e16)
 _NARROW = (torch.float16, torch.bfloat16)
 
 
@@ -30,7 +32,7 @@ def length(tensor: torch.Tensor) -> Number:
         there: torch.Tensor = torch.linalg.vector_norm(tensor, dtype=wide)
         return there
     found = torch.linalg.vector_norm(tensor, dtype=torch.float32 if tensor.dtype in _NARROW else None).item()
-    return found if _SAFE[0] < found < _SAFE[1] or math.isnan(found) else _again(tensor)
+    return safe_length(found, (tensor,), 0)
 
 
 def lengths(tensors: Sequence[torch.Tensor]) -> list[Number]:
@@ -38,8 +40,16 @@ def lengths(tensors: Sequence[torch.Tensor]) -> list[Number]:
     if not tensors or any(t.device.type != "cpu" or t.dtype != torch.float32 or t.layout != torch.strided for t in tensors):
         return [length(tensor) for tensor in tensors]
     found: list[float] = torch.stack(torch._foreach_norm(list(tensors))).tolist()
-    pairs = zip(found, tensors, strict=True)
-    return [one if _SAFE[0] < one < _SAFE[1] or math.isnan(one) else _again(tensor) for one, tensor in pairs]
+    return [safe_length(one, tensors, k) for k, one in enumerate(found)]
+
+
+def safe_length(found: float, tensors: Sequence[torch.Tensor] | torch.Tensor, k: int) -> float:
+    """The 2-norm of the k-th on a processor, `found` in float32."""
+    # The k-th is looked up only if needed: a row of a tensor costs more to name than to measure.
+    if _SAFE[0] < found < _SAFE[1] or math.isnan(found):
+        return found
+    wide = torch.complex128 if tensors[k].is_complex() else torch.float64
+    return float(torch.linalg.vector_norm(tensors[k], dtype=wide))
 
 
 def nonzero(tensor: torch.Tensor) -> Number:
@@ -72,7 +82,3 @@ def bring(numbers: Sequence[Number]) -> list[float]:
         here = torch.stack([t.detach().to(device=device, dtype=kind).reshape(()) for t in there]).tolist()
     brought = iter(here)
     return [next(brought) if isinstance(number, torch.Tensor) else float(number) for number in numbers]
-
-
-def _again(tensor: torch.Tensor) -> float:
-    return float(torch.linalg.vector_norm(tensor, dtype=torch.complex128 if tensor.is_complex() else torch.float64).item())

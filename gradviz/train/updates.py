@@ -107,8 +107,8 @@ class Scale:
     overflown: bool = False  # a fused optimiser will leave the weights alone
 
 
-
 # --- the table -----------------------------------------------------------------------------------------------------
+
 
 class Tally:
     """Numbers that may still lie on a device, each with its place in a table; they are brought at once."""

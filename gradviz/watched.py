@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from gradviz.diagnosis.examine import examine
 from gradviz.messages import say
 from gradviz.record.spool import SUFFIX, Spool, SpoolError, read_spool
-from gradviz.record.watched import ABSENT, as_text
+from gradviz.record.watched import as_text, last_measured
 from gradviz.words import gettext as _
 
 
@@ -42,10 +40,8 @@ def _headline(spool: Spool) -> str:
 def _whole(spool: Spool) -> Iterator[str]:
     run = spool.run
     yield _headline(spool)
-    columns = run.history.columns
-    measured = np.flatnonzero((columns != ABSENT).any((1, 2)))
-    if len(measured):
-        yield as_text(run.recipe.layout.names, columns[measured[-1]])
+    if (table := last_measured(run.history)) is not None:
+        yield as_text(run.recipe.layout.names, table)
     for message in examine(run).evidence:
         yield str(message)
     for layer, reasons in spool.missing.items():

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gradviz.record.history import History
 from gradviz.record.layout import Layout
 from gradviz.record.quantities import QUANTITIES
 
@@ -94,6 +95,13 @@ def fold(names: Sequence[str], most: int = FOLDED) -> list[tuple[str, range]]:
         at = groups.index((rows, depth))
         groups[at : at + 1] = deeper
     return [(_beginning([names[row] for row in rows]), rows) for rows, _depth in groups]
+
+
+def last_measured(history: History) -> np.ndarray[Any, np.dtype[np.float32]] | None:
+    """The newest column that holds a number, (len(MEASURED), layers)."""
+    columns = history.snapshot().columns
+    measured = np.flatnonzero((columns != ABSENT).any((1, 2)))
+    return columns[measured[-1]] if len(measured) else None
 
 
 def as_text(names: Sequence[str], table: np.ndarray[Any, np.dtype[np.float32]]) -> str:

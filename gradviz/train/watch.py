@@ -29,7 +29,7 @@ from gradviz.record.layout import Layout
 from gradviz.record.reading import first_nonfinite
 from gradviz.record.run import Run, Status
 from gradviz.record.spool import SUFFIX, Recorder, SpoolWriter, max_columns
-from gradviz.record.watched import ABSENT, MEASURED, Watched, as_text, new_id
+from gradviz.record.watched import ABSENT, MEASURED, Watched, as_text, last_measured, new_id
 from gradviz.settings import SettingsError, store_folder
 from gradviz.train.device import here
 from gradviz.train.hooks import owners
@@ -178,11 +178,8 @@ class WatchedRun:
     def __str__(self) -> str:
         """The last step that was measured, a line for each layer."""
         sentence = f"{self._title or self._kind}: {self.status}" + (f". {self.message}" if self.message else "")
-        if self.run is None:
-            return sentence
-        columns = self.run.history.snapshot().columns
-        measured = np.flatnonzero((columns != ABSENT).any((1, 2)))
-        return f"{sentence}\n{as_text(self.layers, columns[measured[-1]])}" if len(measured) else sentence
+        table = last_measured(self.run.history) if self.run else None
+        return sentence if table is None else f"{sentence}\n{as_text(self.layers, table)}"
 
     def watches(self, model: nn.Module) -> bool:
         return self._net() is model

@@ -390,6 +390,7 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "watch-no-gradient": "no gradient has reached it, though it was called",
     "watch-no-optimizer": "no optimiser holds it",
     "watch-no-pass": "no backward pass has come to its output",
+    "watch-not-measured": "a watch does not measure it",
     "watch-not-stepped": "its optimiser has not stepped",
     "watch-nothing-pushed": "none of its entries has a gradient",
     "watch-overflown": "the gradient had overflown, so the step was left out",

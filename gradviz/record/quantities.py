@@ -21,6 +21,7 @@ class Quantity:
     # that two pictures can be compared by eye; the default holds every preset at initialisation.
     ranges: tuple[tuple[float, float], ...]
     linear: bool = False  # else it is shown as log10
+    short: str = ""  # over a narrow column of text; else the label
 
     def places(self, values: np.ndarray | Sequence[float]) -> np.ndarray:
         """float64 places on its scale; an exact 0 of a logarithmic one is at −inf."""
@@ -46,30 +47,30 @@ _GRADIENT = ((-30.0, 15.0), (-12.0, 0.0), (-38.0, 0.0), (0.0, 38.0), (-38.0, 38.
 QUANTITIES: dict[str, Quantity] = {
     "weight_grad_rms": Quantity(
         "Weight gradient", "root mean square of ∂loss/∂weight, before any treatment",
-        "RMS of ∂loss/∂weight (nats per unit)", _GRADIENT,
+        "RMS of ∂loss/∂weight (nats per unit)", _GRADIENT, short="weight grad",
     ),
     "signal_rms": Quantity(
         "Backward signal", "root mean square of ∂loss/∂z, z the layer's output before norm and activation",
-        "RMS of ∂loss/∂z (nats per unit)", _GRADIENT,
+        "RMS of ∂loss/∂z (nats per unit)", _GRADIENT, short="signal",
     ),
     "activation_rms": Quantity(
         "Activation", "root mean square of what the layer hands on (after norm and activation; of the last layer: the logits)",
-        "RMS of the activation (no unit)", ((-6.0, 18.0), (-4.0, 4.0), (-38.0, 38.0)),
+        "RMS of the activation (no unit)", ((-6.0, 18.0), (-4.0, 4.0), (-38.0, 38.0)), short="activation",
     ),
     "weight_rms": Quantity(
         "Weight", "root mean square of the layer's weights",
-        "RMS of the weights (no unit)", ((-4.0, 2.0), (-12.0, 12.0), (-38.0, 38.0)),
+        "RMS of the weights (no unit)", ((-4.0, 2.0), (-12.0, 12.0), (-38.0, 38.0)), short="weight",
     ),
     "update_ratio": Quantity(
         "Update : weight", "length of the step's change of the weights over the length of the weights",
-        "length of step / length of weights", ((-12.0, 2.0), (-24.0, 2.0), (-38.0, 38.0)),
+        "length of step / length of weights", ((-12.0, 2.0), (-24.0, 2.0), (-38.0, 38.0)), short="update",
     ),
     "zero_share": Quantity(
         "Exact zeros", "share of the weight-gradient entries that are exactly 0 in float32",
-        "share of exact zeros", ((0.0, 1.0),), linear=True,
+        "share of exact zeros", ((0.0, 1.0),), linear=True, short="zeros",
     ),
     "treated_grad_rms": Quantity(
         "Treated gradient", "root mean square of ∂loss/∂weight as the optimiser gets it",
-        "RMS of treated ∂loss/∂weight (nats per unit)", _GRADIENT,
+        "RMS of treated ∂loss/∂weight (nats per unit)", _GRADIENT, short="treated",
     ),
 }  # fmt: skip

@@ -24,7 +24,7 @@ from gradviz.messages import Message, say
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import History
 from gradviz.record.run import Run, Status
-from gradviz.record.watched import MEASURED, Watched
+from gradviz.record.watched import ABSENT, MEASURED, Watched
 
 try:
     import fcntl
@@ -214,30 +214,33 @@ def read_spool(path: Path) -> Spool:
         if kind == _KIND_STATE:
             state = _json(frame)
         elif kind == _KIND_NUMBERS:
-            part = _read_numbers(frame, len(recipe.layout))
+            part = _read_numbers(frame, len(head["quantities"]), len(recipe.layout))
             if part is None or part.first > steps or part.column > columns:
                 break
             steps, columns = part.first + len(part.scalars), part.column + len(part.columns)
             numbers.append(part)
-    run = Run(recipe, _history(numbers, steps, len(recipe.layout), head["max_columns"]), created=float(head["created"]))
+    run = Run(recipe, _history(numbers, steps, len(recipe.layout), head), created=float(head["created"]))
     run.device = str(head.get("device", ""))[:300]
     run.arithmetic = Arithmetic.from_dict(head.get("arithmetic"))
     return _with_state(run, state, writing)
 
 
-def _history(numbers: Sequence[_Numbers], steps: int, layers: int, most: int) -> History:
+def _history(numbers: Sequence[_Numbers], steps: int, layers: int, head: Mapping[str, Any]) -> History:
+    names, most = head["quantities"], head["max_columns"]
+    known = [name for name in names if name in MEASURED]
+    rows, kept = [MEASURED.index(name) for name in known], [names.index(name) for name in known]
     stride = numbers[0].stride if numbers else 1
     count = -(-steps // stride)
     if count != max((part.column + len(part.columns) for part in numbers), default=0) or count > most:
         raise SpoolError("its columns and its steps do not fit together")
-    columns = np.full((count, len(MEASURED), layers), np.nan, np.float32)
+    columns = np.full((count, len(MEASURED), layers), ABSENT, np.float32)  # what the file's version did not measure too
     scalars = np.full((steps, 3), np.nan)
     for part in numbers:
         ends = part.column + len(part.columns)
         if part.stride != stride or ends > count or part.first + len(part.scalars) > steps:
             raise SpoolError("its columns and its steps do not fit together")
         scalars[part.first : part.first + len(part.scalars)] = part.scalars
-        columns[part.column : ends] = part.columns
+        columns[part.column : ends, rows] = part.columns[:, kept]
     return History.restored(columns, scalars, [], stride, most, quantities=MEASURED)
 
 
@@ -272,7 +275,8 @@ def _read_head(line: bytes) -> tuple[Watched, dict[str, Any]]:
     head = _json(line)
     if head.get("gradviz-spool") != _VERSION:
         raise SpoolError("it is no run of a watched net, or one of another version")
-    if head.get("quantities") != list(MEASURED):
+    names = head.get("quantities")
+    if not isinstance(names, list) or not set(MEASURED) & {name for name in names if isinstance(name, str)}:
         raise SpoolError("it holds other quantities than this version measures")
     most, created = head.get("max_columns"), head.get("created")
     if type(most) is not int or not 2 <= most <= _COLUMNS or most % 2 or not _is_small(created):
@@ -308,15 +312,15 @@ class _Numbers:
     columns: np.ndarray[Any, np.dtype[np.float32]]
 
 
-def _read_numbers(frame: bytes, layers: int) -> _Numbers | None:
+def _read_numbers(frame: bytes, quantities: int, layers: int) -> _Numbers | None:
     """None for numbers that do not fill their frame."""
     if len(frame) < _NUMBERS.size:
         return None
     first, steps, stride, column, columns = _NUMBERS.unpack_from(frame)
-    if stride < 1 or len(frame) != _NUMBERS.size + 24 * steps + 4 * columns * len(MEASURED) * layers:
+    if stride < 1 or len(frame) != _NUMBERS.size + 24 * steps + 4 * columns * quantities * layers:
         return None
     scalars = np.frombuffer(frame, "<f8", 3 * steps, _NUMBERS.size).reshape(steps, 3)
-    numbers = np.frombuffer(frame, "<f4", -1, _NUMBERS.size + 24 * steps).reshape(columns, len(MEASURED), layers)
+    numbers = np.frombuffer(frame, "<f4", -1, _NUMBERS.size + 24 * steps).reshape(columns, quantities, layers)
     return _Numbers(first, stride, column, scalars, numbers)
 
 

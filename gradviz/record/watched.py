@@ -14,6 +14,7 @@ import numpy as np
 from gradviz.record.history import History
 from gradviz.record.layout import Layout
 from gradviz.record.quantities import QUANTITIES
+from gradviz.words import gettext as _
 
 ABSENT = -1.0  # in a table: not measured, for a reason; no quantity is negative, and any number beats it where columns merge
 STILL = "still_share"  # of a watched net alone: share of the entries with a gradient that the step did not move
@@ -106,10 +107,10 @@ def last_measured(history: History) -> np.ndarray[Any, np.dtype[np.float32]] | N
 
 def as_text(names: Sequence[str], table: np.ndarray[Any, np.dtype[np.float32]]) -> str:
     """One step as lines of text. `table`: (len(MEASURED), layers); of folded layers the largest; "–" where there is none."""
-    short = ("weight grad", "signal", "activation", "weight", "update", "zeros", "treated", "still")
+    short = [_(row.short or row.label) for row in QUANTITIES.values()] + [_("still")]
     groups = fold(names)
     width = max(len(name) for name, _rows in groups) + 2
-    lines = [" " * width + "".join(f"{word:>12}" for word in short)]
+    lines = [" " * width + "".join(f"{word[:11]:>12}" for word in short)]
     for name, rows in groups:
         numbers = [float(row[rows.start : rows.stop].max()) for row in table]
         lines.append(name.ljust(width) + "".join(f"{'–' if number < 0 else f'{number:.2g}':>12}" for number in numbers))

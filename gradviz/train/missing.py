@@ -17,6 +17,7 @@ Missing = dict[str, dict[str, str]]  # layer -> quantity -> code
 
 _GRADIENTS = ("weight_grad_rms", "zero_share", "treated_grad_rms")
 _PASSES = ("signal_rms", "activation_rms")
+_KNOWN = (*_GRADIENTS, *_PASSES, "weight_rms", "update_ratio", STILL)  # what `tabled` measures
 
 
 @dataclass
@@ -41,6 +42,8 @@ def missing(
 
 def _why(quantity: str, k: int, row: Row, found: Collected, moved: Moved | None, step: Circumstances) -> str:
     weight = row.weight
+    if quantity not in _KNOWN:
+        return "watch-not-measured"
     if weight is None:
         return "watch-gone"
     if not plain(weight):

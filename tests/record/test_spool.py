@@ -93,6 +93,21 @@ def test_a_loss_that_comes_while_the_file_is_written_is_in_it_the_next_time(tmp_
         steps(history, 1)
 
 
+def test_a_file_of_other_quantities_is_read_by_their_names_and_lacks_what_it_does_not_hold(tmp_path):
+    names = ("later", *MEASURED[::-1][2:])  # of another version: without the two that come last in this one
+    table = np.arange(1, 3 * len(names) + 1, dtype=np.float32).reshape(len(names), 3)
+    history = History(3, 1000, names)
+    history.append(StepRecord(0, 1.0, 0.5, table, 0.1))
+    writer = SpoolWriter(tmp_path / (NET.id + SUFFIX), {"recipe": NET.to_dict(), "created": 1.0e9})
+    writer.write(history, {"status": "running"})
+    writer.close()
+    read = read_spool(writer.path).run.history
+    assert read.quantities == MEASURED and read.steps == 1
+    for name in MEASURED:
+        kept = table[names.index(name)] if name in names else np.full(3, ABSENT)
+        np.testing.assert_array_equal(read.quantity(name)[0], kept)
+
+
 def test_a_run_whose_writer_is_gone_without_an_end_was_interrupted(tmp_path):
     writer, history = started(tmp_path)
     steps(history, 3)

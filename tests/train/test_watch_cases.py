@@ -16,8 +16,10 @@ from torch.utils.checkpoint import checkpoint
 from watched_nets import Mlp, ResNet, Transformer, assert_near, features, images, loss_on, rms, row, tokens
 
 import gradviz
+from gradviz.messages import say
 from gradviz.record.run import Status
 from gradviz.record.spool import read_spool
+from gradviz.record.watched import MEASURED
 
 ALL = ("weight_grad_rms", "signal_rms", "activation_rms", "weight_rms", "update_ratio", "zero_share", "treated_grad_rms")
 
@@ -162,6 +164,17 @@ def test_activation_checkpointing_gives_the_numbers_of_the_plain_net(reentrant, 
     run.close()
     assert run.layers == expected.layers
     assert_same(run, expected)
+
+
+def test_a_quantity_that_a_watch_does_not_measure_is_absent_and_says_so(tmp_path, monkeypatch):
+    for module in ("watch", "updates", "missing"):
+        monkeypatch.setattr(f"gradviz.train.{module}.MEASURED", (*MEASURED, "sharpness"))
+    run = plain_step(mlp(), tmp_path)
+    assert run.missing == {layer: {"sharpness": "watch-not-measured"} for layer in run.layers}
+    read = read_spool(run.path)
+    assert read.missing == run.missing and str(say("watch-not-measured"))
+    for quantity in MEASURED:
+        assert (read.run.history.quantity(quantity) == run.quantity(quantity)).all() and (run.quantity(quantity) >= 0).all()
 
 
 def test_a_module_called_twice_has_the_root_mean_square_over_its_calls(tmp_path):

@@ -19,13 +19,15 @@ from gradviz.charts.runs import difference_figure, heatmaps_figure, loss_figure,
 from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.diagnosis import diagnose
 from gradviz.record import export, raster, reading
+from gradviz.record.history import History, StepRecord
 from gradviz.record.layout import Layout
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run, Status
-from gradviz.record.watched import Watched
+from gradviz.record.watched import MEASURED, STILL, Watched
 from gradviz.serve.admission import history_bytes
 from gradviz.store.rows import Recipes
+from gradviz.store.store import RunStore
 from gradviz.web import texts, wire
 
 WIDE = QUANTITIES["weight_grad_rms"].ranges[0]
@@ -139,6 +141,20 @@ def test_its_export_has_every_number_in_csv_and_parquet():
     steps = export.step_table(run)
     assert steps["loss"].tolist() == run.history.loss.tolist() and steps["test_accuracy"].tolist()[3] == 0.5
     assert b"".join(export.FILES["steps.parquet"][0](run))[:4] == b"PAR1"
+
+
+def test_a_run_that_has_a_quantity_of_its_own_is_sent_exported_and_saved_with_it(tmp_path):
+    table = np.arange(3 * len(MEASURED), dtype=np.float32).reshape(len(MEASURED), 3)
+    run = Run(odd.OddRecipe(), History(3, quantities=MEASURED), Status.FINISHED, created=1_700_000_000.0)
+    run.history.append(StepRecord(0, 1.0, 0.5, table, 0.1))
+    header, body = read(wire.profile(run, 0))
+    assert header["quantities"] == list(MEASURED) and np.frombuffer(body, "<f4").tolist() == table.ravel().tolist()
+    assert export.layer_table(run)[STILL].tolist() == table[MEASURED.index(STILL)].tolist()
+    store = RunStore(tmp_path, odd.READERS)
+    store.save(run)
+    kept = store.load(run.id).history
+    store.close()
+    assert all(kept.quantity(name)[0].tolist() == run.history.quantity(name)[0].tolist() for name in QUANTITIES)
 
 
 def test_the_memory_of_a_run_that_nobody_knows_the_end_of_is_counted_at_its_most():

@@ -14,7 +14,6 @@ import pyarrow
 import pyarrow.parquet
 
 from gradviz.record.history import History
-from gradviz.record.quantities import QUANTITIES
 from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run
 
@@ -134,7 +133,7 @@ def _layers(history: History, run: Run[Recipe], first: int, end: int) -> pd.Data
         "accuracy": each_layer(history.accuracy[steps]),
         "layer": np.tile(np.array(names, dtype=object), len(columns)),
     }
-    table = pd.DataFrame(head | {name: columns[:, row].ravel() for row, name in enumerate(QUANTITIES)})
+    table = pd.DataFrame(head | {name: columns[:, row].ravel() for row, name in enumerate(history.quantities)})
     return table.assign(computed_with=_computed_with(run, len(table)))
 
 

@@ -20,7 +20,7 @@ class StepRecord:
     step: int
     loss: float  # mean cross-entropy of the batch, nats; may be inf or nan
     accuracy: float  # share of the batch classified right, 0 … 1
-    layers: np.ndarray  # float32 (len(QUANTITIES), layers)
+    layers: np.ndarray  # float32 (quantities of its History, layers)
     seconds: float  # since the training began, pauses not counted
     test_accuracy: float | None = None  # on the fixed test subset, with the weights before this step's update
     nonfinite_layer: str | None = None  # where inf or nan first appears, forward pass first
@@ -76,7 +76,7 @@ class History:
 
     @property
     def columns(self) -> np.ndarray:
-        """float32 (columns, len(QUANTITIES), layers); the last column may still grow."""
+        """float32 (columns, len(quantities), layers); the last column may still grow."""
         return self._columns[: math.ceil(self.steps / self.stride)]
 
     @property

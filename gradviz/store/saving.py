@@ -9,7 +9,6 @@ import sqlite3
 import numpy as np
 
 from gradviz.record.history import History
-from gradviz.record.quantities import QUANTITIES
 from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run, Status
 from gradviz.store.rows import checksum, is_whole, message_text
@@ -24,8 +23,8 @@ def save(db: sqlite3.Connection, run: Run[Recipe], whole: bool, waits: bool, dam
         status = Status.QUEUED
     history = run.history.snapshot()
     old = db.execute("SELECT created, steps, stride, quantities FROM runs WHERE id = ?", (run.id,)).fetchone()
-    # Columns of other quantities than today's are written anew with the row that names those.
-    others = bool(old) and old["quantities"] not in (None, " ".join(QUANTITIES))
+    # Columns of other quantities than the run's are written anew with the row that names those.
+    others = bool(old) and old["quantities"] not in (None, " ".join(history.quantities))
     if (whole or others) and old and damaged and old["created"] == run.created:
         return False
     replaced = bool(old) and (
@@ -62,7 +61,7 @@ def _row(run: Run[Recipe], status: Status, history: History) -> dict[str, object
         "steps": history.steps,
         "loss": loss,
         "seconds": seconds,
-        "quantities": " ".join(QUANTITIES),
+        "quantities": " ".join(history.quantities),
         "max_columns": history.max_columns,
         "stride": history.stride,
         "deletion": json.dumps(dataclasses.asdict(run.deletion)) if run.deletion else None,

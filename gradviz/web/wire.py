@@ -106,9 +106,10 @@ def _state(run: Run[Recipe], status: Status, history: History) -> dict[str, Any]
 
 
 def profile(run: Run[Recipe], step: int, **extra: Any) -> bytes:
-    """All quantities of all layers in the column that holds `step`, exactly: float32 (len(QUANTITIES), layers).
+    """All quantities of all layers in the column that holds `step`, exactly: float32 (quantities, layers).
 
-    Header: `from_step` and `to_step`, the steps of which the column is the maximum, and whatever `extra` says.
+    Header: `quantities`, their names; `from_step` and `to_step`, the steps of which the column is the maximum; and whatever
+    `extra` says.
     Raises WireError for a step that is not recorded.
     """
     history = run.history.snapshot()
@@ -122,7 +123,7 @@ def profile(run: Run[Recipe], step: int, **extra: Any) -> bytes:
         "to_step": min((column + 1) * history.stride, history.steps) - 1,
         "stride": history.stride,
         "layers": history.layers,
-        "quantities": list(QUANTITIES),
+        "quantities": history.quantities,
         **extra,
     }
     return pack(header, history.columns[column])

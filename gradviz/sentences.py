@@ -381,6 +381,14 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "sqlite-ioerr": "reading or writing the disk failed",
     "sqlite-corrupt": "it is damaged",
     "sqlite-notadb": "it is not a database",
+    # record: why a file is no run of a watched net
+    "spool-other": "it is no run of a watched net, or one of another version",
+    "spool-quantities": "it holds none of the quantities that this version measures",
+    "spool-head": "its first line does not say how it is kept",
+    "spool-recipe": "its first line does not say which net it is of",
+    "spool-layers": "it has more than {most} layers",
+    "spool-columns": "its columns and its steps do not fit together",
+    "spool-unreadable": "a part of it is not readable",
     # train: why a number of a watched net is missing
     "watch-bare": "it is a parameter of its own and no layer: it has no output",
     "watch-frozen": "it is frozen",

@@ -20,7 +20,7 @@ from typing import IO, Any, TypeGuard
 
 import numpy as np
 
-from gradviz.messages import Message, say
+from gradviz.messages import Message, Told, say
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import History
 from gradviz.record.run import Run, Status
@@ -183,8 +183,8 @@ class Recorder:
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
-class SpoolError(ValueError):
-    """A file that is no run of a watched net."""
+class SpoolError(Told, ValueError):
+    """A file that is no run of a watched net; the message says why in half a sentence."""
 
 
 @dataclass
@@ -232,13 +232,13 @@ def _history(numbers: Sequence[_Numbers], steps: int, layers: int, head: Mapping
     stride = numbers[0].stride if numbers else 1
     count = -(-steps // stride)
     if count != max((part.column + len(part.columns) for part in numbers), default=0) or count > most:
-        raise SpoolError("its columns and its steps do not fit together")
+        raise SpoolError(say("spool-columns"))
     columns = np.full((count, len(MEASURED), layers), ABSENT, np.float32)  # what the file's version did not measure too
     scalars = np.full((steps, 3), np.nan)
     for part in numbers:
         ends = part.column + len(part.columns)
         if part.stride != stride or ends > count or part.first + len(part.scalars) > steps:
-            raise SpoolError("its columns and its steps do not fit together")
+            raise SpoolError(say("spool-columns"))
         scalars[part.first : part.first + len(part.scalars)] = part.scalars
         columns[part.column : ends, rows] = part.columns[:, kept]
     return History.restored(columns, scalars, [], stride, most, quantities=MEASURED)
@@ -274,19 +274,19 @@ def _is_small(value: object) -> TypeGuard[float]:
 def _read_head(line: bytes) -> tuple[Watched, dict[str, Any]]:
     head = _json(line)
     if head.get("gradviz-spool") != _VERSION:
-        raise SpoolError("it is no run of a watched net, or one of another version")
+        raise SpoolError(say("spool-other"))
     names = head.get("quantities")
     if not isinstance(names, list) or not set(MEASURED) & {name for name in names if isinstance(name, str)}:
-        raise SpoolError("it holds other quantities than this version measures")
+        raise SpoolError(say("spool-quantities"))
     most, created = head.get("max_columns"), head.get("created")
     if type(most) is not int or not 2 <= most <= _COLUMNS or most % 2 or not _is_small(created):
-        raise SpoolError("its first line does not say how it is kept")
+        raise SpoolError(say("spool-head"))
     try:
         recipe = Watched.from_dict(head["recipe"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise SpoolError("its first line does not say which net it is of") from error
+        raise SpoolError(say("spool-recipe")) from error
     if len(recipe.layout) > _LAYERS:
-        raise SpoolError(f"it has more than {_LAYERS} layers")
+        raise SpoolError(say("spool-layers", most=_LAYERS))
     return recipe, head
 
 
@@ -330,7 +330,7 @@ def _json(text: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise SpoolError("a part of it is not readable")
+        raise SpoolError(say("spool-unreadable"))
     return found
 
 

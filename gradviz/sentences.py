@@ -160,6 +160,15 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "kept-other-version": "Line {line} of {path} is not a run of this version ({why}): move the file away or mend that line.",
     "kept-need-mnist": "The runs of the article's length need MNIST: {why}",
     "other-data-set": "{name} is another data set",
+    # web: what the live element asks amiss
+    "wire-no-step": "No step is recorded yet.",
+    "wire-step": "step must be from 0 to {last}.",
+    "wire-quantity": "quantity must be one of {names}.",
+    "wire-range": "low and high must be one of the ranges {ranges:list}.",
+    "wire-ends": "{low:g} to {high:g}",
+    "wire-whole": "{name} must be a whole number of 0 or more.",
+    "wire-number": "{name} must be a number.",
+    "wire-seen": "seen must be what the last answer said.",
     # diagnosis: the sentence
     "waits": "Waiting for the first step.",
     "never-began": "No step was recorded.",

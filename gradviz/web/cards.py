@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from gradviz.messages import say
 from gradviz.record import raster
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.recipe import Recipe
@@ -120,7 +121,7 @@ class Board:
         Raises WireError if `seen` is none.
         """
         if seen and not re.fullmatch(r"[0-9a-f]{8}-[0-9]{1,12}", seen, re.ASCII):
-            raise wire.WireError("seen must be what the last answer said.")
+            raise wire.WireError(say("wire-seen"))
         self._refresh()
         epoch, _dash, look = seen.partition("-")
         with self._swapping:

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from gradviz.messages import say
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.recipe import R, Recipe
 from gradviz.record.run import Run, Status
@@ -208,7 +209,7 @@ def _made(run: Run[R] | None, make: Callable[[Run[R]], bytes]) -> Response:
 def _whole(text: str, name: str) -> int:
     # isascii: "²" is a digit to Python, but not a number.
     if not (text.isascii() and text.isdigit() and len(text) <= 12):
-        raise wire.WireError(f"{name} must be a whole number of 0 or more.")
+        raise wire.WireError(say("wire-whole", name=name))
     return int(text)
 
 
@@ -216,4 +217,4 @@ def _number(text: str | float, name: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise wire.WireError(f"{name} must be a number.") from None
+        raise wire.WireError(say("wire-number", name=name)) from None

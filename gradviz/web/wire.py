@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gradviz.messages import Told, say
 from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.raster import MAX_ROWS, encode, means, pool
@@ -22,7 +23,7 @@ from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run, Status
 
 
-class WireError(ValueError):
+class WireError(Told, ValueError):
     """A request that cannot be answered; the message is one sentence that says what is allowed."""
 
 
@@ -114,7 +115,7 @@ def profile(run: Run[Recipe], step: int, **extra: Any) -> bytes:
     """
     history = run.history.snapshot()
     if not 0 <= step < history.steps:
-        raise WireError(f"step must be from 0 to {history.steps - 1}." if history.steps else "No step is recorded yet.")
+        raise WireError(say("wire-step", last=history.steps - 1) if history.steps else say("wire-no-step"))
     column = history.column_of(step)
     header = {
         "id": run.id,
@@ -162,11 +163,10 @@ def _plain(value: Any) -> Any:
 
 def _check(quantity: str, low: float, high: float) -> None:
     if quantity not in QUANTITIES:
-        raise WireError(f"quantity must be one of {', '.join(QUANTITIES)}.")
+        raise WireError(say("wire-quantity", names=", ".join(QUANTITIES)))
     ranges = QUANTITIES[quantity].ranges
     if (low, high) not in ranges:
-        pairs = ", ".join(f"{a:g} to {b:g}" for a, b in ranges)
-        raise WireError(f"low and high must be one of the ranges {pairs}.")
+        raise WireError(say("wire-range", ranges=[say("wire-ends", low=a, high=b) for a, b in ranges]))
 
 
 def column_means(series: np.ndarray, first: int, stride: int) -> np.ndarray:

@@ -25,8 +25,14 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "limit-runs": "This server keeps {most:,} runs, and these are all of today: delete some first.",
     "limit-unsaved": "The runs that cannot be written have used up the memory for them: {reason}",
     "queue-full": "Too many runs wait already ({most}): wait until some have ended.",
-    "queue-yours": "{count} runs of yours wait already: wait until some have ended, or stop some.",
-    "queue-network": "{count} runs from your network wait already: wait until some have ended.",
+    "queue-yours": (
+        "{n} run of yours waits already: wait until it has ended, or stop it.",
+        "{n} runs of yours wait already: wait until some have ended, or stop some.",
+    ),
+    "queue-network": (
+        "{n} run from your network waits already: wait until it has ended.",
+        "{n} runs from your network wait already: wait until some have ended.",
+    ),
     "sweeps-yours": "You have {count} sweeps and lessons going on: wait for one, or stop one.",
     "desk-full": "The server is busy: {count} wishes like this one wait already. Try again in {seconds} s.",
     "desk-slow": "The server is busy with other people's wishes. Try again in {seconds} s.",
@@ -63,7 +69,10 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "not-kept-yet": "In memory, but not kept yet: {live} runs that go on and {ended} that have ended.",
     "sweep-unkept": "The sweep goes on, but would not survive a restart: {reason}.",
     "sweep-back": "The sweep is removed, but would be back after a restart: {reason}.",
-    "sweeps-unreadable": "{count} kept sweeps could not be read and are left as they are: {which}.",
+    "sweeps-unreadable": (
+        "{n} kept sweep could not be read and is left as it is: {which}.",
+        "{n} kept sweeps could not be read and are left as they are: {which}.",
+    ),
     "class-unkept": "Names and the teacher's choices would not survive a restart: {reason}.",
     "class-unreadable": "The file of names and of the teacher's choices could not be read; it is kept as {name}.",
     # settings of the server
@@ -204,7 +213,7 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "loss-above-chance": "the loss is {loss:loss}, above chance ({chance:.2f})",
     "pace": "at this pace it needs {steps:ratio} steps to change its weights by their own size",
     "pace-none": "a step does not change its float32 weights at all",
-    "layer-and-more": "{layer} (and {more} more)",
+    "layer-and-more": ("{layer} (and {n} more)", "{layer} (and {n} more)"),  # alike in English alone
     # diagnosis: what was measured
     "measured-gradient": "Weight gradient (rms): {a:number} in {front}, {b:number} in {back}.",
     "measured-gradient-ratio": "Weight gradient (rms): {a:number} in {front}, {b:number} in {back}; ratio {ratio:ratio}.",
@@ -219,12 +228,20 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "measured-no-update": "Update: a step does not change a single float32 weight of {front}.",
     "measured-treatment": "Treatment: {treatment} turns the {a:number} of {front} into {b:number} before the step.",
     "measured-adam": "Adam: {g:number} against its eps of {eps:number1} leaves g/(g + eps) = {share:number} of a full step.",
-    "measured-zeros": "Exact zeros: every gradient entry of {count} layers is 0; the next, {alive}, has {g:number}.",
-    "measured-zeros-all": "Exact zeros: every gradient entry of {count} layers is 0.",
+    "measured-zeros": (
+        "Exact zeros: every gradient entry of {n} layer is 0; the next, {alive}, has {g:number}.",
+        "Exact zeros: every gradient entry of {n} layers is 0; the next, {alive}, has {g:number}.",
+    ),
+    "measured-zeros-all": (
+        "Exact zeros: every gradient entry of {n} layer is 0.",
+        "Exact zeros: every gradient entry of {n} layers is 0.",
+    ),
     "measured-dead": "Dead: {layer} hands on exactly 0 for every input.",
     "measured-silent": "Silent: {layer} hands on exactly 0 for every input.",
-    "measured-saturation": "Saturation: {count} layers hand on an rms from {low:number} to {high:number}, where 0.5 is the "
-    "middle.",
+    "measured-saturation": (
+        "Saturation: {n} layer hands on an rms from {low:number} to {high:number}, where 0.5 is the middle.",
+        "Saturation: {n} layers hand on an rms from {low:number} to {high:number}, where 0.5 is the middle.",
+    ),
     "measured-activation": "Activation (rms): {a:number} in {front}, {b:number} in {back}, {c:number} in {last}.",
     # diagnosis: when it turned
     "turn-nonfinite": "The first inf or nan.",
@@ -249,11 +266,15 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "lenet-measured-factor": "A line through its log gives a factor of {factor:.3g} per convolution.",
     "lenet-measured-loss-chance": "Loss: {loss:loss}, mean of steps {first} to {last}; a guess among ten classes has "
     "{chance:.3f}.",
-    "lenet-measured-zeros": "Exact zeros: every gradient entry of {count} block convolutions is 0; the next, {alive}, has "
-    "{g:number}.",
+    "lenet-measured-zeros": (
+        "Exact zeros: every gradient entry of {n} block convolution is 0; the next, {alive}, has {g:number}.",
+        "Exact zeros: every gradient entry of {n} block convolutions is 0; the next, {alive}, has {g:number}.",
+    ),
     "lenet-measured-dead": "Dead: {layer} hands on exactly 0 for every image.",
-    "lenet-measured-saturation": "Saturation: {count} block convolutions hand on an rms from {low:number} to {high:number}, "
-    "where 0.5 is the middle.",
+    "lenet-measured-saturation": (
+        "Saturation: {n} block convolution hands on an rms from {low:number} to {high:number}, where 0.5 is the middle.",
+        "Saturation: {n} block convolutions hand on an rms from {low:number} to {high:number}, where 0.5 is the middle.",
+    ),
     "lenet-measured-activation": "Activation (rms): {a:number} in {front}, {b:number} in {back}, {c:number} in the logits.",
     "lenet-turn-vanishes": "The gradient begins to vanish: more than 1000-fold from the last block to the first.",
     "lenet-turn-vanishes-no-longer": "The gradient no longer vanishes: less than 1000-fold from the last block to the first.",
@@ -328,17 +349,20 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     # the store
     "interrupted": "The server ended while this run was live; its records up to then are kept.",
     "records-lost": "Damaged in the file and left out: {what}.",
-    "lost-steps": "{count} of {all} steps",
-    "lost-columns": "{count} of {all} columns of layers",
-    "lost-others": "{count} tests and samples",
+    "lost-steps": ("{count} of {n} step", "{count} of {n} steps"),
+    "lost-columns": ("{count} of {n} column of layers", "{count} of {n} columns of layers"),
+    "lost-others": ("{n} test or sample", "{n} tests and samples"),
     "row-id": "no id",
     "row-recipe": "unknown settings",
     "row-status": "unknown status {status}",
     "row-created": "no time of creation",
     "row-steps": "no number of steps",
     "row-other-id": "the settings of another run",
-    "store-unreadable": "This version cannot read {count} of the kept runs and leaves them in the file as they are: {which}.",
-    "store-gaps": "Records of {count} kept runs are damaged in the file and left out: {which}.",
+    "store-unreadable": "This version cannot read {n} of the kept runs and leaves them in the file as they are: {which}.",
+    "store-gaps": (
+        "Records of {n} kept run are damaged in the file and left out: {which}.",
+        "Records of {n} kept runs are damaged in the file and left out: {which}.",
+    ),
     "store-unusable": "The file of runs {name} cannot be used: {why}.",
     "store-folder-unusable": "The folder {folder} cannot hold the runs: {why}.",
     "store-in-use": (
@@ -366,7 +390,10 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
         "read, and a second of records that lay there may be missing."
     ),
     "store-log-removed": "The log of the file of runs {name} was removed while the server ran; what was in it is kept.",
-    "store-written-anew": "The file of runs {name} was removed while the server ran; it was written anew, with its {count} runs.",
+    "store-written-anew": (
+        "The file of runs {name} was removed while the server ran; it was written anew, with its {n} run.",
+        "The file of runs {name} was removed while the server ran; it was written anew, with its {n} runs.",
+    ),
     "store-begun-anew": (
         "The file of runs {name} was removed while the server ran, and could not be read any more: {why}. A new one was begun."
     ),
@@ -376,12 +403,16 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     ),
     "store-list-damaged": "The list of runs in it was damaged too: there may have been more.",
     "store-met-damaged": (
-        "The file of runs was met damaged while the server ran and was opened anew; there are {count} runs in it, and what is in "
-        "memory is written into it."
+        "The file of runs was met damaged while the server ran and was opened anew; there is {n} run in it, and what is in "
+        "memory is written into it.",
+        "The file of runs was met damaged while the server ran and was opened anew; there are {n} runs in it, and what is in "
+        "memory is written into it.",
     ),
     "store-other-opened": (
-        "The file of runs {name} was replaced by another one while the server ran; {count} runs that the other one did not have "
-        "were brought over."
+        "The file of runs {name} was replaced by another one while the server ran; {n} run that the other one did not have "
+        "was brought over.",
+        "The file of runs {name} was replaced by another one while the server ran; {n} runs that the other one did not have "
+        "were brought over.",
     ),
     "sqlite-busy": "another program holds it locked",
     "sqlite-readonly": "it may not be written",

@@ -70,6 +70,36 @@ def test_both_sentences_of_a_plural_have_the_same_arguments_and_all_are_plain_na
             assert all(name.isidentifier() for name in names(template)), code
 
 
+@pytest.mark.parametrize(
+    ("code", "arguments", "one", "two"),
+    [
+        ("queue-yours", {}, "1 run of yours waits", "2 runs of yours wait"),
+        ("queue-network", {}, "1 run from", "2 runs from"),
+        ("sweeps-unreadable", {"which": "x"}, "1 kept sweep could", "2 kept sweeps could"),
+        ("layer-and-more", {"layer": "fc"}, "fc (and 1 more)", "fc (and 2 more)"),
+        ("measured-zeros", {"alive": "fc", "g": 1.0}, "of 1 layer is 0", "of 2 layers is 0"),
+        ("measured-zeros-all", {}, "of 1 layer is 0", "of 2 layers is 0"),
+        ("measured-saturation", {"low": 1.0, "high": 2.0}, "1 layer hands on", "2 layers hand on"),
+        ("lenet-measured-zeros", {"alive": "fc", "g": 1.0}, "of 1 block convolution is 0", "of 2 block convolutions is 0"),
+        ("lenet-measured-saturation", {"low": 1.0, "high": 2.0}, "1 block convolution hands", "2 block convolutions hand"),
+        ("lost-steps", {"count": 1}, "1 of 1 step", "1 of 2 steps"),
+        ("lost-columns", {"count": 1}, "1 of 1 column of", "1 of 2 columns of"),
+        ("lost-others", {}, "1 test or sample", "2 tests and samples"),
+        ("store-gaps", {"which": "x"}, "of 1 kept run are", "of 2 kept runs are"),
+        ("store-written-anew", {"name": "x"}, "its 1 run.", "its 2 runs."),
+        ("store-met-damaged", {}, "is 1 run in it", "are 2 runs in it"),
+        ("store-other-opened", {"name": "x"}, "1 run that the other one did not have was", "2 runs that"),
+    ],
+)
+def test_one_thing_is_told_as_one(code, arguments, one, two):
+    assert one in str(say(code, n=1, **arguments)) and two in str(say(code, n=2, **arguments))
+
+
+def test_every_plural_is_in_the_test_above():
+    (mark,) = test_one_thing_is_told_as_one.pytestmark
+    assert {row[0] for row in mark.args[1]} == {code for code, said in MESSAGES.items() if isinstance(said, tuple)}
+
+
 def test_every_message_that_is_said_is_in_the_table_with_its_arguments_and_every_row_is_said():
     """Read from the source: a code that is not written out where it is said is at least a string somewhere."""
     paths = [ROOT / "app.py", *(ROOT / "pages").glob("*.py"), *(ROOT / "gradviz").rglob("*.py")]

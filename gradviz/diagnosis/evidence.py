@@ -82,10 +82,10 @@ def _zeros(state: State, findings: Findings) -> Iterator[Message]:
         return
     alive = int(zeros[-1]) + 1
     if alive == len(state.names):
-        yield state.say("measured-zeros-all", count=len(zeros))
+        yield state.say("measured-zeros-all", n=len(zeros))
     else:
         gradient = float(state.recent["weight_grad_rms"][alive])
-        yield state.say("measured-zeros", count=len(zeros), alive=state.names[alive], g=gradient)
+        yield state.say("measured-zeros", n=len(zeros), alive=state.names[alive], g=gradient)
 
 
 def _silence(state: State, findings: Findings) -> Iterator[Message]:
@@ -98,7 +98,7 @@ def _silence(state: State, findings: Findings) -> Iterator[Message]:
 def _saturation(state: State, findings: Findings) -> Iterator[Message]:
     if len(state.saturated):
         rms = state.recent["activation_rms"][state.saturated]
-        yield state.say("measured-saturation", count=len(rms), low=float(rms.min()), high=float(rms.max()))
+        yield state.say("measured-saturation", n=len(rms), low=float(rms.min()), high=float(rms.max()))
 
 
 def _activation(state: State, findings: Findings) -> Iterator[Message]:

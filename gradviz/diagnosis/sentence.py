@@ -34,7 +34,7 @@ def some(state: State, rows: Sequence[int]) -> str | Message:
     """The first of these layers, and how many more there are."""
     if len(rows) == 1:
         return state.names[rows[0]]
-    return state.say("layer-and-more", layer=state.names[rows[0]], more=len(rows) - 1)
+    return state.say("layer-and-more", layer=state.names[rows[0]], n=len(rows) - 1)
 
 
 def _of_gradients(state: State, code: str) -> Message:

@@ -44,10 +44,10 @@ class Queue:
             raise Refused("queue", say("queue-full", most=self._places))
         mine = sum(client in job.run.clients for job in self.waiting)
         if client and mine >= max(1, _SHARE * self._places):
-            raise Refused("queue", say("queue-yours", count=mine))
+            raise Refused("queue", say("queue-yours", n=mine))
         there = sum(address in job.addresses for job in self.waiting)
         if client and there >= max(1, _SHARE_THERE * self._places):
-            raise Refused("queue", say("queue-network", count=there))
+            raise Refused("queue", say("queue-network", n=there))
 
     def hurries(self, client: str, addresses: Iterable[str]) -> bool:
         """Whether this person's first picture, or what he pressed, goes before the turns of others."""

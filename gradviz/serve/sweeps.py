@@ -397,4 +397,4 @@ def _read(folder: Path) -> tuple[list[tuple[Sweep, bool, tuple[str, ...]]], Mess
         known.append((sweep, bool(values.get("active")), tuple(map(str, people)) if isinstance(people, list) else ()))
     if not unreadable:
         return known, NOTHING
-    return known, say("sweeps-unreadable", count=len(unreadable), which=", ".join(unreadable[:5]))
+    return known, say("sweeps-unreadable", n=len(unreadable), which=", ".join(unreadable[:5]))

@@ -150,7 +150,7 @@ def written_anew(path: Path, old: sqlite3.Connection, marks: dict[Path, tuple[in
         with closing(sqlite3.connect(part)) as copy:
             old.backup(copy)
             count = copy.execute("SELECT count(*) FROM runs").fetchone()[0]
-        told = say("store-written-anew", name=str(path), count=count)
+        told = say("store-written-anew", name=str(path), n=count)
         part.rename(new)
     except sqlite3.DatabaseError as error:
         part.unlink(missing_ok=True)

@@ -198,9 +198,9 @@ class Parts(Generic[R]):
         missing = []
         for there, code in zip(self._there, ("lost-steps", "lost-columns"), strict=True):
             if gone := len(there) - int(there.sum()):
-                missing.append(say(code, count=gone, all=len(there)))
+                missing.append(say(code, count=gone, n=len(there)))
         if bad := max(self._bad, self._counts - len(self._tests) - len(self._samples)):
-            missing.append(say("lost-others", count=bad))
+            missing.append(say("lost-others", n=bad))
         return reduce(lambda one, other: say("both", first=one, second=other), missing) if missing else None
 
     def history(self) -> History:

@@ -89,7 +89,7 @@ class RunStore(Generic[R]):
         for code, found in (("store-unreadable", dict(self._unreadable)), ("store-gaps", dict(self._gaps))):
             if found:
                 which = _some([f"{id} ({what})" for id, what in found.items()])
-                told.append(say(code, count=len(found), which=which))
+                told.append(say(code, n=len(found), which=which))
         return told
 
     def tend(self, last: bool = False) -> None:

@@ -218,7 +218,7 @@ class StoreFile:
         self.db.close()
         self._take(opened(self.path, self._recipes))
         count = self.db.execute("SELECT count(*) FROM runs").fetchone()[0]
-        self._go_on(say("store-met-damaged", count=count) if self.told == told else NOTHING)
+        self._go_on(say("store-met-damaged", n=count) if self.told == told else NOTHING)
 
     def _begin_again(self) -> None:
         """Goes on in the file that has the name now, or in a new one, and brings over what the lost one held."""
@@ -257,7 +257,7 @@ class StoreFile:
         own.rename(put_by)  # closing the old one removes what has the name of its log
         old.close()
         put_by.rename(own)
-        self._go_on(say("store-other-opened", name=str(self.path), count=count))
+        self._go_on(say("store-other-opened", name=str(self.path), n=count))
 
     @contextmanager
     def _plainly(self) -> Iterator[None]:

@@ -152,7 +152,7 @@ def test_a_diagnosis_is_codes_and_numbers_that_survive_json_and_say_the_same_aft
 
 def test_a_deep_lenet_says_in_its_own_words_what_the_others_say_with_the_same_arguments():
     def arguments(code: str) -> set[str | None]:
-        return {name for _text, name, _spec, _conversion in string.Formatter().parse(MESSAGES[code])} - {None}
+        return {name for _text, name, _spec, _conversion in string.Formatter().parse("".join(MESSAGES[code]))} - {None}
 
     for code, own in OWN_WORDS.items():
         assert arguments(own) <= arguments(code), code

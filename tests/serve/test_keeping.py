@@ -331,7 +331,7 @@ def test_a_bad_part_costs_that_part_and_is_said(store: RunStore, table: str, dat
     assert np.isnan(loaded.history.loss[np.invert(there)]).all()
     there = [place != 6 or table != "columns" for place in range(10)]
     assert loaded.history.columns[there].tobytes() == run.history.columns[there].tobytes()
-    said = {"scalars": "4 of 10 steps", "columns": "1 of 10 columns", "samples": "1 tests and samples"}[table]
+    said = {"scalars": "4 of 10 steps", "columns": "1 of 10 columns", "samples": "1 test or sample"}[table]
     assert str(loaded.message) == f"By hand. Damaged in the file and left out: {said}{' of layers' * (table == 'columns')}."
     assert loaded.history.samples == [] and run.id in store.notice
 

@@ -150,7 +150,7 @@ def test_a_flipped_bit_in_a_sample_costs_that_sample(tmp_path: Path) -> None:
         value[7] ^= 4
         store.file.db.execute(f"UPDATE samples SET {column} = ? WHERE step = 1", (bytes(value),))
         loaded = store.load(run.id)
-        assert [part.step for part in loaded.history.samples] == [0, 5] and "1 tests and samples" in str(loaded.message)
+        assert [part.step for part in loaded.history.samples] == [0, 5] and "1 test or sample" in str(loaded.message)
     store.close()
 
 
@@ -159,7 +159,7 @@ def test_a_test_that_is_missing_is_said(tmp_path: Path) -> None:
     store.save(run)
     store.file.db.execute("DELETE FROM tests WHERE step = 5")
     loaded = store.load(run.id)
-    assert [step for step, _accuracy in loaded.history.tests] == [0, 10] and "1 tests and samples" in str(loaded.message)
+    assert [step for step, _accuracy in loaded.history.tests] == [0, 10] and "1 test or sample" in str(loaded.message)
     store.close()
 
 

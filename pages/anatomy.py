@@ -4,7 +4,7 @@ import numpy as np
 import streamlit as st
 
 from gradviz.charts import anatomy as charts_anatomy
-from gradviz.lenet.config import RunConfig
+from gradviz.lenet.config import config_of
 from gradviz.lenet.diagnosis import diagnose
 from gradviz.lenet.theory.predict import predict
 from gradviz.record import reading
@@ -37,7 +37,7 @@ manager = server().manager
 
 def chosen_run() -> Summary | None:
     summaries = [summary for summary in manager.list() if summary.steps]
-    labels = {summary.id: f"{summary.recipe.title} — {_(str(summary.status))}, {progress(summary)}" for summary in summaries}
+    labels = {summary.id: f"{summary.recipe.title} — {_(str(summary.status))}, {summary.progress}" for summary in summaries}
     wanted = st.session_state.get(controls.RUN)
     if not labels:
         st.info(_("No run has recorded a step yet. Start one in the Lab; its anatomy is then here."), icon=":material/info:")
@@ -51,11 +51,6 @@ def chosen_run() -> Summary | None:
         for key in (STEP, LAYER, PLAYING):
             st.session_state.pop(key, None)
     return next(summary for summary in summaries if summary.id == picked)
-
-
-def progress(summary: Summary) -> str:
-    """'20/300', or '20' where nobody knows how many there will be."""
-    return str(summary.steps) if summary.recipe.steps is None else f"{summary.steps}/{summary.recipe.steps}"
 
 
 def recorded_steps(history: History) -> list[int]:
@@ -152,7 +147,8 @@ def sampled_at(sample: AnatomySample, column: int, history: History) -> str:
 
 
 def profile(run: Run, history: History, column: int) -> None:
-    prediction = predict(run.recipe) if column == 0 and isinstance(run.recipe, RunConfig) else None
+    config = config_of(run)
+    prediction = predict(config) if column == 0 and config else None
     predicted = prediction is not None and bool(np.isfinite(prediction.weight_grad_rms).any())
     figure = charts_anatomy.profile_figure(history, column, run.recipe.layout.names, prediction if predicted else None)
     figure_panel(figure, "profile", _("Gradient sizes over depth"), run.id)
@@ -335,18 +331,13 @@ def three_digits(value: float) -> str:
     return _("not defined") if np.isnan(value) else number(value, 3)
 
 
-def config_of(run_id: str) -> RunConfig | None:
-    run = manager.get(run_id)
-    return run.recipe if run and isinstance(run.recipe, RunConfig) else None
-
-
-controls.open_session(config_of)
+controls.open_session(lambda run_id: config_of(manager.get(run_id)))
 st.title(_("Anatomy of a run"), anchor=False)
 run = chosen_run()
 if run is not None:
     query = st.query_params.get("view", "")
     st.session_state.setdefault(VIEW, query if query in VIEWS else "layers")
-    views = list(VIEWS) if isinstance(run.recipe, RunConfig) else list(OF_ANY_NET)
+    views = list(VIEWS) if config_of(run) else list(OF_ANY_NET)
     if st.session_state[VIEW] not in views:
         st.session_state[VIEW] = "layers"
     st.segmented_control(_("View"), views, key=VIEW, format_func=VIEWS.get, label_visibility="collapsed", required=True)

@@ -3,6 +3,7 @@
 import streamlit as st
 
 from gradviz.charts.sweeps import border_figure
+from gradviz.lenet.config import config_of
 from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.lenet.outcome import JUDGED, OUTCOMES
 from gradviz.serve.classroom import ClassSweep
@@ -181,7 +182,7 @@ def to_cards() -> None:
 
 def border(summaries: list) -> None:
     st.subheader(_("The border of trainability, by this class"), anchor=False)
-    sweep = ClassSweep.of(summary.recipe for summary in summaries if not summary.status.live)
+    sweep = ClassSweep.of(config for summary in summaries if not summary.status.live and (config := config_of(summary)))
     results = {config: found for config, found in sweeps.results(sweep).items() if found.outcome in JUDGED}
     if not results:
         st.caption(_("Each of the class's runs becomes a point here once it has ended."))
@@ -219,7 +220,8 @@ def everybody() -> None:
 
 if run := manager.get(st.session_state.pop(OPEN, "")):
     st.session_state[controls.RUN] = run.id
-    controls.set_config(run.recipe)
+    if config := config_of(run):
+        controls.set_config(config)
     st.switch_page("../../pages/lab.py")
 if classroom.WALL in st.query_params:
     wall(st.query_params[classroom.WALL] or room.wall)

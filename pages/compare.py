@@ -15,7 +15,7 @@ from gradviz.charts.runs import (
     profile_figure,
     quantity_name,
 )
-from gradviz.lenet.config import FIELDS, ConfigError, RunConfig
+from gradviz.lenet.config import FIELDS, ConfigError, config_of
 from gradviz.lenet.diagnosis import CHANCE, diagnose
 from gradviz.lenet.naming import setting_text
 from gradviz.record.arithmetic import arithmetic_text
@@ -50,12 +50,12 @@ def choose(ids) -> None:
 
 @said_if_refused
 def start_changed(run_id: str, change: str) -> None:
-    base = manager.get(run_id)
-    if base is None or not isinstance(base.recipe, RunConfig):
+    base = config_of(manager.get(run_id))
+    if base is None:
         classroom.say(_("This run is no longer here."))
         return
     try:
-        if run := classroom.start(CHANGES[change](base.recipe)):
+        if run := classroom.start(CHANGES[change](base)):
             choose([*st.session_state[CHOSEN], run.id])
     except ConfigError as error:
         st.session_state["compare_refusal"] = str(error)
@@ -63,35 +63,35 @@ def start_changed(run_id: str, change: str) -> None:
 
 def names_of(runs) -> dict:
     """A name for each run, or summary of one, that says what tells it from the others."""
-    varied = varied_fields([run.recipe for run in runs])
+    varied = varied_fields(runs)
     return {
         f"{number} · " + (" · ".join(setting_text(name, getattr(run.recipe, name)) for name in varied) or run.recipe.title): run
         for number, run in enumerate(runs, 1)
     }
 
 
-def all_lenets(recipes) -> bool:
+def all_lenets(runs) -> bool:
     """Whether they can be told apart by their settings, and judged by what is known of such nets."""
-    return all(isinstance(recipe, RunConfig) for recipe in recipes)
+    return all(config_of(run) for run in runs)
 
 
-def varied_fields(recipes) -> list:
+def varied_fields(runs) -> list:
     """Names of the settings in which they differ; none where one of them has no such settings."""
-    return [name for name in FIELDS if len({getattr(recipe, name) for recipe in recipes}) > 1] if all_lenets(recipes) else []
+    return [name for name in FIELDS if len({getattr(run.recipe, name) for run in runs}) > 1] if all_lenets(runs) else []
 
 
 def label(summary) -> str:
-    seed = f" · {_('seed')} {summary.recipe.seed}" if isinstance(summary.recipe, RunConfig) else ""
+    config = config_of(summary)
+    seed = f" · {_('seed')} {config.seed}" if config else ""
     return f"{summary.recipe.title}{seed} · {summary.id[:4]}"
 
 
 def settings_table(runs: dict) -> None:
-    recipes = [run.recipe for run in runs.values()]
-    varied, rows = varied_fields(recipes), []
+    lenets, varied, rows = all_lenets(runs.values()), varied_fields(runs.values()), []
     for name, run in runs.items():
         history = run.history.snapshot()
         row = {_("run"): name.split(" · ")[0]}
-        row |= {} if all_lenets(recipes) else {_("net"): run.recipe.title}
+        row |= {} if lenets else {_("net"): run.recipe.title}
         row |= {_(FIELDS[field].spec.label): str(getattr(run.recipe, field)) for field in varied}
         row |= {
             _("status"): _(str(run.status)), _("steps"): history.steps,
@@ -101,10 +101,11 @@ def settings_table(runs: dict) -> None:
         }
         rows.append(row)
     st.table(pd.DataFrame(rows).set_index(_("run")))
-    if all_lenets(recipes):
+    if lenets:
+        first = next(iter(runs.values())).recipe
         same = [
-            setting_text(name, getattr(recipes[0], name)) for name, field in FIELDS.items()
-            if name not in varied and (name in ALWAYS_SAID or getattr(recipes[0], name) != field.default)
+            setting_text(name, getattr(first, name)) for name, field in FIELDS.items()
+            if name not in varied and (name in ALWAYS_SAID or getattr(first, name) != field.default)
         ]  # fmt: skip
         st.caption(_("In common: {settings}.").format(settings=" · ".join(same)))
     computed = {name.split(" · ")[0]: run.arithmetic for name, run in runs.items() if run.history.steps}
@@ -118,7 +119,7 @@ def settings_table(runs: dict) -> None:
 def pictures(runs: dict) -> None:
     ids = " ".join(run.id for run in runs.values())
     left, right = st.columns(2)
-    guess = all_lenets(run.recipe for run in runs.values())
+    guess = all_lenets(runs.values())
     with left:
         loss = loss_figure(runs, CHANCE if guess else None)
         figure_panel(loss, "loss", _("Training loss over steps"), f"{ids} {loss.layout.yaxis.type}")
@@ -181,7 +182,7 @@ elif len(chosen) < 2:
 if chosen:
     named = names_of(chosen)
     recipes = [summary.recipe for summary in chosen]
-    if bases := [name for name, summary in named.items() if isinstance(summary.recipe, RunConfig)]:
+    if bases := [name for name, summary in named.items() if config_of(summary)]:
         with st.container(horizontal=True, vertical_alignment="bottom"):
             base = st.selectbox(_("A new run: the same as this one, but …"), bases, key="compare_base", width=320)
             for change in CHANGES:

@@ -6,11 +6,11 @@ from dataclasses import replace
 import streamlit as st
 
 from gradviz.lenet import codegen
-from gradviz.lenet.config import RunConfig
+from gradviz.lenet.config import RunConfig, config_of
 from gradviz.lenet.diagnosis import diagnose
 from gradviz.lenet.net import parameter_count
 from gradviz.lenet.theory.predict import critical_range, depth_marks, predict
-from gradviz.record.arithmetic import arithmetic_text, other_arithmetic
+from gradviz.record.arithmetic import Arithmetic, arithmetic_text, other_arithmetic
 from gradviz.record.run import Run, Status
 from gradviz.serve.manager import AFRESH
 from gradviz.ui import classroom, controls
@@ -159,6 +159,24 @@ def _diagnosis(run_id: str) -> None:
         st.button(_("Set it up"), key="next", icon=":material/arrow_forward:", on_click=controls.set_config, args=(config,))
 
 
+def otherwise_computed(run: Run) -> str:
+    """A sentence if this server would compute the run otherwise; empty if it would not, or if that cannot be known."""
+    config = config_of(run)
+    return other_arithmetic(run.arithmetic, manager.arithmetic(config)) if config and manager.arithmetic else ""
+
+
+def program(config: RunConfig, same: Run | None) -> tuple[str, Arithmetic | None]:
+    """Its text, and with what it prints the losses digit for digit that the run of these settings has, or will have; None if
+    that is not known."""
+    if same is not None and same.history.steps:
+        arithmetic = same.arithmetic
+    else:
+        arithmetic = manager.arithmetic(config) if manager.arithmetic else None
+    if manager.arithmetic is None or (arithmetic and not arithmetic.torch):  # another engine need not do what the program does
+        return codegen.code(config, own=False), None
+    return codegen.code(config, arithmetic), arithmetic
+
+
 def downloads(run: Run) -> None:
     labels = {
         "layers.csv": _("Layers as CSV"), "layers.parquet": _("Layers as Parquet"),
@@ -175,7 +193,7 @@ def earlier_runs() -> None:
     summaries = manager.list()
     if not summaries:
         return
-    labels = {summary.id: f"{summary.recipe.title} — {_(str(summary.status))}, {summary.steps}/{summary.recipe.steps}"
+    labels = {summary.id: f"{summary.recipe.title} — {_(str(summary.status))}, {summary.progress}"
               for summary in summaries}
     with st.sidebar:
         st.subheader(_("Runs on this server"))
@@ -190,11 +208,12 @@ def open_run() -> None:
     run = manager.get(st.session_state["open_run"] or "")
     if run is not None:
         show(run.id)
-        controls.set_config(run.recipe)
+        if config := config_of(run):
+            controls.set_config(config)
     st.session_state["open_run"] = ""
 
 
-controls.open_session(lambda run_id: run.recipe if (run := manager.get(run_id)) else None)
+controls.open_session(lambda run_id: config_of(manager.get(run_id)))
 st.title(_("See gradients vanish, explode, and recover"), anchor=False)
 controls.show_problems()
 wanted = controls.sidebar(classroom.locked())
@@ -215,11 +234,11 @@ if run is not None:
     if run.id != config.id:
         st.caption(_("On screen: {title}. The controls on the left set up the next run and do not touch this one.").format(
             title=run.recipe.title))
-    other = other_arithmetic(run.arithmetic, manager.arithmetic(run.recipe))
+    other = otherwise_computed(run)
     if run.arithmetic and other:
         st.info(as_text(other), icon=":material/memory:")  # before the numbers, for who has just joined the run
     live_panel(run, status=status)
-    if run.history.steps and not (run.arithmetic and other):
+    if run.history.steps and bool(run.arithmetic) != bool(other):
         st.caption(other or _("Computed with: {arithmetic}.").format(arithmetic=arithmetic_text(run.arithmetic)))
     diagnosis_words(run)
 if run is None or run.id != config.id:
@@ -232,15 +251,12 @@ with st.sidebar:
     classroom.name_field()
 
 with st.expander(_("The PyTorch code of these settings")):
-    same = run if run is not None and run.id == config.id else manager.get(config.id)
-    arithmetic = same and same.arithmetic or manager.arithmetic(config)
+    code, arithmetic = program(config, run if run is not None and run.id == config.id else manager.get(config.id))
     if arithmetic:
         st.caption(_(
             "Runs on its own. With {arithmetic}, it prints the losses of the run digit for digit; another processor, number of "
             "threads or PyTorch rounds sums otherwise, and the losses part sooner or later. A GPU need not repeat even its own."
         ).format(arithmetic=arithmetic_text(arithmetic)))  # fmt: skip
-    code = codegen.code(config, arithmetic)
-    same = None  # as run, below
     st.download_button(_("Download the code"), code, f"gradviz-{config.id}.py", "text/x-python", on_click="ignore")
     st.code(code, language="python")
 if run is not None and run.history.steps:

@@ -41,20 +41,21 @@ _TREATMENT = {
 }
 
 
-def code(config: RunConfig, arithmetic: Arithmetic | None = None) -> str:
+def code(config: RunConfig, arithmetic: Arithmetic | None = None, own: bool = True) -> str:
     """Python text that needs torch, and scikit-learn for the built-in digits or torchvision for a download.
 
     It does what the Trainer does with the same random numbers in the same order: on the same processor, with the same
     number of threads and PyTorch, it prints the same losses to the last digit. `arithmetic` is what the run was
-    computed with: the program takes its number of threads, without it one, and says the rest.
+    computed with: the program takes its number of threads, without it one, and says the rest. Not `own`: the run is of
+    another engine than gradviz's Trainer, and its losses may be others.
     """
     title = f"{config.title}: a LeNet of {config.layers} layers and its training."
-    parts = [_header(config, title, arithmetic)]
+    parts = [_header(config, title, arithmetic, own)]
     parts += [part(config) for part in (_data, _block, _net, _initialisation, _loop)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _header(config: RunConfig, title: str, arithmetic: Arithmetic | None) -> str:
+def _header(config: RunConfig, title: str, arithmetic: Arithmetic | None, own: bool) -> str:
     if config.dataset == "digits":
         modules, needs = "import math\n", "Needs torch and scikit-learn, which brings the pictures."
         library = "from sklearn.datasets import load_digits\n"
@@ -64,11 +65,12 @@ def _header(config: RunConfig, title: str, arithmetic: Arithmetic | None) -> str
         needs = f"Needs torch. Reads {folder} from the folder GRADVIZ_DATA, else data; if absent, torchvision downloads it."
     device = _DEVICE.get(config.device, f'"{config.device}"')
     threads = arithmetic.threads if arithmetic else 1
+    as_many = "as many as the run: others" if own else "other numbers"
     return f'''\
 """{title}
 
 {needs}
-{_equality(config, arithmetic)}
+{_equality(config, arithmetic) if own else _OF_ANOTHER_ENGINE}
 """
 
 {modules}
@@ -77,9 +79,13 @@ import torch.nn.functional as F
 {library}from torch import nn
 
 device = {device}
-torch.set_num_threads({threads})  # as many as the run: others add up in another order, and each sum is rounded
+torch.set_num_threads({threads})  # {as_many} add up in another order, and each sum is rounded
 random = torch.Generator().manual_seed({config.seed})  # all randomness comes from here
 '''
+
+
+_OF_ANOTHER_ENGINE = """\
+Trains as gradviz does by itself. The trainings of this server are made by another engine, whose losses may be others."""
 
 
 def _equality(config: RunConfig, arithmetic: Arithmetic | None) -> str:

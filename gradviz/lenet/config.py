@@ -20,6 +20,10 @@ from gradviz.lenet.fields import ConfigError, Sentences, field_table, setting, t
 from gradviz.lenet.layout import layout
 from gradviz.messages import Message, say
 from gradviz.record.layout import Layout
+from gradviz.record.recipe import Recipe
+from gradviz.record.run import Run, Summary
+from gradviz.words import gettext as _
+from gradviz.words import ngettext
 
 MOST_BLOCKS, MOST_STEPS, MOST_BATCH = 1000, 100_000, 1024  # of one run
 
@@ -189,13 +193,14 @@ class RunConfig:
     @property
     def built(self) -> list[str]:
         """What is in its blocks beside convolutions: ['relu', 'batch norm', 'shortcut']."""
-        parts = [self.activation] + ["batch norm"] * self.batch_norm + [f"{self.other_norm} norm"] * (self.other_norm != "none")
-        return parts + ["shortcut"] * self.shortcut + [f"{self.branch_scale} branch"] * (self.branch_scale != "one")
+        parts = [self.activation] + [_("batch norm")] * self.batch_norm
+        parts += [_("{kind} norm").format(kind=self.other_norm)] * (self.other_norm != "none") + [_("shortcut")] * self.shortcut
+        return parts + [_("{scale} branch").format(scale=self.branch_scale)] * (self.branch_scale != "one")
 
     @property
     def title(self) -> str:
         """One short line such as '12 blocks · sigmoid · batch norm · ±0.5 · adam 0.001'."""
-        parts = [f"{self.blocks} block{'s' * (self.blocks != 1)}", *self.built]
+        parts = [ngettext("{n} block", "{n} blocks", self.blocks).format(n=self.blocks), *self.built]
         parts += [self.init] * (self.init != "default")
         parts += [f"±{self.init_range:g}"] if self.init_range is not None else []
         parts += [f"{self.treatment} {self.threshold:g}"] if self.treatment != "none" else []
@@ -343,5 +348,10 @@ PRESETS: dict[str, Preset] = {
         dict(activation="sigmoid", treatment="feedback", threshold=1e-3),
     ),
 }
+
+def config_of(run: Run[Recipe] | Summary[Recipe] | None) -> RunConfig | None:
+    """The settings of a deep LeNet's run; None for another net's, and for no run."""
+    return run.recipe if run is not None and isinstance(run.recipe, RunConfig) else None
+
 
 READERS = {"": RunConfig.from_dict}  # what RunStore reads recipes with: a kept config names no kind

@@ -15,11 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gradviz.lenet.config import FIELDS, RunConfig
+from gradviz.lenet.config import FIELDS, RunConfig, config_of
 from gradviz.lenet.fields import ConfigError
 from gradviz.lenet.naming import remedy_name, setting_text
 from gradviz.lenet.outcome import WINDOW
 from gradviz.messages import say
+from gradviz.record.recipe import Recipe
 from gradviz.record.run import Summary
 
 AXES = ("blocks", "init_range", "lr")  # what may be varied
@@ -104,9 +105,10 @@ def cost(config: RunConfig) -> float:
     return config.batch_size * (_FIXED_BLOCKS + config.blocks * (_NORM_COST if config.batch_norm else 1.0))
 
 
-def measured_rate(summaries: Iterable[Summary[RunConfig]]) -> float | None:
+def measured_rate(summaries: Iterable[Summary[Recipe]]) -> float | None:
     """Seconds per unit of `cost`, the median of what the newest runs took here; None if none has trained long enough."""
-    rates = [s.seconds / s.steps / cost(s.recipe) for s in itertools.islice(summaries, 50) if s.steps >= WINDOW and s.seconds > 0]
+    newest = itertools.islice(((run, config) for run in summaries if (config := config_of(run))), 50)
+    rates = [run.seconds / run.steps / cost(config) for run, config in newest if run.steps >= WINDOW and run.seconds > 0]
     return statistics.median(rates) if rates else None
 
 

@@ -20,7 +20,7 @@ class Arithmetic:
     processor: str  # "AVX512 x86_64 AuthenticAMD": of the kernels PyTorch has chosen and of the machine; of a GPU its name
     held: str  # "ONEDNN_MAX_CPU_ISA=SSE41": the environment variables that hold it to less, sorted; mostly empty
     threads: int  # of the training, on the processor
-    torch: str  # "2.13.0+cpu"
+    torch: str  # "2.13.0+cpu"; empty of an engine that does without
 
     @property
     def repeatable(self) -> bool:
@@ -56,6 +56,8 @@ def arithmetic_text(arithmetic: Arithmetic | None) -> str:
     if arithmetic is None:
         return _("unknown arithmetic, not noted when it ran")
     held = f" ({arithmetic.held})" if arithmetic.held else ""
+    if not arithmetic.torch:
+        return f"{arithmetic.device}, {arithmetic.processor}{held}"
     if arithmetic.device != "cpu":
         text = _("{device}, {processor}{held}, PyTorch {torch}")
     elif arithmetic.threads == 1:

@@ -97,6 +97,11 @@ class Summary(Generic[R]):
     device: str
     message: Message
 
+    @property
+    def progress(self) -> str:
+        """'20/300', or '20' where nobody knows how many there will be."""
+        return str(self.steps) if self.recipe.steps is None else f"{self.steps}/{self.recipe.steps}"
+
     @classmethod
     def of(cls, run: Run[R]) -> Summary[R]:
         history = run.history.snapshot()

@@ -10,16 +10,16 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
-from gradviz.lenet.config import RunConfig
 from gradviz.lenet.diagnosis import diagnose
 from gradviz.record import export
+from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run
 
 ARCHIVE_BYTES = 1e9  # of one archive: some minutes of a core
 
 
 def archive(
-    runs: Iterable[Run[RunConfig]], names: Callable[[str], Iterable[str]], most_bytes: float = ARCHIVE_BYTES
+    runs: Iterable[Run[Recipe]], names: Callable[[str], Iterable[str]], most_bytes: float = ARCHIVE_BYTES
 ) -> Iterator[bytes]:
     """The runs as one zip file, piece by piece: runs.csv with a row for each, and a folder for each: config.json, steps.csv,
     layers.parquet.
@@ -45,9 +45,10 @@ def archive(
     yield sink.take()
 
 
-def _row(run: Run[RunConfig], names: Iterable[str]) -> dict[str, object]:
+def _row(run: Run[Recipe], names: Iterable[str]) -> dict[str, object]:
+    """A recipe that has more than single values, names of layers say, has them in its config.json alone."""
     history = run.history.snapshot()
-    return {
+    row: dict[str, object] = {
         "run": run.id,
         "names": ", ".join(names),
         "status": str(run.status),
@@ -58,5 +59,6 @@ def _row(run: Run[RunConfig], names: Iterable[str]) -> dict[str, object]:
         "created": datetime.fromtimestamp(run.created, UTC).isoformat(timespec="seconds"),
         "message": str(run.message),
         "computed_with": run.arithmetic.code if run.arithmetic else "unknown",
-        **run.recipe.to_dict(),
     }
+    single = {name: value for name, value in run.recipe.to_dict().items() if not isinstance(value, (list, tuple, dict))}
+    return row | {name: value for name, value in single.items() if name not in row}

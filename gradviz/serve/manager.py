@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from gradviz import machine
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.experiment import arithmetic_of, preview_images
+from gradviz.lenet.experiment import preview_images
 from gradviz.messages import Message
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import History, max_columns
@@ -66,6 +66,7 @@ class RunManager:
         self,
         store: RunStore[RunConfig],
         train: Train[RunConfig],
+        arithmetic: Callable[[RunConfig], Arithmetic | None] | None = None,
         workers: int = 1,
         threads: int = 1,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
@@ -74,12 +75,15 @@ class RunManager:
         memory_left: Callable[[], float | None] = machine.memory_left,
         clock: Callable[[], float] = time.monotonic,
     ):
-        """`train`: what makes a training: `trainer_on(shelf)`, a Nursery, any other. `threads`: processor threads of each.
+        """`train`: what makes a training: `trainer_on(shelf)`, a Nursery, any other. `arithmetic`: what a training of
+        a config computes with here, None if its device is not on this machine; without it nobody knows. `threads`: processor
+        threads of each.
 
         `slice`: seconds after which a run gives its worker to another that waits. `hold`: seconds for which a paused training
         keeps its memory, if nobody needs it before. `memory_left`: bytes, or None if that cannot be known. `clock`: seconds,
         for slices and looks.
         """
+        self.arithmetic = arithmetic
         self._store, self._threads, self._limits, self._memory_left = store, threads, limits, memory_left
         self._train = train
         self._troubles, self._refused = Troubles(), Counter[str]()
@@ -191,10 +195,6 @@ class RunManager:
         with self._lock:
             if job := self._jobs.all.get(id):
                 job.seen = self._jobs.clock()
-
-    def arithmetic(self, config: RunConfig) -> Arithmetic | None:
-        """What a training of this config would be computed with here; None if its device is not on this machine."""
-        return arithmetic_of(config, self._threads)
 
     def statistics(self) -> Statistics:
         with self._lock:

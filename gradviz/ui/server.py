@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.data import Shelf
-from gradviz.lenet.experiment import trainer_on
+from gradviz.lenet.experiment import arithmetic_of, trainer_on
+from gradviz.record.arithmetic import Arithmetic
 from gradviz.serve.classroom import Classroom
 from gradviz.serve.desk import Desk
 from gradviz.serve.manager import RunManager
@@ -57,13 +59,18 @@ class Once:
             self._built = None
 
 
-def build(train: Train[RunConfig] | None = None) -> Server:
-    """By the GRADVIZ_* variables. `train` makes the trainings in the place of those that GRADVIZ_TRAIN_IN names."""
+def build(
+    train: Train[RunConfig] | None = None, arithmetic: Callable[[RunConfig], Arithmetic | None] | None = None
+) -> Server:
+    """By the GRADVIZ_* variables. `train` makes the trainings in the place of those that GRADVIZ_TRAIN_IN names; then
+    `arithmetic` says what they compute with here (see RunManager), and without it nothing is said of their digits."""
     settings = Settings.from_environment()
     shelf = Shelf(settings.data, settings.download)
     store = RunStore(settings.store, READERS)
     nursery = Nursery(shelf, settings.threads) if settings.train_in == "process" and train is None else None
-    manager = RunManager(store, train or nursery or trainer_on(shelf), settings.workers, settings.threads, settings.limits)
+    if train is None:
+        train, arithmetic = nursery or trainer_on(shelf), partial(arithmetic_of, threads=settings.threads)
+    manager = RunManager(store, train, arithmetic, settings.workers, settings.threads, settings.limits)
     # One worker stays free of sweeps, for whoever presses Start.
     sweeps = SweepRunner(manager, settings.store / "sweeps", at_once=max(1, settings.workers - 1))
     classroom = Classroom(settings.store / "classroom.json", settings.pin)

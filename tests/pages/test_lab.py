@@ -1,8 +1,13 @@
 """The Lab page in every state, without a browser: what is offered, what is said, what a click does."""
 
 
+from functools import partial
+
 import idx
+import pytest
 import torch
+from puppets import Formula
+from recorded import ARITHMETIC
 from streamlit.testing.v1 import AppTest
 from timing import until
 from viewing import in_shell, keys, lab, text
@@ -12,7 +17,7 @@ from gradviz.lenet.experiment import training
 from gradviz.record.arithmetic import arithmetic_text
 from gradviz.record.history import History
 from gradviz.record.run import Run, Status
-from gradviz.ui.server import close_server, server
+from gradviz.ui.server import build, close_server, server
 
 CPU = torch.device("cpu")
 
@@ -61,6 +66,41 @@ def test_a_kept_run_of_other_arithmetic_is_joined_with_a_sentence_that_says_so(p
     assert "It was not noted what this run was computed with" in text(page) and not page.exception
     page = lab(seed="1")
     assert f"torch.set_num_threads({run.arithmetic.threads + 1})" in page.code[0].value
+
+
+PAPER = Formula.arithmetic
+
+
+def lab_after_a_run_of(engine: type[Formula], monkeypatch, arithmetic=None) -> AppTest:
+    close_server()
+    server.clear()
+    monkeypatch.setattr(server, "build", partial(build, engine, arithmetic))
+    page = lab()
+    page.button(key="start").click().run()
+    assert finished(page).device == "a formula"
+    page.run()
+    assert not page.exception
+    return page
+
+
+@pytest.mark.parametrize("noted, here", [(None, None), (PAPER, None), (ARITHMETIC, None), (PAPER, lambda config: PAPER)])
+def test_of_another_engines_digits_nothing_is_said_but_what_it_noted(page_server, monkeypatch, noted, here):
+    page = lab_after_a_run_of(type("Noting", (Formula,), {"arithmetic": noted}), monkeypatch, here)
+    shown = text(page)
+    for wrong in ("digit for digit", "digits may differ", "not on this machine", "not noted"):
+        assert wrong not in shown
+    assert ("Computed with: paper, a pencil." in shown) == (noted is PAPER) and ("omputed with" in shown) == (noted is not None)
+    code = page.code[0].value
+    assert "digit for digit" not in code and "made by another engine, whose losses may be others" in code
+
+
+def test_an_engine_that_says_that_it_computes_as_the_program_does_is_promised_the_same_digits(page_server, monkeypatch):
+    engine = type("Noting", (Formula,), {"arithmetic": ARITHMETIC})
+    page = lab_after_a_run_of(engine, monkeypatch, lambda config: ARITHMETIC)
+    assert f"With {arithmetic_text(ARITHMETIC)}, it prints the losses of the run digit for digit" in text(page)
+    run = finished(page)
+    run.arithmetic = None
+    assert "digit for digit" not in text(page.run()) and not page.exception  # nobody noted what with
 
 
 def test_a_live_run_can_be_paused_stepped_resumed_and_stopped(page_server):

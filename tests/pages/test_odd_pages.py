@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
 from dataclasses import replace
 
 import odd
+import pandas as pd
 import pytest
-from recorded import finished_run
-from viewing import keys, opened, text
+from asgi import ask
+from recorded import ARITHMETIC, finished_run
+from streamlit.testing.v1 import AppTest
+from viewing import QUICK, in_shell, keys, opened, text
 
 from gradviz.lenet.config import READERS, RunConfig
+from gradviz.lenet.lessons.catalogue import LESSONS
+from gradviz.serve.archive import archive
 from gradviz.ui.server import server
 
 LENET = RunConfig(activation="relu", blocks=1, batch_size=4, steps=20, dataset="digits")
@@ -69,3 +77,82 @@ def test_anatomy_of_an_odd_run_without_distributions_shows_its_profile(odd_serve
     odd_server.store.save(run)
     page = opened("anatomy", run="odd-9")
     assert not page.exception and "recorded without distributions" in text(page)
+
+
+def panels(page: AppTest, mode: str) -> list[dict]:
+    """What each element of our own got that is drawn in this mode."""
+    given = [json.loads(element.proto.json) for element in page.get("bidi_component")]
+    return [data for data in given if data.get("mode") == mode]
+
+
+def test_the_lab_shows_an_odd_run_by_its_link_and_leaves_the_controls_alone(odd_server):
+    page = in_shell("lab", run="odd-7f", **QUICK)
+    (live,) = panels(page, "live")
+    assert (live["id"], live["chance"]) == ("odd-7f", None)
+    assert "On screen: A net that somebody watched." in text(page) and page.number_input(key="control_blocks").value == 1
+    assert "omputed" not in " ".join(caption.value for caption in page.caption)  # nobody noted what with
+    assert {expander.label for expander in page.expander} >= {"The data of this run"}
+    page.session_state["diagnosis"] = True
+    page.run()
+    assert not page.exception and "Measured" in text(page) and "next" not in keys(page)
+    assert in_shell("lab", run="odd-7f").number_input(key="control_blocks").value == RunConfig().blocks
+
+
+def test_the_lab_says_what_an_odd_run_was_computed_with_and_not_what_this_server_would_compute_it_with(odd_server):
+    run = odd.odd_run(odd.OddRecipe("odd-9", "Noted"))
+    run.arithmetic = ARITHMETIC
+    odd_server.store.save(run)
+    page = in_shell("lab", run="odd-9", **QUICK)
+    assert "Computed with: processor AVX2 x86_64" in text(page) and "This machine" not in text(page)
+
+
+def test_the_lab_opens_an_odd_run_of_the_list_and_takes_no_settings_of_it(odd_server):
+    page = in_shell("lab", **QUICK)
+    box = page.selectbox(key="open_run")
+    assert "A net that somebody watched — finished, 6" in box.options and f"{LENET.title} — finished, 20/20" in box.options
+    box.select("odd-7f").run()
+    assert not page.exception and panels(page, "live")[0]["id"] == "odd-7f"
+    assert page.query_params["run"] in ("odd-7f", ["odd-7f"]) and page.number_input(key="control_batch_size").value == 8
+
+
+def test_the_class_has_the_odd_runs_among_its_cards_and_not_in_its_border(odd_server):
+    page = in_shell("classroom")
+    assert not page.exception and panels(page, "cards")[0]["ended"] == 3 and "What the outcomes mean" in str(page.expander)
+    page = in_shell("classroom", wall="odd-7f")
+    assert not page.exception and panels(page, "live")[0]["id"] == "odd-7f"
+    assert panels(page, "title")[0]["summary"] == "A net that somebody watched"
+
+
+def test_a_class_of_odd_runs_alone_has_no_border_yet(odd_server):
+    odd_server.manager.delete(LENET.id)
+    page = in_shell("classroom")
+    assert not page.exception and "becomes a point here once it has ended" in text(page)
+
+
+def test_open_on_an_odd_card_leads_to_the_lab_with_its_run(odd_server):
+    page = in_shell("classroom", {"class_open": "odd-7f"})
+    assert not page.exception and panels(page, "live")[0]["id"] == "odd-7f"
+
+
+@pytest.mark.parametrize("page, query", [("sweep", {}), ("lessons", {"lesson": next(iter(LESSONS))})])
+def test_what_runs_take_is_estimated_from_the_lenets_alone(odd_server, page, query):
+    odd_server.store.save(odd.odd_run(odd.OddRecipe("odd-9", "Long enough to be measured"), 30))
+    assert not in_shell(page, **query).exception
+
+
+def test_the_route_of_an_odd_runs_first_step_has_no_theory(odd_server):
+    import app  # here: it takes a second
+
+    odd_reply, lenet = (ask(app.app, f"/api/runs/{id}/profile", "step=0", host="localhost") for id in ("odd-7f", LENET.id))
+    assert (odd_reply.status, lenet.status) == (200, 200)
+    assert b'"theory":null' in odd_reply.body and b'"theory":{"weight_grad_rms":[' in lenet.body
+
+
+def test_the_archive_has_the_odd_runs_with_their_people_beside_a_lenet(odd_server):
+    made = b"".join(archive(odd_server.manager.each(), lambda run_id: ("Ann",)))
+    with zipfile.ZipFile(io.BytesIO(made)) as file:
+        rows = pd.read_csv(file.open("runs.csv")).set_index("run")
+        assert json.loads(file.read("odd-7f/config.json"))["names"] == list(odd.NAMES)
+        assert file.read("odd-7f/steps.csv").count(b"\n") == 1 + 6
+    assert set(rows.index) == {"odd-7f", "odd-8", LENET.id} and set(rows["names"]) == {"Ann"}
+    assert rows.loc["odd-8", "title"] == "Another net" and rows.loc[LENET.id, "blocks"] == 1

@@ -2,47 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from puppets import Formula
 from timing import until
 
 from gradviz.lenet.config import READERS, RunConfig
-from gradviz.record.arithmetic import Arithmetic
-from gradviz.record.history import StepRecord
-from gradviz.record.quantities import QUANTITIES
-from gradviz.record.run import Outcome, Status
+from gradviz.record.run import Status
 from gradviz.serve.manager import RunManager
 from gradviz.store.store import RunStore
 
 MANY = 100_000  # steps: more than a test waits for
-
-
-class Formula:
-    """The loss of step n is e to the power -n / 100; every number of a layer is n."""
-
-    device, arithmetic = "a formula", Arithmetic("paper", "a pencil", "", 1, "")
-
-    def __init__(self, config: RunConfig, interrupt: Callable[[], bool]):
-        self.config, self.interrupt = config, interrupt
-        self.outcome: Outcome | None = None
-
-    def __iter__(self) -> Iterator[StepRecord]:
-        for step in range(self.config.steps):
-            if self.interrupt():
-                self.outcome = Outcome(Status.STOPPED)
-                return
-            yield self._step(step)
-        self.outcome = Outcome(Status.FINISHED, test_accuracy=1.0)
-
-    def preview(self) -> StepRecord:
-        return self._step(0)
-
-    def _step(self, step: int) -> StepRecord:
-        layers = np.full((len(QUANTITIES), len(self.config.layout)), step, np.float32)
-        return StepRecord(step, float(np.exp(-step / 100)), 1.0, layers, seconds=float(step))
 
 
 @pytest.fixture
@@ -97,3 +70,13 @@ def test_runs_of_another_engine_take_turns_and_have_previews(store: RunStore) ->
     finally:
         manager.close()
     assert all(store.load(run.id).history.steps == run.history.steps for run in runs)
+
+
+def test_what_an_engine_computes_with_here_is_what_its_giver_says_and_else_unknown(manager: RunManager, store: RunStore) -> None:
+    assert manager.arithmetic is None
+    told = RunManager(store, Formula, lambda config: Formula.arithmetic if config.device == "auto" else None, workers=0)
+    try:
+        assert told.arithmetic is not None
+        assert (told.arithmetic(RunConfig()), told.arithmetic(RunConfig(device="cuda"))) == (Formula.arithmetic, None)
+    finally:
+        told.close()

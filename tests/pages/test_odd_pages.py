@@ -134,10 +134,10 @@ def test_open_on_an_odd_card_leads_to_the_lab_with_its_run(odd_server):
     assert not page.exception and panels(page, "live")[0]["id"] == "odd-7f"
 
 
-@pytest.mark.parametrize("page, query", [("sweep", {}), ("lessons", {"lesson": next(iter(LESSONS))})])
-def test_what_runs_take_is_estimated_from_the_lenets_alone(odd_server, page, query):
+@pytest.mark.parametrize("name, query", [("sweep", {}), ("lessons", {"lesson": next(iter(LESSONS))})])
+def test_what_runs_take_is_estimated_from_the_lenets_alone(odd_server, name, query):
     odd_server.store.save(odd.odd_run(odd.OddRecipe("odd-9", "Long enough to be measured"), 30))
-    assert not in_shell(page, **query).exception
+    assert not in_shell(name, **query).exception
 
 
 def test_the_route_of_an_odd_runs_first_step_has_no_theory(odd_server):

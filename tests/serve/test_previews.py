@@ -19,6 +19,7 @@ from gradviz.record.quantities import QUANTITIES
 from gradviz.train.training import Interrupted
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_preview_is_the_first_step_of_the_real_run(managed: Callable, shelf: Shelf) -> None:
     manager = managed()
     preview = manager.preview(SMALL)

@@ -87,6 +87,7 @@ def delta(
 
 def _state(run: Run[Recipe], status: Status, history: History) -> dict[str, Any]:
     """What a header says of the run itself."""
+    figures = _figures(history)
     return {
         "id": run.id,
         "created": run.created,
@@ -101,8 +102,8 @@ def _state(run: Run[Recipe], status: Status, history: History) -> dict[str, Any]
         "stride": history.stride,
         "layers": history.layers,
         "rows": min(history.layers, MAX_ROWS),
-        **_figures(history),
-        "seconds_left": _seconds_left(run, history) if status is Status.RUNNING else None,
+        **figures,
+        "seconds_left": _seconds_left(run, history, figures["ms_per_step"]) if status is Status.RUNNING else None,
     }
 
 
@@ -193,7 +194,7 @@ def _figures(history: History) -> dict[str, float | None]:
     }
 
 
-def _seconds_left(run: Run[Recipe], history: History) -> float | None:
-    pace = _figures(history)["ms_per_step"]
+def _seconds_left(run: Run[Recipe], history: History, pace: float | None) -> float | None:
+    """`pace`: milliseconds per step."""
     steps = run.recipe.steps
     return None if pace is None or steps is None else round((steps - history.steps) * pace / 1000, 1)

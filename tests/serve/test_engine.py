@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 from puppets import Formula
 from timing import until
 
-from gradviz.lenet.config import READERS, RunConfig
+from gradviz.lenet.config import RunConfig
 from gradviz.record.run import Status
 from gradviz.serve.manager import RunManager
 from gradviz.store.store import RunStore
 
 MANY = 100_000  # steps: more than a test waits for
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[RunStore]:
-    store = RunStore(tmp_path / "runs", READERS)
-    yield store
-    store.close()
 
 
 @pytest.fixture

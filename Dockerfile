@@ -28,7 +28,7 @@ COPY pages /app/pages
 COPY gradviz /app/gradviz
 COPY .streamlit /app/.streamlit
 COPY THIRD_PARTY.md /app/
-RUN python -m compileall -q /app
+RUN /venv/bin/pybabel --quiet compile -d /app/gradviz/locale -D gradviz && python -m compileall -q /app
 
 FROM ${BASE}
 # HOME: Streamlit wants a place for its own small files, and nothing but /tmp and /data can be written.

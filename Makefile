@@ -3,6 +3,7 @@
 # make test-others  does the same, and before it runs the tests that train under two other arithmetics
 # make audit  asks a public database whether a dependency has a known weakness
 # make lock   writes the hashes of what the container installs, and whose software that is
+# make words  gathers the texts for translators (gradviz/locale); compiles the translations
 # make base   writes the digest of today's base image into the Dockerfile; needs Docker and its registry
 # Plain sh and make 3.81 (macOS). Another Python: make run PYTHON=python3.12
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -11,15 +12,15 @@ VENV = .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run test test-others audit lock base install clean
+.PHONY: help run test test-others audit lock words base install clean
 
 help:
 	@sed -n 's/^# //p' Makefile
 
-run: $(VENV)/app.stamp
+run: $(VENV)/app.stamp $(VENV)/words.stamp
 	@exec $(BIN)/python -m streamlit run app.py
 
-test test-others: $(VENV)/app.stamp $(VENV)/tests.stamp
+test test-others: $(VENV)/app.stamp $(VENV)/words.stamp $(VENV)/tests.stamp
 	@$(BIN)/python tests/chromium.py
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
@@ -31,13 +32,17 @@ audit: $(VENV)/app.stamp
 lock: $(VENV)/app.stamp
 	@$(BIN)/python deploy/lock.py
 
+words: $(VENV)/app.stamp
+	@$(BIN)/python tests/catalogues.py
+	@$(BIN)/pybabel --quiet compile -d gradviz/locale -D gradviz
+
 base:
 	@name=$$(sed -n 's/^ARG BASE=\([^@]*\).*/\1/p' Dockerfile) && \
 	digest=$$(docker buildx imagetools inspect "$$name" --format '{{.Manifest.Digest}}') && \
 	sed "s|^ARG BASE=.*|ARG BASE=$$name@$$digest|" Dockerfile >Dockerfile.new && mv Dockerfile.new Dockerfile && \
 	grep '^ARG BASE=' Dockerfile
 
-install: $(VENV)/app.stamp
+install: $(VENV)/app.stamp $(VENV)/words.stamp
 
 clean:
 	rm -rf $(VENV)
@@ -55,4 +60,8 @@ $(VENV)/app.stamp: requirements.txt constraints.txt | $(VENV)/pyvenv.cfg
 
 $(VENV)/tests.stamp: requirements-dev.txt constraints.txt | $(VENV)/app.stamp
 	@$(INSTALL) -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/words.stamp: $(wildcard gradviz/locale/*/LC_MESSAGES/*.po) | $(VENV)/app.stamp
+	@$(BIN)/pybabel --quiet compile -d gradviz/locale -D gradviz
 	@touch $@

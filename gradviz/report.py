@@ -69,14 +69,15 @@ class Report:
     def border_results(self) -> dict[RunConfig, Result]:
         return {run.recipe: result(run) for run in self.borders}
 
-    def text(self, pictures: Iterable[str]) -> str:
-        """Markdown. `pictures`: names of the files that exist in the folder beside it."""
+    def text(self, pictures: Iterable[str], beside: Iterable[str] = ()) -> str:
+        """Markdown. `pictures`: names of the files that exist in the folder beside it; `beside`: of those in its own."""
         pictures = set(pictures)
         everything = {run.id: run for run in self._runs()}
         seconds = sum(result(run).seconds for run in everything.values())
         lines = [
             "# The article's claims, put to the test",
             "",
+            *(["English · [简体中文](reproduction.zh-CN.md)", ""] if "reproduction.zh-CN.md" in beside else []),
             f"Written by `{self.command}`; every number and every verdict below is computed from the runs of that command. "
             f"{len(everything)} runs on {self.data}, {_made_with(everything.values()) or self.device}, "
             f"{seconds / 60:.0f} minutes of training in all. "

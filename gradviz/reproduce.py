@@ -332,7 +332,8 @@ def _write(report: Report, out: Path) -> Path:
     except RuntimeError as error:
         _say(str(error))
     path = out / "reproduction.md"
-    path.write_text(report.text(file.name for file in folder.glob("*.svg")), encoding="utf-8")
+    text = report.text((file.name for file in folder.glob("*.svg")), beside=[file.name for file in out.iterdir()])
+    path.write_text(text, encoding="utf-8")
     return path
 
 def _say(line: str) -> None:

@@ -43,9 +43,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.hostile import Hostile  # noqa: E402
+from gradviz.web.scripts import plotly_url, script_url  # noqa: E402
 from tests.running import Server  # noqa: E402
 
-SCRIPTS = ["live/plotly.js", *(f"live/{path.name}" for path in sorted((ROOT / "gradviz/web/static").glob("*.js")))]
 PAGES = ("lessons", "compare", "sweep", "anatomy", "classroom")
 START = ("Start", "Start afresh", "Show the run of these settings")  # whichever the page shows, a student presses it
 RUBBISH = (
@@ -282,7 +282,8 @@ class Viewer:
     async def _open(self, tab: Tab, page: str, query: str) -> None:
         began = time.monotonic()
         index = await self._get(f"/{page}?{query}", page=True)
-        for script in re.findall(r'(?:src|href)="\./(static/[^"]+)"', index.decode()) + SCRIPTS:
+        own = [script_url("classroom.js"), script_url("figure.js" if page else "live.js"), plotly_url()]
+        for script in re.findall(r'(?:src|href)="\./(static/[^"]+)"', index.decode()) + own:
             if script not in self._scripts:
                 await self._get(f"/{script}")
                 self._scripts.add(script)

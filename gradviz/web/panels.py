@@ -14,17 +14,17 @@ from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run, Status
 from gradviz.serve.previews import Preview
 from gradviz.web.cards import LOSS_TOP
-from gradviz.web.scripts import plotly_url, script_urls
+from gradviz.web.scripts import plotly_url, script_url
 from gradviz.web.texts import card_words, owners, unloaded, words
 
-# Streamlit sends this text at every mount, so it only fetches the real scripts, which the browser keeps. Streamlit may call
+# Streamlit sends this text at every mount, so it only fetches the real script, which the browser keeps. Streamlit may call
 # the returned clean-up late, after a newer call: whoever is not the newest does nothing.
 _STUB = """
 export default function (component) {
   const { data, parentElement: host } = component;
   const state = (host.gradviz ??= { calls: 0, part: null });
   const call = ++state.calls;
-  Promise.all(data.scripts.map((path) => import(new URL(path, document.baseURI).href))).then(([script]) => {
+  import(new URL(data.script, document.baseURI).href).then((script) => {
     if (state.calls === call) script.render(state, component);
   }, () => {
     host.textContent = data.unloaded;
@@ -50,7 +50,7 @@ def mount(
     component = st.components.v2.component(f"gradviz_{script.removesuffix('.js')}", js=_STUB, isolate_styles=False)
     # Streamlit knows a component's values by their callbacks.
     callbacks: dict[str, Any] = {f"on_{name}_change": call or _nothing for name, call in (triggers or {}).items()}
-    given = {"scripts": script_urls(script), "unloaded": unloaded(), **data}
+    given = {"script": script_url(script), "unloaded": unloaded(), **data}
     return component(key=key, data=given, width=width, height=height, **callbacks)
 
 

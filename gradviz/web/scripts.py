@@ -1,5 +1,5 @@
-"""The scripts that a page fetches: the modules of static/ and plotly.js. A browser keeps them for ever, for their address changes
-with them: all modules stand under one version, so that none is ever met by an older one that imports it."""
+"""The scripts that a page fetches: for each element of our own one, made of a module of static/ and all that it imports, and
+plotly.js. A browser keeps them for ever, for their address changes with them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import anyio
@@ -23,18 +24,13 @@ from gradviz.words import gettext as _
 _FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 _FOLDER = Path(__file__).with_name("static")
 _PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-_IMPORTED = re.compile(r'^(?:import|export)\b[^;"]*"\./(\w+\.js)";', re.MULTILINE)
+_IMPORT = re.compile(r'^import \{ ([^}]+) \} from "\./(\w+)\.js";$', re.MULTILINE)
+_EXPORT = re.compile(r"^export (?=async |class |const |function )", re.MULTILINE)
 
 
-def script_urls(name: str) -> list[str]:
-    """Addresses, relative to the page's base, of a module of static/ and of all that it imports, itself first.
-
-    Asked for together, they come in the time of one.
-    """
-    names, modules = [name], _modules()
-    for each in names:  # grows while it is read
-        names += [found for found in _IMPORTED.findall(modules[each].decode()) if found not in names]
-    return [f"live/{_version()}/{each}" for each in names]
+def script_url(name: str) -> str:
+    """Address, relative to the page's base, of a module of static/ with all that it imports."""
+    return f"live/{_version()}/{name}"
 
 
 def plotly_url() -> str:
@@ -43,39 +39,87 @@ def plotly_url() -> str:
 
 
 def script_routes() -> list[Route]:
-    """Serve what stands under the addresses above, and the modules without a version too, which nobody may then keep."""
-    modules, version, one = _modules(), _version(), anyio.CapacityLimiter(1)
+    """Serve what stands under the addresses above, and every module by itself without a version, which nobody may then keep."""
+    modules, scripts, version, one = _modules(), _scripts(), _version(), anyio.CapacityLimiter(1)
 
     async def module(request: Request) -> Response:
-        body = modules.get(request.path_params["name"])
-        asked = request.path_params.get("version")
-        if body is None or asked not in (None, version):
-            return refuse(404, _("There is no such script on this server."))
-        return Response(body, media_type="text/javascript", headers=_FOREVER if asked else NEVER)
+        text = modules.get(request.path_params["name"])
+        if text is None:
+            return _unknown()
+        return Response(text, media_type="text/javascript", headers=NEVER)
+
+    async def script(request: Request) -> Response:
+        both = scripts.get(request.path_params["name"])
+        if both is None or request.path_params["version"] != version:
+            return _unknown()
+        return _kept(*both) if _takes_gzip(request) else _kept(both[0])
 
     async def plotly_script(request: Request) -> Response:
-        if "gzip" not in request.headers.get("Accept-Encoding", ""):
-            return Response(_plotly(), media_type="text/javascript", headers=_FOREVER)
-        body = await anyio.to_thread.run_sync(_zipped_plotly, limiter=one)  # thirty first visitors: once
-        zipped = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
-        return Response(body, media_type="text/javascript", headers={**_FOREVER, **zipped})
+        if not _takes_gzip(request):
+            return _kept(_plotly())
+        return _kept(b"", await anyio.to_thread.run_sync(_zipped_plotly, limiter=one))  # thirty first visitors: once
 
     return [
         Route("/live/plotly.js", plotly_script),
         Route("/live/{name}", module),
-        Route("/live/{version}/{name}", module),
+        Route("/live/{version}/{name}", script),
     ]
 
 
+def _takes_gzip(request: Request) -> bool:
+    return "gzip" in request.headers.get("Accept-Encoding", "")
+
+
+def _kept(plain: bytes, zipped: bytes = b"") -> Response:
+    # Packed once per process: the server's own compression would spend its time on every visitor.
+    packed = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"} if zipped else {}
+    return Response(zipped or plain, media_type="text/javascript", headers={**_FOREVER, **packed})
+
+
+def _unknown() -> Response:
+    return refuse(404, _("There is no such script on this server."))
+
+
 @cache
-def _modules() -> Mapping[str, bytes]:
+def _modules() -> Mapping[str, str]:
     # Once per process: where every descriptor is taken, the pages go on.
-    return {path.name: path.read_bytes() for path in sorted(_FOLDER.glob("*.js"))}
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted(_FOLDER.glob("*.js"))}
+
+
+@cache
+def _scripts() -> Mapping[str, tuple[bytes, bytes]]:
+    """By name, plain and packed, whatever has a `render` for a page to call."""
+    modules = _modules()
+    made = {name: joined(modules, name).encode() for name, text in modules.items() if "export function render(" in text}
+    return {name: (body, gzip.compress(body, 9, mtime=0)) for name, body in made.items()}
+
+
+def joined(modules: Mapping[str, str], name: str) -> str:
+    """One module that does what `name` does with all that it imports: a request for each would wait its turn in a busy server.
+
+    Each of them is a function, so that what is called the same in two of them stays apart; what it is asked for it returns.
+    Raises graphlib.CycleError for modules that import each other.
+    """
+    found, order = [name], TopologicalSorter[str]()
+    asked: dict[str, set[str]] = {name: {"render"}}
+    for each in found:  # grows while it is read
+        order.add(each)
+        for names, other in _IMPORT.findall(modules[each]):
+            order.add(each, f"{other}.js")
+            asked.setdefault(f"{other}.js", set()).update(names.split(", "))
+            if f"{other}.js" not in found:
+                found.append(f"{other}.js")
+    parts = []
+    for each in order.static_order():
+        text = _IMPORT.sub(r"const { \1 } = $\2;", _EXPORT.sub("", modules[each]))
+        gives = ", ".join(sorted(asked[each]))
+        parts.append(f"const ${each.removesuffix('.js')} = (function () {{\n{text}return {{ {gives} }};\n}})();\n")
+    return "".join(parts) + f"export const {{ render }} = ${name.removesuffix('.js')};\n"
 
 
 @cache
 def _version() -> str:
-    return hashlib.sha256(b"\0".join(name.encode() + b"\0" + body for name, body in _modules().items())).hexdigest()[:12]
+    return hashlib.sha256(b"\0".join(name.encode() + b"\0" + body for name, (body, _) in _scripts().items())).hexdigest()[:12]
 
 
 @cache
@@ -85,5 +129,4 @@ def _plotly() -> bytes:
 
 @cache
 def _zipped_plotly() -> bytes:
-    # Once per process: the server's own compression would spend 0.2 s on every visitor.
     return gzip.compress(_plotly(), 6, mtime=0)

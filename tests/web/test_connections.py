@@ -24,7 +24,7 @@ from gradviz.web.cards import classroom_routes
 from gradviz.web.connections import Connections
 from gradviz.web.logs import OFTEN, PERIOD, Bounded
 from gradviz.web.routes import build_routes
-from gradviz.web.scripts import plotly_url, script_urls
+from gradviz.web.scripts import plotly_url, script_url
 
 MOST, BIG = 30, 30_000_000
 
@@ -142,7 +142,7 @@ def test_scripts_are_given_where_no_file_can_be_opened_any_more():
         for _ in range(3):  # what the loop of `ask` takes: all that are left
             held.pop().close()
         assert ask(app, "/live/live.js").status == ask(app, "/live/classroom.js").status == 200
-        assert ask(app, "/" + script_urls("live.js")[0]).status == 200
+        assert ask(app, "/" + script_url("live.js")).status == 200
     finally:
         for stream in held:
             stream.close()

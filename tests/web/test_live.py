@@ -10,6 +10,7 @@ import threading
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from graphlib import CycleError
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -28,11 +29,12 @@ from gradviz.record.run import Run, Status
 from gradviz.serve.previews import Preview
 from gradviz.web import panels, texts, wire
 from gradviz.web.routes import Described, build_routes
-from gradviz.web.scripts import plotly_url, script_urls
+from gradviz.web.scripts import joined, plotly_url, script_url
 
 T = TypeVar("T")
 STATIC = Path(wire.__file__).parent / "static"
-SCRIPT = "".join((STATIC / url.rpartition("/")[2]).read_text(encoding="utf-8") for url in script_urls("live.js"))
+MODULES = {path.name: path.read_text(encoding="utf-8") for path in STATIC.glob("*.js")}
+SCRIPT = joined(MODULES, "live.js")
 
 
 def a_record(step: int, layers: int, rng: np.random.Generator) -> StepRecord:
@@ -146,7 +148,7 @@ def test_pooling_keeps_every_layer_in_one_row_and_its_largest_value(layers):
 
 
 def test_the_script_reads_the_codes_that_are_written():
-    codes = dict(re.findall(r"([A-Z_]+) = (\d+)", re.search(r"^export const ZERO.*$", SCRIPT, re.M)[0]))
+    codes = dict(re.findall(r"([A-Z_]+) = (\d+)", re.search(r"^const ZERO.*$", SCRIPT, re.M)[0]))
     names = ("ZERO", "BELOW", "FIRST_LEVEL", "LEVELS", "ABOVE", "DENORMAL", "INFINITE", "NOT_A_NUMBER")
     assert codes == {name: str(getattr(raster, name)) for name in names}
 
@@ -460,10 +462,12 @@ def test_a_preview_that_failed_says_why():
 
 def test_scripts_may_be_kept_for_ever_because_their_address_changes_with_them():
     site = Site()
-    for address in {*script_urls("live.js"), *script_urls("classroom.js"), *script_urls("figure.js")}:
-        own = site.get("/" + address)
-        assert own.text == (STATIC / address.rpartition("/")[2]).read_text(encoding="utf-8")
-        assert "immutable" in own.headers["cache-control"] and own.headers["content-type"].startswith("text/javascript")
+    for name in ("live.js", "classroom.js", "figure.js", "motion.js", "download.js"):
+        for accepted in ("identity", "gzip"):
+            own = site.get("/" + script_url(name), accept_encoding=accepted)
+            text = (gzip.decompress(own.content) if "content-encoding" in own.headers else own.content).decode()
+            assert text == joined(MODULES, name) and ("content-encoding" in own.headers) == (accepted == "gzip")
+            assert "immutable" in own.headers["cache-control"] and own.headers["content-type"].startswith("text/javascript")
     plotly = site.get("/" + plotly_url(), accept_encoding="gzip")
     assert plotly.headers["content-encoding"] == "gzip" and int(plotly.headers["content-length"]) < 1_600_000
     plain = site.get("/" + plotly_url(), accept_encoding="identity")
@@ -472,16 +476,38 @@ def test_scripts_may_be_kept_for_ever_because_their_address_changes_with_them():
 
 
 def test_a_module_is_never_met_by_an_older_one_that_imports_it():
-    """All stand under one version, which relative imports keep; what has another version, or none, nobody may keep."""
+    """What a page fetches imports nothing; what has another version, or none, nobody may keep."""
     site = Site()
-    live, inner = script_urls("live.js")[0], script_urls("live.js")[1]
-    assert live.rpartition("/")[0] == inner.rpartition("/")[0] != "live"
+    for name in ("live.js", "classroom.js", "figure.js", "motion.js", "download.js"):
+        assert not re.search(r"^(import|export [^{]*from)\b|\bimport\(", joined(MODULES, name), re.MULTILINE)
     old = site.get("/live/0123456789ab/live.js")
     assert (old.status_code, old.text) == (404, "There is no such script on this server.")
     for name in ("live.js", "classroom.js"):
         plain = site.get(f"/live/{name}")
         assert plain.text == (STATIC / name).read_text(encoding="utf-8") and plain.headers["cache-control"] == "no-store"
     assert site.get("/live/routes.py").status_code == site.get("/live/none.js").status_code == 404
+
+
+def test_joined_modules_keep_what_is_called_the_same_apart_and_each_stands_there_once():
+    modules = {
+        "top.js": 'import { left } from "./left.js";\nimport { far, right } from "./right.js";\n\nexport function render() {}\n',
+        "left.js": 'import { far } from "./right.js";\nconst SAME = 1;\nexport const left = far + SAME;\n',
+        "right.js": "const SAME = 2;\nexport const right = SAME, far = 3;\nexport class Unused {}\n",
+    }
+    assert joined(modules, "top.js").splitlines() == [
+        "const $right = (function () {",
+        "const SAME = 2;", "const right = SAME, far = 3;", "class Unused {}",
+        "return { far, right };", "})();",
+        "const $left = (function () {",
+        "const { far } = $right;", "const SAME = 1;", "const left = far + SAME;",
+        "return { left };", "})();",
+        "const $top = (function () {",
+        "const { left } = $left;", "const { far, right } = $right;", "", "function render() {}",
+        "return { render };", "})();",
+        "export const { render } = $top;",
+    ]  # fmt: skip
+    with pytest.raises(CycleError):
+        joined(modules | {"right.js": 'import { left } from "./left.js";\n'}, "top.js")
 
 
 def test_javascript_stands_in_modules_but_for_the_stub_that_mounts_them():

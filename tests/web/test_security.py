@@ -14,7 +14,7 @@ from timing import Clock
 from gradviz.web import hosts
 from gradviz.web.guard import MAX_ADDRESS, Guard, headers
 from gradviz.web.routes import build_routes
-from gradviz.web.scripts import plotly_url, script_urls
+from gradviz.web.scripts import plotly_url, script_url
 
 
 async def _here(scope, receive, send):
@@ -67,7 +67,7 @@ def test_an_address_beyond_the_limit_or_a_request_with_content_is_refused_with_a
 def test_a_class_of_thirty_behind_one_address_is_never_refused():
     clock = Clock()
     guard = Guard(_here, clock=clock)
-    scripts = {url for name in ("live", "classroom", "figure", "motion", "download") for url in script_urls(f"{name}.js")}
+    scripts = {script_url(f"{name}.js") for name in ("live", "classroom", "figure", "motion", "download")}
     assert {ask(guard, f"/{url}").status for _ in range(30) for url in {*scripts, plotly_url()}} == {200}  # all at once
     for tenth in range(600):  # of a second
         clock.now = tenth / 10

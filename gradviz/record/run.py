@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
@@ -60,6 +61,9 @@ class Run(Generic[R]):
     deletion: BlockDeletion | None = None  # once finished, with shortcut
     clients: tuple[str, ...] = ()  # the people who asked for it; empty: work that nobody sits before
     arithmetic: Arithmetic | None = None  # None before it begins, and of runs kept before this was noted
+    # Of a watched net: layer -> quantity -> code of why it was not measured in the last look.
+    missing: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    overflows: int = 0  # of a watched net: steps that a scaler left out, as far as they were measured
 
     @property
     def id(self) -> str:

@@ -258,6 +258,7 @@ def _with_state(run: Run[Watched], state: dict[str, Any], writing: bool | None) 
     if isinstance(missing := state.get("missing"), dict):
         spool.missing = {name: why for name, why in missing.items() if isinstance(why, dict)}
     spool.every, spool.overflows = _whole(state.get("every"), 1), _whole(state.get("overflows"), 0)
+    run.missing, run.overflows = spool.missing, spool.overflows
     spool.share = float(share) if _is_small(share := state.get("share")) else None
     return spool
 

@@ -36,6 +36,9 @@ class Watched:
     entries: tuple[int, ...] = ()  # of each layer's weight
     tied: tuple[tuple[str, str], ...] = ()  # (layer, the one before it that is the same weight)
     optimizers: tuple[str, ...] = ()
+    outputs: tuple[int, ...] = ()  # entries of each layer's output at the first step; 0 where it was not seen
+    behind: tuple[str, ...] = ()  # of each layer what stands behind it: "relu", "tanh", "sigmoid", or "" for anything else
+    precisions: tuple[str, ...] = ()  # of each layer's weights: "float32"
 
     @property
     def steps(self) -> int | None:
@@ -46,6 +49,7 @@ class Watched:
         return {
             "kind": "watched", "id": self.id, "title": self.title, "layers": list(self.layout.names), "kinds": list(self.kinds),
             "entries": list(self.entries), "tied": [list(pair) for pair in self.tied], "optimizers": list(self.optimizers),
+            "outputs": list(self.outputs), "behind": list(self.behind), "precisions": list(self.precisions),
         }  # fmt: skip
 
     @classmethod
@@ -57,13 +61,17 @@ class Watched:
         tied = [tuple(_texts(pair)) for pair in _list(kept.get("tied", []))]
         if not (isinstance(kept.get("id"), str) and _ID.fullmatch(kept["id"]) and isinstance(kept.get("title"), str)):
             raise ValueError("no id or no title of a watched net")
-        entries = [entry for entry in _list(kept.get("entries", [])) if type(entry) is int and entry >= 0]
-        kinds = _texts(kept.get("kinds", []))
-        if not names or len(set(names)) != len(names) or {len(entries), len(kinds)} - {0, len(names)}:
+        entries, outputs = _counts(kept.get("entries", [])), _counts(kept.get("outputs", []))
+        kinds, behind, precisions = (_texts(kept.get(key, [])) for key in ("kinds", "behind", "precisions"))
+        of_layers = (entries, outputs, kinds, behind, precisions)
+        if not names or len(set(names)) != len(names) or {len(each) for each in of_layers} - {0, len(names)}:
             raise ValueError("the layers of a watched net do not fit together")
         pairs = tuple((pair[0], pair[1]) for pair in tied if len(pair) == 2)
         optimizers = tuple(_texts(kept.get("optimizers", [])))
-        return cls(kept["id"], kept["title"][:_LONGEST], Layout(tuple(names)), tuple(kinds), tuple(entries), pairs, optimizers)
+        return cls(
+            kept["id"], kept["title"][:_LONGEST], Layout(tuple(names)), tuple(kinds), tuple(entries), pairs, optimizers,
+            tuple(outputs), tuple(behind), tuple(precisions),
+        )  # fmt: skip
 
 
 def new_id() -> str:
@@ -129,6 +137,10 @@ def _list(kept: object) -> list[Any]:
     if not isinstance(kept, list):
         raise ValueError("a list is missing")
     return kept
+
+
+def _counts(kept: object) -> list[int]:
+    return [entry for entry in _list(kept) if type(entry) is int and entry >= 0]
 
 
 def _texts(kept: object) -> list[str]:

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from gradviz.train.behind import behind, mark
 from gradviz.train.lengths import Number, length, nonzero
 from gradviz.train.modules import Row, callers, find_rows, is_lazy_net
 
@@ -82,6 +83,7 @@ class Passes:
         self.seconds = 0.0  # of this thread, spent here while measuring
         self.calls: dict[int, None] = {}  # ids of modules in the order of their first calls, until `ordered`
         self.called: set[int] = set()  # ids of modules since the last step, while measuring
+        self.behind: dict[int, str] = {}  # id of a module -> what stands behind it, as far as it was seen until `ordered`
         self._model = weakref.ref(model)
         self._guard = guard
         self._on_touch = Hook(self._touched, owner)
@@ -143,16 +145,16 @@ class Passes:
     def _call(self, module: int, *_: object) -> None:
         self.calls.setdefault(module)
 
-    def _forward(self, module: int, called: nn.Module, _inputs: object, output: object) -> None:
+    def _forward(self, module: int, called: nn.Module, inputs: object, output: object) -> None:
         if torch._C._get_tracing_state() is not None:
             return
         if called.training and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
             self._open.clear()  # outside of any backward pass: one that is still open has died of an error
             self.begun = True
         if self.measuring:
-            self._timed(lambda: self._look(module, output))
+            self._timed(lambda: self._look(module, inputs, output))
 
-    def _look(self, module: int, output: object) -> None:
+    def _look(self, module: int, inputs: object, output: object) -> None:
         if self._lazy and (model := self._model()) is not None:
             self._find(model)
         self.called.add(module)
@@ -161,6 +163,10 @@ class Passes:
             return
         if type(z) not in (torch.Tensor, nn.Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(z):
             return  # a tensor of several machines or of another kind: what it holds here is not the layer's output
+        if self._first:
+            if found := behind(_first_tensor(inputs)):
+                self.behind.setdefault(*found)
+            mark(z, module)
         activation = (length(z.detach()), z.numel())
         arrived = partial(self._arrived, module, z.output_nr, activation, [])
         z.grad_fn.register_prehook(lambda gradients: self._timed(lambda: arrived(gradients)))

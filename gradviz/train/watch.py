@@ -217,6 +217,7 @@ class WatchedRun:
         if seen.table is not None:
             self.missing = seen.missing
             self.overflows += seen.overflows
+            run.missing, run.overflows = self.missing, self.overflows
             run.nonfinite_layer = run.nonfinite_layer or first_nonfinite(table, run.recipe.layout.names)
         seconds = time.perf_counter() - self._begin
         history.append(StepRecord(step, scores.get("loss", math.nan), scores.get("accuracy", math.nan), table, seconds))
@@ -241,6 +242,9 @@ class WatchedRun:
             entries=tuple(0 if row.weight is None else row.weight.numel() for row in rows),
             tied=tuple((row.name, row.tied) for row in rows if row.tied),
             optimizers=seen.held,
+            outputs=seen.outputs,
+            behind=tuple(watcher.passes.behind.get(id(row.user()), "") if not row.why else "" for row in rows),
+            precisions=tuple("" if row.weight is None else str(row.weight.dtype).removeprefix("torch.") for row in rows),
         )  # fmt: skip
         history = History(len(rows), max_columns(len(rows)), MEASURED)
         run = self.run = Run(recipe, history, Status.RUNNING, created=self._created)

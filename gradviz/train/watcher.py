@@ -30,6 +30,7 @@ class Seen:
     missing: Missing
     overflows: int  # steps before it, since the last one that was measured, that a scaler left out
     held: tuple[str, ...]  # classes of the optimisers
+    outputs: tuple[int, ...] = ()  # of the first step: entries of each layer's output, over all its calls; 0 if not seen
 
 
 @dataclass
@@ -245,7 +246,8 @@ class Watcher:
         self.passes.touch()
         self.passes.called.clear()
         self.passes.forget(k for k in range(len(rows)) if k not in step.collected)
-        return Seen(table[: len(MEASURED), self.order], why, overflows, self._classes())
+        outputs = () if self.steps else tuple(sum(n for _length, n in collected[k].activations) for k in self.order or ())
+        return Seen(table[: len(MEASURED), self.order], why, overflows, self._classes(), outputs)
 
     def _classes(self) -> tuple[str, ...]:
         return tuple(type(other).__name__ for known in self._known if (other := known()) is not None)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,11 @@ from gradviz.record.watched import ABSENT, FOLDED, MEASURED, Watched, fold, new_
 
 ROOT = Path(gradviz.__file__).parents[1]
 KINDS = ("Conv2d", "Linear", "Linear")
-NET = Watched(new_id(), "A net, SGD", Layout(("a.b", "c", "d#2")), KINDS, (9, 4, 4), (("d#2", "c"),), ("SGD",))
+BEHIND, PRECISIONS = ("relu", "", ""), ("float32", "bfloat16", "bfloat16")
+NET = Watched(
+    new_id(), "A net, SGD", Layout(("a.b", "c", "d#2")), KINDS, (9, 4, 4), (("d#2", "c"),), ("SGD",), (64, 8, 0), BEHIND,
+    PRECISIONS,
+)  # fmt: skip
 
 
 def steps(history: History, count: int, seed: int = 0) -> None:
@@ -54,6 +59,7 @@ def test_what_is_written_bit_by_bit_is_read_back_through_all_merges(tmp_path):
     spool = read_spool(writer.path)
     assert spool.run.recipe == NET and spool.run.status is Status.RUNNING and spool.run.created == 1.0e9
     assert (spool.every, spool.share, spool.missing) == (5, 0.02, {"c": {"signal_rms": "watch-frozen"}})
+    assert spool.run.missing == spool.missing and spool.run.overflows == 0
     writer.write(history, {"status": "failed", "message": say("watch-failed", kind="OSError").to_json()})
     writer.close()
     ended = read_spool(writer.path).run
@@ -288,6 +294,10 @@ def test_a_watched_net_says_what_it_is_as_json_and_back():
     kept = json.loads(json.dumps(NET.to_dict()))
     assert Watched.from_dict(kept) == NET
     assert Watched.from_dict({name: value for name, value in kept.items() if name != "kind"}) == NET  # as files had it before
+    before = {name: value for name, value in kept.items() if name not in ("outputs", "behind", "precisions")}
+    assert Watched.from_dict(before) == replace(NET, outputs=(), behind=(), precisions=())
     with pytest.raises(ValueError, match="kind"):
         Watched.from_dict(kept | {"kind": "odd"})
+    with pytest.raises(ValueError, match="fit together"):
+        Watched.from_dict(kept | {"outputs": [1]})
     assert NET.steps is None and NET.id.startswith("watched-") and new_id() != new_id()

@@ -567,3 +567,27 @@ def test_of_processes_that_train_together_the_first_records_the_gradient_of_the_
         assert {why for whys in spool.missing.values() for why in whys.values()} == {"watch-kind"}
     else:
         assert not found("signal_rms") and {whys["signal_rms"] for whys in spool.missing.values()} == {"watch-ranks"}
+
+
+class Ways(nn.Module):
+    """Relu behind norm and pool, tanh at once, a sigmoid that is given normed numbers, and gelu."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)
+        self.a, self.b, self.c, self.d = nn.Linear(18, 6), nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 10)
+
+    def forward(self, x):
+        h = F.max_pool2d(F.relu(self.norm(self.conv(x)), inplace=True), 2).flatten(1)
+        h = torch.sigmoid(F.layer_norm(self.b(torch.tanh(self.a(h))), [6]))
+        return self.d(F.gelu(self.c(h)))
+
+
+def test_what_stands_behind_a_layer_and_how_large_its_output_is_is_read_off_the_first_step(tmp_path):
+    torch.manual_seed(0)
+    recipe = plain_step(Ways(), tmp_path, loss_on(images())).run.recipe
+    assert dict(zip(recipe.layout.names, recipe.behind, strict=True)) == {
+        "conv": "relu", "a": "tanh", "b": "", "c": "", "d": "",
+    }  # fmt: skip
+    assert recipe.outputs == (4 * 2 * 36, 24, 24, 24, 40) and recipe.entries == (18, 108, 36, 36, 60)
+    assert recipe.precisions == ("float32",) * 5

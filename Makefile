@@ -4,6 +4,7 @@
 # make audit  asks a public database whether a dependency has a known weakness
 # make lock   writes the hashes of what the container installs, and whose software that is
 # make words  gathers the texts for translators (gradviz/locale); compiles the translations
+# make wheel  builds dist/gradviz_lab-….whl, which carries the pages too
 # make base   writes the digest of today's base image into the Dockerfile; needs Docker and its registry
 # Plain sh and make 3.81 (macOS). Another Python: make run PYTHON=python3.12
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -12,7 +13,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run test test-others audit lock words base install clean
+.PHONY: help run test test-others audit lock words wheel base install clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -35,6 +36,9 @@ lock: $(VENV)/app.stamp
 words: $(VENV)/app.stamp
 	@$(BIN)/python tests/catalogues.py
 	@$(BIN)/pybabel --quiet compile -d gradviz/locale -D gradviz
+
+wheel: $(VENV)/app.stamp $(VENV)/tests.stamp
+	@$(BIN)/python -m build --quiet --wheel --no-isolation
 
 base:
 	@name=$$(sed -n 's/^ARG BASE=\([^@]*\).*/\1/p' Dockerfile) && \

@@ -23,6 +23,7 @@ from gradviz.serve.archive import archive
 from gradviz.serve.people import COOKIE
 from gradviz.settings import SettingsError
 from gradviz.store.store import StoreError
+from gradviz.ui.opening import SHELL
 from gradviz.ui.server import close_server, notice, server
 from gradviz.web.badge import Badge
 from gradviz.web.cards import Board, classroom_routes
@@ -168,7 +169,7 @@ _routes = [*build_routes(
 # Streamlit puts its own routes under the base path, but not ours.
 _base = "".join(f"/{part}" for part in st.get_option("server.baseUrlPath").split("/") if part)
 app = st.App(
-    "gradviz/ui/shell.py",
+    SHELL,
     routes=[Route(_base + route.path, route.endpoint, methods=route.methods) for route in _routes],
     middleware=[
         Middleware(Guard, get_names=_names, base=_base, get_person=lambda cookie: server().people.person(cookie)),

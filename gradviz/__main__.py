@@ -1,5 +1,5 @@
-"""python -m gradviz: the same trainings without a browser (train), what became of watched nets (watched), and the article's
-claims put to the test (reproduce), as JSON lines or as text."""
+"""python -m gradviz, or gradviz: the pages in the browser (open, or nothing); and without one the same trainings (train), what
+became of watched nets (watched), and the article's claims put to the test (reproduce), as JSON lines or as text."""
 
 from __future__ import annotations
 
@@ -44,6 +44,11 @@ def _parser() -> argparse.ArgumentParser:
     about = _("See gradients vanish and explode in a deep LeNet.")
     parser = _Parser(prog="python -m gradviz", description=about, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    show = commands.add_parser("open", help=_("serve the runs of a folder and open the browser; what happens without a command"))
+    show.add_argument("folder", nargs="?", metavar="FOLDER", help=_("of runs; here GRADVIZ_STORE"))
+    show.add_argument("--port", type=int, metavar="N", help=_("of the server; the first free one from 8501 on"))
+    show.add_argument("--no-browser", dest="browser", action="store_false", help=_("only say the address"))
+    show.set_defaults(command=_open, prog=show.prog)
     train = commands.add_parser("train", help=_("train one net and measure every layer at every step"), allow_abbrev=False)
     train.add_argument("--json", action="store_true", help=_("one JSON object per step, then one about the whole run"))
     for name, field in FIELDS.items():
@@ -80,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that has no √ gets a ? in its place
             stream.reconfigure(errors="replace")
-    given = vars(_parser().parse_args(arguments))
+    arguments = sys.argv[1:] if arguments is None else arguments
+    given = vars(_parser().parse_args(arguments or ["open"]))
     command, prog = given.pop("command"), given.pop("prog")
     try:
         code: int = command(given)
@@ -94,7 +100,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except BrokenPipeError:
         _drop_output()  # the reader, `| head` say, has seen enough
-        return 128 + signal.SIGPIPE
+        return 128 + 13  # SIGPIPE, which Windows does not name
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package == "gradviz":
+            raise
+        said = _("{command}: {package} is missing; pip install 'gradviz-lab[app]' brings what the pages and their nets need.")
+        return _complain(said.format(command=prog, package=package), 1)
     except Exception as error:
         if os.environ.get("GRADVIZ_DEBUG"):
             raise
@@ -105,6 +117,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         said = _("{command}: an error of its own ({what}); with GRADVIZ_DEBUG=1 it says where.")
         return _complain(said.format(command=prog, what=what), 1)
+
+
+def _open(given: dict[str, Any]) -> int:
+    from gradviz.ui.opening import open_app
+
+    folder = Path(given["folder"] or Settings.from_environment().store)
+    if given["folder"] and not folder.is_dir():
+        return _complain(_("{folder} is no folder.").format(folder=folder), 2)
+    if not (given["port"] is None or 1 <= given["port"] <= 65535):
+        return _complain(_("--port must be 1…65535, not {port}.").format(port=given["port"]), 2)
+    open_app(folder, given["port"], given["browser"])
+    return 0
 
 
 def _watched(given: dict[str, Any]) -> int:

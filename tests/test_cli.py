@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.quantities import QUANTITIES
 from gradviz.train.device import here
 from gradviz.train.trainer import Trainer
+from gradviz.ui import opening
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--dataset", "digits", "--blocks", "1", "--steps", "3", "--batch-size", "8", "--device", "cpu"]
@@ -109,7 +111,10 @@ def test_a_bad_value_gives_one_line_with_option_and_range_and_exit_code_2(name, 
     assert option(name) in captured.err and FIELDS[name].spec.range_text in captured.err
 
 
-@pytest.mark.parametrize("arguments", [["train", "--depth", "3"], ["train", "--batch-norm=7"], ["train", "--lr"], [], ["fly"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", "--depth", "3"], ["train", "--batch-norm=7"], ["train", "--lr"], ["fly"], ["open", "--port", "x"]],
+)
 def test_a_wrong_command_line_gives_one_line_and_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
@@ -129,6 +134,30 @@ def test_a_bad_environment_setting_is_named(monkeypatch, capsys):
     assert main(["train", *SMALL]) == 2
     error = capsys.readouterr().err
     assert "GRADVIZ_THREADS" in error and error.count("\n") == 1
+
+
+def test_without_a_command_the_pages_open_on_the_folder_of_runs_and_with_one_on_the_folder_it_names(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(opening, "open_app", lambda *given: asked.append(given))
+    monkeypatch.setattr(sys, "argv", ["gradviz"])
+    monkeypatch.setenv("GRADVIZ_STORE", str(tmp_path / "later"))
+    assert main() == main(["open", str(tmp_path), "--port", "8600", "--no-browser"]) == 0
+    assert asked == [(tmp_path / "later", None, True), (tmp_path, 8600, False)]
+
+
+@pytest.mark.parametrize("options, said", [(["no such # folder"], "no such # folder is no folder"), (["--port", "0"], "1…65535")])
+def test_a_folder_or_port_that_cannot_be_is_one_line_and_exit_code_2(options, said, capsys):
+    assert main(["open", *options]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_a_port_that_somebody_has_is_passed_over():
+    with socket.socket() as other:
+        port = opening.free_port()
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        assert opening.free_port() not in (0, port)
 
 
 def test_help_names_every_option_and_every_word(capsys):

@@ -7,11 +7,12 @@ import streamlit as st
 from gradviz.lenet.config import unescaped
 from gradviz.serve.admission import Refused
 from gradviz.ui import classroom
+from gradviz.ui.opening import HOME
 from gradviz.ui.server import server
 from gradviz.words import as_text
 from gradviz.words import gettext as _
 
-_PAGES = Path(__file__).parents[2] / "pages"
+_PAGES = HOME / "pages"
 
 # A picture of our own: Streamlit would fetch a material icon for the tab from outside, which a class without network waits for.
 st.set_page_config(page_title="gradviz", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")

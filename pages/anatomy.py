@@ -157,7 +157,7 @@ def profile(run: Run, history: History, column: int) -> None:
                  "not finite.")
     if predicted:
         sentence += " " + _("Dotted: what theory predicts for this net before it has learnt anything; the band holds about "
-                              "95 % of random draws of its weights.")
+                              "19 of 20 random draws of its weights.")
     if prediction is not None:
         sentence += "".join(f" {limit}" for limit in prediction.limits)
     read(sentence)

@@ -75,7 +75,7 @@ def test_every_number_of_the_summary_is_one_of_the_report():
 @pytest.mark.parametrize("english", ["README.md", "docs/classroom.md"])
 def test_every_command_and_variable_of_the_english_page_stands_in_the_chinese_one(english):
     ours, theirs = text(english), text(PAIRS[english])
-    told = ours.partition("## Where things are")[0].partition("### What it tells")[0]  # from there on the Chinese one refers to it
+    told = ours.partition("## Where things are")[0].partition("### What it tells")[0]  # then it refers to this one
     assert set(re.findall(r"GRADVIZ_[A-Z_]+\b", told)) <= set(re.findall(r"GRADVIZ_[A-Z_]+\b", theirs))
 
     def commands(page: str) -> list[str]:

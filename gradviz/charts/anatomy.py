@@ -223,7 +223,7 @@ def deletion_words(deletion: BlockDeletion, blocks: int) -> str:
     worst = int(losses.argmax())
     words = _(
         "Each diamond is the accuracy on {images} test images when the input of that block goes straight to the next; nothing is "
-        "trained again. The band around the whole net's {full:.1f} % is what chance alone explains (± {noise:.1f}). "
+        "trained again. The band around the whole net's {full:.1f} %: what chance alone explains (± {noise:.1f}). "
     ).format(images=deletion.images, full=100 * deletion.full, noise=100 * deletion.noise)
     if len(deletion.blocks) < blocks:
         words += _("Of {blocks} blocks an even choice of {count} was tried. ").format(blocks=blocks, count=len(deletion.blocks))

@@ -62,7 +62,7 @@ ACTIVATIONS: dict[str, Activation] = {
         why_it_vanishes="cause-product-tanh",
     ),
     "leaky-relu": Activation(
-        "Relu that lets 1 % of negative values pass: no unit is ever quite dead, else it behaves as relu does.",
+        "Relu that lets a hundredth of negative values pass: no unit is ever quite dead, else it behaves as relu does.",
         "F.leaky_relu",
         gain=math.sqrt(2), critical=0.14064, leak=0.01, factor=0.349,
         derived_as="relu",  # second moments differ by 10⁻⁴ per layer

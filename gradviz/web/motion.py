@@ -87,7 +87,7 @@ def _treatment_words(run: Run[RunConfig], sample: AnatomySample | None, step: in
     words = f"{config.treatment} {config.threshold:g}."
     if sample is not None and sample.step == step and np.isfinite(sample.overall[0]):
         altered, cosine, before, after = sample.overall
-        words += " " + _("It altered {share:.3g} % of all entries; the length of the whole gradient went from {before} to "
+        words += " " + _("Entries altered: {share:.3g} %; the length of the whole gradient went from {before} to "
                          "{after}, the cosine between the two is {cosine:.3g}.").format(
                              share=100 * altered, before=number(before, 3), after=number(after, 3), cosine=cosine)
     return words

@@ -96,7 +96,7 @@ _TEXTS = {
     "profile_title": N_("Profile over depth"),
     "profile_read": N_(
         "Each layer's value, the input at the bottom. A straight slanted line: each layer multiplies the size by the same "
-        "factor. The shaded band holds about 95 % of random draws. ◁ at the left edge: exactly zero; ✕ at the right edge: "
+        "factor. The shaded band holds about 19 of 20 random draws. ◁ at the left edge: exactly zero; ✕ at the right edge: "
         "not finite."
     ),
     "profile_read_linear": N_("Each layer's value, the input at the bottom."),

@@ -37,7 +37,7 @@ def test_compare_shows_two_odd_nets_without_settings_chance_or_a_new_run(odd_ser
     assert not page.exception and page.multiselect(key="compare_runs").value == ["odd-7f", "odd-8"]
     table = page.table[0].value
     assert list(table["net"]) == ["A net that somebody watched", "Another net"] and list(table["steps"]) == [6, 4]
-    assert "Learning rate" not in table.columns and "In common" not in text(page) and "10 % is chance" not in text(page)
+    assert "Learning rate" not in table.columns and "In common" not in text(page) and "chance is 10 %" not in text(page)
     assert "A new run" not in text(page) and not any(key.startswith("change ") for key in keys(page))
     page.selectbox(key="compare_quantity").select("signal_rms").run()
     page.segmented_control(key="compare_when").set_value("end").run()

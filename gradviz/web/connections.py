@@ -1,10 +1,12 @@
-"""How many connections the server holds, and for how long a silent one: uvicorn waits for a request for ever."""
+"""How many connections the server holds, and for how long a silent one: uvicorn waits for a request for ever. And that none
+holds back half an answer."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import itertools
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -52,6 +54,11 @@ class Connections:
 
         def connection_made(transport: asyncio.BaseTransport) -> None:
             made(transport)
+            stream = transport.get_extra_info("socket")
+            if stream is not None and stream.family in (socket.AF_INET, socket.AF_INET6):
+                # asyncio does so for sockets that say they are TCP, which those of Streamlit and uvicorn do not. Else the body of
+                # every answer but the first waits until the browser has acknowledged its head: 40 ms, elsewhere 200.
+                stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._open[protocol] = [self._clock(), transport, None]
             if len(self._open) > self._most:
                 self._make_room()

@@ -1,5 +1,6 @@
 """Connections that bring nothing or take nothing, files that run out, and a log that a storm does not fill."""
 
+import asyncio
 import http.client
 import json
 import logging
@@ -81,6 +82,28 @@ def test_a_second_request_that_never_ends_is_no_way_round(port):
     until(lambda: b"here" in stream.recv(4096))
     stream.sendall(b"GET / HTTP/1.1\r\nX")
     assert _ended(stream)
+
+
+def test_the_body_of_an_answer_does_not_wait_until_its_head_has_arrived():
+    async def held() -> int:
+        accepted = asyncio.get_running_loop().create_future()
+
+        class Server(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                accepted.set_result(transport)
+
+        listening = socket.socket(family=socket.AF_INET)  # as uvicorn and Streamlit make it
+        listening.bind(("127.0.0.1", 0))
+        async with Connections(MOST).watch():
+            server = await asyncio.get_running_loop().create_server(Server, sock=listening)
+            with socket.create_connection(listening.getsockname()):
+                transport = await accepted
+                nodelay = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                transport.close()
+            server.close()
+        return nodelay
+
+    assert asyncio.run(held()) != 0
 
 
 def test_where_all_places_are_taken_who_waits_longest_makes_room(port):

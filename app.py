@@ -19,6 +19,7 @@ from gradviz.lenet.config import RunConfig
 from gradviz.lenet.diagnosis import diagnose
 from gradviz.lenet.theory.predict import predict
 from gradviz.record.recipe import Recipe
+from gradviz.record.sender import ROUTE
 from gradviz.serve.archive import archive
 from gradviz.serve.people import COOKIE
 from gradviz.settings import SettingsError
@@ -30,6 +31,7 @@ from gradviz.web.cards import Board, classroom_routes
 from gradviz.web.connections import Connections
 from gradviz.web.download import download_routes
 from gradviz.web.guard import Guard
+from gradviz.web.ingest import ingest_routes
 from gradviz.web.logs import Bounded
 from gradviz.web.metrics import Metrics
 from gradviz.web.routes import Described, Theory, build_routes
@@ -89,6 +91,10 @@ def _names() -> set[str]:
     """What the server may be called, beside its own names: the setting's, and those that Streamlit was told."""
     told = (st.get_option("browser.serverAddress"), st.get_option("server.address"))
     return {*server().settings.hosts, *(name.lower() for name in told if name)}
+
+
+def _person(cookie: str | None) -> str:
+    return server().people.person(cookie)
 
 
 def _failed(_error: Exception) -> bool:
@@ -164,15 +170,15 @@ _routes = [*build_routes(
     get_desk=lambda: server().exports,
     get_archive=_archive,
     get_key=lambda: server().classroom.key,
-    get_person=lambda request: server().people.person(request.cookies.get(COOKIE)),
-)]
+    get_person=lambda request: _person(request.cookies.get(COOKIE)),
+), *ingest_routes(lambda: server().inbox, lambda: server().settings.ingest)]
 # Streamlit puts its own routes under the base path, but not ours.
 _base = "".join(f"/{part}" for part in st.get_option("server.baseUrlPath").split("/") if part)
 app = st.App(
     SHELL,
     routes=[Route(_base + route.path, route.endpoint, methods=route.methods) for route in _routes],
     middleware=[
-        Middleware(Guard, get_names=_names, base=_base, get_person=lambda cookie: server().people.person(cookie)),
+        Middleware(Guard, get_names=_names, base=_base, get_person=_person, uploads=f"/{ROUTE}/"),
         Middleware(Badge, get_people=lambda: server().people, base=_base),
     ],
     lifespan=_lifespan,

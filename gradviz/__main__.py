@@ -24,7 +24,7 @@ from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Outcome, Run, Status
 from gradviz.record.spool import SpoolError
 from gradviz.settings import Settings, SettingsError
-from gradviz.watched import lines
+from gradviz.watched import NotSent, lines, send
 from gradviz.words import gettext as _
 
 _METAVAR = {int: "N", float: "X"}
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(command=_train, prog=train.prog)
     watched = commands.add_parser("watched", help=_("what became of the nets that gradviz.watch has watched"), allow_abbrev=False)
     watched.add_argument("place", nargs="?", metavar="FOLDER|FILE", help=_("of runs, or one .spool file; here GRADVIZ_STORE"))
+    watched.add_argument("--to", metavar="ADDRESS", help=_("send the file to that server; both have GRADVIZ_INGEST_TOKEN"))
     watched.set_defaults(command=_watched, prog=watched.prog)
     reproduce = commands.add_parser("reproduce", help=_("put every claim of the article to the test"), allow_abbrev=False)
     reproduce.add_argument("--quick", action="store_true", help=_("one seed, at most 15 minutes; a rerun goes on where it was"))
@@ -134,10 +135,15 @@ def _open(given: dict[str, Any]) -> int:
 def _watched(given: dict[str, Any]) -> int:
     place = Path(given["place"] or Settings.from_environment().store)
     try:
+        if given["to"]:
+            print(send(place, given["to"]))
+            return 0
         for line in lines(place):
             print(line)
     except (OSError, SpoolError) as error:
         return _complain(f"{place}: {error}", 1)
+    except NotSent as error:
+        return _complain(str(error), 1)
     return 0
 
 

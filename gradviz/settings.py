@@ -12,7 +12,7 @@ from pathlib import Path
 from gradviz import machine
 from gradviz.messages import Told, say
 
-_SECRETS = {"GRADVIZ_PIN", "STREAMLIT_SERVER_COOKIE_SECRET"}
+_SECRETS = {"GRADVIZ_PIN", "GRADVIZ_INGEST_TOKEN", "STREAMLIT_SERVER_COOKIE_SECRET"}
 
 
 class SettingsError(Told, ValueError):
@@ -27,6 +27,14 @@ def of_children(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
 def store_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """Of the kept runs, those of watched nets too. Raises SettingsError."""
     return _folder(environment, "GRADVIZ_STORE", "runs")
+
+
+def ingest_token(environment: Mapping[str, str] = os.environ) -> str:
+    """The secret that senders of watched runs and their server share, or empty. Raises SettingsError."""
+    token = environment.get("GRADVIZ_INGEST_TOKEN", "")
+    if token and not re.fullmatch(r"[!-~]{16,200}", token):
+        raise SettingsError(say("server-ingest"))  # and is not repeated here: logs are read
+    return token
 
 
 def _folder(environment: Mapping[str, str], name: str, default: str) -> Path:
@@ -63,6 +71,7 @@ class Settings:
     train_in: str = "thread"  # GRADVIZ_TRAIN_IN: of the server, or a process of its own for each training
     limits: Limits = Limits()
     pin: str = field(default="", repr=False)  # GRADVIZ_PIN: the teacher's; empty, there is no teacher's mode
+    ingest: str = field(default="", repr=False)  # GRADVIZ_INGEST_TOKEN: of who may bring watched runs; empty, nobody may
     hosts: tuple[str, ...] = ()  # GRADVIZ_HOSTS: names the server may be called, beside addresses and the machine's own
 
     @classmethod
@@ -115,5 +124,6 @@ class Settings:
                 disk=whole("GRADVIZ_MAX_DISK", highest.disk, 1, 100_000),
             ),
             pin=pin,
+            ingest=ingest_token(environment),
             hosts=hosts,
         )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 
 from gradviz.diagnosis.examine import examine
-from gradviz.messages import say
+from gradviz.messages import Told, say
+from gradviz.record.sender import Delivery, Rejected, is_address, reason
 from gradviz.record.spool import SUFFIX, Spool, SpoolError, read_spool
 from gradviz.record.watched import as_text, last_measured
+from gradviz.settings import ingest_token
 from gradviz.words import gettext as _
 
 
@@ -27,6 +30,26 @@ def lines(place: Path) -> Iterator[str]:
         yield _("No run of a watched net is kept in {folder}.").format(folder=place / "watched")
     for spool in sorted(spools, key=lambda spool: spool.run.created):
         yield f"{spool.run.id}  {_headline(spool)}"
+
+
+class NotSent(Told):
+    """Why a file has not arrived at another machine's server."""
+
+
+def send(place: Path, to: str) -> str:
+    """Brings the run of a file to a server, and says so. Raises OSError, SpoolError, SettingsError or NotSent."""
+    spool = read_spool(place)
+    if not is_address(to):
+        raise NotSent(say("watch-to", to=to[:100]))
+    if not (token := ingest_token()):
+        raise NotSent(say("watch-to-token"))
+    try:
+        size = Delivery(place, to, token, spool.run.id).bring()
+    except Rejected as rejected:
+        raise NotSent(rejected.message) from None
+    except (OSError, HTTPException) as error:
+        raise NotSent(say("send-not", to=to, error=reason(error))) from None
+    return _("{title}: {size:,} bytes are at {to} now.").format(title=spool.run.recipe.title, size=size, to=to)
 
 
 def _headline(spool: Spool) -> str:

@@ -26,6 +26,7 @@ class Question:
     method: str = "GET"
     headers: tuple[tuple[str, str], ...] = ()
     address: str = "10.0.0.1"
+    body: bytes = b""
 
 
 def ask(app: Any, path: str, query: str = "", method: str = "GET", address: str = "10.0.0.1", **headers: str) -> Reply:
@@ -60,7 +61,7 @@ async def _one(app: Any, question: Question) -> Reply:
         if asked:
             await asyncio.Event().wait()  # the client stays
         asked = True
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return {"type": "http.request", "body": question.body, "more_body": False}
 
     async def send(message: dict[str, Any]) -> None:
         messages.append(message)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import struct
 import threading
 import zlib
@@ -56,7 +57,8 @@ class SpoolWriter:
     def __init__(self, path: Path, head: Mapping[str, Any]):
         """`head`: the recipe and what else is known from the start, as JSON has it."""
         self.path = path
-        self._head = dict(head)
+        self._head = dict(head) | {"writer": secrets.token_hex(8)}  # who writes anew what he has written, and nobody else
+        self._written = 0  # times that the whole file was written
         self._file: IO[bytes] | None = None
         self._least = self._size = self._steps = self._stride = 0
         self._state: bytes = b""
@@ -109,12 +111,14 @@ class SpoolWriter:
 
     def _anew(self, view: History, scalars: _Scalars, state: bytes) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        head = {"gradviz-spool": _VERSION, "quantities": list(view.quantities), "max_columns": view.max_columns} | self._head
+        self._written += 1
+        head = {"gradviz-spool": _VERSION, "quantities": list(view.quantities), "max_columns": view.max_columns}
+        head |= {"written": self._written} | self._head
         text = json.dumps(head).encode() + b"\n" + _numbers(view, scalars, 0) + _frame(_KIND_STATE, state)
         new = self.path.with_suffix(".new")
         file = new.open("wb", buffering=0)
         try:
-            _lock(file)
+            lock_file(file)
             file.write(text)
             os.replace(new, self.path)
         except OSError:
@@ -142,7 +146,7 @@ def _frame(kind: int, content: bytes) -> bytes:
     return _FRAME.pack(kind, len(content), zlib.crc32(content)) + content
 
 
-def _lock(file: IO[bytes]) -> None:
+def lock_file(file: IO[bytes]) -> None:
     """As long as the writer lives, others can see that it does."""
     if fcntl:
         with contextlib.suppress(OSError):  # a file system without locks
@@ -289,6 +293,47 @@ def _read_head(line: bytes) -> tuple[Watched, dict[str, Any]]:
     if len(recipe.layout) > _LAYERS:
         raise SpoolError(say("spool-layers", most=_LAYERS))
     return recipe, head
+
+
+def whole_frames(content: bytes) -> int:
+    """Bytes of the frames in it up to the first that is not whole."""
+    return sum(_FRAME.size + len(frame) for _kind, frame in _frames(content))
+
+
+class Check:
+    """Takes what is to be appended to a file of watched numbers only if that leaves it one; for what strangers send."""
+
+    def __init__(self, line: bytes):
+        """`line`: the first one of the file. Raises SpoolError."""
+        self.recipe, self._head = _read_head(line)
+        self.writer, self.written = str(self._head.get("writer", ""))[:64], _whole(self._head.get("written"), 0)
+        self.live = True  # whether its last state says that it trains
+        self._steps = self._columns = self._stride = 0
+
+    def take(self, content: bytes) -> None:
+        """Whole frames, which fit to those before. Raises SpoolError, and then the check is of no more use."""
+        frames = _frames(content)
+        if sum(_FRAME.size + len(frame) for _kind, frame in frames) != len(content):
+            raise SpoolError(say("spool-frames"))
+        for kind, frame in frames:
+            if kind == _KIND_STATE:
+                self.live = str(_json(frame).get("status", "running")) in [status for status in Status if status.live]
+            elif kind == _KIND_NUMBERS:
+                self._take(_read_numbers(frame, len(self._head["quantities"]), len(self.recipe.layout)))
+            else:
+                raise SpoolError(say("spool-frames"))
+        if not self._steps:
+            raise SpoolError(say("spool-frames"))
+
+    def _take(self, part: _Numbers | None) -> None:
+        if part is None or part.first > self._steps or part.column > self._columns:
+            raise SpoolError(say("spool-frames"))
+        if self._stride and part.stride != self._stride:
+            raise SpoolError(say("spool-frames"))
+        steps, columns = part.first + len(part.scalars), part.column + len(part.columns)
+        if steps < self._steps or columns != -(-steps // part.stride) or columns > self._head["max_columns"]:
+            raise SpoolError(say("spool-columns"))
+        self._steps, self._columns, self._stride = steps, columns, part.stride
 
 
 def _frames(content: bytes) -> list[tuple[int, bytes]]:

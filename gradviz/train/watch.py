@@ -28,9 +28,10 @@ from gradviz.record.history import History, StepRecord
 from gradviz.record.layout import Layout
 from gradviz.record.reading import first_nonfinite
 from gradviz.record.run import Run, Status
+from gradviz.record.sender import Sender, is_address
 from gradviz.record.spool import SUFFIX, Recorder, SpoolWriter, max_columns
 from gradviz.record.watched import ABSENT, MEASURED, Watched, as_text, last_measured, new_id
-from gradviz.settings import SettingsError, store_folder
+from gradviz.settings import SettingsError, ingest_token, store_folder
 from gradviz.train.device import here
 from gradviz.train.hooks import owners
 from gradviz.train.modules import find_rows, is_lazy_net
@@ -54,13 +55,15 @@ def watch(
     every: int | Literal["auto"] = "auto",
     folder: str | os.PathLike[str] | None = None,
     title: str | None = None,
+    to: str | None = None,
 ) -> WatchedRun:
     """Measures every layer of `model` while your own loop trains it, and changes no number of the training.
 
     `optimizer`: one, several, or none; without one each that holds a weight of the net is taken note of. `every`: measure
     each so-manieth step; "auto" as often as costs at most 3 % of the training's time. `folder`: that of the kept runs, by
-    default GRADVIZ_STORE or `runs`; the run becomes one file in its folder `watched`. Called again on the same net it
-    replaces the watch before. Raises WatchError, in one sentence; what `watch` has returned raises nothing.
+    default GRADVIZ_STORE or `runs`; the run becomes one file in its folder `watched`. `to`: the address of a server that
+    gets the run as well, if its GRADVIZ_INGEST_TOKEN is this process's too. Called again on the same net it replaces the
+    watch before. Raises WatchError, in one sentence; what `watch` has returned raises nothing.
     """
     if not isinstance(model, nn.Module):
         raise WatchError(say("watch-model", kind=type(model).__name__))
@@ -73,12 +76,13 @@ def watch(
         _refuse(inner, optimizers)
     try:
         place = store_folder() if folder is None else Path(folder)
+        receiver = _receiver(to)
     except SettingsError as error:
         raise WatchError(error.message) from None
     for before in owners(inner):
         if isinstance(before, WatchedRun) and before.watches(inner):
             before.replaced()
-    return WatchedRun(inner, optimizers, Pace(None if every == "auto" else every), place, title, world, quiet)
+    return WatchedRun(inner, optimizers, Pace(None if every == "auto" else every), place, title, world, quiet, receiver)
 
 
 class WatchedRun:
@@ -96,6 +100,7 @@ class WatchedRun:
         title: str | None,
         world: int,
         quiet: Message,
+        receiver: tuple[str, str] | None,
     ):
         self.id = new_id()
         self.path = folder.absolute() / "watched" / (self.id + SUFFIX)
@@ -114,6 +119,8 @@ class WatchedRun:
         self._logged: set[tuple[int, str]] = set()  # what the last step has, (step, name)
         self._said: set[str] = set()
         self._earlier = id(getattr(sys, "last_value", None))  # an error of before the watch; not held, it holds its frames
+        self._receiver = receiver  # (address, token)
+        self._sender: Sender | None = None
         self._recorder: Recorder | None = None
         self._watcher: Watcher | None = None
         if quiet:
@@ -253,6 +260,8 @@ class WatchedRun:
         head = {"recipe": recipe.to_dict(), "created": self._created, "device": run.device}
         head["arithmetic"] = run.arithmetic.to_dict() if run.arithmetic else None
         self._recorder = Recorder(SpoolWriter(self.path, head), history, self._state, self._not_written)
+        if self._receiver:
+            self._sender = Sender(self.path, *self._receiver, self.id, self._say_once)
         return run
 
     def _state(self) -> dict[str, Any]:
@@ -277,6 +286,8 @@ class WatchedRun:
             self.run.message, self.run.status = self.message, status
         if self._recorder:
             self._recorder.close()
+        if self._sender:
+            self._sender.close()
         self._gone.detach()
         atexit.unregister(self._at_exit)
 
@@ -319,6 +330,17 @@ def _is_interactive() -> bool:
 
 def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:300]
+
+
+def _receiver(to: str | None) -> tuple[str, str] | None:
+    """(address, token). Raises WatchError or SettingsError."""
+    if to is None:
+        return None
+    if not isinstance(to, str) or not is_address(to):
+        raise WatchError(say("watch-to", to=str(to)[:100]))
+    if not (token := ingest_token()):
+        raise WatchError(say("watch-to-token"))
+    return to, token
 
 
 def _optimizers(given: object) -> list[Optimizer] | None:

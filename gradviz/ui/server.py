@@ -13,6 +13,7 @@ from gradviz.lenet.experiment import arithmetic_of, trainer_on
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.serve.classroom import Classroom
 from gradviz.serve.desk import Desk
+from gradviz.serve.inbox import Inbox
 from gradviz.serve.manager import RunManager
 from gradviz.serve.people import People
 from gradviz.serve.processes import Nursery
@@ -33,6 +34,7 @@ class Server:
     people: People
     nursery: Nursery | None  # None: trainings are threads of this process
     desk: Desk  # for pictures of many runs
+    inbox: Inbox  # of runs that are watched on other machines
     exports: Desk  # for files to take home; a slow line keeps its place for long
 
 
@@ -76,7 +78,8 @@ def build(
     classroom = Classroom(settings.store / "classroom.json", settings.pin)
     people = People(settings.store / "people.secret")
     desk, exports = Desk(2, hope=15.0), Desk(4, share=2, hope=15.0)
-    return Server(settings, shelf, store, manager, sweeps, classroom, people, nursery, desk, exports)
+    inbox = Inbox(settings.store / "watched", settings.limits)
+    return Server(settings, shelf, store, manager, sweeps, classroom, people, nursery, desk, inbox, exports)
 
 
 # The only thing of a module that changes: pages and routes are given nothing by Streamlit that they could hold it by. One for
@@ -104,4 +107,5 @@ def close_server() -> None:
     here.manager.close(timeout=1.5)
     if here.nursery:
         here.nursery.close()
+    here.inbox.close()
     here.store.close()

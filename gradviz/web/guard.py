@@ -61,12 +61,15 @@ class Guard:
         get_names: Callable[[], Iterable[str]] = lambda: (),
         base: str = "",
         get_person: Callable[[str | None], str] = lambda _: "",
+        uploads: str = "",
     ):
         """`get_names()`: what the server may be called beside what the machine calls itself; see hosts.py. `base`: what
-        every path begins with, such as /gradviz. `get_person(cookie)`: whose it is, or empty."""
+        every path begins with, such as /gradviz. `get_person(cookie)`: whose it is, or empty.
+        `uploads`: how the paths begin that take content, and look after it themselves; empty, none does."""
         self._app = app
         self._own, self._get_names, self._base = hosts.own_names(), get_names, base
         self._get_person, self._sockets = get_person, Sockets(clock)
+        self._uploads = base + uploads if uploads else ""
         self._requests = Pace(burst, rate, clock)  # by address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,6 +129,8 @@ class Guard:
             return PlainTextResponse(sentence, 431, {"Connection": "close"})
         if UPLOAD in path:  # Streamlit keeps what is uploaded in memory, as often as one likes
             return PlainTextResponse(_("Nothing can be uploaded here."), 403, {"Connection": "close"})
+        if self._uploads and path.startswith(self._uploads) and scope["method"] == "PUT":
+            return None
         if {b"transfer-encoding", b"content-length"} & {name for name, value in scope["headers"] if value != b"0"}:
             return PlainTextResponse(_("This address takes no content."), 413, {"Connection": "close"})
         return None

@@ -12,36 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from spools import NET, started, steps
 
 import gradviz
 from gradviz.messages import say
 from gradviz.record.history import History, StepRecord
-from gradviz.record.layout import Layout
 from gradviz.record.run import Status
 from gradviz.record.spool import SUFFIX, SpoolError, SpoolWriter, max_columns, read_spool
 from gradviz.record.watched import ABSENT, FOLDED, MEASURED, Watched, fold, new_id
 
 ROOT = Path(gradviz.__file__).parents[1]
-KINDS = ("Conv2d", "Linear", "Linear")
-BEHIND, PRECISIONS = ("relu", "", ""), ("float32", "bfloat16", "bfloat16")
-NET = Watched(
-    new_id(), "A net, SGD", Layout(("a.b", "c", "d#2")), KINDS, (9, 4, 4), (("d#2", "c"),), ("SGD",), (64, 8, 0), BEHIND,
-    PRECISIONS,
-)  # fmt: skip
-
-
-def steps(history: History, count: int, seed: int = 0) -> None:
-    random = np.random.default_rng(seed)
-    for _ in range(count):
-        table = random.random((len(MEASURED), 3)).astype(np.float32)
-        table[:, 1] = ABSENT
-        step = history.steps
-        history.append(StepRecord(step, random.random(), random.random(), table, step / 10))
-
-
-def started(folder: Path, columns: int = 1000) -> tuple[SpoolWriter, History]:
-    writer = SpoolWriter(folder / (NET.id + SUFFIX), {"recipe": NET.to_dict(), "created": 1.0e9, "device": "cpu"})
-    return writer, History(3, columns, MEASURED)
 
 
 def assert_same(one: History, other: History) -> None:

@@ -5,11 +5,13 @@ A RunConfig says what to train, and lenet.experiment makes a task of it: a DeepL
 History of a Run (record). RunManager (serve) queues and shares runs, RunStore (store) keeps them; lenet.theory predicts and
 diagnosis explains what they show. The page (app.py, pages/, gradviz.ui, gradviz.web) only looks.
 
-`gradviz.watch(model, optimizer)` measures somebody's own training (docs/watch.md).
+`gradviz.watch(model, optimizer)` measures somebody's own training (docs/watch.md), gradviz.lightning and gradviz.transformers
+that of a trainer of theirs.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 
@@ -19,4 +21,6 @@ def __getattr__(name: str) -> Any:
         from gradviz.train.watch import watch
 
         return watch
+    if name in ("lightning", "transformers"):
+        return importlib.import_module(f"gradviz.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

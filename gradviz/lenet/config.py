@@ -93,7 +93,7 @@ class RunConfig:
     """
 
     activation: str = setting(
-        "sigmoid", str, "Activation", "The nonlinearity after each convolution of the blocks.",
+        "sigmoid", str, "Activation function", "The nonlinearity after each convolution of the blocks.",
         choices=Sentences(ACTIVATIONS, lambda row: row.sentence),
     )  # fmt: skip
     batch_norm: bool = setting(

@@ -84,7 +84,7 @@ def test_a_row_is_a_net_and_its_program_has_the_same_losses(softsign, tmp_path):
 def test_theory_says_that_it_has_none_for_a_row_and_the_chart_is_drawn_without(softsign):
     prediction = predict(softsign)
     assert prediction.limits == (
-        "There is no prediction for this combination (Activation: softsign): what you see is measured only.",
+        "There is no prediction for this combination (Activation function: softsign): what you see is measured only.",
     )
     assert critical_range("softsign") != critical_range("softsign") and depth_marks(softsign).adam_eps is None  # nan
     measured = trained(softsign).history.quantity("weight_grad_rms")[0]

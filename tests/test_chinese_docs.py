@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from babel.messages.pofile import read_po
 
 ROOT = Path(__file__).parent.parent
 PAIRS = {
@@ -93,6 +94,35 @@ def test_the_guide_knows_every_case_in_both_languages():
     told = text("docs/classroom.md").partition("### What it tells")[0]
     assert cases(told) == cases(text("docs/classroom.zh-CN.md"))
     assert [len(row) for row in rows(told)] == [len(row) for row in rows(text("docs/classroom.zh-CN.md"))]
+
+
+def translations() -> list[tuple[str, str]]:
+    """(English, Chinese) of every text of the program; of two forms the second."""
+    with (ROOT / "gradviz/locale/zh_CN/LC_MESSAGES/gradviz.po").open("rb") as file:
+        found = [(message.id, message.string) for message in read_po(file, "zh_CN") if message.id and message.string]
+    return [(id if isinstance(id, str) else id[1], string if isinstance(string, str) else string[0]) for id, string in found]
+
+
+def test_what_the_guide_says_is_on_the_screen_is_what_the_program_says():
+    said = "\n".join(re.sub(r"\{[^}]*\}", "…", chinese) for _english, chinese in translations())
+    said += "\nConnecting"  # Streamlit's own
+    cases = text("docs/classroom.zh-CN.md").partition("## 遇到问题时")[2].partition("\n## ")[0]
+    quoted = [part.strip("…。 ") for words in re.findall("“([^”]+)”", cases) for part in words.split(" … ")]
+    assert len(quoted) > 15
+    assert [words for words in quoted if words not in said] == []
+
+
+@pytest.mark.parametrize("english, chinese", [
+    ("shortcut", "捷径连接"), ("batch norm", "批量归一化"), ("backward signal", "反向信号"), ("weight gradient", "权重梯度"),
+    ("vanish", "消失"), ("explo(?:de|ding|sion)", "爆炸"), ("learning rate", "学习率"), ("optimiser", "优化器"),
+    ("clipping", "裁剪"), ("saturated", "饱和"), ("diverged", "发散"), ("median", "中位数"), ("root mean square", "均方根"),
+    ("zero padding", "零填充"), ("branch", "分支"), ("convolution", "卷积"), ("teacher", "教师"), ("heatmap", "热图"), ("worker", "工作进程"), ("seed", "种子"),
+    ("data set", "数据集"), ("loss", "损失|loss"), ("accuracy", "准确率|accuracy"), ("chance", "随机"), ("sweep", "扫描"),
+])  # fmt: skip
+def test_a_term_of_the_field_has_its_one_word_in_every_text(english, chinese):
+    meant = [(ours, theirs) for ours, theirs in translations() if re.search(rf"\b{english}", ours, re.IGNORECASE)]
+    assert meant
+    assert [theirs for ours, theirs in meant if not re.search(chinese, theirs)] == []
 
 
 def test_the_glossary_has_one_word_for_one_term():

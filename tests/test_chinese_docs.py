@@ -115,9 +115,10 @@ def test_what_the_guide_says_is_on_the_screen_is_what_the_program_says():
 @pytest.mark.parametrize("english, chinese", [
     ("shortcut", "捷径连接"), ("batch norm", "批量归一化"), ("backward signal", "反向信号"), ("weight gradient", "权重梯度"),
     ("vanish", "消失"), ("explo(?:de|ding|sion)", "爆炸"), ("learning rate", "学习率"), ("optimiser", "优化器"),
-    ("clipping", "裁剪"), ("saturated", "饱和"), ("diverged", "发散"), ("median", "中位数"), ("root mean square", "均方根"),
-    ("zero padding", "零填充"), ("branch", "分支"), ("convolution", "卷积"), ("teacher", "教师"), ("heatmap", "热图"),
-    ("worker", "工作进程"), ("seed", "种子"), ("data set", "数据集"), ("loss", "损失|loss"), ("accuracy", "准确率|accuracy"), ("chance", "随机"),
+    ("clipping", "裁剪"), ("saturated", "饱和"), ("diverged", "发散"), ("median", "中位数"),
+    ("root mean square", "均方根"), ("zero padding", "零填充"), ("branch", "分支"), ("convolution", "卷积"),
+    ("teacher", "教师"), ("heatmap", "热图"), ("worker", "工作进程"), ("seed", "种子"),
+    ("data set", "数据集"), ("loss", "损失|loss"), ("accuracy", "准确率|accuracy"), ("chance", "随机"),
     ("sweep", "扫描"),
 ])  # fmt: skip
 def test_a_term_of_the_field_has_its_one_word_in_every_text(english, chinese):

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Dataset, Shelf
-from tests.chromium import find
-from tests.running import ROOT, Server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+    from tests.running import Server
+
+ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
@@ -43,6 +44,8 @@ def relu_shortcut(blocks: int, batch: int) -> RunConfig:
 @contextmanager
 def running_app(program: str = "streamlit", **environment: str) -> Iterator[Server]:
     """The real server on an empty store, with one worker of one thread."""
+    from tests.running import Server  # here: a machine with a card may know another `tests`
+
     with TemporaryDirectory() as scratch:
         settings = dict(GRADVIZ_WORKERS="1", GRADVIZ_THREADS="1", GRADVIZ_DATA=str(data_folder()), GRADVIZ_DOWNLOAD="off")
         server = Server(Path(scratch), settings | environment, program)
@@ -56,6 +59,8 @@ def running_app(program: str = "streamlit", **environment: str) -> Iterator[Serv
 @contextmanager
 def chromium() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright  # here: most benchmarks need no browser
+
+    from tests.chromium import find
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find(), args=CHROMIUM)

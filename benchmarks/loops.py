@@ -6,6 +6,8 @@
     wandb        bare, and `wandb.watch` of every gradient at every step, offline
     wandb-all    the same with log="all": every weight too
 
+and, beside them, the app's own Trainer (app), and the batch in parts, one for each thread (benchmarks/shards.py).
+
 `OMP_NUM_THREADS=1 python -m benchmarks.loops ARM BLOCKS` reads a number of seconds from each line of its input, trains for
 so long, and prints steps per second: so that another process can take turns with it.
 """
@@ -26,29 +28,40 @@ import torch.nn.functional as F
 from benchmarks.common import data_folder, load_data, relu_shortcut
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import PIXELS, Dataset, torchvision_datasets
+from gradviz.lenet.experiment import task
 from gradviz.lenet.net import DeepLeNet, initialise
+from gradviz.train.trainer import Trainer
 
 ARMS = ("bare", "dataloader", "tensorboard", "wandb", "wandb-all")
 BATCH = 64
 
 
-def net(config: RunConfig, tuned: bool = False) -> tuple[DeepLeNet, torch.optim.Optimizer]:
+CPU = torch.device("cpu")
+
+
+def net(config: RunConfig, tuned: bool = False, device: torch.device = CPU) -> tuple[DeepLeNet, torch.optim.Optimizer]:
     """A new net and its Adam; `tuned` with the Trainer's own memory format and fused optimiser."""
     model = DeepLeNet(config)
     initialise(model, config.init_range, torch.Generator().manual_seed(config.seed))
+    model.to(device)
     if tuned:
         model.to(memory_format=torch.channels_last)
     return model, torch.optim.Adam(model.parameters(), lr=config.lr, fused=True if tuned else None)
 
 
-def in_memory(config: RunConfig, data: Dataset, tuned: bool = False, record: Callable | None = None) -> Iterator[None]:
-    """Trains without end, yielding after each step; `record(model, step)` is called after the backward pass."""
-    model, optimizer = net(config, tuned)
+def in_memory(
+    config: RunConfig, data: Dataset, tuned: bool = False, record: Callable | None = None, device: torch.device = CPU
+) -> Iterator[None]:
+    """Trains without end, yielding after each step; `record(model, step)` is called after the backward pass.
+
+    `data` lies on the device.
+    """
+    model, optimizer = net(config, tuned, device)
     if record:
         record(model, None)
     generator, step = torch.Generator().manual_seed(config.seed), 0
     while True:
-        order = torch.randperm(len(data.train_labels), generator=generator)
+        order = torch.randperm(len(data.train_labels), generator=generator).to(device)
         for batch in order[: len(order) // config.batch_size * config.batch_size].split(config.batch_size):
             optimizer.zero_grad()
             F.cross_entropy(model(data.train_images[batch]), data.train_labels[batch]).backward()
@@ -107,6 +120,13 @@ def wandb_record(what: str, folder: str) -> Callable:
 
 def arm(name: str, config: RunConfig, folder: str) -> Iterator[None]:
     """Raises ImportError if the arm's package is not installed."""
+    if name == "app":
+        return iter(Trainer(task(config, load_data(), CPU), sampled=()))
+    if name.startswith("part-"):
+        from benchmarks import shards  # here: it asks this file for its net
+
+        divided = {"part-threads": shards.by_threads, "part-processes": shards.by_processes}[name]
+        return divided(config, load_data(), int(os.environ["OMP_NUM_THREADS"]))
     if name == "dataloader":
         return dataloader(config)
     recorders = {

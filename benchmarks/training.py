@@ -21,6 +21,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from benchmarks.common import ROOT, chromium, load_data, middle, relu_shortcut, running_app, table
 from benchmarks.loops import ARMS, BATCH
@@ -47,8 +49,9 @@ def next_step(server, run_id: str) -> tuple[int, float]:
 class Loop:
     """One of the loops, in a process that trains only when asked."""
 
-    def __init__(self, arm: str, blocks: int, threads: int):
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    def __init__(self, arm: str, blocks: int, threads: int, more: Mapping[str, str] = MappingProxyType({})):
+        """`more`: what its environment has besides."""
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **more}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.loops", arm, str(blocks)],
             cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,

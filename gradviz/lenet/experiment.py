@@ -19,7 +19,7 @@ from gradviz.messages import say
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.sample import BlockDeletion, deleted_blocks
 from gradviz.train.ahead import Capture
-from gradviz.train.device import NoDevice, find_device, here
+from gradviz.train.device import NoDevice, find_device, here, keep_float32
 from gradviz.train.task import Accuracy, Examples, Shortcut, Task
 from gradviz.train.trainer import Trainer
 from gradviz.train.training import Interrupted, Train, never, stop_if_asked
@@ -95,6 +95,8 @@ def training(
     capture: Capture | None = None,
 ) -> Trainer:
     """See `task` and Trainer."""
+    if device.type == "cuda":
+        keep_float32()
     return Trainer(task(config, data, device, interrupt), interrupt, capture)
 
 

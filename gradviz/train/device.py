@@ -52,6 +52,11 @@ def limit_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+def keep_float32() -> None:
+    """A card's convolutions keep the 24 bits of float32; PyTorch lets them round both factors to 11 (TensorFloat-32)."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def warm_up() -> None:
     """Has PyTorch load what it loads late."""
     parameter = torch.nn.Parameter(torch.zeros(1))

@@ -35,7 +35,7 @@ def treat(treatment: str, threshold: float, parameters: Sequence[nn.Parameter]) 
 
 def _floor(gradient: torch.Tensor, threshold: float) -> None:
     """Every entry with |g| < threshold becomes ±threshold by its sign; zero counts as positive."""
-    raised = torch.where(gradient < 0, -threshold, threshold)
+    raised = torch.full_like(gradient, threshold).masked_fill_(gradient < 0, -threshold)
     gradient.copy_(torch.where(gradient.abs() < threshold, raised, gradient))
 
 
@@ -69,7 +69,7 @@ def _shape_and_rms(signal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, to
     The square of 1e-30 is 0 in float32, the square of 1e-30/1e-30 is not.
     """
     largest = signal.abs().amax()
-    largest = torch.where(largest == 0, 1.0, largest)
+    largest = largest.masked_fill(largest == 0, 1.0)  # a number in `torch.where` would go to a GPU as a copy that is waited for
     shape = signal / largest
     return shape, shape.square().mean().sqrt(), largest
 
@@ -77,7 +77,7 @@ def _shape_and_rms(signal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, to
 def _normalised(target: float, signal: torch.Tensor) -> torch.Tensor:
     """The signal with the rms `target`. An exact zero has no direction to restore: it stays 0."""
     shape, rms, _largest = _shape_and_rms(signal)
-    return shape * torch.where(rms == 0, 1.0, target / rms)
+    return shape * (target / rms).masked_fill(rms == 0, 1.0)
 
 
 class _Feedback:

@@ -65,6 +65,8 @@ def by_processes(config: RunConfig, data: Dataset, parts: int) -> Iterator[None]
 
     for part, (asked, done) in enumerate(pokes, 1):
         if (pid := os.fork()) == 0:
+            for writing, _done in pokes:
+                os.close(writing[1])  # else no child would see the end of who asks
             gradients(part)
             while os.read(asked[0], 1):
                 pass_through(part)

@@ -14,7 +14,7 @@ def section(name: str, device: str, quick: bool) -> None:
     if name == "cores":
         from benchmarks import cores
 
-        print(cores.measure(quick))
+        print(cores.measure(quick, turns=2, seconds=0.7))
     elif name == "tests":
         from benchmarks.gpu import suite
 

@@ -32,6 +32,7 @@ from gradviz.web.connections import Connections
 from gradviz.web.download import download_routes
 from gradviz.web.guard import Guard
 from gradviz.web.ingest import ingest_routes
+from gradviz.web.language import Language
 from gradviz.web.logs import Bounded
 from gradviz.web.metrics import Metrics
 from gradviz.web.routes import Described, Theory, build_routes
@@ -42,7 +43,7 @@ MOST_CONNECTIONS = 8000
 
 def _words(run):
     diagnosis = diagnose(run)
-    return str(diagnosis.verdict), str(diagnosis.sentence)
+    return str(diagnosis.verdict), diagnosis.sentence
 
 
 _describe = Described(_words)
@@ -178,6 +179,7 @@ app = st.App(
     SHELL,
     routes=[Route(_base + route.path, route.endpoint, methods=route.methods) for route in _routes],
     middleware=[
+        Middleware(Language),
         Middleware(Guard, get_names=_names, base=_base, get_person=_person, uploads=f"/{ROUTE}/"),
         Middleware(Badge, get_people=lambda: server().people, base=_base),
     ],

@@ -19,8 +19,8 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     "number": number,
     "word": gettext,  # of a table: a label, a choice
     "choice": lambda words: gettext(" or ").join(words),
-    "list": lambda messages: "; ".join(map(str, messages)),
-    "clause": lambda message: str(message).rstrip("."),  # a sentence within another
+    "list": lambda messages: gettext("; ").join(map(str, messages)),
+    "clause": lambda message: str(message).rstrip(".。"),  # a sentence within another
     "number1": lambda value: number(value, 1),  # of one digit
     "ratio": ratio,  # given as its log10
     "loss": lambda value: f"{value:.2f}" if value < 100 else number(value, 3),

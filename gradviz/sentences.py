@@ -75,6 +75,24 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     ),
     "class-unkept": "Names and the teacher's choices would not survive a restart: {reason}.",
     "class-unreadable": "The file of names and of the teacher's choices could not be read; it is kept as {name}.",
+    # pages: what a button answers
+    "run-gone": "This run is no longer here.",
+    "locked": "The teacher has locked the controls: nobody can start or change runs now.",
+    "teacher-only": "Only the teacher may do that.",
+    "other-live": "This run is somebody else's: you can watch it or join it. Only those who asked for it, and the teacher, can "
+    "stop, pause or step it.",
+    "other-ended": "This run is somebody else's: only those who asked for it, and the teacher, can start it afresh. With another "
+    "seed it is a run of your own.",
+    "run-shared": "Others have asked for this run too: it can be paused once they have left it.",
+    "run-left": "You have left this run; it goes on for the others who asked for it.",
+    "runs-of-others": "These runs are somebody else's: only those who asked for them, and the teacher, can stop them.",
+    "runs-left": "You have left these runs; they go on for the others who asked for them.",
+    "sweep-of-others": "A sweep is removed by the one who asked for it, or by the teacher.",
+    "pin-off": "Teacher mode is off on this server.",
+    "pin-wait": ("Too many wrong PINs. Try again in {n} second.", "Too many wrong PINs. Try again in {n} seconds."),
+    "pin-network": "Too many PINs are being tried from your network. Let this browser take cookies, reload the page and try "
+    "again.",
+    "pin-wrong": "This is not the PIN.",
     # settings of the server
     "range-two": "{first} or {other}",
     "server-setting": "{name} must be {range}, not {given!r}.",
@@ -104,6 +122,7 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "range-optional": "{range}, or default",
     "setting-range": "{label:word} ({name}) must be {range}; {given!r} is not.",
     "default-used": "{problem} The default is used.",
+    "no-such-value": "{name} cannot be {given!r}.",
     "given-twice": "{label:word} ({name}) is given more than once ({words}). The last one is used.",
     "no-setting": "{given!r} is not a setting; the settings are {settings}.",
     "sweep-axes": "A sweep varies one or two of {axes}.",
@@ -360,6 +379,7 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "try-longer": "Give it three times the steps.",
     "try-deeper": "It trains. Does it still with {blocks} blocks?",
     # the store
+    "some-and-more": ("{text} and {n} more", "{text} and {n} more"),
     "interrupted": "The server ended while this run was live; its records up to then are kept.",
     "records-lost": "Damaged in the file and left out: {what}.",
     "lost-steps": ("{count} of {n} step", "{count} of {n} steps"),

@@ -15,6 +15,7 @@ from gradviz.record.run import Run, Summary
 from gradviz.record.sample import AnatomySample
 from gradviz.ui import controls
 from gradviz.ui.heavy import heavily
+from gradviz.ui.language import spoken, write_address
 from gradviz.ui.server import server
 from gradviz.web.figure import figure_panel
 from gradviz.web.motion import motion_panel
@@ -341,5 +342,5 @@ if run is not None:
     if st.session_state[VIEW] not in views:
         st.session_state[VIEW] = "layers"
     st.segmented_control(_("View"), views, key=VIEW, format_func=VIEWS.get, label_visibility="collapsed", required=True)
-    st.fragment(body, run_every=FRAME if st.session_state.get(PLAYING) else None)(run.id, run.recipe)
-    st.query_params.from_dict({"run": run.id})
+    st.fragment(spoken(body), run_every=FRAME if st.session_state.get(PLAYING) else None)(run.id, run.recipe)
+    write_address({"run": run.id})

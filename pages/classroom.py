@@ -6,9 +6,11 @@ from gradviz.charts.sweeps import border_figure
 from gradviz.lenet.config import config_of
 from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.lenet.outcome import JUDGED, OUTCOMES
+from gradviz.messages import say
 from gradviz.serve.classroom import ClassSweep
 from gradviz.ui import classroom, controls
 from gradviz.ui.heavy import heavily, said_if_refused
+from gradviz.ui.language import link, spoken, write_address
 from gradviz.ui.server import server
 from gradviz.web.download import download_button
 from gradviz.web.figure import figure_panel
@@ -28,7 +30,7 @@ def pressed() -> None:
     word, _space, run_id = str(st.session_state[CARDS].get("action") or "").partition(" ")
     run = manager.get(run_id) if word in ACTIONS else None
     if run is None:
-        classroom.say(_("This run is no longer here."))
+        classroom.say(say("run-gone"))
     elif word == "large":
         st.query_params[classroom.WALL] = run.id
     elif word == "open":
@@ -140,11 +142,13 @@ def teacher() -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             if room.wall:
                 st.button(_("Take the run off the wall"), key="class_bare", on_click=put_on_wall, args=("",))
-            st.markdown(_("The projector shows what you put on the wall at [this address](./classroom?wall)."), width="content")
+            st.markdown(_("The projector shows what you put on the wall at [this address]({address}).").format(
+                address=link("classroom", wall="")), width="content")
             st.button(_("Leave teacher mode"), key="class_leave", type="tertiary", on_click=classroom.leave)
 
 
 @st.dialog(_("Delete this run?"))
+@spoken
 def confirm(run_id: str) -> None:
     run = manager.get(run_id)
     if run is None:
@@ -177,7 +181,7 @@ def wall(run_id: str) -> None:
 
 
 def to_cards() -> None:
-    st.query_params.clear()
+    write_address({})
 
 
 def border(summaries: list) -> None:

@@ -18,11 +18,13 @@ from gradviz.charts.runs import (
 from gradviz.lenet.config import FIELDS, ConfigError, config_of
 from gradviz.lenet.diagnosis import CHANCE, diagnose
 from gradviz.lenet.naming import setting_text
+from gradviz.messages import say
 from gradviz.record.arithmetic import arithmetic_text
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.reading import quantity_at
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily, said_if_refused
+from gradviz.ui.language import spoken, write_address
 from gradviz.ui.server import server
 from gradviz.web.figure import figure_panel
 from gradviz.words import as_text
@@ -52,13 +54,13 @@ def choose(ids) -> None:
 def start_changed(run_id: str, change: str) -> None:
     base = config_of(manager.get(run_id))
     if base is None:
-        classroom.say(_("This run is no longer here."))
+        classroom.say(say("run-gone"))
         return
     try:
         if run := classroom.start(CHANGES[change](base)):
             choose([*st.session_state[CHOSEN], run.id])
     except ConfigError as error:
-        st.session_state["compare_refusal"] = str(error)
+        st.session_state["compare_refusal"] = error.message
 
 
 def names_of(runs) -> dict:
@@ -171,10 +173,7 @@ st.multiselect(
 )
 chosen = [summaries[run_id] for run_id in st.session_state[CHOSEN] if run_id in summaries]
 st.session_state[KEPT] = [summary.id for summary in chosen]
-if chosen:
-    st.query_params.from_dict({"runs": ",".join(summary.id for summary in chosen)})
-else:
-    st.query_params.clear()
+write_address({"runs": ",".join(summary.id for summary in chosen)} if chosen else {})
 if not summaries:
     st.info(_("Nothing has been trained on this server yet. The Lab is the place to begin."), icon=":material/info:")
 elif len(chosen) < 2:
@@ -188,8 +187,8 @@ if chosen:
             for change in CHANGES:
                 st.button(_(change), key=f"change {change}", on_click=start_changed, args=(named[base].id, change),
                           disabled=classroom.locked())  # fmt: skip
-    if refusal := st.session_state.pop("compare_refusal", ""):
-        st.error(as_text(refusal))
+    if refusal := st.session_state.pop("compare_refusal", None):
+        st.error(as_text(str(refusal)))
 
     # A session keeps what is named here until its next script run, so the records of eight deep runs are not.
     given = []
@@ -198,6 +197,7 @@ if chosen:
         return {name: run for name, summary in named.items() if (run := manager.get(summary.id))}
 
     @st.fragment(run_every=3 if any(summary.status.live for summary in chosen) else None)
+    @spoken
     def drawn() -> None:
         if given:
             pictures(given.pop())

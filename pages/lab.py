@@ -15,6 +15,7 @@ from gradviz.record.run import Run, Status
 from gradviz.serve.manager import AFRESH
 from gradviz.ui import classroom, controls
 from gradviz.ui.heavy import said_if_refused
+from gradviz.ui.language import spoken
 from gradviz.ui.server import server
 from gradviz.web.download import download_button
 from gradviz.web.panels import live_panel, preview_panel
@@ -49,6 +50,7 @@ def data_notice(wanted: str) -> None:
 
 
 @st.fragment(run_every=1)
+@spoken
 def _progress(wanted: str) -> None:
     name, sentence = shelf.effective(wanted)
     state = shelf.state(wanted)
@@ -136,7 +138,7 @@ def diagnosis_words(run: Run) -> None:
     with st.expander(_("The diagnosis in full: what was measured, what is likely the cause, what to try next"),
                      key="diagnosis", on_change="rerun") as panel:  # fmt: skip
         if panel.open:
-            st.fragment(_diagnosis, run_every=2 if run.status.live else None)(run.id)
+            st.fragment(spoken(_diagnosis), run_every=2 if run.status.live else None)(run.id)
 
 
 @said_if_refused

@@ -18,6 +18,7 @@ from gradviz.lenet.sweep import Sweep, cost, estimate, measured_rate
 from gradviz.lenet.theory.predict import predict
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily
+from gradviz.ui.language import link, spoken, write_address
 from gradviz.ui.server import server
 from gradviz.web.figure import figure_panel
 from gradviz.web.panels import live_panel
@@ -32,7 +33,7 @@ manager, shelf, sweeps = server().manager, server().shelf, server().sweeps
 def go(**words) -> None:
     """Changes the URL, which holds the whole state of this page."""
     kept = {name: st.query_params[name] for name in (LESSON, PREDICTION, DATASET, CONTROLS) if name in st.query_params}
-    st.query_params.from_dict({name: value for name, value in {**kept, **words}.items() if value})
+    write_address({name: value for name, value in {**kept, **words}.items() if value})
 
 
 def title_of(lesson: Lesson) -> str:
@@ -112,6 +113,7 @@ def progress(sweep: Sweep) -> None:
     shown = [run.id for run in sweeps.live(sweep)]
 
     @st.fragment(run_every=1)
+    @spoken
     def bar() -> None:
         done, live = len(sweeps.results(sweep)), sweeps.live(sweep)
         text = _("{done} of {all} runs done").format(done=done, all=len(sweep.configs))
@@ -264,7 +266,7 @@ def answered(lesson: Lesson, sweep: Sweep, prediction: str, plain: bool) -> None
         if not plain:
             with st.expander(_("The runs, to open in the Lab")):
                 for run in done:
-                    st.markdown(f"[{net_name(run.recipe)} · {run.recipe.title}](./?run={run.id})")
+                    st.markdown(f"[{net_name(run.recipe)} · {run.recipe.title}]({link('', run=run.id)})")
 
 
 lesson = LESSONS.get(st.query_params.get(LESSON, ""))

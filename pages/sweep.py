@@ -8,15 +8,17 @@ import streamlit as st
 from gradviz.charts import HOW_TO_READ
 from gradviz.charts.sweeps import border_figure, grid_figure, ratio_figure, theory_ratios
 from gradviz.lenet.config import DATASETS, FIELDS, OPTIMIZERS, ConfigError, RunConfig, misspelt
-from gradviz.lenet.naming import remedy_name
+from gradviz.lenet.naming import remedy_name, remedy_word
 from gradviz.lenet.outcome import JUDGED, OUTCOMES, border
 from gradviz.lenet.sweep import AXES, Sweep, cost, estimate, measured_rate
+from gradviz.messages import say
 from gradviz.record import export
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily
+from gradviz.ui.language import spoken, write_address
 from gradviz.ui.server import server
 from gradviz.web.figure import figure_panel
-from gradviz.words import as_text, duration
+from gradviz.words import as_text, duration, listed
 from gradviz.words import gettext as _
 
 _CURES = (
@@ -24,7 +26,7 @@ _CURES = (
     {"treatment": "feedback", "threshold": 1e-3},
 )  # fmt: skip
 REMEDIES = {
-    remedy_name(config): config
+    remedy_word(config): config
     for config in (RunConfig(activation=activation, **cure) for cure in _CURES for activation in ("sigmoid", "relu"))
 }
 FIRST = {  # what the page asks when it is opened
@@ -51,8 +53,9 @@ def open_session() -> None:
                 st.session_state[key(name)] = usual if word is None else understood(name, word)
             except ValueError as error:  # ConfigError too
                 st.session_state[key(name)] = usual
-                text = str(error) if isinstance(error, ConfigError) else f"{name} cannot be {word[:40]!r}."
-                problems.append(f"{text} " + _("The default is used."))
+                known = isinstance(error, ConfigError)
+                problem = error.message if known else say("no-such-value", name=name, given=word[:40])
+                problems.append(say("default-used", problem=problem))
 
 
 def understood(name: str, word: str):
@@ -79,8 +82,7 @@ def write_url(sweep_id: str | None) -> None:
             words[name] = ",".join(value) if name == "remedies" else ("on" if value else "off") if name == "early" else str(value)
     if sweep_id:
         words["sweep"] = sweep_id
-    if st.query_params.to_dict() != words:
-        st.query_params.from_dict(words)
+    write_address(words)
 
 
 def numbers(text: str, axis: str) -> list[float]:
@@ -107,8 +109,8 @@ def axis_inputs(name: str, values: str, label: str, options: list[str]) -> None:
 def question() -> Sweep | None:
     """The controls, and the sweep that they ask for; None, with a sentence on the page, if they ask for none."""
     off = classroom.locked()
-    st.pills(_("Remedies to compare"), list(REMEDIES), selection_mode="multi", key=key("remedies"), format_func=lambda w: _(w),
-             disabled=off)  # fmt: skip
+    st.pills(_("Remedies to compare"), list(REMEDIES), selection_mode="multi", key=key("remedies"), disabled=off,
+             format_func=lambda word: remedy_name(REMEDIES[word]))  # fmt: skip
     axis_inputs("axis", "values", _("Vary"), list(AXES))
     axis_inputs("axis2", "values2", _("and also vary"), ["", *(axis for axis in AXES if axis != st.session_state[key("axis")])])
     axes = {st.session_state[key("axis")]: "values", st.session_state[key("axis2")]: "values2"}
@@ -134,10 +136,7 @@ def question() -> Sweep | None:
         shared = {name: asked[name] for name in ("steps", "batch_size", "optimizer", "lr", "blocks")}
         bases = [replace(REMEDIES[name], **shared, dataset=dataset) for name in asked["remedies"]]
         points = {axis: numbers(asked[values], axis) for axis, values in axes.items()}
-        name = _("{remedies} over {axes}").format(
-            remedies=", ".join(asked["remedies"]), axes=" × ".join(_(FIELDS[axis].spec.label) for axis in axes)
-        )
-        return Sweep.over(name, bases, points, range(asked["seeds"]), asked["early"])
+        return Sweep.over(Sweep.name_over(asked["remedies"], axes), bases, points, range(asked["seeds"]), asked["early"])
     except ConfigError as error:
         st.error(as_text(str(error)))
         return None
@@ -171,6 +170,7 @@ def picture(sweep: Sweep) -> None:
     active, results = sweeps.active(sweep.id), sweeps.results(sweep)
 
     @st.fragment(run_every=1 if active else None)
+    @spoken
     def bar() -> None:
         done = len(sweeps.results(sweep))
         live = "".join(f" · {run.recipe.title}, {run.history.steps}/{run.recipe.steps}" for run in sweeps.live(sweep))
@@ -208,7 +208,7 @@ def picture(sweep: Sweep) -> None:
         if sweep.axes == ("blocks",):
             lines = {name: border((c, r) for c, r in results.items() if sweep.remedy(c) == remedy).text
                      for remedy, name in sweep.remedies().items()}
-            st.markdown("\n".join(f"- **{_(name)}**: {_(text)}" for name, text in lines.items()))
+            st.markdown("\n".join(f"- **{name}**: {text}" for name, text in lines.items()))
         figure_panel(ratio_figure(sweep, results, theory_ratios(sweep)), "ratio",
                      _("First to last gradient over depth"), sweep.id)  # fmt: skip
         st.caption(_(HOW_TO_READ["ratio"]))
@@ -228,18 +228,18 @@ def overview(known: dict[str, Sweep]) -> None:
     ended = {summary.id for summary in manager.list() if not summary.status.live and summary.steps}
     for id, sweep in sorted(known.items(), key=lambda item: not sweeps.active(item[0])):
         with st.container(horizontal=True, vertical_alignment="center", key=f"sweep-row-{id}"):
-            who = ", ".join(server().classroom.names(id)) or _("somebody without a name")
+            who = listed(server().classroom.names(id)) or _("somebody without a name")
             state = str(sweeps.waits_for(id)) or _("goes on") if sweeps.active(id) else _("rests")
             done = sum(config.id in ended for config in sweep.configs)
             st.markdown(as_text(_("{name} · {who} · {done} of {all} runs ended · {state}").format(
-                name=sweep.name, who=who, done=done, all=len(sweep.configs), state=state)), width="stretch")  # fmt: skip
+                name=sweep.title, who=who, done=done, all=len(sweep.configs), state=state)), width="stretch")  # fmt: skip
             if classroom.may_change_sweep(id):
                 st.button(_("Remove"), key=f"forget-{id}", icon=":material/delete:", on_click=classroom.forget_sweep, args=(id,),
                           disabled=classroom.locked(), help=_("Stops it and takes it off this list; its runs are kept."))
 
 
 def open_sweep() -> None:
-    st.query_params.from_dict({"sweep": picked} if (picked := st.session_state["sweep_open"]) else {})
+    write_address({"sweep": picked} if (picked := st.session_state["sweep_open"]) else {})
 
 
 open_session()
@@ -255,13 +255,14 @@ if known:
         st.session_state["sweep_open"] = ""
     st.selectbox(
         _("Sweeps on this server"), ["", *known], key="sweep_open", on_change=open_sweep,
-        format_func=lambda id: f"{known[id].name} · {len(known[id].configs)} {_('runs')}" if id else _("a new one"),
+        format_func=lambda id: _("{name} · {n} runs").format(name=known[id].title, n=len(known[id].configs)) if id
+        else _("a new one"),
     )
     with st.expander(_("Whose sweeps they are, and how far"), key="sweeps", on_change="rerun") as panel:
         if panel.open:
             overview(known)
 if kept:
-    st.subheader(as_text(kept.name), anchor=False)
+    st.subheader(as_text(kept.title), anchor=False)
     heavily(lambda: picture(kept))
 else:
     asked = question()

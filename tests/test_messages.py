@@ -73,6 +73,7 @@ def test_both_sentences_of_a_plural_have_the_same_arguments_and_all_are_plain_na
 @pytest.mark.parametrize(
     ("code", "arguments", "one", "two"),
     [
+        ("pin-wait", {}, "in 1 second.", "in 2 seconds."),
         ("queue-yours", {}, "1 run of yours waits", "2 runs of yours wait"),
         ("queue-network", {}, "1 run from", "2 runs from"),
         ("sweeps-unreadable", {"which": "x"}, "1 kept sweep could", "2 kept sweeps could"),
@@ -85,6 +86,7 @@ def test_both_sentences_of_a_plural_have_the_same_arguments_and_all_are_plain_na
         ("lost-steps", {"count": 1}, "1 of 1 step", "1 of 2 steps"),
         ("lost-columns", {"count": 1}, "1 of 1 column of", "1 of 2 columns of"),
         ("lost-others", {}, "1 test or sample", "2 tests and samples"),
+        ("some-and-more", {"text": "a"}, "a and 1 more", "a and 2 more"),
         ("store-gaps", {"which": "x"}, "of 1 kept run are", "of 2 kept runs are"),
         ("store-written-anew", {"name": "x"}, "its 1 run.", "its 2 runs."),
         ("store-met-damaged", {}, "is 1 run in it", "are 2 runs in it"),

@@ -77,7 +77,7 @@ def border_figure(sweep: Sweep, results: Mapping[RunConfig, Result], claims: Map
         figure.scatter(x=[None], y=[None], mode="lines", name=_("the article's border"), line=line)
     names = list(remedies.values())
     figure.layout["yaxis"].update(
-        tickvals=list(range(len(names))), ticktext=[_(name).replace(" + ", "<br>+ ") for name in names],
+        tickvals=list(range(len(names))), ticktext=[name.replace(" + ", "<br>+ ") for name in names],
         range=[len(names) - 0.4, -0.6],
     )  # fmt: skip
     drawn = {value for name, value in (claims or {}).items() if name in names}
@@ -100,18 +100,18 @@ def ratio_figure(
         found = [(config, result) for config, result in found if not math.isnan(result.ratio)]
         if theory and name in theory:
             figure.scatter(
-                x=theory[name][0], y=theory[name][1], mode="lines", name=_("{name}, theory").format(name=_(name)),
+                x=theory[name][0], y=theory[name][1], mode="lines", name=_("{name}, theory").format(name=name),
                 line={"color": style["color"], "width": 1.5, "dash": "dot"}, legendgroup=name,
             )  # fmt: skip
         zero = [result.ratio == 0 for _config, result in found]
         figure.scatter(
             x=[_axis_value(config, axis) for config, _result in found],
             y=[math.log10(result.ratio) if 0 < result.ratio < math.inf else ZERO_AT for _config, result in found],
-            mode="markers", name=_(name), legendgroup=name,
+            mode="markers", name=name, legendgroup=name,
             marker={"color": style["color"], "size": 8, "symbol": ["triangle-down-open" if z else "circle" for z in zero]},
             text=[_("exactly 0 in the first block") if z else scientific(math.log10(r.ratio)) if 0 < r.ratio < math.inf else "—"
                   for z, (_config, r) in zip(zero, found, strict=True)],
-            hovertemplate="%{x}: %{text}<extra>" + _(name) + "</extra>",
+            hovertemplate="%{x}: %{text}<extra>" + name + "</extra>",
         )  # fmt: skip
     values = sorted({_axis_value(config, axis) for config in sweep.configs})
     level(figure, 0, values[-1] if values else 1, _("level"), first=values[0] if values else 0)
@@ -138,7 +138,7 @@ def grid_figure(sweep: Sweep, results: Mapping[RunConfig, Result]) -> go.Figure:
     remedies = sweep.remedies()
     columns = min(len(remedies), 2)
     rows = math.ceil(len(remedies) / columns)
-    figure = make_subplots(rows, columns, subplot_titles=[_(name) for name in remedies.values()], vertical_spacing=0.25 / rows)
+    figure = make_subplots(rows, columns, subplot_titles=list(remedies.values()), vertical_spacing=0.25 / rows)
     xs, ys = (sorted({_axis_value(config, axis) for config in sweep.configs}) for axis in (across, up))
     for place, remedy in enumerate(remedies):
         share = np.full((len(ys), len(xs)), np.nan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gradviz.lenet.config import RunConfig
-from gradviz.words import N_, ngettext
+from gradviz.words import ENGLISH, N_, ngettext, speaking
 from gradviz.words import gettext as _
 
 
@@ -20,6 +20,12 @@ def remedy_name(config: RunConfig) -> str:
     """'relu + batch norm', 'sigmoid + shortcut', 'relu + critical init', ..."""
     parts = config.built + [f"{config.init} init"] * (config.init != "default")
     return " + ".join(parts + [config.treatment] * (config.treatment != "none"))
+
+
+def remedy_word(config: RunConfig) -> str:
+    """Its name as a code, in English whoever asks: in a URL, and in the name of a sweep."""
+    with speaking(ENGLISH):
+        return remedy_name(config)
 
 
 def setting_text(name: str, value: object) -> str:

@@ -17,11 +17,13 @@ from typing import Any
 
 from gradviz.lenet.config import FIELDS, RunConfig, config_of
 from gradviz.lenet.fields import ConfigError
-from gradviz.lenet.naming import remedy_name, setting_text
+from gradviz.lenet.naming import remedy_name, remedy_word, setting_text
 from gradviz.lenet.outcome import WINDOW
 from gradviz.messages import say
 from gradviz.record.recipe import Recipe
 from gradviz.record.run import Summary
+from gradviz.words import ENGLISH, language, listed, speaking
+from gradviz.words import gettext as _
 
 AXES = ("blocks", "init_range", "lr")  # what may be varied
 MOST_RUNS = 400  # of one sweep
@@ -62,6 +64,21 @@ class Sweep:
         configs = (replace(base, seed=seed, **point) for seed in seeds for point in points for base in bases)
         return cls(name, tuple(dict.fromkeys(configs)), early)
 
+    @classmethod
+    def name_over(cls, remedies: Iterable[str], axes: Iterable[str]) -> str:
+        """What `over` may be called: in English, since the name decides the id."""
+        with speaking(ENGLISH):
+            return _said_over(remedies, axes)
+
+    @property
+    def title(self) -> str:
+        """Its name in the reader's language."""
+        if language() == ENGLISH:
+            return self.name
+        remedies = self.remedies()
+        made = self.name == self.name_over(map(remedy_word, remedies), self.axes)
+        return _said_over(remedies.values(), self.axes) if made else self.name
+
     @property
     def id(self) -> str:
         """The same runs under the same name are the same sweep."""
@@ -95,6 +112,11 @@ class Sweep:
         """Raises ConfigError, KeyError or TypeError if it is not a sweep."""
         configs = tuple(RunConfig.from_dict(config) for config in values["configs"])
         return cls(str(values["name"]), configs, bool(values["early"]))
+
+
+def _said_over(remedies: Iterable[str], axes: Iterable[str]) -> str:
+    said = " × ".join(_(FIELDS[axis].spec.label) for axis in axes)
+    return _("{remedies} over {axes}").format(remedies=listed(remedies), axes=said)
 
 
 # Cost

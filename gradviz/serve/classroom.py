@@ -21,9 +21,8 @@ from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.lenet.naming import remedy_name, setting_text
 from gradviz.lenet.sweep import Sweep
-from gradviz.messages import NOTHING, say
+from gradviz.messages import NOTHING, Message, say
 from gradviz.serve import smallfile
-from gradviz.words import gettext as _
 
 log = logging.getLogger("gradviz")
 
@@ -97,31 +96,30 @@ class PinCheck:
         """Whether there is a PIN at all: without one nobody is the teacher."""
         return bool(self._pin)
 
-    def refuses(self, pin: str, client: str, address: str = "", known: bool = False) -> str:
-        """Empty if the PIN is right, else one sentence that says why not. A try that comes too early does not count.
+    def refuses(self, pin: str, client: str, address: str = "", known: bool = False) -> Message:
+        """NOTHING if the PIN is right, else why not. A try that comes too early does not count.
 
         `known`: `client` is known by a cookie, and is not a session that costs a guesser nothing. May wait in the line of
         an address from which many wrong PINs have come, PIN_MINUTE seconds at most.
         """
         if not self._pin:
-            return _("Teacher mode is off on this server.")
+            return say("pin-off")
         with self._lock:
             now = self._clock()
             mine, there = self._recent(self._wrong, client, now), self._recent(self._wrong_there, address, now)
             if len(mine) >= PIN_TRIES:
                 seconds = max(1, int(mine[0] + PIN_MINUTE - now + 0.999))
-                return _("Too many wrong PINs. Try again in {n} seconds.").format(n=seconds)
+                return say("pin-wait", n=seconds)
             wait = 0.0
             if len(there) >= PIN_TRIES_THERE and (mine or not known):
                 wait = max(0.0, self._next.get(address, now) - now)
                 if wait >= PIN_MINUTE:
-                    return _("Too many PINs are being tried from your network. Let this browser take cookies, reload the page "
-                             "and try again.")  # fmt: skip
+                    return say("pin-network")
                 self._next = {place: when for place, when in self._next.items() if when > now} | {address: now + wait + PIN_PACE}
         if wait:
             self._sleep(wait)
         if hmac.compare_digest(_digest(pin), _digest(self._pin)):
-            return ""
+            return NOTHING
         with self._lock:
             for wrong, who, most in ((self._wrong, client, PIN_TRIES), (self._wrong_there, address, PIN_TRIES_THERE)):
                 wrong.setdefault(who, deque(maxlen=most)).append(self._clock())
@@ -129,7 +127,7 @@ class PinCheck:
                 if len(wrong) > _MOST_GUESSERS:
                     wrong.popitem(last=False)
         log.warning("event=wrong-pin")
-        return _("This is not the PIN.")
+        return say("pin-wrong")
 
     @property
     def remembered(self) -> int:

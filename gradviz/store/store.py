@@ -29,7 +29,6 @@ from gradviz.store.rows import Parts, Readers, Recipes, Sound, Unsound, arithmet
 from gradviz.store.saving import save
 from gradviz.store.schema import PARTS
 from gradviz.store.storefile import StoreFile
-from gradviz.words import gettext as _
 
 log = logging.getLogger("gradviz")
 
@@ -263,7 +262,7 @@ def _summary(id: str, sound: Sound[R]) -> Summary[R]:
     )
 
 
-def _some(names: Sequence[str], most: int = 5) -> str:
+def _some(names: Sequence[str], most: int = 5) -> Message | str:
     """A list for a sentence, with the number of those left out."""
     text = ", ".join(names[:most])
-    return text if len(names) <= most else _("{text} and {n} more").format(text=text, n=len(names) - most)
+    return text if len(names) <= most else say("some-and-more", text=text, n=len(names) - most)

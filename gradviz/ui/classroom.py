@@ -10,10 +10,11 @@ from typing import Any
 
 import streamlit as st
 
-from gradviz import machine
+from gradviz import machine, messages
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.lenet.sweep import Sweep
+from gradviz.messages import Message
 from gradviz.record.run import Run
 from gradviz.serve.admission import Refused
 from gradviz.serve.classroom import LONGEST_NAME, clean_name
@@ -21,6 +22,7 @@ from gradviz.serve.manager import AFRESH
 from gradviz.serve.people import COOKIE, GUEST
 from gradviz.serve.previews import Preview
 from gradviz.ui import controls
+from gradviz.ui.language import asked
 from gradviz.ui.server import kept_words, notice, server
 from gradviz.web import hosts
 from gradviz.web.panels import notice_panel
@@ -137,7 +139,7 @@ def only_teacher(action: Callable[..., Any]) -> Callable[..., Any]:
     def checked(*args: Any) -> Any:
         if is_teacher():
             return action(*args)
-        say(_("Only the teacher may do that."))
+        say(messages.say("teacher-only"))
 
     return checked
 
@@ -176,21 +178,14 @@ def whose_sentence(run: Run[RunConfig]) -> str:
     """Why not all buttons of this run do all that they say; empty if they do."""
     people = people_of(run)
     if not may_change(people):
-        return _other_live() if run.status.live else _other_ended() if run.status in AFRESH else ""
+        return str(OTHER_LIVE) if run.status.live else str(OTHER_ENDED) if run.status in AFRESH else ""
     if count := others(people) if run.status.live else 0:
         return _("Others have asked for this run too ({n}): Stop takes you out and leaves it to them, and nobody can pause it "
                  "for the others.").format(n=count)  # fmt: skip
     return ""
 
 
-def _other_live() -> str:
-    return _("This run is somebody else's: you can watch it or join it. Only those who asked for it, and the teacher, can stop, "
-             "pause or step it.")
-
-
-def _other_ended() -> str:
-    return _("This run is somebody else's: only those who asked for it, and the teacher, can start it afresh. With another seed "
-             "it is a run of your own.")
+OTHER_LIVE, OTHER_ENDED = messages.say("other-live"), messages.say("other-ended")
 
 
 def change(word: str, run_id: str) -> None:
@@ -198,14 +193,14 @@ def change(word: str, run_id: str) -> None:
     manager = server().manager
     run = manager.at_hand(run_id)  # a live one is
     if locked():
-        return say(locked_sentence())
+        return say(LOCKED)
     if run is None or not run.status.live:
         return None
     people = people_of(run)
     if not may_change(people):
-        return say(_other_live())
+        return say(OTHER_LIVE)
     if word == "pause" and others(people):
-        return say(_("Others have asked for this run too: it can be paused once they have left it."))
+        return say(messages.say("run-shared"))
     if word == "pause":
         return manager.pause(run_id, firmly=is_teacher())
     if word != "stop":
@@ -213,7 +208,7 @@ def change(word: str, run_id: str) -> None:
     if not others(people):
         return manager.stop(run_id)
     if manager.leave(run_id, client(), stop=not server().sweeps.people_of_run(run_id)):
-        say(_("You have left this run; it goes on for the others who asked for it."))
+        say(messages.say("run-left"))
     return None
 
 
@@ -222,14 +217,14 @@ def stop_sweep(sweep_id: str) -> None:
     sweeps = server().sweeps
     people = _with_a_say(sweeps.people(sweep_id))
     if locked():
-        return say(locked_sentence())
+        return say(LOCKED)
     if not may_change(people):
-        return say(_("These runs are somebody else's: only those who asked for them, and the teacher, can stop them."))
+        return say(messages.say("runs-of-others"))
     if not others(people):
         return sweeps.stop(sweep_id)
     if sweeps.leave(sweep_id, client()):
         st.session_state[_LEFT] = sweep_id
-        say(_("You have left these runs; they go on for the others who asked for them."))
+        say(messages.say("runs-left"))
     return None
 
 
@@ -241,10 +236,10 @@ def forget_sweep(sweep_id: str) -> None:
     """Callback: removes a sweep; its runs are kept."""
     sweeps = server().sweeps
     if locked():
-        return say(locked_sentence())
+        return say(LOCKED)
     people = _with_a_say(sweeps.people(sweep_id))
     if not may_change(people) or others(people):
-        return say(_("A sweep is removed by the one who asked for it, or by the teacher."))
+        return say(messages.say("sweep-of-others"))
     return sweeps.forget(sweep_id)
 
 
@@ -256,23 +251,22 @@ def locked() -> bool:
     return server().classroom.locked and not is_teacher()
 
 
-def locked_sentence() -> str:
-    return _("The teacher has locked the controls: nobody can start or change runs now.")
+LOCKED = messages.say("locked")
 
 
 def start(config: RunConfig, again: bool = False) -> Run[RunConfig] | None:
     """Callback: starts or joins the run in this session's name. None, and a sentence, if that is refused."""
     if locked():
-        say(locked_sentence())
+        say(LOCKED)
         return None
     try:
         known = server().manager.get(config.id) if again else None
         if known and not known.status.live and not may_change(people_of(known)):
-            say(_other_ended())
+            say(OTHER_ENDED)
             return None
         run = server().manager.start(config, again=again, client=client(), address=address())
     except Refused as refusal:
-        say(str(refusal))
+        say(refusal.message)
         return None
     join(run.id)
     return run
@@ -289,7 +283,7 @@ def join(run_id: str) -> None:
 def start_sweep(sweep: Sweep) -> None:
     """Callback, in this person's name."""
     if locked():
-        return say(locked_sentence())
+        return say(LOCKED)
     return _start_sweep(sweep, sweep.id)
 
 
@@ -302,7 +296,7 @@ def join_lesson(sweep: Sweep) -> None:
 def start_lesson(sweep: Sweep) -> None:
     """As `start_sweep`, in this session's name."""
     if locked():
-        return say(locked_sentence())
+        return say(LOCKED)
     st.session_state.pop(_LEFT, None)
     return _start_sweep(sweep, *(config.id for config in sweep.configs))
 
@@ -311,7 +305,7 @@ def _start_sweep(sweep: Sweep, *named: str) -> None:
     try:
         server().sweeps.start(sweep, client())
     except Refused as refusal:
-        return say(str(refusal))
+        return say(refusal.message)
     server().classroom.join(client(), name(), *named)
     return None
 
@@ -319,9 +313,10 @@ def _start_sweep(sweep: Sweep, *named: str) -> None:
 # What every page shows
 
 
-def say(sentence: str) -> None:
-    """A sentence at the top of the next script run."""
-    st.session_state[_SAID] = sentence
+def say(message: Message) -> None:
+    """A sentence at the top of the next script run. Callbacks say what they have to say like this: nobody has told Streamlit's
+    thread yet which language this session speaks."""
+    st.session_state[_SAID] = message
 
 
 def frame(lessons_page: Any) -> None:
@@ -336,11 +331,11 @@ def frame(lessons_page: Any) -> None:
     if room.lesson and WALL not in st.query_params:
         with st.container(border=True, horizontal=True, vertical_alignment="center", key="class_banner"):
             st.markdown(f":material/campaign: **{_('The teacher points to a lesson:')}**", width="content")
-            st.page_link(lessons_page, label=_(LESSONS[room.lesson].title), query_params={"lesson": room.lesson})
+            st.page_link(lessons_page, label=_(LESSONS[room.lesson].title), query_params={"lesson": room.lesson, **asked()})
     if locked():
-        st.info(as_text(locked_sentence()), icon=":material/lock:")
-    if sentence := st.session_state.pop(_SAID, ""):
-        st.warning(as_text(sentence))
+        st.info(as_text(str(LOCKED)), icon=":material/lock:")
+    if said := st.session_state.pop(_SAID, None):
+        st.warning(as_text(str(said)))
     if words := kept_words(places=is_teacher() or at_the_server()):
         st.warning(as_text(words), icon=":material/database_off:")
     if room.warning:

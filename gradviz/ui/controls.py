@@ -10,6 +10,7 @@ import streamlit as st
 from gradviz.lenet.activations import ACTIVATIONS
 from gradviz.lenet.config import FIELDS, PRESETS, RunConfig, unescaped
 from gradviz.lenet.fields import ConfigError
+from gradviz.ui.language import write_address
 from gradviz.words import as_text
 from gradviz.words import gettext as _
 
@@ -55,8 +56,7 @@ def write_url() -> None:
     query = st.session_state[CONFIG].to_query()
     if st.session_state.get(RUN):
         query[RUN] = st.session_state[RUN]
-    if st.query_params.to_dict() != query:
-        st.query_params.from_dict(query)
+    write_address(query)
 
 
 def set_config(config: RunConfig) -> None:

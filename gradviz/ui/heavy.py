@@ -51,6 +51,6 @@ def said_if_refused(action: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return action(*args, **kwargs)
         except Refused as refusal:
-            classroom.say(str(refusal))
+            classroom.say(refusal.message)
 
     return tried

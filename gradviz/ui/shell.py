@@ -6,7 +6,7 @@ import streamlit as st
 
 from gradviz.lenet.config import unescaped
 from gradviz.serve.admission import Refused
-from gradviz.ui import classroom
+from gradviz.ui import classroom, language
 from gradviz.ui.opening import HOME
 from gradviz.ui.server import server
 from gradviz.words import as_text
@@ -19,7 +19,10 @@ st.set_page_config(page_title="gradviz", page_icon=str(Path(__file__).with_name(
 # Streamlit leaves a hand's breadth free above the page; a class at the back of the room needs it for the picture.
 st.html("<style>.stMainBlockContainer{padding:3.5rem 2rem 2rem} .stMain h1{font-size:1.7rem;padding:0} "
         "@media(max-width:640px){.stMainBlockContainer{padding:3.5rem 0.8rem 1rem}} "
-        ".st-key-class_frame{position:absolute}</style>")
+        ".st-key-class_frame{position:absolute} "
+        # In Streamlit's header, which lies above everything on a page.
+        ".st-key-language{position:fixed;top:.55rem;right:4rem;width:auto;z-index:999991}</style>")
+language.speak()
 lessons = st.Page(_PAGES / "lessons.py", title=_("Lessons"), icon=":material/school:")
 page = st.navigation(
     [
@@ -34,6 +37,8 @@ page = st.navigation(
 )
 if any(name.startswith("amp;") for name in st.query_params):
     st.query_params.from_dict(unescaped({name: st.query_params.get_all(name) for name in st.query_params}))
+if st.query_params.get(classroom.WALL) is None:  # a projector shows no controls
+    language.picker()
 classroom.frame(lessons)
 if short := server().desk.short():
     st.warning(as_text(str(short)), icon=":material/memory:")
@@ -42,3 +47,4 @@ try:
     page.run()
 except Refused as refusal:  # too little memory to read a run, say
     st.warning(as_text(str(refusal)), icon=":material/memory:")
+language.keep_in_address()

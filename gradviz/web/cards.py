@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gradviz.messages import say
+from gradviz.messages import Message, say
 from gradviz.record import raster
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.recipe import Recipe
@@ -26,6 +26,7 @@ from gradviz.serve.classroom import Classroom
 from gradviz.serve.manager import RunManager
 from gradviz.web import wire
 from gradviz.web.answers import NEVER, binary, refuse
+from gradviz.words import language
 
 MOST_CARDS = 40
 ROWS, COLUMNS = 20, 32  # of a card's heatmap, at most
@@ -95,7 +96,7 @@ class Board:
         self,
         manager: RunManager,
         classroom: Classroom,
-        describe: Callable[[Run[Any]], tuple[str, str]],
+        describe: Callable[[Run[Any]], tuple[str, Message]],
         clock: Callable[[], float] = time.monotonic,
         every: float = _EVERY,
     ):
@@ -110,7 +111,7 @@ class Board:
         self._cards: dict[str, tuple[int, dict[str, Any], bytes]] = {}  # run id -> (look, header, codes)
         self._order: list[str] = []
         self._head: dict[str, Any] = {"more": 0, "ended": 0, "waiting": 0}
-        self._answers: dict[int, bytes] = {}  # of this look, by what was seen
+        self._answers: dict[tuple[int, str], bytes] = {}  # of this look, by what was seen and the language
         self._looking, self._swapping = threading.Lock(), threading.Lock()
 
     def answer(self, seen: str = "") -> bytes:
@@ -126,14 +127,15 @@ class Board:
         epoch, _dash, look = seen.partition("-")
         with self._swapping:
             since = int(look) if epoch == self._epoch and int(look) <= self._look else 0
-            if since not in self._answers:
-                self._answers[since] = self._packed(since)
-            return self._answers[since]
+            asked = since, language()
+            if asked not in self._answers:
+                self._answers[asked] = self._packed(since)
+            return self._answers[asked]
 
     def _packed(self, since: int) -> bytes:
         changed = {id: self._cards[id] for id in self._order if self._cards[id][0] > since}
         header = {"seen": f"{self._epoch}-{self._look}", **self._head, "order": self._order}
-        header["cards"] = {id: card for id, (_look, card, _codes) in changed.items()}
+        header["cards"] = {id: {**card, "summary": card["summary"].title} for id, (_look, card, _codes) in changed.items()}
         return wire.pack(header, *(np.frombuffer(codes, np.uint8) for _look, _card, codes in changed.values()))
 
     def _refresh(self) -> None:
@@ -202,7 +204,7 @@ def _card(summary: Summary[Recipe], place: int | None, names: tuple[str, ...]) -
     return {
         "names": list(names[:_MOST_NAMES]),
         "others": max(0, len(names) - _MOST_NAMES),
-        "summary": summary.recipe.title,
+        "summary": summary.recipe,  # its title is said in the reader's language
         "status": summary.status,
         "place": place if summary.status is Status.QUEUED else None,
         "steps": summary.steps,

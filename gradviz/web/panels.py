@@ -16,12 +16,15 @@ from gradviz.serve.previews import Preview
 from gradviz.web.cards import LOSS_TOP
 from gradviz.web.scripts import plotly_url, script_url
 from gradviz.web.texts import card_words, owners, unloaded, words
+from gradviz.words import language, tag
 
 # Streamlit sends this text at every mount, so it only fetches the real script, which the browser keeps. Streamlit may call
 # the returned clean-up late, after a newer call: whoever is not the newest does nothing.
 _STUB = """
 export default function (component) {
   const { data, parentElement: host } = component;
+  const page = document.documentElement;
+  if (page.dataset.lang !== data.lang) page.lang = page.dataset.lang = data.lang;
   const state = (host.gradviz ??= { calls: 0, part: null });
   const call = ++state.calls;
   import(new URL(data.script, document.baseURI).href).then((script) => {
@@ -50,7 +53,7 @@ def mount(
     component = st.components.v2.component(f"gradviz_{script.removesuffix('.js')}", js=_STUB, isolate_styles=False)
     # Streamlit knows a component's values by their callbacks.
     callbacks: dict[str, Any] = {f"on_{name}_change": call or _nothing for name, call in (triggers or {}).items()}
-    given = {"script": script_url(script), "unloaded": unloaded(), **data}
+    given = {"script": script_url(script), "unloaded": unloaded(), "lang": tag(language()), **data}
     return component(key=key, data=given, width=width, height=height, **callbacks)
 
 

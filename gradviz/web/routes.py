@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from gradviz.messages import say
+from gradviz.messages import NOTHING, Message, say
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.recipe import R, Recipe
 from gradviz.record.run import Run, Status
@@ -34,12 +34,13 @@ _AT_ONCE = 4  # runs that are read or packed at once: each takes some ten megaby
 _SAID_AGAIN = 1.0  # seconds for which a training run's verdict is not worked out again
 # What theory predicts of a net before its first step: name of a quantity -> log10 for each layer.
 Theory = Mapping[str, Sequence[float | None]]
+Words = tuple[str, Message]  # a run's verdict, as its word, and what is to say of it
 
 
 def build_routes(
     get_run: Callable[[str], Run[R] | None],
     get_preview: Callable[[str], Preview | None],
-    describe: Callable[[Run[R]], tuple[str, str]],
+    describe: Callable[[Run[R]], Words],
     get_problem: Callable[[], str] = lambda: "",
     get_metrics: Callable[[], str] = lambda: "",
     look: Callable[[str], tuple[int | None, float | None]] = lambda _: (None, None),
@@ -75,7 +76,7 @@ def build_routes(
 def _run_routes(
     get_run: Callable[[str], Run[R] | None],
     get_at_hand: Callable[[str], Run[R] | None],
-    describe: Callable[[Run[R]], tuple[str, str]],
+    describe: Callable[[Run[R]], Words],
     look: Callable[[str], tuple[int | None, float | None]],
     get_theory: Callable[[Recipe], Theory | None],
 ) -> list[Route]:
@@ -153,22 +154,23 @@ class Described:
     """Remembers what was last said of each of the latest runs: thirty viewers of one run ask the same thing every second.
 
     Of a training run, whose every step is news, the same is said again for `again` seconds. What cannot be described
-    has the words ("", ""), for its numbers are still right and still wanted; the log has the error.
+    has the words ("", NOTHING), for its numbers are still right and still wanted; the log has the error.
     """
 
     def __init__(
         self,
-        describe: Callable[[Run[Any]], tuple[str, str]],
+        describe: Callable[[Run[Any]], Words],
         keep: int = 64,
         again: float = _SAID_AGAIN,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._describe, self._keep, self._again, self._clock = describe, keep, again, clock
-        self._said: OrderedDict[str, tuple[tuple[float, Status], int, float, tuple[str, str]]] = OrderedDict()
+        self._said: OrderedDict[str, tuple[tuple[float, Status], int, float, Words]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __call__(self, run: Run[Any]) -> tuple[str, str]:
+    def __call__(self, run: Run[Any]) -> Words:
         state, steps = (run.created, run.status), run.history.steps
+        words: Words
         with self._lock:
             known = self._said.get(run.id)
             if known is not None and known[0] == state:
@@ -179,7 +181,7 @@ class Described:
             words = self._describe(run)
         except Exception:
             logging.getLogger(__name__).exception("describing run %s failed", run.id)
-            words = ("", "")
+            words = ("", NOTHING)
         with self._lock:
             self._said[run.id] = (state, steps, self._clock(), words)
             self._said.move_to_end(run.id)

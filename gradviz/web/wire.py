@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gradviz.messages import Told, say
+from gradviz.messages import Message, Told, say
 from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.raster import MAX_ROWS, encode, means, pool
@@ -35,7 +35,7 @@ def delta(
     low: float,
     high: float,
     verdict: str = "",
-    sentence: str = "",
+    sentence: Message | str = "",
     place: int | None = None,
     wait: float | None = None,
 ) -> bytes:
@@ -61,7 +61,7 @@ def delta(
     header = {
         **_state(run, status, history),
         "verdict": verdict,
-        "sentence": sentence,
+        "sentence": str(sentence),
         "first": first,
         "columns": columns,
         "tests": len(tests),

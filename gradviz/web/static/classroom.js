@@ -49,6 +49,7 @@ class Part {
     make("style", "", this.root, CSS);
   }
   update(component) {
+    if (this.data?.lang !== component.data.lang) this.seen = ""; // all that is said, in another language
     this.component = component;
     this.data = component.data;
     this.words = component.data.words;

@@ -1,6 +1,7 @@
 // A button that looks as Streamlit's own. It asks first: a refusal then stands on the page, where a link would save it as the
 // file or show it in its place.
 
+import { address } from "./feed.js";
 import { make } from "./look.js";
 
 const STYLE = `.gv-download { display: flex; align-items: center; gap: 0.6rem; }
@@ -25,7 +26,7 @@ export function render(_state, component) {
     note.setAttribute("role", "status");
     button.addEventListener("click", async () => {
       const { url, file, offline } = box.data;
-      const address = new URL(url, document.baseURI), question = new URL(address);
+      const source = address(url), question = new URL(source);
       question.searchParams.set("ask", "");
       button.disabled = true;
       try {
@@ -33,7 +34,7 @@ export function render(_state, component) {
         note.textContent = await reply.text();
         if (reply.ok) {
           const link = make("a", "", box);
-          link.href = address.href;
+          link.href = source.href;
           link.download = file;
           link.click();
           link.remove();

@@ -37,7 +37,14 @@ export class Poll {
   }
 }
 
-export const get = (path) => fetch(new URL(path, document.baseURI), { cache: "no-store" });
+// In the language of the page, which a browser that translates pages by itself does not change there.
+export function address(path) {
+  const url = new URL(path, document.baseURI);
+  url.searchParams.set("lang", document.documentElement.dataset.lang);
+  return url;
+}
+
+export const get = (path) => fetch(address(path), { cache: "no-store" });
 
 // The run as it is known, with the columns of a message joined to it, or null: they do not fit to what is here, ask for
 // everything. Names and title come with the first answer only, and stay.
@@ -98,13 +105,14 @@ export class Feed {
   }
 
   async ask() {
-    const { id } = this;
-    const wait = await (this.isPreview ? this.askPreview(id) : this.askRun(id));
-    return id === this.id ? wait : 0;
+    const { id, opened } = this;
+    const wait = await (this.isPreview ? this.askPreview({ id, opened }) : this.askRun({ id, opened }));
+    return this.away({ id, opened }) ? 0 : wait;
   }
 
-  away(id) {
-    return id !== this.id || this.poll.destroyed;
+  // Whether what was asked for then is no longer wanted: another run, or another language.
+  away({ id, opened }) {
+    return id !== this.id || opened !== this.opened || this.poll.destroyed;
   }
 
   lost() {
@@ -112,21 +120,22 @@ export class Feed {
     return 3000;
   }
 
-  async askRun(id) {
+  async askRun(wish) {
+    const { id } = wish;
     const { quantity, range, run, panel } = this;
     const known = run && run.quantity === quantity && run.low === range[0] && run.high === range[1];
     const query = new URLSearchParams({
       since: known ? run.steps : 0, stride: known ? run.stride : 0, quantity, low: range[0], high: range[1],
     });
     const reply = await get(`api/runs/${encodeURIComponent(id)}?${query}`);
-    if (this.away(id)) return 0;
+    if (this.away(wish)) return 0;
     if (reply.status === 404) return this.lost();
     if (!reply.ok) {
       panel.tell(await reply.text());
       return 3000;
     }
     const message = new Message(await reply.arrayBuffer());
-    if (this.away(id) || quantity !== this.quantity || range !== this.range) return 0;
+    if (this.away(wish) || quantity !== this.quantity || range !== this.range) return 0;
     const { first, steps, created, live } = message.header;
     const grown = steps !== run?.steps || first === 0;
     if (this.run && this.run.created !== created) this.forget(); // it was begun anew
@@ -171,10 +180,10 @@ export class Feed {
     return column;
   }
 
-  async askPreview(id) {
-    const { panel } = this;
+  async askPreview(wish) {
+    const { id } = wish, { panel } = this;
     const reply = await get(`api/previews/${encodeURIComponent(id)}`);
-    if (this.away(id)) return 0;
+    if (this.away(wish)) return 0;
     if (reply.status === 404) return this.lost();
     if (reply.status === 202) {
       panel.tell(panel.words.measuring);
@@ -182,7 +191,7 @@ export class Feed {
     }
     const text = reply.ok ? "" : await reply.text();
     const message = reply.ok ? new Message(await reply.arrayBuffer()) : null;
-    if (this.away(id)) return 0;
+    if (this.away(wish)) return 0;
     this.poll.ended = true;
     panel.tell(text);
     panel.measured(message?.takeProfile() ?? null);

@@ -33,7 +33,7 @@ class Film {
     this.playing = false;
   }
   load(data) {
-    if (this.data?.id === data.id && this.root.childNodes.length) return;
+    if (this.data?.id === data.id && this.data.lang === data.lang && this.root.childNodes.length) return;
     Object.assign(this, { data });
     this.spans = [];
     let end = 0;

@@ -95,7 +95,9 @@ export class Panel {
       );
     }
     const { status } = this.root.dataset, startedAnew = data.live && this.run && !this.run.live;
-    if (this.id !== data.id || status === "failed-preview" || startedAnew) this.open(data); // a preview that failed is tried again
+    const translated = this.lang !== data.lang;
+    this.lang = data.lang;
+    if (this.id !== data.id || translated || status === "failed-preview" || startedAnew) this.open(data); // a preview that failed is tried again
     if (this.root.dataset.status !== "measuring") this.redraw(); // to draw the last preview again would hold up the new one
     this.feed.poll.now();
   }

@@ -40,7 +40,8 @@ export class Pointer {
   keep(layer) {
     const { link, panel } = this, { run, words } = panel, select = this.select.element;
     this.layer = layer;
-    if (run && select.options.length !== run.layers + 1) {
+    if (run && (select.options.length !== run.layers + 1 || this.said !== panel.lang)) {
+      this.said = panel.lang;
       this.select.caption.textContent = words.layer;
       select.replaceChildren(new Option(words.no_layer, ""), ...run.names.map((name, i) => new Option(name, i)));
     }

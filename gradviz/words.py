@@ -103,9 +103,11 @@ def name_of(language: str) -> str:
 
 
 def _files() -> dict[str, Path]:
-    """Language -> its catalogue. Those of the folder GRADVIZ_LOCALE, for who translates, come in addition or go before."""
+    """Language -> its catalogue, .po; a wheel has the .mo alone. Those of the folder GRADVIZ_LOCALE, for who translates, come
+    in addition or go before."""
     folders = [_FOLDER, Path(given)] if (given := os.environ.get("GRADVIZ_LOCALE")) else [_FOLDER]
-    return {path.parent.parent.name: path for folder in folders for path in folder.glob("*/LC_MESSAGES/gradviz.po")}
+    files = [path for folder in folders for path in folder.glob("*/LC_MESSAGES/gradviz.[mp]o")]
+    return {path.parent.parent.name: path.with_suffix(".po") for path in files}
 
 
 @cache
@@ -114,7 +116,7 @@ def _catalogue(language: str) -> _gettext.NullTranslations:
     if (path := _files().get(language)) is None:
         return _gettext.NullTranslations()
     compiled = path.with_suffix(".mo")
-    if compiled.exists() and compiled.stat().st_mtime >= path.stat().st_mtime:
+    if compiled.exists() and (not path.exists() or compiled.stat().st_mtime >= path.stat().st_mtime):
         return _gettext.GNUTranslations(io.BytesIO(compiled.read_bytes()))
     from babel.messages.mofile import write_mo
     from babel.messages.pofile import read_po

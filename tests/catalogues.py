@@ -101,7 +101,7 @@ def tables() -> Iterator[tuple[str, int, Text, list[str]]]:
     from gradviz.sentences import MESSAGES
 
     found: dict[str, list[Text]] = {
-        "gradviz/sentences.py": [text for code, text in MESSAGES.items() if code != "text"],
+        "gradviz/sentences": [text for code, text in MESSAGES.items() if code != "text"],
         "gradviz/record/quantities.py": [
             text for row in QUANTITIES.values() for text in (row.label, row.short, row.meaning, row.unit)
         ],

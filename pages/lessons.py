@@ -49,8 +49,9 @@ def overview() -> None:
         (_("What the article missed"), [lesson for lesson in LESSONS.values() if not lesson.claim]),
     ):
         st.subheader(heading, anchor=False)
-        columns = st.columns(2)
         for place, lesson in enumerate(lessons):
+            if place % 2 == 0:  # a row for each two, so that they keep their order on a narrow screen
+                columns = st.columns(2)
             with columns[place % 2].container(border=True, key=f"card-{lesson.id}"):
                 st.markdown(f"**{title_of(lesson)}**")
                 st.caption(_(lesson.question))

@@ -6,12 +6,14 @@
 # make words  gathers the texts for translators (gradviz/locale); compiles the translations
 # make wheel  builds dist/gradviz_lab-….whl, which carries the pages too
 # make base   writes the digest of today's base image into the Dockerfile; needs Docker and its registry
-# Plain sh and make 3.81 (macOS). Another Python: make run PYTHON=python3.12
+# Plain sh and make 3.81 (macOS). Another Python: make run PYTHON=python3.12. PyTorch for processors or an NVIDIA card, as is
+# here; otherwise: make run TORCH=cpu, or cuda. On Windows run.cmd is make run.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV = .venv
 BIN = $(VENV)/bin
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TORCH ?= auto
+INSTALL = $(BIN)/python deploy/install.py --torch $(TORCH)
 
 .PHONY: help run test test-others audit lock words wheel base install clean
 
@@ -58,12 +60,11 @@ $(VENV)/pyvenv.cfg:
 
 # A stamp is newer than its requirements exactly when they are installed.
 $(VENV)/app.stamp: requirements.txt constraints.txt | $(VENV)/pyvenv.cfg
-	@echo "Installing what gradviz needs; the first time this takes some minutes."
-	@$(INSTALL) -r requirements.txt
+	@$(INSTALL) requirements.txt
 	@touch $@
 
 $(VENV)/tests.stamp: requirements-dev.txt constraints.txt | $(VENV)/app.stamp
-	@$(INSTALL) -r requirements-dev.txt
+	@$(INSTALL) requirements-dev.txt
 	@touch $@
 
 $(VENV)/words.stamp: $(wildcard gradviz/locale/*/LC_MESSAGES/*.po) | $(VENV)/app.stamp

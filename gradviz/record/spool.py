@@ -13,6 +13,7 @@ import os
 import secrets
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,11 +117,11 @@ class SpoolWriter:
         head |= {"written": self._written} | self._head
         text = json.dumps(head).encode() + b"\n" + _numbers(view, scalars, 0) + _frame(_KIND_STATE, state)
         new = self.path.with_suffix(".new")
-        file = new.open("wb", buffering=0)
+        file: IO[bytes] = new.open("wb", buffering=0)
         try:
             lock_file(file)
             file.write(text)
-            os.replace(new, self.path)
+            file = put_in_place(file, self.path, self._file)
         except OSError:
             file.close()
             new.unlink(missing_ok=True)
@@ -151,6 +152,25 @@ def lock_file(file: IO[bytes]) -> None:
     if fcntl:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def put_in_place(file: IO[bytes], path: Path, old: IO[bytes] | None) -> IO[bytes]:
+    """Gives the open file the name `path`, that of `old` till now, and gives back what is open then. Raises OSError."""
+    if fcntl:
+        os.replace(file.name, path)
+        return file
+    for held in (file, old):  # Windows renames and replaces nothing that is open, be it by a reader: who reads is soon done
+        if held:
+            held.close()
+    for patience in reversed(range(40)):
+        try:
+            os.replace(file.name, path)
+            break
+        except PermissionError:
+            if not patience:
+                raise
+            time.sleep(0.05)
+    return path.open("ab", buffering=0)
 
 
 class Recorder:

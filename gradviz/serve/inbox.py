@@ -20,7 +20,7 @@ from typing import IO
 
 from gradviz.messages import Message, Told, say
 from gradviz.record.sender import ALIVE, head_hash
-from gradviz.record.spool import SUFFIX, Check, SpoolError, lock_file, whole_frames
+from gradviz.record.spool import SUFFIX, Check, SpoolError, lock_file, put_in_place, whole_frames
 from gradviz.settings import Limits
 
 MOST_PART = 64_000_000  # bytes that come at once: all columns that a run keeps, and a million steps
@@ -132,11 +132,11 @@ class Inbox:
         check.take(rest)
         path, new = self._path(run_id), self._path(run_id).with_suffix(".arriving")
         self._folder.mkdir(parents=True, exist_ok=True)
-        file = new.open("wb", buffering=0)
+        file: IO[bytes] = new.open("wb", buffering=0)
         try:
             lock_file(file)
             file.write(content)
-            os.replace(new, path)
+            file = put_in_place(file, path, known.file if known else None)
         except OSError:
             file.close()
             with contextlib.suppress(OSError):

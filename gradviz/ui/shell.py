@@ -21,7 +21,7 @@ st.html("<style>.stMainBlockContainer{padding:3.5rem 2rem 2rem} .stMain h1{font-
         "@media(max-width:640px){.stMainBlockContainer{padding:3.5rem 0.8rem 1rem}} "
         ".st-key-class_frame{position:absolute} "
         # Chinese breaks between any two letters, and a narrow table then stands on end.
-        "[data-testid=stTable] table *{word-break:keep-all!important} "
+        "[data-testid=stTable] table tr *{word-break:keep-all;overflow-wrap:normal} "
         # In Streamlit's header, which lies above everything on a page.
         ".st-key-language{position:fixed;top:.55rem;right:4rem;width:auto;z-index:999991}</style>")
 language.speak()

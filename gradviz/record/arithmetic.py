@@ -6,10 +6,12 @@ rounded otherwise, and a training carries that on: what was one part in 10⁷ at
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from gradviz.words import gettext as _
+from gradviz.words import ngettext
 
 
 @dataclass(frozen=True)
@@ -77,3 +79,11 @@ def other_arithmetic(kept: Arithmetic | None, now: Arithmetic | None) -> str:
         return _("This run was computed with {kept}; its device is not on this machine.").format(kept=arithmetic_text(kept))
     return _("This run was computed with {kept}. This machine would compute with {now}, and the digits may differ.").format(
         kept=arithmetic_text(kept), now=arithmetic_text(now))  # fmt: skip
+
+
+def device_words(kept: str) -> str:
+    """What a run keeps of its device, 'cpu, 1 thread' or 'cuda, NVIDIA H100', in the reader's language."""
+    if (found := re.fullmatch(r"cpu, (\d{1,6}) threads?", kept)) is None:
+        return kept
+    threads = int(found[1])
+    return ngettext("cpu, {n} thread", "cpu, {n} threads", threads).format(n=threads)

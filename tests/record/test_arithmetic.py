@@ -9,8 +9,9 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from gradviz.record.arithmetic import Arithmetic, arithmetic_text, differences
+from gradviz.record.arithmetic import Arithmetic, arithmetic_text, device_words, differences
 from gradviz.train.device import here
+from gradviz.words import speaking
 
 CPU = torch.device("cpu")
 PLAIN = Arithmetic("cpu", "AVX2 x86_64 GenuineIntel", "", 2, "2.13.0+cpu")
@@ -72,3 +73,14 @@ def test_its_code_is_one_line_with_all_of_it():
 
 def test_only_a_processor_repeats_its_digits():
     assert PLAIN.repeatable and not replace(PLAIN, device="cuda").repeatable
+
+
+@pytest.mark.parametrize("kept, english, chinese", [
+    ("cpu, 1 thread", "cpu, 1 thread", "cpu，1 个线程"), ("cpu, 4 threads", "cpu, 4 threads", "cpu，4 个线程"),
+    ("cuda, NVIDIA H100", "cuda, NVIDIA H100", "cuda, NVIDIA H100"), ("", "", ""),
+    ("cpu, 99999999999 threads", "cpu, 99999999999 threads", "cpu, 99999999999 threads"),
+])  # fmt: skip
+def test_the_device_of_a_run_is_said_in_the_language_of_who_reads(kept, english, chinese):
+    assert device_words(kept) == english
+    with speaking("zh_CN"):
+        assert device_words(kept) == chinese

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from gradviz import machine
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.diagnosis import diagnose
+from gradviz.lenet.diagnosis import headline
 from gradviz.lenet.theory.predict import predict
 from gradviz.record.recipe import Recipe
 from gradviz.record.sender import ROUTE
@@ -42,8 +42,8 @@ MOST_CONNECTIONS = 8000
 
 
 def _words(run):
-    diagnosis = diagnose(run)
-    return str(diagnosis.verdict), diagnosis.sentence
+    verdict, sentence = headline(run)
+    return str(verdict), sentence
 
 
 _describe = Described(_words)

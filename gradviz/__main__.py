@@ -165,7 +165,7 @@ def _train(given: dict[str, Any]) -> int:
 
     # torch takes seconds to import: a bad option is refused before.
     from gradviz.lenet.data import Shelf
-    from gradviz.lenet.diagnosis import diagnose
+    from gradviz.lenet.diagnosis import headline
     from gradviz.lenet.experiment import resolve_device, training
     from gradviz.lenet.idx import DataError
     from gradviz.train.device import device_text
@@ -203,7 +203,7 @@ def _train(given: dict[str, Any]) -> int:
         except (RuntimeError, MemoryError) as error:  # torch says so when the memory of the machine or the card is used up
             outcome = Outcome(Status.FAILED, message=text(" ".join(str(error).split())))
     run.end(outcome)
-    report.end(outcome, diagnose(run).verdict if run.history.steps else None)
+    report.end(outcome, headline(run)[0] if run.history.steps else None)
     if outcome.status is Status.FAILED:
         return _complain(str(outcome.message), 1)
     return 128 + received[0] if received else 0

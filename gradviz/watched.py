@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 
-from gradviz.diagnosis.examine import examine
+from gradviz.diagnosis.examine import examine, headline
 from gradviz.messages import Told, say
 from gradviz.record.sender import Delivery, Rejected, is_address, reason
 from gradviz.record.spool import SUFFIX, Spool, SpoolError, read_spool
@@ -55,7 +55,7 @@ def send(place: Path, to: str) -> str:
 def _headline(spool: Spool) -> str:
     run = spool.run
     text = _("{title}: {status} after {steps} steps. {verdict}").format(
-        title=run.recipe.title, status=_(str(run.status)), steps=run.history.steps, verdict=examine(run).sentence
+        title=run.recipe.title, status=_(str(run.status)), steps=run.history.steps, verdict=headline(run)[1]
     )
     return f"{text} {run.message}" if run.message else text
 
@@ -65,7 +65,8 @@ def _whole(spool: Spool) -> Iterator[str]:
     yield _headline(spool)
     if (table := last_measured(run.history)) is not None:
         yield as_text(run.recipe.layout.names, table)
-    for message in examine(run).evidence:
+    diagnosis = examine(run)
+    for message in (*diagnosis.advice, *diagnosis.evidence):
         yield str(message)
     for layer, reasons in spool.missing.items():
         for quantity, code in reasons.items():

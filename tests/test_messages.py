@@ -83,6 +83,8 @@ def test_both_sentences_of_a_plural_have_the_same_arguments_and_all_are_plain_na
         ("measured-saturation", {"low": 1.0, "high": 2.0}, "1 layer hands on", "2 layers hand on"),
         ("lenet-measured-zeros", {"alive": "fc", "g": 1.0}, "of 1 block convolution is 0", "of 2 block convolutions is 0"),
         ("lenet-measured-saturation", {"low": 1.0, "high": 2.0}, "1 block convolution hands", "2 block convolutions hand"),
+        ("watched-measured-saturation", {"low": 1.0, "high": 2.0}, "1 layer gives", "2 layers give"),
+        ("measured-overflows", {}, "out 1 step whose", "out 2 steps whose"),
         ("lost-steps", {"count": 1}, "1 of 1 step", "1 of 2 steps"),
         ("lost-columns", {"count": 1}, "1 of 1 column of", "1 of 2 columns of"),
         ("lost-others", {}, "1 test or sample", "2 tests and samples"),

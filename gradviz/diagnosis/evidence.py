@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from gradviz.diagnosis.findings import Verdict
 from gradviz.diagnosis.sentence import some
 from gradviz.diagnosis.state import State, measured
 from gradviz.messages import Message
 from gradviz.record.float32 import ADAM_EPS
 from gradviz.record.quantities import QUANTITIES
+from gradviz.record.watched import STILL
 
 _ACTIVATION = list(QUANTITIES).index("activation_rms")
 
@@ -24,6 +27,8 @@ def evidence(state: State, findings: Findings) -> Iterator[Message]:
 
 def _gradient(state: State, findings: Findings) -> Iterator[Message]:
     front, back = state.ends("weight_grad_rms")
+    if state.finite and math.isnan(front - back):
+        return  # all were left out by a scaler
     words = {"front": state.front_name, "back": state.back_name, "a": front, "b": back}
     if front > 0 < back:
         yield state.say("measured-gradient-ratio", **words, ratio=state.gap("weight_grad_rms"))
@@ -35,7 +40,8 @@ def _signal(state: State, findings: Findings) -> Iterator[Message]:
     front, back = state.ends("signal_rms")
     if state.finite and math.isnan(front - back):
         return  # not measured
-    line = state.say("measured-signal", front=state.front_name, back=state.back_name, a=front, b=back)
+    first, last = (state.names[row] for row in state.rows_of("signal_rms"))
+    line = state.say("measured-signal", front=first, back=last, a=front, b=back)
     factor = state.factor("signal_rms")
     yield line if factor is None else state.say("sentences", first=line, second=state.say("measured-factor", factor=factor))
 
@@ -68,7 +74,7 @@ def _update(state: State, findings: Findings) -> Iterator[Message]:
 def _treatment(state: State, findings: Findings) -> Iterator[Message]:
     treated = state.ends("treated_grad_rms")[0]
     if state.facts.treatment:
-        gradient = state.ends("weight_grad_rms")[0]
+        gradient = float(state.recent["weight_grad_rms"][state.front])
         yield state.say(
             "measured-treatment", treatment=state.facts.treatment, front=state.front_name, a=gradient, b=treated
         )
@@ -76,12 +82,34 @@ def _treatment(state: State, findings: Findings) -> Iterator[Message]:
         yield state.say("measured-adam", g=treated, eps=ADAM_EPS, share=treated / (treated + ADAM_EPS))
 
 
+def _pace(state: State, findings: Findings) -> Iterator[Message]:
+    """Of a net of whose training nothing else is known."""
+    if state.facts.longest is not None:
+        return
+    updates = state.recent["update_ratio"][state.rows]
+    if not np.isnan(updates).all():
+        typical, most = float(np.nanmedian(updates)), int(state.rows[np.nanargmax(updates)])
+        yield state.say("measured-pace", typical=typical, most=state.names[most], share=float(np.nanmax(updates)))
+    kept = [treated / raw for treated, raw in zip(*_treated(state), strict=True) if raw > 0 <= treated]
+    if kept and abs(np.log10(max(np.median(kept), 1e-30))) > 0.01:
+        yield state.say("measured-kept", ratio=float(np.log10(max(np.median(kept), 1e-30))))
+    if STILL in state.history.quantities and not np.isnan(share := state.recent[STILL][state.rows]).all():
+        yield state.say("measured-still", share=float(np.nanmedian(share)))
+    if state.facts.overflows:
+        yield state.say("measured-overflows", n=state.facts.overflows)
+
+
+def _treated(state: State) -> tuple[list[float], list[float]]:
+    treated, raw = (state.recent[name][state.rows].tolist() for name in ("treated_grad_rms", "weight_grad_rms"))
+    return treated, raw
+
+
 def _zeros(state: State, findings: Findings) -> Iterator[Message]:
     zeros = state.zeros
     if not len(zeros) or Verdict.DEAD in findings:
         return
     alive = int(zeros[-1]) + 1
-    if alive == len(state.names):
+    if alive == len(state.names) or not state.recent["weight_grad_rms"][alive] > 0:
         yield state.say("measured-zeros-all", n=len(zeros))
     else:
         gradient = float(state.recent["weight_grad_rms"][alive])
@@ -113,5 +141,5 @@ def _activation(state: State, findings: Findings) -> Iterator[Message]:
 
 
 _LINES: tuple[Callable[[State, Findings], Iterator[Message]], ...] = (
-    _gradient, _signal, _loss, _update, _treatment, _zeros, _silence, _saturation, _activation,
+    _gradient, _signal, _loss, _update, _treatment, _pace, _zeros, _silence, _saturation, _activation,
 )  # fmt: skip

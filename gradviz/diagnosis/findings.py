@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 
+from gradviz.diagnosis.pace import coarse, detached, large, overflowing, still, under_eps, unheld
 from gradviz.diagnosis.state import DECADE, GAP, PATIENCE, State
 from gradviz.words import N_
 
@@ -19,32 +21,42 @@ class Verdict(StrEnum):
     RECOVERING = N_("recovering")
     VANISHING = N_("vanishing")
     HEALTHY = N_("healthy")
-    SATURATED = N_("saturated sigmoids")
+    SATURATED = N_("saturated units")
     UNUSABLE = N_("optimiser cannot use this gradient")
     STUCK = N_("stuck at chance")
     LEARNING = N_("learning")
+    DETACHED = N_("no gradient")
+    UNHELD = N_("not in the optimiser")
+    OVERFLOWING = N_("scaler keeps overflowing")
+    LARGE = N_("steps too large")
+    STILL = N_("stands still")
+    COARSE = N_("weights too coarse to move")
 
 
 def findings(state: State) -> tuple[Verdict, ...]:
     """All that holds, the one that matters most first; at least one."""
+    if not state.seen:
+        return (Verdict.DETACHED if detached(state) else Verdict.WAITING,)
     if not state.finite:
         return (Verdict.DIVERGED,)
-    found = []
+    found = [verdict for verdict, holds in _FIRST if holds(state)]
+    opening = state.ends("weight_grad_rms")[0] == 0
     gap, signal_gap = state.gap("weight_grad_rms"), state.gap("signal_rms")
-    vanished = state.ends("weight_grad_rms")[0] == 0 and not state.opening
+    vanished = opening and not state.young
     if state.dead:
         found.append(Verdict.DEAD)
     elif vanished:
         found.append(Verdict.VANISHED)
     if max(gap, signal_gap) >= GAP or state.loss >= state.loud:
         found.append(Verdict.EXPLODING)
-    if recovery(state) and not (found and found[0] in (Verdict.DEAD, Verdict.VANISHED)):
+    if recovery(state) and {Verdict.DEAD, Verdict.VANISHED}.isdisjoint(found):
         found.append(Verdict.RECOVERING)
     if gap <= -GAP and not vanished:
         found.append(Verdict.VANISHING)
+    found += [verdict for verdict, holds in _OF_PACE if holds(state)]
     if len(state.saturated) and not state.learnt:
         found.append(Verdict.SATURATED)
-    if state.update * state.facts.longest < 1 and not state.opening:
+    if state.facts.longest is not None and state.update * state.facts.longest < 1 and not (state.young and opening):
         found.append(Verdict.UNUSABLE)
     waited = state.idle and state.steps >= PATIENCE
     if waited and not state.falling and state.loss < state.loud and Verdict.RECOVERING not in found:
@@ -52,6 +64,14 @@ def findings(state: State) -> tuple[Verdict, ...]:
     if not found:
         found.append(Verdict.HEALTHY)
     return (*found, Verdict.LEARNING) if state.learnt else tuple(found)
+
+
+_FIRST: tuple[tuple[Verdict, Callable[[State], object]], ...] = (
+    (Verdict.OVERFLOWING, overflowing), (Verdict.DETACHED, detached), (Verdict.UNHELD, unheld),
+)  # fmt: skip
+_OF_PACE: tuple[tuple[Verdict, Callable[[State], object]], ...] = (
+    (Verdict.LARGE, large), (Verdict.COARSE, coarse), (Verdict.UNUSABLE, under_eps), (Verdict.STILL, still),
+)  # fmt: skip
 
 
 def recovery(state: State) -> str | None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gradviz.diagnosis.state import DECADE, GAP, JUDGED, LEFT_CHANCE, RECENT_COLUMNS, RECENT_STEPS, State
+from gradviz.diagnosis.pace import first_nonfinite_column
+from gradviz.diagnosis.state import DECADE, GAP, LEFT_CHANCE, RECENT_COLUMNS, RECENT_STEPS, State
 from gradviz.messages import Message
 from gradviz.record.float32 import SMALLEST
 
@@ -18,15 +19,16 @@ def turns(state: State) -> list[Turn]:
     looked, front, gap = _steady(state, "weight_grad_rms")
     signal_looked, _signal, signal_gap = _steady(state, "signal_rms")
     zero = state.history.quantity("weight_grad_rms")[looked, state.front] == 0
+    unborn = zero & (looked * state.history.stride < RECENT_COLUMNS) & state.facts.opens_at_zero
     found: list[Turn] = []
     if not state.finite:
-        found.append((_first_nonfinite_column(state) * state.history.stride, state.say("turn-nonfinite")))
+        found.append((first_nonfinite_column(state) * state.history.stride, state.say("turn-nonfinite")))
     if not state.dead:  # a dead layer is a wall, not a slope
-        found += _crossings(state, looked, gap <= -GAP, "turn-vanishes", "turn-vanishes-no-longer")
+        found += _crossings(state, looked, (gap <= -GAP) & ~unborn, "turn-vanishes", "turn-vanishes-no-longer")
     found += _crossings(state, looked, zero, "turn-zero", "turn-zero-no-longer")
     if not state.dead:
         grown = looked[front >= front[:1] + DECADE]
-        if (gap[:1] <= -DECADE).any() and len(grown):
+        if (gap[:1] <= -DECADE).any() and len(grown) and not unborn[0]:
             found.append((int(grown[0]) * state.history.stride, state.say("turn-grown", front=state.front_name)))
     found += _loss_turns(state)
     if state.dead:
@@ -54,7 +56,8 @@ def _steady(state: State, quantity: str) -> tuple[np.ndarray, np.ndarray, np.nda
 
     Medians of RECENT_COLUMNS, so that one odd step marks nothing.
     """
-    values = state.history.quantity(quantity)[: state.column + 1, [state.front, state.back]].astype(float)
+    values = state.history.quantity(quantity)[: state.column + 1].astype(float)
+    values = np.where(values < 0, -1.0, state.as_lengths(quantity, values))[:, list(state.rows_of(quantity))]
     looked = np.flatnonzero(~(values < 0).any(axis=1))
     logs = np.log10(np.maximum(values[looked], SMALLEST))  # nan stays nan
     if not len(looked):
@@ -81,11 +84,3 @@ def _loss_turns(state: State) -> Iterator[Turn]:
     ):
         if over.any():
             yield int(np.argmax(over)) + RECENT_STEPS, state.say(code)
-
-
-def _first_nonfinite_column(state: State) -> int:
-    """Steps back from the newest: a run ends where its loss is no longer finite, so there is hardly any way to go."""
-    column = state.column
-    while column and not np.isfinite(state.history.columns[column - 1, JUDGED]).all():
-        column -= 1
-    return column

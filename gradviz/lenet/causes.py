@@ -169,7 +169,7 @@ def _why_it_is_unusable(case: Case) -> Message:
             return say("cause-under-eps", eps=ADAM_EPS)
         if treated > ADAM_OVERFLOW:
             return say("cause-square-overflows")
-    elif state.ends("update_ratio")[1] * state.facts.longest >= 1:
+    elif state.ends("update_ratio")[1] * (state.facts.longest or 0) >= 1:
         ratio = state.gap("weight_grad_rms")
         return say("cause-sgd-share", front=state.front_name, back=state.back_name, ratio=ratio)
     return say("cause-steps-too-small", lr=case.config.lr)

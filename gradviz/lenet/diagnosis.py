@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from gradviz.diagnosis import examine as any_net
 from gradviz.diagnosis.examine import Diagnosis, examine
+from gradviz.diagnosis.findings import Verdict
 from gradviz.diagnosis.state import LOUD_TIMES, Facts, State
 from gradviz.lenet.activations import ACTIVATIONS
 from gradviz.lenet.causes import Case, likely_cause
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.next_experiment import LONGEST, next_experiment
+from gradviz.messages import Message
 from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run
 
@@ -45,6 +48,12 @@ def diagnose(run: Run[Recipe], column: int | None = None) -> Diagnosis:
         return replace(diagnosis, likely_cause=tuple(likely_cause(case)), next_experiment=next_experiment(case))
 
     return examine(run, column, facts(config), explain)
+
+
+def headline(run: Run[Recipe], column: int | None = None) -> tuple[Verdict, Message]:
+    """The verdict and the sentence of `diagnose`, for lists and cards."""
+    config = run.recipe
+    return any_net.headline(run, column, facts(config) if isinstance(config, RunConfig) else None)
 
 
 def facts(config: RunConfig) -> Facts:

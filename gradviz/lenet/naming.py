@@ -18,7 +18,7 @@ def net_name(config: RunConfig) -> str:
 
 def remedy_name(config: RunConfig) -> str:
     """'relu + batch norm', 'sigmoid + shortcut', 'relu + critical init', ..."""
-    parts = config.built + [_("{init} init").format(init=config.init)] * (config.init != "default")
+    parts = config.built + [f"{config.init} init"] * (config.init != "default")
     return " + ".join(parts + [config.treatment] * (config.treatment != "none"))
 
 
@@ -30,7 +30,7 @@ def remedy_word(config: RunConfig) -> str:
 
 def setting_text(name: str, value: object) -> str:
     """One setting in words: 'adam', 'lr 0.001', 'batch norm', 'no shortcut', 'init ±0.5'."""
-    label = _(_SHORT[name]) if name in _SHORT else name.replace("_", " ")
+    label = _(_SHORT.get(name, name.replace("_", " ")))
     if isinstance(value, bool):
         return label if value else _("no {setting}").format(setting=label)
     if value is None:
@@ -42,10 +42,5 @@ def setting_text(name: str, value: object) -> str:
     return f"{label}{value:g}" if name == "init_range" else f"{label} {value:g}"
 
 
-_SHORT = {
-    "batch_size": N_("batch"), "init_range": N_("init ±"), "batch_norm": N_("batch norm"), "shortcut": N_("shortcut"),
-    "other_norm": N_("other norm"), "branch_scale": N_("branch scale"), "init": N_("init"), "threshold": N_("threshold"),
-    "treatment": N_("treatment"), "lr": N_("lr"), "steps": N_("steps"), "seed": N_("seed"), "device": N_("device"),
-    "activation_everywhere": N_("activation everywhere"),
-}  # fmt: skip
+_SHORT = {"batch_size": N_("batch"), "init_range": N_("init ±"), "batch_norm": N_("batch norm")}
 _SAID_ALONE = ("activation", "optimizer", "dataset", "treatment")

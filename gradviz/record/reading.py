@@ -50,6 +50,14 @@ def factor_of(values: np.ndarray) -> float:
     return float(10 ** -np.polyfit(places, np.log10(values[places]), 1)[0])
 
 
+def length_of(rms: np.ndarray, entries: np.ndarray | Sequence[int]) -> np.ndarray:
+    """float64: the 2-norm of so many entries with this root mean square. A gradient's length is what layers of different size
+    have in common: how far a step of theirs moves the loss. nan where nothing is known of the entries (0)."""
+    entries = np.asarray(entries, float)
+    with np.errstate(invalid="ignore"):  # of inf
+        return np.where(entries > 0, rms.astype(float) * np.sqrt(entries), np.nan)
+
+
 def log_size(value: float) -> float:
     """log10 of a size, with 0 read as the smallest float32 number."""
     return math.log10(max(float(value), SMALLEST)) if not math.isnan(value) else math.nan

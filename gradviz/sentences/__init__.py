@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gradviz.sentences.diagnosis import DIAGNOSIS
 from gradviz.sentences.store import STORE
 
 # Code -> sentence with {arguments}, in English; two sentences where the number {n} decides, for one and for more.
@@ -212,108 +213,7 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "wire-whole": "{name} must be a whole number of 0 or more.",
     "wire-number": "{name} must be a number.",
     "wire-seen": "seen must be what the last answer said.",
-    # diagnosis: the sentence
-    "waits": "Waiting for the first step.",
-    "never-began": "No step was recorded.",
-    "no-gradient": "No layer's gradient was measured.",
-    "diverged": "Diverged: at step {step} the loss is {loss:number}; inf or nan first appears in {layer}.",
-    "diverged-in-loss": "Diverged: at step {step} the loss is {loss:number}, while every layer is still finite.",
-    "dead": "Dead relu layers: {layer} hands on exactly 0 for every input, so no gradient passes it; {loss}.",
-    "vanished": "Vanished to exact zero: in {count} of the {all} layers, up to {last}, every gradient entry "
-    "is 0 in float32, while {back} has {g_back:number}; {loss}.",
-    "exploding-signal": "Exploding: on its way back from {back} to {front} the signal grows {growth:ratio}-fold "
-    "({s_back:number} to {s_front:number}); {loss}.",
-    "exploding-gradient": "Exploding: the gradient of {front} is {ratio:ratio} times that of {back} "
-    "({g_front:number} against {g_back:number}); {loss}.",
-    "exploding-loss": "Exploding: {loss}, and the largest weight gradient is {size:number}.",
-    "recovering-gradient": "Recovering: the gradient of {front} has grown {growth:ratio}-fold since step 0 "
-    "({g_start:number} to {g_front:number}); {loss}.",
-    "recovering-signal": "Recovering: on its way back from {back} to {front} the signal grew {before:ratio}-fold at step 0 "
-    "and now grows {growth:ratio}-fold; {loss}.",
-    "recovering-loss": "Recovering: the loss began at {before:loss}; now {loss}.",
-    "vanishing": "Vanishing: the gradient of {front} is {ratio:ratio} of {back}'s "
-    "({g_front:number} against {g_back:number}); {loss}.",
-    "saturated": "Saturated sigmoids: {count} of the {all} layers hand on an rms above {split} or below {off} "
-    "(0.5 is the middle), and {loss}.",
-    "unusable": "The optimiser cannot use this gradient: {front} has {g_front:number}, and {pace}; {loss}.",
-    "stuck": "Stuck at chance: after {step} steps {loss}, although the gradient does reach {front} "
-    "({g_front:number} against {g_back:number} in {back}).",
-    "healthy": "Healthy: {front} gets a gradient of {g_front:number}, {back} {g_back:number}, and {loss}.",
-    "healthy-so-far": "Healthy so far: {front} gets a gradient of {g_front:number}, {back} {g_back:number}; {loss}.",
-    "loss-untold": "the loss was not told",
-    "loss-since": "the loss is {loss:loss}, and was {start:loss} at step {step}",
-    "loss-down": "the loss is down to {loss:loss} (chance is {chance:.2f})",
-    "loss-at-chance": "the loss stands at chance, {loss:loss}",
-    "loss-above-chance": "the loss is {loss:loss}, above chance ({chance:.2f})",
-    "pace": "at this pace it needs {steps:ratio} steps to change its weights by their own size",
-    "pace-none": "a step does not change its float32 weights at all",
-    "layer-and-more": ("{layer} (and {n} more)", "{layer} (and {n} more)"),  # alike in English alone
-    # diagnosis: what was measured
-    "measured-gradient": "Weight gradient (rms): {a:number} in {front}, {b:number} in {back}.",
-    "measured-gradient-ratio": "Weight gradient (rms): {a:number} in {front}, {b:number} in {back}; ratio {ratio:ratio}.",
-    "measured-signal": "Backward signal (rms): {b:number} at {back}, {a:number} at {front}.",
-    "measured-factor": "A line through its log gives a factor of {factor:.3g} per layer.",
-    "measured-loss": "Loss: {loss:loss}, mean of steps {first} to {last}.",
-    "measured-loss-chance": "Loss: {loss:loss}, mean of steps {first} to {last}; a guess has {chance:.3f}.",
-    "measured-test": "Test accuracy {share:.0%} at step {step}.",
-    "measured-update": "Update: a step changes the weights of {front} by {a:number} of their size, those of {back} by "
-    "{b:number}.",
-    "measured-update-front": "Update: a step changes the weights of {front} by {a:number} of their size.",
-    "measured-no-update": "Update: a step does not change a single float32 weight of {front}.",
-    "measured-treatment": "Treatment: {treatment} turns the {a:number} of {front} into {b:number} before the step.",
-    "measured-adam": "Adam: {g:number} against its eps of {eps:number1} leaves g/(g + eps) = {share:number} of a full step.",
-    "measured-zeros": (
-        "Exact zeros: every gradient entry of {n} layer is 0; the next, {alive}, has {g:number}.",
-        "Exact zeros: every gradient entry of {n} layers is 0; the next, {alive}, has {g:number}.",
-    ),
-    "measured-zeros-all": (
-        "Exact zeros: every gradient entry of {n} layer is 0.",
-        "Exact zeros: every gradient entry of {n} layers is 0.",
-    ),
-    "measured-dead": "Dead: {layer} hands on exactly 0 for every input.",
-    "measured-silent": "Silent: {layer} hands on exactly 0 for every input.",
-    "measured-saturation": (
-        "Saturation: {n} layer hands on an rms from {low:number} to {high:number}, where 0.5 is the middle.",
-        "Saturation: {n} layers hand on an rms from {low:number} to {high:number}, where 0.5 is the middle.",
-    ),
-    "measured-activation": "Activation (rms): {a:number} in {front}, {b:number} in {back}, {c:number} in {last}.",
-    # diagnosis: when it turned
-    "turn-nonfinite": "The first inf or nan.",
-    "turn-vanishes": "The gradient begins to vanish: more than 1000-fold from {back} to {front}.",
-    "turn-vanishes-no-longer": "The gradient no longer vanishes: less than 1000-fold from {back} to {front}.",
-    "turn-explodes": "The signal begins to explode: more than 1000-fold from {back} to {front}.",
-    "turn-explodes-no-longer": "The signal no longer explodes: less than 1000-fold from {back} to {front}.",
-    "turn-zero": "The gradient of {front} is exactly 0.",
-    "turn-zero-no-longer": "The gradient of {front} is no longer exactly 0.",
-    "turn-grown": "The gradient of {front} is ten times what it was at step 0.",
-    "turn-falls": "The loss falls below ten times chance.",
-    "turn-leaves-chance": "The loss leaves chance.",
-    "turn-loud": "The loss passes ten times chance.",
-    "turn-dead": "{layer} is dead: it hands on exactly 0.",
-    "turn-alive": "{layer} is alive again.",
-    # diagnosis, in the words of a deep LeNet
-    "lenet-dead": "Dead relu layers: {layer} hands on exactly 0 for every image, so no gradient passes it; {loss}.",
-    "lenet-vanished": "Vanished to exact zero: in {count} of the {all} block convolutions, up to {last}, every gradient entry "
-    "is 0 in float32, while {back} has {g_back:number}; {loss}.",
-    "lenet-saturated": "Saturated sigmoids: {count} of the {all} block convolutions hand on an rms above {split} or below {off} "
-    "(0.5 is the middle), and {loss}.",
-    "lenet-measured-factor": "A line through its log gives a factor of {factor:.3g} per convolution.",
-    "lenet-measured-loss-chance": "Loss: {loss:loss}, mean of steps {first} to {last}; a guess among ten classes has "
-    "{chance:.3f}.",
-    "lenet-measured-zeros": (
-        "Exact zeros: every gradient entry of {n} block convolution is 0; the next, {alive}, has {g:number}.",
-        "Exact zeros: every gradient entry of {n} block convolutions is 0; the next, {alive}, has {g:number}.",
-    ),
-    "lenet-measured-dead": "Dead: {layer} hands on exactly 0 for every image.",
-    "lenet-measured-saturation": (
-        "Saturation: {n} block convolution hands on an rms from {low:number} to {high:number}, where 0.5 is the middle.",
-        "Saturation: {n} block convolutions hand on an rms from {low:number} to {high:number}, where 0.5 is the middle.",
-    ),
-    "lenet-measured-activation": "Activation (rms): {a:number} in {front}, {b:number} in {back}, {c:number} in the logits.",
-    "lenet-turn-vanishes": "The gradient begins to vanish: more than 1000-fold from the last block to the first.",
-    "lenet-turn-vanishes-no-longer": "The gradient no longer vanishes: less than 1000-fold from the last block to the first.",
-    "lenet-turn-explodes": "The signal begins to explode: more than 1000-fold from the last block to the first.",
-    "lenet-turn-explodes-no-longer": "The signal no longer explodes: less than 1000-fold from the last block to the first.",
+    **DIAGNOSIS,
     # lenet: what is likely the cause
     "cause-printed-border": "Sigmoids are never negative, so the zero padding prints the same border on every map. Batch norm "
     "divides by a spread that is mostly this border, and what tells two images apart shrinks by about {factor} per convolution.",

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
-from gradviz.lenet.diagnosis import diagnose
+from gradviz.lenet.diagnosis import headline
 from gradviz.record import export
 from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run
@@ -52,7 +52,7 @@ def _row(run: Run[Recipe], names: Iterable[str]) -> dict[str, object]:
         "run": run.id,
         "names": ", ".join(names),
         "status": str(run.status),
-        "verdict": str(diagnose(run).verdict),
+        "verdict": str(headline(run)[0]),
         "steps_done": history.steps,
         "last_loss": float(history.loss[-1]) if history.steps else math.nan,
         "test_accuracy": math.nan if run.test_accuracy is None else run.test_accuracy,

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from gradviz.record.watched import MEASURED
+from gradviz.record.watched import ABSENT, MEASURED, STILL
 from gradviz.train.hooks import Collected, Passes
 from gradviz.train.missing import Circumstances, Missing, missing
 from gradviz.train.modules import order
@@ -240,6 +240,9 @@ class Watcher:
         table = tabled(collected, step.moved, step.scales, self._world)
         overflown = any(scale.overflown for scale in step.scales.values())
         held = {k for known in self._known if (other := known()) is not None for k in self._held(other)}
+        alone = [k for k in range(len(rows)) if k not in held]
+        for quantity in ("treated_grad_rms", "update_ratio", STILL):  # what no optimiser does is not 0, it is not done
+            table[MEASURED.index(quantity), alone] = ABSENT
         at = Circumstances(step.called, held, self._world, overflown)
         why = missing(table, rows, collected, step.moved, at)
         overflows, self.passes.thrown_away = self.passes.thrown_away + overflown, 0

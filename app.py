@@ -8,6 +8,7 @@ import sys
 import threading
 from contextlib import asynccontextmanager
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import streamlit as st
@@ -30,12 +31,14 @@ from gradviz.web.badge import Badge
 from gradviz.web.cards import Board, classroom_routes
 from gradviz.web.connections import Connections
 from gradviz.web.download import download_routes
+from gradviz.web.frontend import Files, Frontend
 from gradviz.web.guard import Guard
 from gradviz.web.ingest import ingest_routes
 from gradviz.web.language import Language
 from gradviz.web.logs import Bounded
 from gradviz.web.metrics import Metrics
 from gradviz.web.routes import Described, Theory, build_routes
+from gradviz.web.scripts import warm_up
 from gradviz.words import gettext as _
 
 MOST_CONNECTIONS = 8000
@@ -148,7 +151,9 @@ def _leave() -> None:
 
 
 def _warm_up() -> None:
-    """Reads the default data set, so that the first reader does not wait for it."""
+    """Packs the scripts and reads the default data set, so that the first reader does not wait for them."""
+    warm_up()
+    _files.warm_up()
     shelf, nursery = server().shelf, server().nursery
     if shelf.wait("mnist").status == "ready":
         try:
@@ -173,6 +178,7 @@ _routes = [*build_routes(
     get_key=lambda: server().classroom.key,
     get_person=lambda request: _person(request.cookies.get(COOKIE)),
 ), *ingest_routes(lambda: server().inbox, lambda: server().settings.ingest)]
+_files = Files(Path(st.__file__).parent / "static")
 # Streamlit puts its own routes under the base path, but not ours.
 _base = "".join(f"/{part}" for part in st.get_option("server.baseUrlPath").split("/") if part)
 app = st.App(
@@ -182,6 +188,7 @@ app = st.App(
         Middleware(Language),
         Middleware(Guard, get_names=_names, base=_base, get_person=_person, uploads=f"/{ROUTE}/"),
         Middleware(Badge, get_people=lambda: server().people, base=_base),
+        Middleware(Frontend, files=_files, base=_base),
     ],
     lifespan=_lifespan,
     on_script_error=_failed,

@@ -6,14 +6,17 @@ import plotly.graph_objects as go
 
 from gradviz.charts.draft import INK
 from gradviz.web.panels import mount
-from gradviz.web.scripts import plotly_url
+from gradviz.web.scripts import TRACES, plotly_url
 
 
 def figure_panel(figure: go.Figure, key: str, label: str, about: str = "") -> None:
     """`figure` with a layout height; its colour INK becomes the page's text colour. `label`: what it shows, for screen readers.
 
-    `about`: what the axes mean; as long as it stays the same, so does the reader's zoom.
+    `about`: what the axes mean; as long as it stays the same, so does the reader's zoom. Raises ValueError for a kind of
+    trace that browsers are not given.
     """
+    if strange := {trace.type for trace in figure.data} - {*TRACES}:
+        raise ValueError(f"traces {sorted(strange)}; scripts.TRACES has what browsers draw")
     data = {
         "plotly": plotly_url(),
         "figure": figure.to_json(),  # Plotly's own: inf and nan become null

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
+import plotly
+import plotly.graph_objects as go
 import pytest
 from starlette.applications import Starlette
 
@@ -28,8 +30,9 @@ from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
 from gradviz.serve.previews import Preview
 from gradviz.web import panels, texts, wire
+from gradviz.web.figure import figure_panel
 from gradviz.web.routes import Described, build_routes
-from gradviz.web.scripts import joined, plotly_url, script_url
+from gradviz.web.scripts import joined, lighter, plotly_url, script_url
 
 T = TypeVar("T")
 STATIC = Path(wire.__file__).parent / "static"
@@ -468,11 +471,21 @@ def test_scripts_may_be_kept_for_ever_because_their_address_changes_with_them():
             text = (gzip.decompress(own.content) if "content-encoding" in own.headers else own.content).decode()
             assert text == joined(MODULES, name) and ("content-encoding" in own.headers) == (accepted == "gzip")
             assert "immutable" in own.headers["cache-control"] and own.headers["content-type"].startswith("text/javascript")
-    plotly = site.get("/" + plotly_url(), accept_encoding="gzip")
-    assert plotly.headers["content-encoding"] == "gzip" and int(plotly.headers["content-length"]) < 1_600_000
+    packed = site.get("/" + plotly_url(), accept_encoding="gzip")
+    assert packed.headers["content-encoding"] == "gzip" and int(packed.headers["content-length"]) < 1_600_000
     plain = site.get("/" + plotly_url(), accept_encoding="identity")
     assert "content-encoding" not in plain.headers and b"Plotly" in plain.content
-    assert gzip.decompress(plotly.content) == plain.content
+    assert gzip.decompress(packed.content) == plain.content
+
+
+def test_plotly_prepares_what_is_drawn_and_stays_as_it_is_if_it_is_built_otherwise():
+    text = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    assert lighter(text) != text and len(text) - 500 < len(lighter(text)) < len(text)
+    assert lighter(text, ["heatmap"]) != lighter(text) and lighter(text, ["heatmap", "none"]) == text
+    for other in ("", "window.Plotly = 1;", text.replace(".register([", ".enlist([")):
+        assert lighter(other) == other
+    with pytest.raises(ValueError, match="bar"):
+        figure_panel(go.Figure([{"type": "bar"}]), "key", "label")
 
 
 def test_a_module_is_never_met_by_an_older_one_that_imports_it():

@@ -8,7 +8,7 @@ import numpy as np
 import odd
 import plotly
 import pytest
-from playwright.sync_api import Page, Route
+from playwright.sync_api import Page, Route, expect
 from recorded import extend, new_run
 
 from gradviz.charts import draft
@@ -16,7 +16,7 @@ from gradviz.record import raster
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
 from gradviz.web import panels, texts, wire
-from gradviz.web.scripts import joined, plotly_url, script_url
+from gradviz.web.scripts import TRACES, joined, lighter, plotly_url, script_url
 
 STATIC = Path(wire.__file__).parent / "static"
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
@@ -174,6 +174,25 @@ def test_plotly_is_loaded_once_and_tried_again_if_it_did_not_come(page: Page):
     assert page.evaluate(f"{load}.then(() => 'there', () => 'missing')") == "missing"
     assert page.evaluate(f"{load}.then((all) => all.map(({{ version }}) => version))") == [1, 1, 1]
     assert len(asked) == 2
+
+
+def test_the_plotly_that_browsers_get_draws_the_kinds_of_our_figures_and_prepares_no_others(page: Page):
+    page.route(f"{SITE}**", serve)
+    page.goto(SITE)
+    page.add_script_tag(content=lighter(PLOTLY.read_text(encoding="utf-8")))
+    assert set(page.evaluate("Object.keys(Plotly.PlotSchema.get().traces)")) == set(TRACES)
+    page.evaluate(
+        """() => Plotly.newPlot(document.body.appendChild(document.createElement("div")), [
+          { x: [1, 2], y: [1, 10], mode: "lines+markers", error_y: { array: [1, 1] } },
+          { type: "heatmap", z: [[1, 2], [3, 4]], xaxis: "x2", yaxis: "y2" },
+          { type: "image", z: [[[255, 0, 0]]], xaxis: "x3", yaxis: "y3" },
+        ], { grid: { rows: 1, columns: 3, pattern: "independent" }, yaxis: { type: "log" }, shapes: [{ type: "line" }] })
+          .then(() => null)"""
+    )
+    for drawn in (".scatterlayer .js-line", ".errorbar", ".heatmaplayer image", ".imagelayer image", ".infolayer .colorbar"):
+        expect(page.locator(drawn).first).to_be_attached()
+    saved = page.evaluate("Plotly.toImage(document.querySelector('.js-plotly-plot'), { format: 'svg' })")
+    assert saved.startswith("data:image/svg")
 
 
 # ---- The heatmap's picture ----

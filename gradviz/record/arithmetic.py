@@ -69,6 +69,14 @@ def arithmetic_text(arithmetic: Arithmetic | None) -> str:
     return text.format(**arithmetic.to_dict() | {"held": held})
 
 
+def device_said(kept: str) -> str:
+    """What a run got, as it is kept ('cpu, 2 threads', 'cuda, NVIDIA H100'), in the reader's language."""
+    if not (counted := re.fullmatch(r"cpu, ([0-9]{1,6}) threads?", kept)):
+        return kept
+    n = int(counted[1])
+    return ngettext("cpu, {n} thread", "cpu, {n} threads", n).format(n=n)
+
+
 def other_arithmetic(kept: Arithmetic | None, now: Arithmetic | None) -> str:
     """One sentence for who meets a run that was computed otherwise than it would be `now`, here; else empty."""
     if not differences(kept, now):
@@ -79,11 +87,3 @@ def other_arithmetic(kept: Arithmetic | None, now: Arithmetic | None) -> str:
         return _("This run was computed with {kept}; its device is not on this machine.").format(kept=arithmetic_text(kept))
     return _("This run was computed with {kept}. This machine would compute with {now}, and the digits may differ.").format(
         kept=arithmetic_text(kept), now=arithmetic_text(now))  # fmt: skip
-
-
-def device_words(kept: str) -> str:
-    """What a run keeps of its device, 'cpu, 1 thread' or 'cuda, NVIDIA H100', in the reader's language."""
-    if (found := re.fullmatch(r"cpu, (\d{1,6}) threads?", kept)) is None:
-        return kept
-    threads = int(found[1])
-    return ngettext("cpu, {n} thread", "cpu, {n} threads", threads).format(n=threads)

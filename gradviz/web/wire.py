@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gradviz.messages import Message, Told, say
-from gradviz.record.arithmetic import device_words
+from gradviz.record.arithmetic import device_said
 from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.raster import MAX_ROWS, encode, means, pool
@@ -94,7 +94,7 @@ def _state(run: Run[Recipe], status: Status, history: History) -> dict[str, Any]
         "created": run.created,
         "status": status,
         "live": status.live,
-        "device": device_words(run.device),
+        "device": device_said(run.device),
         "message": str(run.message),
         "nonfinite_layer": run.nonfinite_layer,
         "test_accuracy": run.test_accuracy,

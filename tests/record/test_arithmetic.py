@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from gradviz.record.arithmetic import Arithmetic, arithmetic_text, device_words, differences
+from gradviz.record.arithmetic import Arithmetic, arithmetic_text, device_said, differences
 from gradviz.train.device import here
 from gradviz.words import speaking
 
@@ -81,6 +81,6 @@ def test_only_a_processor_repeats_its_digits():
     ("cpu, 99999999999 threads", "cpu, 99999999999 threads", "cpu, 99999999999 threads"),
 ])  # fmt: skip
 def test_the_device_of_a_run_is_said_in_the_language_of_who_reads(kept, english, chinese):
-    assert device_words(kept) == english
+    assert device_said(kept) == english
     with speaking("zh_CN"):
-        assert device_words(kept) == chinese
+        assert device_said(kept) == chinese

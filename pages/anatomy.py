@@ -166,9 +166,9 @@ def profile(run: Run, history: History, column: int) -> None:
 
 def layers(run: Run, history: History, column: int, sample: AnatomySample) -> None:
     names = run.recipe.layout.names
-    st.subheader(_("Gradient sizes, layer by layer"), anchor=False)
+    st.header(_("Gradient sizes, layer by layer"), anchor=False)
     profile(run, history, column)
-    st.subheader(_("Weights and weight gradients of every layer"), anchor=False)
+    st.header(_("Weights and weight gradients of every layer"), anchor=False)
     span = history.quantity("weight_grad_rms")[column]
     span = span[np.isfinite(span) & (span > 0)]
     wide = len(span) > 0 and span.max() > 100 * span.min()
@@ -188,7 +188,7 @@ def layers(run: Run, history: History, column: int, sample: AnatomySample) -> No
         sentence += " " + _("Neighbouring layers are drawn together: the band holds the bands of all of them.")
     read(sentence + sampled_at(sample, column, history))
 
-    st.subheader(_("When did each layer wake up?"), anchor=False)
+    st.header(_("When did each layer wake up?"), anchor=False)
     steps = reading.wake_steps(history.quantity("weight_grad_rms"), history.stride)
     awake = steps >= 0
     if awake.any():
@@ -200,7 +200,7 @@ def layers(run: Run, history: History, column: int, sample: AnatomySample) -> No
 
 def treatment(run: Run, history: History, column: int, sample: AnatomySample) -> None:
     config, names = run.recipe, run.recipe.layout.names
-    st.subheader(_("The optimiser's view"), anchor=False)
+    st.header(_("The optimiser's view"), anchor=False)
     figure = charts_anatomy.optimiser_figure(history, column, names, config.optimizer == "adam")
     figure_panel(figure, "optimiser", _("Update to weight ratio over depth"), run.id)
     sentence = _("Above: by what part of its own length the step changed each layer's weights; about 10⁻³ is a lively layer, and "
@@ -209,7 +209,7 @@ def treatment(run: Run, history: History, column: int, sample: AnatomySample) ->
         sentence += " " + _("Below: g / (g + eps), with g the layer's gradient (RMS) and eps = 10⁻⁸. At 1 Adam makes up for a "
                             "gradient's smallness entirely; at 0 the gradient is so far under eps that Adam cannot use it.")
     read(sentence)
-    st.subheader(_("Before and after the treatment"), anchor=False)
+    st.header(_("Before and after the treatment"), anchor=False)
     if config.treatment == "none":
         st.info(_("This run has no gradient treatment: the optimiser gets the gradient as it is."), icon=":material/info:")
         return
@@ -258,12 +258,12 @@ def shortcut(run: Run, sample: AnatomySample) -> None:
     if not run.recipe.shortcut or not run.recipe.blocks:
         st.info(_("This net has no shortcut, so there is one path only. Switch Shortcut on in the Lab."), icon=":material/info:")
         return
-    st.subheader(_("Two ways back"), anchor=False)
+    st.header(_("Two ways back"), anchor=False)
     figure_panel(charts_anatomy.paths_figure(sample), "paths", _("Backward signal by path, over blocks"), run.id)
     read(_("Above: the backward signal that reaches each block's input over the shortcut and through its convolutions. Below: "
            "how much of their sum came through the convolutions, as a projection on that sum (negative: they work against it). "
            "Measured at step {step}.").format(step=sample.step))
-    st.subheader(_("Are the convolutions bypassed?"), anchor=False)
+    st.header(_("Are the convolutions bypassed?"), anchor=False)
     if run.deletion is None:
         st.info(_("Leaving out blocks one by one is done when a run with shortcut has finished all its steps."),
                 icon=":material/info:")
@@ -284,13 +284,13 @@ def one_layer(run: Run, history: History, column: int, sample: AnatomySample) ->
             step=wake, rise=reading.WAKE_RISE))
     left, right = st.columns(2)
     with left:
-        st.subheader(_("Its course"), anchor=False)
+        st.header(_("Its course"), anchor=False)
         figure_panel(charts_anatomy.course_figure(history, layer, history.stride * column), "course", _("Course of the layer"),
                      f"{run.id} {name}")
         read(_("Sizes at every step, logarithmic; triangles at the lower edge are exact zeros. The dotted line is the step "
                "chosen."))
     with right:
-        st.subheader(_("How large its entries are"), anchor=False)
+        st.header(_("How large its entries are"), anchor=False)
         figure = charts_anatomy.magnitude_figure(sample, layer)
         figure_panel(figure, "magnitude", _("Histogram of magnitudes"), f"{run.id} {name}")
         read(_("Each step of a line is a doubling of the magnitude, its height the share of entries there. A bell that moves "
@@ -305,7 +305,7 @@ def one_layer(run: Run, history: History, column: int, sample: AnatomySample) ->
 
 
 def filters(run: Run, history: History, layer: int, step: int) -> None:
-    st.subheader(_("Its filters, to look at"), anchor=False)
+    st.header(_("Its filters, to look at"), anchor=False)
     kept = [packed for packed in history.samples if packed.images and packed.step <= step]
     if not kept:
         st.info(_("No pictures were kept of this run."), icon=":material/info:")

@@ -167,7 +167,7 @@ def confirm(run_id: str) -> None:
 def wall(run_id: str) -> None:
     st.html("<style>[data-testid^=stTopNav], [data-testid=stExpandSidebarButton] {display: none} "
             ".stMain .gv-state {font-size: 26px} .stMain .gv-figure span {font-size: 30px} "
-            ".stMain .gv-figure b {font-size: 17px} .stMain .gv-head h4 {font-size: 21px} "
+            ".stMain .gv-figure b {font-size: 17px} .stMain .gv-head h2 {font-size: 21px} "
             ".stMain .gv-progress, .stMain .gv-meaning, .stMain .gv-read {font-size: 16px}</style>")  # fmt: skip
     run = manager.get(run_id) if run_id else None
     if run is None:
@@ -185,7 +185,7 @@ def to_cards() -> None:
 
 
 def border(summaries: list) -> None:
-    st.subheader(_("The border of trainability, by this class"), anchor=False)
+    st.header(_("The border of trainability, by this class"), anchor=False)
     sweep = ClassSweep.of(config for summary in summaries if not summary.status.live and (config := config_of(summary)))
     results = {config: found for config, found in sweeps.results(sweep).items() if found.outcome in JUDGED}
     if not results:

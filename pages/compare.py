@@ -151,7 +151,7 @@ def pictures(runs: dict) -> None:
     figure_panel(heatmaps_figure(recorded, quantity, limits), "heatmaps", _("Heatmaps of all runs"), ids)
     st.caption(_(HOW_TO_READ["heatmap"]))
 
-    st.subheader(_("Difference of two"), anchor=False)
+    st.header(_("Difference of two"), anchor=False)
     one, other = st.columns(2)
     a = one.selectbox(_("This run"), list(recorded), key="compare_a")
     b = other.selectbox(_("over that run"), list(recorded), index=min(1, len(recorded) - 1), key="compare_b")

@@ -198,7 +198,7 @@ def earlier_runs() -> None:
     labels = {summary.id: f"{summary.recipe.title} — {_(str(summary.status))}, {summary.progress}"
               for summary in summaries}
     with st.sidebar:
-        st.subheader(_("Runs on this server"))
+        st.header(_("Runs on this server"))
         st.selectbox(
             _("Open a run"), ["", *labels], key="open_run", label_visibility="collapsed",
             format_func=lambda run_id: labels.get(run_id, _("choose …")), on_change=open_run,
@@ -245,7 +245,7 @@ if run is not None:
     diagnosis_words(run)
 if run is None or run.id != config.id:
     if run is not None:
-        st.subheader(_("The next run, at initialisation"), anchor=False)
+        st.header(_("The next run, at initialisation"), anchor=False)
     preview_panel(classroom.preview(config))
 theory_words(config)
 earlier_runs()  # in the sidebar, but nobody waits for them

@@ -48,7 +48,7 @@ def overview() -> None:
         (_("The article's claims"), [lesson for lesson in LESSONS.values() if lesson.claim]),
         (_("What the article missed"), [lesson for lesson in LESSONS.values() if not lesson.claim]),
     ):
-        st.subheader(heading, anchor=False)
+        st.header(heading, anchor=False)
         for place, lesson in enumerate(lessons):
             if place % 2 == 0:  # a row for each two, so that they keep their order on a narrow screen
                 columns = st.columns(2)
@@ -228,7 +228,7 @@ def one(lesson: Lesson, plain: bool) -> None:
     dataset, notice = shelf.effective(wanted)
     if dataset == "digits":
         st.info(as_text((f"{notice} " if notice else "") + _(DIGITS_DIFFER)), icon=":material/info:")
-    st.markdown(f"#### {_(lesson.question)}")
+    st.markdown(f"## {_(lesson.question)}")
 
     prediction = read_prediction(lesson)
     if prediction is None:
@@ -260,7 +260,7 @@ def answered(lesson: Lesson, sweep: Sweep, prediction: str, plain: bool) -> None
     if done:
         pictures(lesson, done)
     if not missing:
-        st.subheader(_("Why"), anchor=False)
+        st.header(_("Why"), anchor=False)
         st.markdown(_(lesson.explanation))
         with st.expander(_("What theory expects at initialisation")):
             theory_table(list(sweep.configs))

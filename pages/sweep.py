@@ -262,7 +262,7 @@ if known:
         if panel.open:
             overview(known)
 if kept:
-    st.subheader(as_text(kept.title), anchor=False)
+    st.header(as_text(kept.title), anchor=False)
     heavily(lambda: picture(kept))
 else:
     asked = question()

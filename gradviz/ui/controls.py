@@ -168,7 +168,7 @@ def _number(name: str, label: str | None = None, **options: Any) -> Any:
 
 
 def _network() -> dict[str, Any]:
-    st.subheader(_("Network"))
+    st.header(_("Network"))
     other = st.session_state[_key("activation_more")]
     words = [*_ARTICLE_ACTIVATIONS, *([other] if other else [])]
     activation = _choice("activation", words=words, on_change=_activation_picked)
@@ -188,7 +188,7 @@ def _network() -> dict[str, Any]:
 
 
 def _initialisation() -> dict[str, Any]:
-    st.subheader(_("Initialisation"))
+    st.header(_("Initialisation"))
     spec = FIELDS["init_range"].spec
     if not st.toggle(_("Weights from U(−a, a)"), key=_key("init_custom"), help=_(spec.help), disabled=_locked()):
         st.caption(_("PyTorch's default: U(−1/√n, 1/√n), n the inputs of a neuron; in the blocks a = 0.05."))
@@ -211,7 +211,7 @@ def _initialisation() -> dict[str, Any]:
 
 
 def _treatment() -> dict[str, Any]:
-    st.subheader(_("Gradient treatment"))
+    st.header(_("Gradient treatment"))
     word = _choice("treatment", st.selectbox, label_visibility="collapsed", on_change=_treatment_changed)
     if word == "none":
         return dict(treatment=word)
@@ -236,7 +236,7 @@ def _more_remedies(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _optimiser() -> dict[str, Any]:
-    st.subheader(_("Optimiser"))
+    st.header(_("Optimiser"))
     word = _choice("optimizer", label_visibility="collapsed")
     st.select_slider(
         _(FIELDS["lr"].spec.label), _QUICK_RATES, key=_key("lr_quick"), format_func=lambda rate: f"{rate:g}",
@@ -250,7 +250,7 @@ def _optimiser() -> dict[str, Any]:
 
 
 def _run() -> dict[str, Any]:
-    st.subheader(_("Run"))
+    st.header(_("Run"))
     return dict(
         dataset=_choice("dataset", st.selectbox),
         batch_size=_number("batch_size", step=1),

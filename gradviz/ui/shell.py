@@ -16,14 +16,7 @@ _PAGES = HOME / "pages"
 
 # A picture of our own: Streamlit would fetch a material icon for the tab from outside, which a class without network waits for.
 st.set_page_config(page_title="gradviz", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
-# Streamlit leaves a hand's breadth free above the page; a class at the back of the room needs it for the picture.
-st.html("<style>.stMainBlockContainer{padding:3.5rem 2rem 2rem} .stMain h1{font-size:1.7rem;padding:0} "
-        "@media(max-width:640px){.stMainBlockContainer{padding:3.5rem 0.8rem 1rem}} "
-        ".st-key-class_frame{position:absolute} "
-        # Chinese breaks between any two letters, and a narrow table then stands on end.
-        "[data-testid=stTable] table tr *{word-break:keep-all;overflow-wrap:normal} "
-        # In Streamlit's header, which lies above everything on a page.
-        ".st-key-language{position:fixed;top:.55rem;right:4rem;width:auto;z-index:999991}</style>")
+st.html(Path(__file__).with_name("page.css"))
 language.speak()
 lessons = st.Page(_PAGES / "lessons.py", title=_("Lessons"), icon=":material/school:")
 page = st.navigation(

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from gradviz.charts.draft import INK
 from gradviz.web.panels import mount
 from gradviz.web.scripts import TRACES, plotly_url
+from gradviz.web.texts import picture_words
 
 
 def figure_panel(figure: go.Figure, key: str, label: str, about: str = "") -> None:
@@ -21,7 +22,8 @@ def figure_panel(figure: go.Figure, key: str, label: str, about: str = "") -> No
         "plotly": plotly_url(),
         "figure": figure.to_json(),  # Plotly's own: inf and nan become null
         "label": label,
+        "words": picture_words(),
         "ink": INK,
         "id": f"{key} {about}",
     }
-    mount("figure.js", key, data, height=int(figure.layout.height) + 8)
+    mount("figure.js", key, data, height=int(figure.layout.height) + 34)  # and the button of its table

@@ -13,6 +13,7 @@ from gradviz.record.raster import pool, rows_of
 from gradviz.record.run import Run
 from gradviz.record.sample import AnatomySample
 from gradviz.web.panels import mount
+from gradviz.web.texts import picture_words
 from gradviz.words import gettext as _
 from gradviz.words import number, power
 
@@ -76,7 +77,8 @@ def motion(run: Run[RunConfig], history: History, column: int, sample: AnatomySa
         stages[0]["text"] = largest + stages[0]["text"]
     words = {"play": _("Play"), "pause": _("Pause"), "time": _("Time within the step"),
              "layers": _("layers, input → output"),
-             "scale": _("bars: log scale {low} … {high}")}  # fmt: skip
+             "scale": _("bars: log scale {low} … {high}"), "next": _("Next stage"), "layer": _("Layer"),
+             "row_said": _("{label}: {first}; {last}."), **picture_words()}  # fmt: skip
     return {"names": names, "rows": rows, "stages": stages, "words": words, "id": f"{run.id} {column}"}
 
 

@@ -24,7 +24,13 @@ def words() -> dict[str, Any]:
         "quantities": {name: {"label": _(row.label), "meaning": _(row.meaning)} for name, row in QUANTITIES.items()},
         "units": {name: _(row.unit) for name, row in QUANTITIES.items()},
         **{name: _(text) for name, text in _TEXTS.items()},
+        **picture_words(),
     }
+
+
+def picture_words() -> dict[str, str]:
+    """What every picture says of itself to those who do not see it."""
+    return {name: _(text) for name, text in _PICTURES.items()}
 
 
 def card_words() -> dict[str, Any]:
@@ -92,6 +98,7 @@ _TEXTS = {
         "Colours mean the same in every run. Point at a cell for its value and that step's profile; click to keep that step and "
         "layer; drag to zoom, double-click to zoom out."
     ),
+    "keys_read": N_("By keyboard: arrow keys go from cell to cell, Enter keeps one, + and − zoom, 0 shows all."),
     "pooled_read": N_("Each row shows the largest of about {n} neighbouring layers."),
     "profile_title": N_("Profile over depth"),
     "profile_read": N_(
@@ -137,6 +144,16 @@ _TEXTS = {
     "png": N_("PNG"),
     "svg": N_("SVG"),
     "save": N_("Save this chart as {format}"),
+}
+
+_PICTURES = {
+    "table": N_("Table"),
+    "table_title": N_("The numbers of this picture"),
+    "close": N_("Close"),
+    "line": N_("line"),
+    "point": N_("point and value"),
+    "line_said": N_("{name}: first {first}; last {last}; lowest {low}; highest {high}."),
+    "points_said": N_("Points: {n}, each in the table."),
 }
 
 _ACTIONS = {

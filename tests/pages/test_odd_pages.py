@@ -57,7 +57,7 @@ def test_anatomy_shows_the_layers_of_an_odd_net_and_neither_theory_nor_optimiser
     page = opened("anatomy", run="odd-7f", view="shortcut", step="0")
     assert not page.exception
     assert page.segmented_control(key="anatomy_view").options == ["All layers", "One layer"]
-    headings = [heading.value for heading in page.subheader]
+    headings = [heading.value for heading in page.header]
     assert "Gradient sizes, layer by layer" in headings and "When did each layer wake up?" in headings
     assert "Two ways back" not in headings and "Dotted: what theory predicts" not in text(page)
     assert "A net that somebody watched — finished, 6" in page.selectbox[0].options
@@ -67,7 +67,7 @@ def test_anatomy_shows_one_layer_of_an_odd_net_by_its_name(odd_server):
     page = opened("anatomy", run="odd-7f", view="layer", layer="mixer.π/in", step="0")
     assert not page.exception and page.selectbox(key="anatomy_layer").value == "mixer.π/in"
     assert page.selectbox(key="anatomy_layer").options == list(odd.NAMES)
-    assert {"Its course", "How large its entries are"} <= {heading.value for heading in page.subheader}
+    assert {"Its course", "How large its entries are"} <= {heading.value for heading in page.header}
     assert "No pictures were kept of this run." in text(page)
 
 

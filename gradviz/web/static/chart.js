@@ -2,6 +2,7 @@
 
 import { make } from "./look.js";
 import { fill } from "./numbers.js";
+import { openTable, rows, summary, tableButton } from "./said.js";
 
 export function loadPlotly(url) {
   // One script for all elements of the page. It is asked for when the element mounts, long before the first point is there.
@@ -18,6 +19,7 @@ export function loadPlotly(url) {
   return window.gradvizPlotly;
 }
 
+let named = 0; // of all charts of the page, for ids
 const COARSE = matchMedia("(pointer: coarse)").matches; // on a phone a drag scrolls the page
 
 export class Chart {
@@ -27,7 +29,8 @@ export class Chart {
     this.zoom = {}; // axis name -> the range that the reader chose, and for which `meaning` of the axis
     this.box = make("figure", `gv-chart gv-${name}`, parent);
     this.head = make("div", "gv-head", this.box);
-    this.title = make("h4", "", this.head);
+    this.title = make("h2", "", this.head);
+    tableButton(this.head, panel.words, () => this.openTable());
     for (const format of ["png", "svg"]) {
       const button = make("button", "", this.head);
       button.type = "button";
@@ -39,7 +42,24 @@ export class Chart {
     this.frame = make("div", "gv-plot", this.box);
     this.plot = make("div", "", this.frame);
     this.read = make("figcaption", "gv-read", this.box);
+    this.said = make("p", "gv-hidden", this.frame);
+    for (const part of ["title", "said", "read"]) this[part].id = `gv-${part}-${name}-${++named}`;
+    this.plot.role = "img";
+    this.plot.setAttribute("aria-labelledby", this.title.id);
+    this.plot.setAttribute("aria-describedby", this.said.id);
     this.frame.addEventListener("pointerenter", () => this.settle());
+  }
+  openTable() {
+    this.said.textContent = this.inWords();
+    openTable(this.box, this.title.textContent, this.said.textContent, this.inNumbers(), this.panel.words);
+  }
+  // What the picture shows now. Whose drawing does not say it by itself puts others in the place of these two.
+  inWords() {
+    return summary(this.given ?? [], this.panel.words, this.name === "profile");
+  }
+  inNumbers() {
+    const { words } = this.panel;
+    return [[words.line, words.point], ...rows(this.given ?? [])];
   }
   // A choice beside the plot.
   select(name) {
@@ -52,7 +72,7 @@ export class Chart {
     const { words } = this.panel;
     this.title.textContent = title;
     this.read.textContent = read;
-    for (const button of this.head.querySelectorAll("button")) {
+    for (const button of this.head.querySelectorAll("[data-format]")) {
       button.textContent = words[button.dataset.format];
       button.title = button.ariaLabel = fill(words.save, { format: words[button.dataset.format] });
     }
@@ -89,6 +109,8 @@ export class Chart {
       full[name] = { ...axis, ...given, range: [...this.range(name, meaning, given.range)], title: { ...axis.title, ...given.title } };
       meanings[name] = `${this.panel.id} ${meaning ?? ""}`;
     }
+    this.given = data;
+    this.said.textContent = this.inWords();
     const shape = JSON.stringify([full, data.map(({ x, y, text, source, ...rest }) => rest)]);
     this.pending = { data, full };
     if (shape === this.shape && this.panel.run?.live && !this.frame.matches(":hover") && this.patch(data)) return;
@@ -111,6 +133,17 @@ export class Chart {
         this.panel.redraw(this.name, ...(this.twin ? [this.twin.name] : []));
       });
     }
+  }
+  // Closer to a cell of the heatmap by that factor, or all of it again.
+  zoomAt(factor, { step, layer }) {
+    const { xaxis, yaxis } = this.plot._fullLayout, middles = { xaxis: step, yaxis: layer };
+    this.zoom = {};
+    for (const [name, axis] of Object.entries({ xaxis, yaxis })) {
+      const [from, to] = axis.range, half = ((to - from) * factor) / 2;
+      if (Number.isFinite(factor)) this.zoom[name] = { meaning: this.meanings[name], range: [middles[name] - half, middles[name] + half] };
+    }
+    if (this.twin) this.twin.zoom = this.zoom.yaxis ? { yaxis: this.zoom.yaxis } : {};
+    this.panel.redraw(this.name, ...(this.twin ? [this.twin.name] : []));
   }
   // Brings Plotly up to date with what was patched in past it.
   settle() {

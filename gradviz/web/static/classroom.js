@@ -24,7 +24,7 @@ const CSS = `
   display: flex; flex-direction: column; gap: 5px; min-width: 0; }
 .gvc-card[data-status=running] { border-color: var(--st-primary-color, #1f6feb); }
 .gvc-who { font-size: 17px; font-weight: 600; line-height: 1.3; overflow: hidden; overflow-wrap: anywhere; }
-.gvc-card[data-named=no] .gvc-who { font-weight: 400; opacity: .65; }
+.gvc-card[data-named=no] .gvc-who { font-weight: 400; opacity: .85; }
 .gvc-what { font-size: 13px; line-height: 1.35; min-height: 2.7em; overflow-wrap: anywhere; }
 .gvc-state { font-size: 13px; opacity: .8; display: flex; flex-wrap: wrap; gap: 0 8px; font-variant-numeric: tabular-nums; }
 .gvc-spark, .gvc-heat { width: 100%; display: block; border-radius: 3px; }
@@ -33,12 +33,12 @@ const CSS = `
 .gvc-verdict { font-size: 15px; font-weight: 600; min-height: 1.4em; display: flex; justify-content: space-between; gap: 8px; flex-wrap: wrap; }
 .gvc-verdict small { font-size: 13px; font-weight: 400; opacity: .8; font-variant-numeric: tabular-nums; }
 .gvc-buttons { display: flex; flex-wrap: wrap; gap: 5px; margin-top: auto; }
-.gvc-buttons button { font: inherit; font-size: 12.5px; color: inherit; background: transparent; padding: 2px 9px; border-radius: 6px; cursor: pointer;
+.gvc-buttons button { font: inherit; font-size: 12.5px; color: inherit; background: transparent; padding: 2px 9px; border-radius: 6px; cursor: pointer; min-height: 24px;
   border: 1px solid color-mix(in srgb, var(--st-text-color, #888) 30%, transparent); }
 .gvc-buttons button:hover { border-color: var(--st-primary-color, #1f6feb); }
 .gvc-notice { font-size: 13px; opacity: .8; margin: 8px 0 0; }
 .gvc-notice:empty { display: none; }
-.gvc-title { font-size: clamp(26px, 3.6vw, 60px); font-weight: 700; line-height: 1.15; overflow: hidden; overflow-wrap: anywhere; }
+.gvc .gvc-title:is(h1, h2) { margin: 0; padding: 0; font-size: clamp(26px, 3.6vw, 60px); font-weight: 700; line-height: 1.15; overflow: hidden; overflow-wrap: anywhere; }
 .gvc-subtitle { font-size: clamp(16px, 1.8vw, 30px); margin-top: 4px; overflow-wrap: anywhere; }
 `;
 
@@ -63,7 +63,7 @@ class Part {
 class Title extends Part {
   constructor(host) {
     super(host);
-    this.title = make("div", "gvc-title", this.root);
+    this.title = make(host.closest("[role=dialog]") ? "h2" : "h1", "gvc-title", this.root);
     this.subtitle = make("div", "gvc-subtitle", this.root);
   }
   update(component) {
@@ -174,6 +174,7 @@ class Card {
     this.state.replaceChildren(...[words.status[card.status], where].map((text) => make("span", "", null, text)));
     this.verdict.textContent = card.filled ? (words.verdicts[card.verdict] ?? card.verdict) : words.waits;
     this.loss.textContent = card.loss === null ? "" : fill(words.loss_now, { loss: decimal(card.loss, words) });
+    box.ariaLabel = `${this.who.textContent}, ${card.summary}`;
     this.drawSpark();
     this.drawHeat();
     this.drawButtons();
@@ -182,7 +183,7 @@ class Card {
     const { card, spark, cards: { look, words, data } } = this;
     const width = Math.max(1, card.bins) * 10;
     spark.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
-    spark.setAttribute("aria-label", words.spark);
+    spark.setAttribute("aria-label", `${words.spark} ${this.loss.textContent}`);
     spark.replaceChildren();
     const add = (tag, attributes) => {
       const element = document.createElementNS(SVG, tag);
@@ -210,7 +211,7 @@ class Card {
   }
   drawHeat() {
     const { card, heat, codes, cards: { look, words } } = this;
-    heat.setAttribute("aria-label", words.heat);
+    heat.setAttribute("aria-label", `${words.heat} ${this.verdict.textContent}`);
     heat.style.background = look.empty;
     heat.width = Math.max(1, card.bins);
     heat.height = Math.max(1, card.rows);

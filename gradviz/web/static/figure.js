@@ -3,24 +3,45 @@
 
 import { loadPlotly } from "./chart.js";
 import { make } from "./look.js";
+import { openTable, rows, style, summary, tableButton } from "./said.js";
+
+// Around the plot: what it shows in words, and its numbers on request. What can be pressed in it stands in no image, and its
+// drawing is read to nobody, for it is thousands of marks.
+function frame(host) {
+  style(host);
+  const box = make("figure", "gv-figure-box", host), plot = make("div", "gv-figure", box);
+  box.style.margin = 0;
+  plot.said = make("p", "gv-hidden", box);
+  plot.said.id = `gv-said-${Math.random().toString(36).slice(2)}`;
+  box.setAttribute("aria-describedby", plot.said.id);
+  new ResizeObserver(() => plot.draw?.()).observe(host);
+  return plot;
+}
+
+function speak(plot, { label, words }) {
+  for (const drawing of plot.querySelectorAll(".main-svg")) drawing.setAttribute("aria-hidden", "true");
+  const traces = plot._fullData ?? [];
+  plot.said.textContent = summary(traces, words);
+  plot.table ??= tableButton(plot.parentElement, words, () => {
+    openTable(plot.parentElement, plot.parentElement.ariaLabel, plot.said.textContent, [[words.line, words.point], ...rows(plot._fullData)], words);
+  });
+  plot.table.style.display = "block";
+  plot.table.style.margin = "2px 0 0 auto";
+  plot.table.ariaLabel = `${words.table_title}: ${label}`;
+}
 
 export function render(_state, component) {
   const { data, parentElement: host } = component;
-  let plot = host.querySelector(".gv-figure");
-  if (!plot) {
-    plot = make("div", "gv-figure", host);
-    new ResizeObserver(() => plot.draw?.()).observe(host);
-  }
+  const plot = host.querySelector(".gv-figure") ?? frame(host);
   const figure = JSON.parse(data.figure);
   plot.style.minHeight = `${figure.layout.height}px`;
-  plot.setAttribute("role", "img");
-  plot.setAttribute("aria-label", data.label);
+  plot.parentElement.ariaLabel = data.label;
   plot.draw = () => loadPlotly(data.plotly).then((Plotly) => {
-    const style = getComputedStyle(host);
-    const read = (name, fallback) => style.getPropertyValue(name).trim() || fallback;
+    const look = getComputedStyle(host);
+    const read = (name, fallback) => look.getPropertyValue(name).trim() || fallback;
     const text = read("--st-text-color", "#31333f"), back = read("--st-background-color", "#ffffff");
     const width = Math.floor(host.clientWidth);
-    const shown = [width, text, back, style.getPropertyValue("--st-font"), data.id, data.figure].join();
+    const shown = [width, text, back, look.getPropertyValue("--st-font"), data.id, data.figure].join();
     if (!plot.shown) plot.textContent = "";
     if (width < 50 || shown === plot.shown) return; // asked by each script run, and by the observer as soon as it begins
     plot.shown = shown;
@@ -37,7 +58,7 @@ export function render(_state, component) {
     }
     const ink = (part) => JSON.parse(JSON.stringify(part).replaceAll(JSON.stringify(data.ink), JSON.stringify(text)));
     const config = { displaylogo: false, responsive: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
-    return Plotly.react(plot, ink(figure.data), ink(layout), config);
+    return Plotly.react(plot, ink(figure.data), ink(layout), config).then(() => speak(plot, data));
   }).catch((error) => {
     plot.shown = null; // the next call tries again
     if (!window.Plotly) plot.textContent = data.unloaded;

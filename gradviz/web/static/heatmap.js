@@ -3,8 +3,8 @@
 import { frameOf, stepAxis } from "./curves.js";
 import { labelWidth, layerAxis } from "./depth.js";
 import { MARKS, SCALE, paint } from "./look.js";
-import { fill, power, superscript } from "./numbers.js";
-import { LEVELS } from "./wire.js";
+import { fill, measured, power, stepsText, superscript } from "./numbers.js";
+import { LEVELS, firstLayer } from "./wire.js";
 
 export const HEIGHT = 500, HEAT_TOP = 56, HEAT_BOTTOM = 92, SCALE_HEIGHT = 22; // pixels of the heatmap and of the profile beside it
 
@@ -41,6 +41,32 @@ export class Heatmap {
     Object.assign(this, { panel, chart, picture: new Picture(), quantity: chart.select("quantity"), range: chart.select("range") });
     this.quantity.element.addEventListener("change", ({ target }) => this.choose(target.value, 0));
     this.range.element.addEventListener("change", ({ target }) => this.choose(panel.feed.quantity, Number(target.value)));
+    chart.plot.ariaHidden = "true"; // the frame around it speaks
+    Object.assign(chart, { inWords: () => this.inWords(), inNumbers: () => this.inNumbers() });
+  }
+
+  // [name of the row, its value at the first step or "–", at the newest]; where layers are pooled, their largest.
+  values() {
+    const { run, words, linear, feed: { reference } } = this.panel, start = reference?.values[run.quantity];
+    const said = (value) => measured(value, linear, words);
+    return Array.from(run.newest, (newest, row) => {
+      const from = firstLayer(row, run.layers, run.rows), to = firstLayer(row + 1, run.layers, run.rows) - 1;
+      const name = to > from ? fill(words.largest_of, { from: run.names[from], to: run.names[to] }) : run.names[from];
+      return [name, start ? said(Math.max(...start.subarray(from, to + 1))) : "–", said(newest), newest];
+    });
+  }
+
+  inWords() {
+    const { run, words } = this.panel, values = this.values();
+    const sorted = values.filter(([, , , newest]) => Number.isFinite(newest)).sort((a, b) => a[3] - b[3]);
+    const [first, last, low, high] = [values[0], values.at(-1), sorted[0], sorted.at(-1)].map((row) => (row ? `${row[0]}: ${row[2]}` : words.not_finite));
+    return fill(words.line_said, { name: `${words.quantities[run.quantity].label}, ${fill(words.newest, { step: run.steps - 1 })}`, first, last, low, high });
+  }
+
+  inNumbers() {
+    const { run, words, feed: { reference } } = this.panel;
+    const start = stepsText(0, reference ? { stride: reference.stride, steps: run.steps } : run, words);
+    return [[words.layer, start, fill(words.newest, { step: run.steps - 1 })], ...this.values().map((row) => row.slice(0, 3))];
   }
 
   // `place`: of the range among those that the quantity is offered.
@@ -63,7 +89,7 @@ export class Heatmap {
   draw({ run, words, look, linear, pointer }) {
     const { chart } = this;
     const column = run.stride > 1 ? fill(words.columns_of, { stride: run.stride }) : words.column_one;
-    const read = `${column} ${words.heatmap_read}`;
+    const read = `${column} ${words.heatmap_read} ${words.keys_read}`;
     chart.say(words.heatmap_title, run.rows < run.layers ? `${read} ${fill(words.pooled_read, { n: Math.round(run.layers / run.rows) })}` : read);
     chart.meaning.textContent = words.quantities[run.quantity].meaning;
     const { low, high } = run, source = this.picture.draw(run, Math.ceil(frameOf(run) / run.stride));
@@ -93,6 +119,7 @@ export class Heatmap {
         showgrid: false, fixedrange: true, title: { text: words.units[run.quantity], standoff: 2, font: { size: 12 } }, meaning: low },
       yaxis2: { anchor: "x2", domain: [1 - 12 / plot, 1], range: [-0.5, 0.5], visible: false, fixedrange: true },
     }, HEIGHT);
+    chart.frame.ariaLabel = `${words.heatmap_title}. ${chart.said.textContent}`;
     pointer.placeLine();
   }
 }

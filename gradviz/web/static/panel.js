@@ -8,6 +8,7 @@ import { make, theme } from "./look.js";
 import { decimal, duration, fill, measured, percent } from "./numbers.js";
 import { Pointer } from "./pointer.js";
 import { drawPreview, drawProfile } from "./profile.js";
+import { Voice, style } from "./said.js";
 
 const CSS = `
 .gv { font-family: var(--st-font, sans-serif); color: var(--st-text-color, inherit); container-type: inline-size; }
@@ -32,9 +33,9 @@ const CSS = `
   .gv-profile { grid-column: span 2; }
 }
 .gv-head { display: flex; flex-wrap: wrap; align-items: center; gap: 4px 8px; min-height: 28px; }
-.gv-head h4 { font-size: 15px; font-weight: 600; margin: 0; padding: 0; flex: 1 1 auto; color: inherit; font-family: inherit; letter-spacing: 0; }
+.gv-head h2 { font-size: 15px; font-weight: 600; margin: 0; padding: 0; flex: 1 1 auto; color: inherit; font-family: inherit; letter-spacing: 0; }
 .gv-head button, .gv-controls select { font: inherit; font-size: 12px; color: inherit; background: var(--st-background-color, transparent);
-  border: 1px solid color-mix(in srgb, var(--st-text-color, #888) 30%, transparent); border-radius: 5px; padding: 2px 7px; cursor: pointer; max-width: 100%; }
+  border: 1px solid color-mix(in srgb, var(--st-text-color, #888) 30%, transparent); border-radius: 5px; padding: 2px 7px; cursor: pointer; max-width: 100%; min-height: 24px; min-width: 24px; }
 .gv-head button:hover, .gv-controls select:hover { border-color: var(--st-primary-color, #1f6feb); }
 .gv-controls { display: flex; flex-wrap: wrap; gap: 4px 14px; font-size: 13px; margin: 2px 0; }
 .gv-controls label { display: flex; gap: 6px; align-items: center; min-width: 0; }
@@ -47,6 +48,12 @@ const CSS = `
   color: var(--st-background-color, #fff); background: var(--st-text-color, #222); display: none; }
 .gv-line { position: absolute; width: 0; pointer-events: none; border-left: 1.5px dashed var(--st-text-color, #222); display: none; }
 .gv-row { border: none; outline: 1.5px solid var(--st-text-color, #222); box-shadow: 0 0 0 2.5px var(--st-background-color, #fff); }
+.gv-cell { border: none; outline: 2px solid #fff; box-shadow: 0 0 0 4px #000; z-index: 4; }
+.gv-plot:focus-visible { outline: 2px solid; outline-offset: 2px; }
+@media (forced-colors: active) {
+  .gv-bar { outline: 1px solid CanvasText; }
+  .gv-bar div { background: Highlight; forced-color-adjust: none; }
+}
 .gv-open { color: var(--st-link-color, #0054a3); font-weight: 600; }
 `;
 
@@ -56,13 +63,17 @@ export class Panel {
     this.host = host;
     this.root = make("div", "gv");
     make("style", "", this.root, CSS);
+    style(this.root);
+    this.voice = new Voice(this.root);
     host.append(this.root);
     this.figures = make("div", "gv-figures", this.root);
     this.progress = make("div", "gv-progress", this.root);
     this.bar = make("div", "", make("div", "gv-bar", this.progress));
+    this.bar.parentElement.role = "progressbar";
     this.progressText = make("span", "", this.progress);
     this.state = make("div", "gv-state", this.root);
     this.notice = make("div", "gv-notice", this.root);
+    this.notice.role = "status";
     this.area = make("div", "gv-charts", this.root);
     this.charts = {};
     this.stale = new Set(); // names of charts that wait to be drawn
@@ -240,7 +251,7 @@ export class Panel {
 
   drawRun() {
     const { run, charts, stale } = this;
-    this.showFigures(run ? this.figuresOf(run) : []);
+    this.showFigures(run ? figuresOf(run, this.words) : []);
     this.showState();
     if (!run?.steps) return;
     if (stale.has("loss")) drawLoss(charts.loss, this);
@@ -250,22 +261,6 @@ export class Panel {
     if (this.Plotly) this.root.dataset.plots = "drawn";
   }
 
-  figuresOf(run) {
-    const { words } = this, step = Math.max(0, run.steps - 1);
-    const figures = [
-      ["step", run.total === null ? String(step) : fill(words.step_of, { step, total: run.total - 1 })],
-      ["loss", decimal(run.loss, words, 4)],
-      ["accuracy", percent(run.accuracy, words)],
-      ["first_gradient", measured(run.first_gradient, false, words)],
-      ["last_gradient", measured(run.last_gradient, false, words)],
-      ["ratio", run.steps ? decimal(run.ratio, words) : "–"],
-      ["ms_per_step", run.ms_per_step === null ? "–" : fill(words.milliseconds, { n: decimal(run.ms_per_step, words) })],
-      ["device", run.device || "–"],
-    ];
-    if (run.test_accuracy !== null) figures.splice(3, 0, ["test_accuracy", percent(run.test_accuracy, words)]);
-    return figures;
-  }
-
   showState() {
     const { run, words } = this;
     if (!run) {
@@ -273,12 +268,16 @@ export class Panel {
       this.bar.style.width = "0";
       return;
     }
-    this.bar.style.width = `${run.total === null ? 0 : (100 * run.steps) / run.total}%`;
+    const share = run.total === null ? 0 : (100 * run.steps) / run.total, bar = this.bar.parentElement;
+    this.bar.style.width = `${share}%`;
+    Object.assign(bar, { ariaLabel: words.status[run.status], ariaValueNow: Math.round(share) });
     const left = run.seconds_left === null || !run.steps ? "" : ` · ${fill(words.seconds_left, { time: duration(run.seconds_left, words) })}`;
     const place = run.place === null ? "" : ` · ${fill(words.place, { place: run.place })}`;
     const wait = run.wait === null ? "" : ` · ${fill(words.wait, { time: duration(run.wait, words) })}`;
     this.progressText.textContent = words.status[run.status] + left + place + wait;
     this.state.textContent = [run.sentence, run.sentence && run.status === "diverged" ? "" : run.message].filter(Boolean).join(" ");
+    // What has changed, not each number on the way.
+    this.voice.say(`${words.status[run.status]}. ${this.state.textContent}`, `${this.id} ${run.status} ${run.verdict} ${run.steps > 0}`);
   }
 
   drawNet() {
@@ -294,4 +293,21 @@ export class Panel {
     drawPreview(this.charts.preview, this);
     if (this.Plotly) this.root.dataset.plots = "drawn";
   }
+}
+
+// [name, value] of the key figures.
+function figuresOf(run, words) {
+  const step = Math.max(0, run.steps - 1);
+  const figures = [
+    ["step", run.total === null ? String(step) : fill(words.step_of, { step, total: run.total - 1 })],
+    ["loss", decimal(run.loss, words, 4)],
+    ["accuracy", percent(run.accuracy, words)],
+    ["first_gradient", measured(run.first_gradient, false, words)],
+    ["last_gradient", measured(run.last_gradient, false, words)],
+    ["ratio", run.steps ? decimal(run.ratio, words) : "–"],
+    ["ms_per_step", run.ms_per_step === null ? "–" : fill(words.milliseconds, { n: decimal(run.ms_per_step, words) })],
+    ["device", run.device || "–"],
+  ];
+  if (run.test_accuracy !== null) figures.splice(3, 0, ["test_accuracy", percent(run.test_accuracy, words)]);
+  return figures;
 }

@@ -1,5 +1,6 @@
 // Where the reader points in the heatmap: the cell's name and value, marks of its row and column, and its exact numbers.
 
+import { Keys } from "./keys.js";
 import { make } from "./look.js";
 import { decimal, fill, measuredAtLength, percent, stepsText } from "./numbers.js";
 import { ABOVE, BELOW, DENORMAL, FIRST_LEVEL, INFINITE, LEVELS, NOT_A_NUMBER, ZERO, firstLayer, rowOf } from "./wire.js";
@@ -13,6 +14,7 @@ export class Pointer {
     this.tip = make("div", "gv-tip", chart.frame);
     this.line = make("div", "gv-line", chart.frame);
     this.row = make("div", "gv-line gv-row", chart.frame);
+    this.keys = new Keys(this);
     chart.frame.addEventListener("pointermove", (event) => this.point(event), true);
     chart.frame.addEventListener("pointerleave", () => this.point(null));
     chart.frame.addEventListener("pointerdown", (down) => {
@@ -72,7 +74,11 @@ export class Pointer {
   }
 
   point(event) {
-    const cell = this.cell(event);
+    if (!this.byKey) this.go(this.cell(event));
+  }
+
+  // To a cell, or away from all.
+  go(cell) {
     this.pointed = cell;
     const step = cell ? cell.step - (cell.step % this.panel.run.stride) : null;
     if (step !== this.hovered) {
@@ -102,11 +108,21 @@ export class Pointer {
     tip.style.left = `${Math.max(0, Math.min(cell.x + 14, frame.clientWidth - tip.offsetWidth))}px`;
     tip.style.top = `${Math.max(0, cell.y - tip.offsetHeight - 10)}px`;
     this.panel.root.dataset.tip = `${layer} ${value}`;
+    this.speak(`${layer}, ${stepsText(cell.column * run.stride, run, words)}: ${value}`);
+  }
+
+  // Once the reader's fingers rest and the exact number is there.
+  speak(text) {
+    clearTimeout(this.speaking);
+    if (this.byKey) this.speaking = setTimeout(() => (this.fetching ? this.speak(text) : this.panel.voice.say(text)), 150);
   }
 
   pin(event) {
     const cell = this.cell(event);
-    if (!cell) return;
+    if (cell) this.keepCell(cell);
+  }
+
+  keepCell(cell) {
     const step = cell.step - (cell.step % this.panel.run.stride);
     const again = this.pinned === step && this.layer === cell.layer;
     this.pinned = again ? null : step;

@@ -17,6 +17,7 @@ from gradviz.charts.runs import (
 )
 from gradviz.lenet.config import FIELDS, ConfigError, config_of
 from gradviz.lenet.diagnosis import CHANCE, headline
+from gradviz.lenet.fields import to_word
 from gradviz.lenet.naming import setting_text
 from gradviz.messages import say
 from gradviz.record.arithmetic import arithmetic_text
@@ -27,21 +28,21 @@ from gradviz.ui.heavy import heavily, said_if_refused
 from gradviz.ui.language import spoken, write_address
 from gradviz.ui.server import server
 from gradviz.web.figure import figure_panel
-from gradviz.words import as_text
+from gradviz.words import N_, as_text
 from gradviz.words import gettext as _
 
 MOST, CHOSEN = 8, "compare_runs"
 KEPT = "compare_kept"  # what was chosen: Streamlit forgets a widget that a page change took off the screen
 ALWAYS_SAID = ("activation", "blocks", "optimizer", "lr", "dataset", "batch_size", "steps")
 CHANGES = {  # one click each: what is different in the new run
-    "batch norm on or off": lambda config: replace(config, batch_norm=not config.batch_norm),
-    "shortcut on or off": lambda config: replace(config, shortcut=not config.shortcut),
-    "relu or sigmoid": lambda config: replace(config, activation="relu" if config.activation == "sigmoid" else "sigmoid"),
-    "twice the blocks": lambda config: replace(config, blocks=2 * config.blocks or 1),
-    "half the blocks": lambda config: replace(config, blocks=config.blocks // 2),
-    "learning rate × 10": lambda config: replace(config, lr=10 * config.lr),
-    "learning rate ÷ 10": lambda config: replace(config, lr=config.lr / 10),
-    "the next seed": lambda config: replace(config, seed=config.seed + 1),
+    N_("batch norm on or off"): lambda config: replace(config, batch_norm=not config.batch_norm),
+    N_("shortcut on or off"): lambda config: replace(config, shortcut=not config.shortcut),
+    N_("relu or sigmoid"): lambda config: replace(config, activation="relu" if config.activation == "sigmoid" else "sigmoid"),
+    N_("twice the blocks"): lambda config: replace(config, blocks=2 * config.blocks or 1),
+    N_("half the blocks"): lambda config: replace(config, blocks=config.blocks // 2),
+    N_("learning rate × 10"): lambda config: replace(config, lr=10 * config.lr),
+    N_("learning rate ÷ 10"): lambda config: replace(config, lr=config.lr / 10),
+    N_("the next seed"): lambda config: replace(config, seed=config.seed + 1),
 }
 manager = server().manager
 
@@ -84,7 +85,7 @@ def varied_fields(runs) -> list:
 
 def label(summary) -> str:
     config = config_of(summary)
-    seed = f" · {_('seed')} {config.seed}" if config else ""
+    seed = " · " + _("seed {seed}").format(seed=config.seed) if config else ""
     return f"{summary.recipe.title}{seed} · {summary.id[:4]}"
 
 
@@ -94,7 +95,7 @@ def settings_table(runs: dict) -> None:
         history = run.history.snapshot()
         row = {_("run"): name.split(" · ")[0]}
         row |= {} if lenets else {_("net"): run.recipe.title}
-        row |= {_(FIELDS[field].spec.label): str(getattr(run.recipe, field)) for field in varied}
+        row |= {_(FIELDS[field].spec.label): to_word(getattr(run.recipe, field)) for field in varied}
         row |= {
             _("status"): _(str(run.status)), _("steps"): history.steps,
             _("last loss"): f"{history.loss[-1]:.4g}" if history.steps else "—",
@@ -139,7 +140,7 @@ def pictures(runs: dict) -> None:
         format_func=lambda ends: " … ".join(QUANTITIES[quantity].tick(end, "10^{}") for end in ends),
     )
     when = third.segmented_control(
-        _("Profile at"), ["start", "end"], default="start", key="compare_when", format_func=lambda word: _(word),
+        _("Profile at"), [N_("start"), N_("end")], default="start", key="compare_when", format_func=lambda word: _(word),
     )
     recorded = {name: run for name, run in runs.items() if run.history.steps}
     if not recorded:

@@ -10,6 +10,7 @@ A text is found where it is written: in `_("…")`, `ngettext("…", "…", n)` 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,14 +18,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from babel.messages import extract
 from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "gradviz" / "locale"
 TEMPLATE = FOLDER / "gradviz.pot"
-KEYWORDS = {"_": None, "gettext": None, "N_": None, "ngettext": (1, 2)}
+MARKED = {"_": 1, "gettext": 1, "N_": 1, "ngettext": 2}  # name -> how many texts it takes
 DATE = datetime(2026, 11, 26, tzinfo=UTC)  # the same always, so that a file changes only with its texts
 HEADER: dict[str, Any] = {
     "project": "gradviz", "version": "0.1", "domain": "gradviz", "charset": "utf-8", "fuzzy": False, "creation_date": DATE,
@@ -84,9 +84,27 @@ def sources() -> list[Path]:
 def marked() -> Iterator[tuple[str, int, Text, list[str]]]:
     """(file, line, text, comments for the translator: lines before it that begin with "# Words:")."""
     for path in sources():
-        with path.open("rb") as file:
-            for line, text, comments, _context in extract.extract("python", file, KEYWORDS, ("Words:",), {"encoding": "utf-8"}):
-                yield str(path.relative_to(ROOT)), line, text, comments
+        source = path.read_text(encoding="utf-8")
+        lines, name = source.splitlines(), str(path.relative_to(ROOT))
+        for node in ast.walk(ast.parse(source)):  # Babel's own reader does not look into f-strings
+            if texts := constants(node):
+                said = re.match(r"\s*# (Words: .*)", lines[node.lineno - 2])
+                yield name, node.lineno, texts[0] if len(texts) == 1 else (texts[0], texts[1]), [said[1]] if said else []
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and path.name == "codegen.py":
+                for text in re.findall("«(.*?)»", node.value):  # of a program's comments
+                    yield name, node.lineno, text, []
+
+
+def constants(node: ast.AST) -> list[str]:
+    """The texts of a call that is marked; empty of any other."""
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in MARKED):
+        return []
+    given = node.args[: MARKED[node.func.id]]
+    return [text.value for text in given if isinstance(text, ast.Constant)] if all(map(is_text, given)) else []
+
+
+def is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def tables() -> Iterator[tuple[str, int, Text, list[str]]]:
@@ -131,8 +149,8 @@ def variables() -> list[str]:
     found = []
     for path in sources():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KEYWORDS
-            if named and not all(isinstance(text, ast.Constant) for text in node.args[: 2 if node.func.id == "ngettext" else 1]):
+            named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in MARKED
+            if named and not constants(node):
                 found.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}")
     return found
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 
 from gradviz.lenet.activations import ACTIVATIONS, critical_start
 from gradviz.lenet.config import RunConfig
@@ -11,6 +13,9 @@ from gradviz.lenet.idx import FOLDERS, PIXELS
 from gradviz.lenet.net import LSUV_TOLERANCE, lsuv_images
 from gradviz.record.arithmetic import Arithmetic, arithmetic_text
 from gradviz.train.treatment import FEEDBACK_GAIN
+from gradviz.words import gettext as _
+
+# What stands in «» is for people: `_said` puts it into the reader's language.
 
 _DRAW = {
     "he-normal": 'nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=random)',
@@ -33,7 +38,7 @@ _TREATMENT = {
     "floor": """\
     for parameter in model.parameters():
         gradient = parameter.grad
-        raised = torch.where(gradient < 0, -{threshold!r}, {threshold!r})  # by its sign; 0 counts as positive
+        raised = torch.where(gradient < 0, -{threshold!r}, {threshold!r})  # «by its sign; 0 counts as positive»
         parameter.grad = torch.where(gradient.abs() < {threshold!r}, raised, gradient)
 """,
     "normalise": "",  # on the way back: see _steering
@@ -49,7 +54,7 @@ def code(config: RunConfig, arithmetic: Arithmetic | None = None, own: bool = Tr
     computed with: the program takes its number of threads, without it one, and says the rest. Not `own`: the run is of
     another engine than gradviz's Trainer, and its losses may be others.
     """
-    title = f"{config.title}: a LeNet of {config.layers} layers and its training."
+    title = _("{title}: a LeNet of {layers} layers and its training.").format(title=config.title, layers=config.layers)
     parts = [_header(config, title, arithmetic, own)]
     parts += [part(config) for part in (_data, _block, _net, _initialisation, _loop)]
     return "\n\n".join(part for part in parts if part)
@@ -57,20 +62,24 @@ def code(config: RunConfig, arithmetic: Arithmetic | None = None, own: bool = Tr
 
 def _header(config: RunConfig, title: str, arithmetic: Arithmetic | None, own: bool) -> str:
     if config.dataset == "digits":
-        modules, needs = "import math\n", "Needs torch and scikit-learn, which brings the pictures."
+        modules, needs = "import math\n", _("Needs torch and scikit-learn, which brings the pictures.")
         library = "from sklearn.datasets import load_digits\n"
     else:
         folder = TORCHVISION_CLASS[config.dataset]
         modules, library = "import gzip\nimport math\nimport os\nimport re\nfrom pathlib import Path\n", ""
-        needs = f"Needs torch. Reads {folder} from the folder GRADVIZ_DATA, else data; if absent, torchvision downloads it."
+        needs = _("Needs torch. Reads {name} from the folder GRADVIZ_DATA, else data; if absent, torchvision downloads it.")
+        needs = needs.format(name=folder)
     device = _DEVICE.get(config.device, f'"{config.device}"')
     threads = arithmetic.threads if arithmetic else 1
-    as_many = "as many as the run: others" if own else "other numbers"
+    as_many = (
+        _("as many as the run: others add up in another order, and each sum is rounded") if own
+        else _("other numbers add up in another order, and each sum is rounded")
+    )  # fmt: skip
     return f'''\
 """{title}
 
 {needs}
-{_equality(config, arithmetic) if own else _OF_ANOTHER_ENGINE}
+{_equality(config, arithmetic) if own else _said(_OF_ANOTHER_ENGINE)}
 """
 
 {modules}
@@ -79,28 +88,36 @@ import torch.nn.functional as F
 {library}from torch import nn
 
 device = {device}
-torch.set_num_threads({threads})  # {as_many} add up in another order, and each sum is rounded
-random = torch.Generator().manual_seed({config.seed})  # all randomness comes from here
+torch.set_num_threads({threads})  # {as_many}
+random = torch.Generator().manual_seed({config.seed})  # {_("all randomness comes from here")}
 '''
 
 
-_OF_ANOTHER_ENGINE = """\
-Trains as gradviz does by itself. The trainings of this server are made by another engine, whose losses may be others."""
+_OF_ANOTHER_ENGINE = (
+    "«Trains as gradviz does by itself. The trainings of this server are made by another engine, whose losses may be others.»"
+)
+
+
+def _said(template: str) -> str:
+    return re.sub("«(.*?)»", lambda marked: _(marked[1]).replace('"', "”"), template)  # some stand in quotes
 
 
 def _equality(config: RunConfig, arithmetic: Arithmetic | None) -> str:
     """Lines for the head of the program: what its losses are equal to, and what not."""
-    which = f":\n{arithmetic_text(arithmetic)}." if arithmetic else "."
-    gpu = "\nA GPU may add up in another order each time: not even two runs need be equal there." * (config.device != "cpu")
-    return f"""\
-Prints the losses that gradviz records, digit for digit, with the same processor, number of threads and PyTorch{which}
-With others each sum is rounded otherwise: the losses begin nearly the same, and part sooner or later.{gpu}"""
+    same = (
+        _("Prints the losses that gradviz records, digit for digit, with the same processor, number of threads and PyTorch:\n"
+          "{arithmetic}.").format(arithmetic=arithmetic_text(arithmetic)) if arithmetic else
+        _("Prints the losses that gradviz records, digit for digit, with the same processor, number of threads and PyTorch.")
+    )  # fmt: skip
+    other = _("With others each sum is rounded otherwise: the losses begin nearly the same, and part sooner or later.")
+    gpu = _("A GPU may add up in another order each time: not even two runs need be equal there.")
+    return "\n".join([same, other] + [gpu] * (config.device != "cpu"))
 
 
 def _data(config: RunConfig) -> str:
     if config.dataset == "digits":
         return f'''\
-# Data: 1,797 scans of 8×8 pixels, enlarged to 28×28, normalised to mean 0 and standard deviation 1
+# {_("Data: 1,797 scans of 8×8 pixels, enlarged to 28×28, normalised to mean 0 and standard deviation 1")}
 scans, labels = load_digits(return_X_y=True)
 images = torch.tensor(scans, dtype=torch.float32).view(-1, 1, 8, 8) / 16
 images = F.interpolate(images, size=(28, 28), mode="bilinear", align_corners=False)
@@ -112,26 +129,26 @@ train_labels, test_labels = labels[:{DIGITS_TRAIN}], labels[{DIGITS_TRAIN}:]
     mean, std = PIXELS[config.dataset]
     mine = ", ".join(f'"{word}"' for word, owner in FOLDERS.items() if owner == config.dataset)
     others = ", ".join(f'"{word}"' for word, owner in FOLDERS.items() if owner != config.dataset)
-    return _FILES.format(name=TORCHVISION_CLASS[config.dataset], mean=mean, std=std, mine=mine, others=others,
+    return _said(_FILES).format(name=TORCHVISION_CLASS[config.dataset], mean=mean, std=std, mine=mine, others=others,
                          nameless=config.dataset == "mnist")  # fmt: skip
 
 
 _FILES = '''\
-# Data: 60,000 pictures of 28×28 pixels to train and 10,000 to test, normalised to mean 0 and standard deviation 1
+# «Data: 60,000 pictures of 28×28 pixels to train and 10,000 to test, normalised to mean 0 and standard deviation 1»
 folder = Path(os.environ.get("GRADVIZ_DATA") or "data").expanduser().absolute()
 mine, others = {{{mine}}}, {{{others}}}
 
 
 def is_mine(place):
-    """Whether the nearest folder that is named after a data set is named after {name}."""
+    """«Whether the nearest folder that is named after a data set is named after {name}.»"""
     words = [re.sub("[^a-z0-9]", "", above.name.lower()) for above in (place, *place.parents)]
     return next((word in mine for word in words if word in mine | others), {nameless})
 
 
 def find(place, depth=3):
-    """The four files, packed or not, in a folder or in those inside; None if they are not there."""
+    """«The four files, packed or not, in a folder or in those inside; None if they are not there.»"""
     parts = dict.fromkeys(["train-images", "train-labels", "t10k-images", "t10k-labels"])
-    inside = sorted(place.glob("*"), reverse=True)  # a plain file comes after the packed one, and takes its place
+    inside = sorted(place.glob("*"), reverse=True)  # «a plain file comes after the packed one, and takes its place»
     for file in inside:
         if match := re.fullmatch(r"(train|t10k|test)[-_.](images|labels)[-_.]idx\\d([-_.]ubyte)?(\\.gz)?", file.name.lower()):
             parts[match[1].replace("test", "t10k") + "-" + match[2]] = file / file.name if file.is_dir() else file
@@ -142,18 +159,19 @@ def find(place, depth=3):
 
 
 if not (files := find(folder)):
-    print(f"{name} is neither in {{folder}} nor in the folders inside: torchvision downloads it.")
+    print(f"«{name} is neither in {{folder}} nor in the folders inside: torchvision downloads it.»")
     try:
         from torchvision.datasets import {name}
 
         {name}(folder, download=True)
     except Exception as error:
-        raise SystemExit(f"{name} cannot be downloaded: {{' '.join(str(error).split())}}") from None
+        why = " ".join(str(error).split())
+        raise SystemExit(f"«{name} cannot be downloaded: {{why}}»") from None
     files = find(folder)
 
 
 def read(file, header):
-    """The bytes of a file after its header, on the device."""
+    """«The bytes of a file after its header, on the device.»"""
     content = file.read_bytes()
     content = gzip.decompress(content) if content[:2] == b"\\x1f\\x8b" else content
     return torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8).to(device)
@@ -178,10 +196,10 @@ def _block(config: RunConfig) -> str:
     activation = ACTIVATIONS[config.activation].code
     branch = {"one": "h", "fixed": f"{1 / math.sqrt(config.blocks)!r} * h", "skip-init": "self.scale * h"}[config.branch_scale]
     scale = "        self.scale = nn.Parameter(torch.zeros(()))  # SkipInit\n" if config.branch_scale == "skip-init" else ""
-    result = f"x + {branch}  # the shortcut; nothing after the addition" if config.shortcut else "h"
+    result = f"x + {branch}  # {_('the shortcut; nothing after the addition')}" if config.shortcut else "h"
     return f'''\
 class Block(nn.Module):
-    """(batch, 16, 7, 7) -> the same."""
+    """(batch, 16, 7, 7) -> {_("the same")}."""
 
     def __init__(self):
         super().__init__()
@@ -201,7 +219,7 @@ def _net(config: RunConfig) -> str:
     use_blocks = "        x = self.blocks(x)\n" if config.blocks else ""
     return f'''\
 class DeepLeNet(nn.Module):
-    """(batch, 1, 28, 28) -> logits (batch, 10)."""
+    """(batch, 1, 28, 28) -> {_("logits")} (batch, 10)."""
 
     def __init__(self):
         super().__init__()
@@ -221,44 +239,44 @@ class DeepLeNet(nn.Module):
 
 
 def _initialisation(config: RunConfig) -> str:
-    said, weight = f"weights by {config.init}", ""
+    said, weight = _("weights by {init}, biases from PyTorch's default").format(init=config.init), ""
     factor = ACTIVATIONS[config.activation].gain
     gain = "math.sqrt(2)" if factor == math.sqrt(2) else repr(factor)
     if config.init_range is not None:
-        said, weight = f"weights from U(−{config.init_range:g}, {config.init_range:g})", _uniform(repr(config.init_range))
+        said = _("weights from U(−{a:g}, {a:g}), biases from PyTorch's default").format(a=config.init_range)
+        weight = _uniform(repr(config.init_range))
     elif config.init == "default":
-        said, weight = "PyTorch's default, U(−1/√fan_in, 1/√fan_in) for weights and biases", _uniform("bound")
+        said, weight = _("PyTorch's default, U(−1/√fan_in, 1/√fan_in) for weights and biases"), _uniform("bound")
     elif config.init == "critical":
-        said = "block convolutions from the critical range, all else from PyTorch's default"
+        said = _("block convolutions from the critical range, all else from PyTorch's default")
         inside = "layer.weight.shape == (16, 16, 5, 5)"
         weight = f"spread = {critical_start(config.activation)!r} if {inside} else bound\n            " + _uniform("spread")
     elif config.init == "delta-orthogonal":
         weight = f"""\
-if layer.weight.ndim == 4:  # an orthogonal mix of the channels at the middle pixel
+if layer.weight.ndim == 4:  # {_("an orthogonal mix of the channels at the middle pixel")}
                 middle = nn.init.orthogonal_(torch.empty(layer.weight.shape[:2]), {gain}, generator=random)
                 layer.weight.zero_()[:, :, 2, 2] = middle
             else:
                 nn.init.orthogonal_(layer.weight, {gain}, generator=random)"""
     else:
         weight = _DRAW[config.init].format(gain=gain)
-    if "default" not in said:
-        said += ", biases from PyTorch's default"
-    lsuv = _LSUV.format(images=lsuv_images(config.blocks), tolerance=LSUV_TOLERANCE) if config.init == "lsuv" else ""
+    lsuv = _said(_LSUV).format(images=lsuv_images(config.blocks), tolerance=LSUV_TOLERANCE) if config.init == "lsuv" else ""
     if lsuv and config.batch_norm and config.blocks:
-        lsuv += _FORGET
+        lsuv += _said(_FORGET)
     layout = {"cpu": ", memory_format=torch.channels_last", "cuda": "", "mps": ""}.get(
         config.device, ', memory_format=torch.channels_last if device == "cpu" else torch.preserve_format')  # fmt: skip
     fused = {"cpu": "True", "cuda": "True", "mps": "False"}.get(config.device, 'device != "mps"')
+    digits = _("A pixel's channels lie together on a processor, one kernel steps all weights: last digits hang on that.")
     return f'''\
 model = DeepLeNet()
-# Initialisation: {said}
+# {_("Initialisation: {said}").format(said=said)}
 with torch.no_grad():
-    for layer in model.modules():  # in forward order
+    for layer in model.modules():  # {_("in forward order")}
         if isinstance(layer, nn.Conv2d | nn.Linear):
             bound = 1 / math.sqrt(layer.weight[0].numel())
             {weight}
             layer.bias.uniform_(-bound, bound, generator=random)
-{lsuv}{_steering(config)}# A pixel's channels lie together on a processor, one kernel steps all weights: last digits hang on that.
+{lsuv}{_steering(config)}# {digits}
 model.to(device{layout})
 optimizer = {_OPTIMIZER[config.optimizer].format(lr=config.lr, fused=fused)}
 '''
@@ -271,7 +289,7 @@ def _uniform(spread: str) -> str:
 _LSUV = """
 
 def divide_by_spread(layer, inputs):
-    \"\"\"Until what the layer hands on has variance 1. The bias is left alone, so once is not enough.\"\"\"
+    \"\"\"«Until what the layer hands on has variance 1. The bias is left alone, so once is not enough.»\"\"\"
     for _ in range(10):
         spread = layer.forward(*inputs).std()
         if not spread > 0 or abs(spread - 1) < {tolerance}:
@@ -279,7 +297,7 @@ def divide_by_spread(layer, inputs):
         layer.weight /= spread
 
 
-# LSUV: one pass of {images} images, in which each layer is divided by its spread before it hands on
+# «LSUV: one pass of {images} images, in which each layer is divided by its spread before it hands on»
 layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
 hooks = [layer.register_forward_pre_hook(divide_by_spread) for layer in layers]
 with torch.no_grad():
@@ -290,12 +308,12 @@ for hook in hooks:
 _FORGET = """\
 for module in model.modules():
     if isinstance(module, nn.BatchNorm2d):
-        module.reset_running_stats()  # that pass was no training
+        module.reset_running_stats()  # «that pass was no training»
 """
 _SHAPE = """
 
 def shape_and_rms(signal):
-    \"\"\"The signal over its largest entry, the rms of that, and the largest entry; the square of 1e-30 would be 0.\"\"\"
+    \"\"\"«The signal over its largest entry, the rms of that, and the largest entry; the square of 1e-30 would be 0.»\"\"\"
     largest = signal.abs().amax()
     largest = torch.where(largest == 0, 1.0, largest)
     shape = signal / largest
@@ -309,7 +327,7 @@ def steer(layer, inputs, z):
         z.register_hook({scaled})
 
 
-# On the way back, the signal of every layer below the head is scaled before the layer uses it
+# «On the way back, the signal of every layer below the head is scaled before the layer uses it»
 {layers}for layer in layers[:-3]:
     layer.register_forward_hook(steer)
 """
@@ -320,13 +338,13 @@ def scaled(signal):
 """
 _FEEDBACK = """
 class Feedback:
-    \"\"\"An integral controller per layer: each step it corrects the part of its error that the layer above does not.\"\"\"
+    \"\"\"«An integral controller per layer: each step it corrects the part of its error that the layer above does not.»\"\"\"
 
     def __init__(self):
         self.gains, self.error_above, self.last = {{}}, 0.0, None
 
     def scaled(self, layer, signal):
-        if self.last is None or layer == self.last:  # the topmost layer begins a new backward pass
+        if self.last is None or layer == self.last:  # «the topmost layer begins a new backward pass»
             self.last, self.error_above = layer, signal.new_zeros(())
         gain = self.gains.setdefault(layer, signal.new_zeros(()))
         signal = signal * gain.exp()
@@ -349,22 +367,31 @@ def _steering(config: RunConfig) -> str:
     if config.treatment == "normalise":
         control, scaled = _NORMALISE.format(threshold=config.threshold), "scaled"
     else:
-        control = _FEEDBACK.format(threshold=config.threshold, gain=FEEDBACK_GAIN)
+        control = _said(_FEEDBACK).format(threshold=config.threshold, gain=FEEDBACK_GAIN)
         scaled = "lambda signal: feedback.scaled(layer, signal)"
-    return _SHAPE + control + _STEERED.format(scaled=scaled, layers=layers)
+    return _said(_SHAPE) + control + _said(_STEERED).format(scaled=scaled, layers=layers)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _loop(config: RunConfig) -> str:
     first, last = ("blocks[0].conv1", "blocks[-1].conv2") if config.blocks else ("conv1", "fc3")
     words = ("first block", "last block") if config.blocks else ("conv1", "fc3")
     batch = config.batch_size
+    without_end = _("Indices of shuffled epochs without end; what is left over at an epoch's end is dropped.")
+    few = _("The data set has only {have} images to train, fewer than a batch of {batch}.").format(
+        have="{len(train_images)}", batch=batch
+    )
     start = f"len(order) - {batch} + 1, {batch}" if batch > 1 else "len(order)"
-    evaluation = "model.eval()  # batch norm now uses the means it collected\n" if config.batch_norm and config.blocks else ""
+    collected = _("batch norm now uses the means it collected")
+    evaluation = f"model.eval()  # {collected}\n" if config.batch_norm and config.blocks else ""
     return f'''\
 def batches():
-    """Indices of shuffled epochs without end; what is left over at an epoch's end is dropped."""
+    """{without_end}"""
     if len(train_images) < {batch}:
-        raise SystemExit(f"The data set has only {{len(train_images)}} images to train, fewer than a batch of {batch}.")
+        raise SystemExit(f{_quoted(few)})
     while True:
         order = torch.randperm(len(train_images), generator=random).to(device)
         for start in range(0, {start}):
@@ -372,11 +399,11 @@ def batches():
 
 
 def rms(gradient):
-    """Root mean square. In float32 the square of 1e-30 would be 0."""
+    """{_("Root mean square. In float32 the square of 1e-30 would be 0.")}"""
     return gradient.cpu().double().square().mean().sqrt().item()
 
 
-# Training: one batch per step
+# {_("Training: one batch per step")}
 for step, batch in zip(range({config.steps}), batches()):
     labels = train_labels[batch]
     logits = model(train_images[batch])
@@ -390,8 +417,8 @@ for step, batch in zip(range({config.steps}), batches()):
         f"gradient: {words[0]} {{first:.3e}}, {words[1]} {{last:.3e}}"
     )
     if not math.isfinite(loss.item()):
-        raise SystemExit("The loss is no longer finite: the training diverged.")
-{_TREATMENT[config.treatment].format(threshold=config.threshold)}    optimizer.step()
+        raise SystemExit({_quoted(_("The loss is no longer finite: the training diverged."))})
+{_said(_TREATMENT[config.treatment]).format(threshold=config.threshold)}    optimizer.step()
 
 {evaluation}with torch.no_grad():
     right = sum((model(x).argmax(1) == y).sum().item() for x, y in zip(test_images.split(250), test_labels.split(250)))

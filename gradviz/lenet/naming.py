@@ -18,7 +18,7 @@ def net_name(config: RunConfig) -> str:
 
 def remedy_name(config: RunConfig) -> str:
     """'relu + batch norm', 'sigmoid + shortcut', 'relu + critical init', ..."""
-    parts = config.built + [f"{config.init} init"] * (config.init != "default")
+    parts = config.built + [_("{init} init").format(init=config.init)] * (config.init != "default")
     return " + ".join(parts + [config.treatment] * (config.treatment != "none"))
 
 
@@ -30,17 +30,25 @@ def remedy_word(config: RunConfig) -> str:
 
 def setting_text(name: str, value: object) -> str:
     """One setting in words: 'adam', 'lr 0.001', 'batch norm', 'no shortcut', 'init ±0.5'."""
-    label = _(_SHORT.get(name, name.replace("_", " ")))
+    label = _(_SHORT[name])
     if isinstance(value, bool):
         return label if value else _("no {setting}").format(setting=label)
     if value is None:
         return _("no init range")
     if isinstance(value, str):
-        return value if name in _SAID_ALONE and value != "none" else f"{label} {value}"
-    if name == "blocks":
-        return _("{n} blocks").format(n=value)
-    return f"{label}{value:g}" if name == "init_range" else f"{label} {value:g}"
+        alone = name in _SAID_ALONE and value != "none"
+        return value if alone else _("{setting} {value}").format(setting=label, value=value)
+    if name == "blocks" and isinstance(value, int):
+        return ngettext("{n} block", "{n} blocks", value).format(n=value)
+    said = f"±{value:g}" if name == "init_range" else f"{value:g}"
+    return _("{setting} {value}").format(setting=label, value=said)
 
 
-_SHORT = {"batch_size": N_("batch"), "init_range": N_("init ±"), "batch_norm": N_("batch norm")}
+_SHORT = {
+    "activation": N_("activation function"), "batch_norm": N_("batch norm"), "other_norm": N_("other norm"),
+    "shortcut": N_("shortcut"), "branch_scale": N_("branch scale"), "blocks": N_("blocks"),
+    "activation_everywhere": N_("activation everywhere"), "init": N_("init"), "init_range": N_("init"),
+    "treatment": N_("treatment"), "threshold": N_("threshold"), "optimizer": N_("optimizer"), "lr": N_("lr"),
+    "dataset": N_("data set"), "batch_size": N_("batch"), "steps": N_("steps"), "seed": N_("seed"), "device": N_("device"),
+}  # fmt: skip
 _SAID_ALONE = ("activation", "optimizer", "dataset", "treatment")

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from gradviz.charts.draft import INK
 from gradviz.web.panels import mount
 from gradviz.web.scripts import TRACES, plotly_url
-from gradviz.web.texts import picture_words
+from gradviz.web.texts import picture_words, plotly_words
 
 
 def figure_panel(figure: go.Figure, key: str, label: str, about: str = "") -> None:
@@ -21,6 +21,7 @@ def figure_panel(figure: go.Figure, key: str, label: str, about: str = "") -> No
     data = {
         "plotly": plotly_url(),
         "figure": figure.to_json(),  # Plotly's own: inf and nan become null
+        "plotly_words": plotly_words(),
         "label": label,
         "words": picture_words(),
         "ink": INK,

@@ -7,7 +7,7 @@ from typing import Any
 from gradviz.diagnosis.findings import Verdict
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Status
-from gradviz.words import N_
+from gradviz.words import N_, listed
 from gradviz.words import gettext as _
 
 
@@ -43,9 +43,14 @@ def card_words() -> dict[str, Any]:
     }
 
 
+def plotly_words() -> dict[str, str]:
+    """What plotly.js says by itself -> the same in the reader's language."""
+    return {text: _(text) for text in _PLOTLY}
+
+
 def owners(names: tuple[str, ...]) -> str:
     """Whose a run is."""
-    return ", ".join(names) or _(_CARDS["nobody"])
+    return listed(names) or _(_CARDS["nobody"])
 
 
 _STATUS = {
@@ -176,3 +181,9 @@ _CARDS = {
     "spark": N_("Loss over the steps, 0 to 3 nats; dashed: guessing."),
     "heat": N_("Weight gradient, layers (input at the bottom) × steps."),
 }
+
+_PLOTLY = (
+    N_("Download plot as a PNG"), N_("Zoom"), N_("Pan"), N_("Zoom in"), N_("Zoom out"), N_("Autoscale"), N_("Reset axes"),
+    N_("Double-click to zoom back out"), N_("Double-click on legend to isolate one trace"),
+    N_("Taking snapshot - this may take a few seconds"), N_("Snapshot succeeded"),
+)  # fmt: skip

@@ -41,7 +41,7 @@ export function render(_state, component) {
     const read = (name, fallback) => look.getPropertyValue(name).trim() || fallback;
     const text = read("--st-text-color", "#31333f"), back = read("--st-background-color", "#ffffff");
     const width = Math.floor(host.clientWidth);
-    const shown = [width, text, back, look.getPropertyValue("--st-font"), data.id, data.figure].join();
+    const shown = [width, text, back, look.getPropertyValue("--st-font"), data.id, data.lang, data.figure].join();
     if (!plot.shown) plot.textContent = "";
     if (width < 50 || shown === plot.shown) return; // asked by each script run, and by the observer as soon as it begins
     plot.shown = shown;
@@ -57,7 +57,8 @@ export function render(_state, component) {
       if (/^[xy]axis\d*$/.test(name)) layout[name] = { gridcolor: grid, linecolor: grid, zerolinecolor: grid, ...layout[name] };
     }
     const ink = (part) => JSON.parse(JSON.stringify(part).replaceAll(JSON.stringify(data.ink), JSON.stringify(text)));
-    const config = { displaylogo: false, responsive: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+    const config = { displaylogo: false, showSendToCloud: false, responsive: false, modeBarButtonsToRemove: ["select2d", "lasso2d"],
+      locale: "page", locales: { page: { dictionary: data.plotly_words, format: {} } } };
     return Plotly.react(plot, ink(figure.data), ink(layout), config).then(() => speak(plot, data));
   }).catch((error) => {
     plot.shown = null; // the next call tries again

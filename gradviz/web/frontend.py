@@ -17,7 +17,7 @@ _TEXT = (".js", ".css", ".svg", ".json")  # the fonts are packed already
 
 
 class Files:
-    """What lies below `static/` of a folder with an index.html, as Streamlit's own, kept once it was asked for: some 20 MB at most."""
+    """What lies below `static/` of a folder with an index.html, as Streamlit's own, kept once asked for: 20 MB at most."""
 
     def __init__(self, folder: Path):
         self._index = folder / "index.html"

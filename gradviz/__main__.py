@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from gradviz.lenet.config import DATASETS, FIELDS, RunConfig, option
 from gradviz.lenet.fields import ConfigError
 from gradviz.messages import text
-from gradviz.record.arithmetic import device_words
+from gradviz.record.arithmetic import device_said
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Outcome, Run, Status
@@ -276,7 +276,7 @@ class _Text:
         self._shown = 0.0
         config = run.recipe
         about = _("{title} · {layers} layers · {steps} steps · {device}")
-        device = device_words(run.device)
+        device = device_said(run.device)
         print(about.format(title=config.title, layers=config.layers, steps=config.steps, device=device), flush=True)
 
     def step(self, record: StepRecord) -> None:

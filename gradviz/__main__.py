@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from gradviz.lenet.config import DATASETS, FIELDS, RunConfig, option
 from gradviz.lenet.fields import ConfigError
-from gradviz.messages import text
+from gradviz.messages import say, text
 from gradviz.record.arithmetic import device_said
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
@@ -26,6 +26,7 @@ from gradviz.record.run import Outcome, Run, Status
 from gradviz.record.spool import SpoolError
 from gradviz.settings import Settings, SettingsError
 from gradviz.watched import NotSent, lines, send
+from gradviz.words import ENGLISH, found, joined, languages, listed, speaking, word_of
 from gradviz.words import gettext as _
 
 _METAVAR = {int: "N", float: "X"}
@@ -44,6 +45,8 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     about = _("See gradients vanish and explode in a deep LeNet.")
     parser = _Parser(prog="python -m gradviz", description=about, allow_abbrev=False)
+    known = _("{languages}; here that of the locale").format(languages=", ".join(map(word_of, languages())))
+    parser.add_argument("--lang", metavar="LANGUAGE", default=argparse.SUPPRESS, help=known)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     show = commands.add_parser("open", help=_("serve the runs of a folder and open the browser; what happens without a command"))
     show.add_argument("folder", nargs="?", metavar="FOLDER", help=_("of runs; here GRADVIZ_STORE"))
@@ -87,7 +90,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that has no √ gets a ? in its place
             stream.reconfigure(errors="replace")
-    arguments = sys.argv[1:] if arguments is None else arguments
+    finder = _Parser(prog="python -m gradviz", add_help=False, allow_abbrev=False)
+    finder.add_argument("--lang")
+    asked, arguments = finder.parse_known_args(sys.argv[1:] if arguments is None else arguments)
+    if asked.lang and not found(asked.lang):
+        refusal = say("no-language", given=asked.lang[:40], languages=", ".join(map(word_of, languages())))
+        return _complain(f"{finder.prog}: {refusal}", 2)
+    with speaking(found(asked.lang, *_of_terminal()) or ENGLISH):
+        return _run(arguments)
+
+
+def _of_terminal() -> list[str]:
+    """The languages of the locale, the dearest first; C is English."""
+    locale = next(filter(None, (os.environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
+    several = os.environ.get("LANGUAGE", "").split(":") if locale and locale.split(".")[0] not in ("C", "POSIX") else []
+    return [*several, locale]
+
+
+def _run(arguments: Sequence[str]) -> int:
     given = vars(_parser().parse_args(arguments or ["open"]))
     command, prog = given.pop("command"), given.pop("prog")
     try:
@@ -313,7 +333,7 @@ class _Text:
             said.append(_("test accuracy {accuracy:.1%}").format(accuracy=outcome.test_accuracy))
         if verdict:
             said.append(_("gradients: {verdict}").format(verdict=_(verdict)))
-        print(f"{', '.join(said)}. {outcome.message}")
+        print(joined([_("{what}.").format(what=listed(said)), str(outcome.message)]))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from gradviz.settings import Settings
 from gradviz.store.store import RunStore, StoreError
 from gradviz.train.device import device_text, here, limit_threads
 from gradviz.train.training import Interrupted, Train, Training
-from gradviz.words import N_
+from gradviz.words import ENGLISH, N_, speaking
 from gradviz.words import gettext as _
 
 EARLY = say("stopped-early")
@@ -283,7 +283,8 @@ def _lessons(bench: Bench, report: Report, ahead: Ahead) -> None:
         except TimeUp:
             missing.append(lesson.title)
             continue
-        report.lessons[lesson.id] = lesson.conclude(runs), runs
+        with speaking(ENGLISH):  # of the document
+            report.lessons[lesson.id] = lesson.conclude(runs), runs
     if missing:
         report.left_out.append("The time was up before these were run: " + "; ".join(missing) + ".")
 
@@ -325,6 +326,12 @@ def _thousand_blocks(bench: Bench, report: Report, _ahead: Ahead) -> None:
 
 
 def _write(report: Report, out: Path) -> Path:
+    """The document is English, whatever the terminal speaks."""
+    with speaking(ENGLISH):
+        return _written(report, out)
+
+
+def _written(report: Report, out: Path) -> Path:
     folder = out / "reproduction"
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -125,6 +125,7 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "range-optional": "{range}, or default",
     "setting-range": "{label:word} ({name}) must be {range}; {given!r} is not.",
     "default-used": "{problem} The default is used.",
+    "no-language": "There is no language {given!r} here; there are {languages}.",
     "no-such-value": "{name} cannot be {given!r}.",
     "given-twice": "{label:word} ({name}) is given more than once ({words}). The last one is used.",
     "no-setting": "{given!r} is not a setting; the settings are {settings}.",

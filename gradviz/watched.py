@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gradviz.diagnosis.examine import examine, headline
 from gradviz.messages import Told, say
+from gradviz.record.measuring import why_missing
 from gradviz.record.sender import Delivery, Rejected, is_address, reason
 from gradviz.record.spool import SUFFIX, Spool, SpoolError, read_spool
 from gradviz.record.watched import as_text, last_measured
@@ -68,13 +69,6 @@ def _whole(spool: Spool) -> Iterator[str]:
     diagnosis = examine(run)
     for message in (*diagnosis.advice, *diagnosis.evidence):
         yield str(message)
-    for layer, reasons in spool.missing.items():
-        for quantity, code in reasons.items():
-            yield f"{layer}, {quantity}: {_reason(code)}"
-
-
-def _reason(code: object) -> str:
-    try:
-        return str(say(str(code)))
-    except KeyError:  # of another version
-        return str(code)
+    for layer, reasons in run.missing.items():
+        for quantity in reasons:
+            yield f"{layer}, {quantity}: {why_missing(run, layer, quantity)}"

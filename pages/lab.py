@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import pandas as pd
 import streamlit as st
 
 from gradviz.lenet import codegen
@@ -11,6 +12,8 @@ from gradviz.lenet.diagnosis import diagnose
 from gradviz.lenet.net import parameter_count
 from gradviz.lenet.theory.predict import critical_range, depth_marks, predict
 from gradviz.record.arithmetic import Arithmetic, arithmetic_text, other_arithmetic
+from gradviz.record.measuring import why_missing
+from gradviz.record.quantities import described, is_described
 from gradviz.record.run import Run, Status
 from gradviz.serve.manager import AFRESH
 from gradviz.ui import classroom, controls
@@ -191,6 +194,52 @@ def downloads(run: Run) -> None:
                  "Each chart saves itself as a picture, with the buttons above it."))
 
 
+def watched_net(run: Run) -> None:
+    """A net that another process trains: what was measured of it, and nothing that sets up or starts one here."""
+    status = run.status
+    st.title(as_text(run.recipe.title), anchor=False)
+    st.button(_("To the Lab"), key="close", type="tertiary", icon=":material/arrow_back:", on_click=show, args=(None,),
+              help=_("To the nets that are trained here. This run goes on where it is, and is kept."))
+    live_panel(run, status=status)
+    if run.history.steps:
+        st.caption(_("Computed with: {arithmetic}.").format(arithmetic=arithmetic_text(run.arithmetic)))
+    diagnosis_words(run)
+    if run.history.steps:
+        with st.expander(_("How it was measured, and what is missing")):
+            st.fragment(measured_words, run_every=3 if status.live else None)(run.id)
+        with st.expander(_("The data of this run")):
+            downloads(run)
+    earlier_runs()
+    with st.sidebar:
+        classroom.name_field()
+    if st.query_params.to_dict() != {"run": run.id}:
+        st.query_params.from_dict({"run": run.id})
+
+
+def measured_words(run_id: str) -> None:
+    run = manager.at_hand(run_id) or manager.get(run_id)
+    if run is None:
+        return
+    lines = [_("Measured: {how}.").format(how=_("every step") if run.every == 1 else _("1 of {n} steps").format(n=run.every))]
+    if run.share is not None:
+        lines.append(_("That takes {share:.1g} % of the training's own time.").format(share=100 * run.share))
+    if run.overflows:
+        lines.append(_("The scaler left out {n} of the measured steps, whose gradients had overflown.").format(n=run.overflows))
+    if run.recipe.tied:
+        pairs = "; ".join(f"{one} = {other}" for one, other in run.recipe.tied)
+        lines.append(_("The same weight, and so the same gradient: {pairs}.").format(pairs=pairs))
+    st.markdown("\n".join(f"- {as_text(line)}" for line in lines))
+    rows = [
+        {_("layer"): layer, _("quantity"): _(described(quantity).label), _("why"): why_missing(run, layer, quantity)}
+        for layer, quantities in run.missing.items() for quantity in quantities if is_described(quantity)
+    ]  # fmt: skip
+    if rows:
+        st.caption(_("Not measured in the last look:"))
+        st.dataframe(pd.DataFrame(rows), hide_index=True)
+    else:
+        st.caption(_("In the last look nothing was missing."))
+
+
 def earlier_runs() -> None:
     summaries = manager.list()
     if not summaries:
@@ -216,6 +265,10 @@ def open_run() -> None:
 
 
 controls.open_session(lambda run_id: config_of(manager.get(run_id)))
+if (run := manager.get(st.session_state.get(controls.RUN) or "")) is not None and run.every is not None:
+    watched_net(run)
+    run = None  # as at the end
+    st.stop()
 st.title(_("See gradients vanish, explode, and recover"), anchor=False)
 controls.show_problems()
 wanted = controls.sidebar(classroom.locked())

@@ -114,14 +114,14 @@ def tables() -> Iterator[tuple[str, int, Text, list[str]]]:
     from gradviz.lenet.config import FIELDS, PRESETS
     from gradviz.lenet.lessons.catalogue import DIGITS_DIFFER, LESSONS
     from gradviz.lenet.lessons.lesson import RESULTS
-    from gradviz.record.quantities import QUANTITIES
+    from gradviz.record.quantities import OF_WATCHED, QUANTITIES
     from gradviz.record.sample import KINDS, LAYER_NUMBERS
     from gradviz.sentences import MESSAGES
 
     found: dict[str, list[Text]] = {
         "gradviz/sentences": [text for code, text in MESSAGES.items() if code != "text"],
         "gradviz/record/quantities.py": [
-            text for row in QUANTITIES.values() for text in (row.label, row.short, row.meaning, row.unit)
+            text for row in (QUANTITIES | OF_WATCHED).values() for text in (row.label, row.short, row.meaning, row.unit)
         ],
         "gradviz/record/sample.py": [*KINDS.values(), *LAYER_NUMBERS.values()],
         "gradviz/lenet/config.py": [

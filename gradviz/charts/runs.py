@@ -100,6 +100,7 @@ def profile_figure(
         for mask, height, symbol, words in (
             ((values == 0) & (not scale.linear), ZERO_AT - 0.6 * place, "triangle-down-open", _("exactly 0")),
             (~np.isfinite(values), INFINITE_AT + 0.6 * place, "x", _("not finite")),
+            (values < 0, scale.ranges[0][0] if scale.linear else ZERO_AT - 0.6 * place, "asterisk-open", _("not measured")),
         ):
             if mask.any():
                 figure.scatter(

@@ -126,6 +126,18 @@ class History:
             if sample:
                 self.samples.append(sample)
 
+    def extend(self, first: int, scalars: np.ndarray, place: int, columns: np.ndarray) -> None:
+        """Takes what another history of the same stride has: loss, accuracy and seconds, float64 (n, 3), from the step `first`
+        on, and the columns from `place` on. Both begin in or right behind what is here; what is here of them is replaced."""
+        with self._lock:
+            steps, ends = first + len(scalars), place + len(columns)
+            if steps > len(self._scalars):
+                self._scalars = _grown(self._scalars, max(steps, 2 * len(self._scalars)))
+            if ends > len(self._columns):
+                self._columns = _grown(self._columns, min(max(ends, 2 * len(self._columns)), self.max_columns))
+            self._scalars[first:steps], self._columns[place:ends] = scalars, columns
+            self.steps = max(self.steps, steps)
+
     def _append(self, record: StepRecord) -> None:
         if record.step != self.steps:
             raise ValueError(f"step {record.step} came where step {self.steps} was due")

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradviz.record.float32 import SMALLEST_NORMAL
-from gradviz.record.quantities import QUANTITIES
+from gradviz.record.quantities import described
 
 MAX_ROWS = 300  # more layers than that are pooled, by maximum
 
-# One byte: an exact zero, a value under or over the colour range, one of LEVELS steps between, ...
-ZERO, BELOW, FIRST_LEVEL, LEVELS, ABOVE, DENORMAL, INFINITE, NOT_A_NUMBER = 0, 1, 2, 250, 252, 253, 254, 255
+# One byte: an exact zero, a value under or over the colour range, one of LEVELS steps between, what was not measured, ...
+ZERO, BELOW, FIRST_LEVEL, LEVELS, ABOVE, ABSENT, DENORMAL, INFINITE, NOT_A_NUMBER = 0, 1, 2, 249, 251, 252, 253, 254, 255
 
 
 def rows_of(layers: int, most: int = MAX_ROWS) -> np.ndarray:
@@ -27,19 +27,25 @@ def pool(values: np.ndarray, most: int = MAX_ROWS, by: np.ufunc = np.maximum) ->
     return values if layers <= most else np.asarray(by.reduceat(values, rows_of(layers, most), axis=-1))
 
 
-def means(series: np.ndarray, stride: int) -> np.ndarray:
-    """float64: the mean of each `stride` neighbours; one value that is not finite wins its stretch."""
+def means(series: np.ndarray, stride: int, told: bool = False) -> np.ndarray:
+    """float64: the mean of each `stride` neighbours; one value that is not finite wins its stretch.
+
+    `told`: nan is what nobody has told, and the mean is of the others; nan where there are none.
+    """
     starts = np.arange(0, len(series), stride)
     if not len(series):
         return np.empty(0)
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.add.reduceat(series, starts) / np.diff(np.append(starts, len(series)))
+        if not told:
+            return np.add.reduceat(series, starts) / np.diff(np.append(starts, len(series)))
+        there = ~np.isnan(series)
+        return np.add.reduceat(np.where(there, series, 0.0), starts) / np.add.reduceat(there.astype(float), starts)
 
 
 def encode(values: np.ndarray | Sequence[float], quantity: str, low: float, high: float) -> np.ndarray:
-    """uint8 codes of non-negative `values`: LEVELS equal steps of the quantity's scale from low to high, and the marks
-    named above. The middle of level k is low + (k + 0.5) · (high − low) / LEVELS."""
-    values, scale = np.asarray(values, np.float64), QUANTITIES[quantity]
+    """uint8 codes of `values`: LEVELS equal steps of the quantity's scale from low to high, and the marks named above; below 0
+    is what was not measured. The middle of level k is low + (k + 0.5) · (high − low) / LEVELS."""
+    values, scale = np.asarray(values, np.float64), described(quantity)
     with np.errstate(invalid="ignore"):
         position = scale.places(values) - low
         level = np.floor(position * (LEVELS / (high - low)))
@@ -49,6 +55,7 @@ def encode(values: np.ndarray | Sequence[float], quantity: str, low: float, high
     if not scale.linear:
         codes[values < SMALLEST_NORMAL] = DENORMAL
         codes[values == 0] = ZERO
+    codes[values < 0] = ABSENT
     codes[np.isinf(values)] = INFINITE
     codes[np.isnan(values)] = NOT_A_NUMBER
     return codes.astype(np.uint8)

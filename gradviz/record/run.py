@@ -64,6 +64,8 @@ class Run(Generic[R]):
     # Of a watched net: layer -> quantity -> code of why it was not measured in the last look.
     missing: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     overflows: int = 0  # of a watched net: steps that a scaler left out, as far as they were measured
+    every: int | None = None  # of a watched net: steps from one measured one to the next; None: trained here, each is measured
+    share: float | None = None  # of a watched net: what measuring costs, of the training's own time
 
     @property
     def id(self) -> str:

@@ -16,15 +16,16 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeGuard
+from typing import IO, Any
 
 import numpy as np
 
 from gradviz.messages import Message, Told, say
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import History
+from gradviz.record.measuring import is_small, put_measuring, whole
 from gradviz.record.run import Run, Status
 from gradviz.record.watched import ABSENT, MEASURED, Watched
 
@@ -43,6 +44,7 @@ _LATE = 1024  # steps back at which a loss may still come: one that lay on a GPU
 _SLACK = 8_000_000  # bytes of frames out of date that are let be
 _HEAD = 16_000_000  # bytes of the first line, at most
 _LAYERS, _COLUMNS = 20_000, 10_000
+_SILENT = 3600.0  # seconds without a word after which a run has ended, where nobody can see whether its writer lives
 _Scalars = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -213,87 +215,140 @@ class SpoolError(Told, ValueError):
 
 @dataclass
 class Spool:
-    """A run as it was read, and what a Run has no place for."""
+    """A run as it was read."""
 
     run: Run[Watched]
-    missing: dict[str, dict[str, str]] = field(default_factory=dict)  # layer -> quantity -> code of why it was not measured
-    every: int = 1  # steps from one measured one to the next, at the end
-    share: float | None = None  # what measuring costs, of the training's own time
-    overflows: int = 0  # steps that a scaler left out, of the measured ones
+
+    @property
+    def missing(self) -> Mapping[str, Mapping[str, str]]:
+        return self.run.missing
+
+    @property
+    def every(self) -> int | None:
+        return self.run.every
+
+    @property
+    def share(self) -> float | None:
+        return self.run.share
+
+    @property
+    def overflows(self) -> int:
+        return self.run.overflows
 
 
 def read_spool(path: Path) -> Spool:
     """What the file holds, up to the first frame that is not whole. Raises SpoolError, or OSError."""
-    while True:
-        with path.open("rb") as file:
-            recipe, head = _read_head(file.readline(_HEAD))
-            content = file.read()
-            writing = _is_locked(file)
-            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-                break  # else it has been written anew meanwhile, and the lock of this one says nothing
-    state: dict[str, Any] = {}
-    numbers: list[_Numbers] = []
-    steps = columns = 0
-    for kind, frame in _frames(content):
-        if kind == _KIND_STATE:
-            state = _json(frame)
-        elif kind == _KIND_NUMBERS:
-            part = _read_numbers(frame, len(head["quantities"]), len(recipe.layout))
-            if part is None or part.first > steps or part.column > columns:
-                break
-            steps, columns = part.first + len(part.scalars), part.column + len(part.columns)
-            numbers.append(part)
-    run = Run(recipe, _history(numbers, steps, len(recipe.layout), head), created=float(head["created"]))
-    run.device = str(head.get("device", ""))[:300]
-    run.arithmetic = Arithmetic.from_dict(head.get("arithmetic"))
-    return _with_state(run, state, writing)
+    return Spool(SpoolReader(path).read())
+
+
+class SpoolReader:
+    """Of one file, which may be written meanwhile. One thread may call `read`; the run that it gives is for all of them."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file = (0, b"")  # inode and first line of the file that was read: it may be written anew, and replaced
+        self._at = 0  # bytes of it that were understood
+        self._state: dict[str, Any] = {}
+        self._head: dict[str, Any] = {}
+        self._run: Run[Watched] | None = None
+
+    def read(self) -> Run[Watched]:
+        """The run with all that is new; the same object as long as the file is one. Raises SpoolError, or OSError."""
+        while True:
+            with self.path.open("rb") as file:
+                writing = _is_locked(file)  # before what it holds: who has ended by now has written all
+                state = os.fstat(file.fileno())
+                line = file.readline(_HEAD)
+                same = (state.st_ino, line) == self._file and state.st_size >= self._at
+                file.seek(self._at if same else len(line))
+                content = file.read()
+                if state.st_ino == self.path.stat().st_ino:
+                    break  # else it has been written anew meanwhile, and the lock of this one says nothing
+        if writing is None and time.time() - state.st_mtime > _SILENT:
+            writing = False
+        run = self._more(self._run, content) if self._run and same else self._whole(line, content)
+        self._file = state.st_ino, line
+        _end(run, self._state, writing)
+        self._run = run
+        return run
+
+    def _whole(self, line: bytes, content: bytes) -> Run[Watched]:
+        recipe, self._head = _read_head(line)
+        self._at, self._state = len(line), {}
+        numbers = self._take(content, 0, 0, len(recipe.layout))
+        steps = max((part.first + len(part.scalars) for part in numbers), default=0)
+        run = Run(recipe, _history(numbers, steps, len(recipe.layout), self._head), created=float(self._head["created"]))
+        run.device = str(self._head.get("device", ""))[:300]
+        run.arithmetic = Arithmetic.from_dict(self._head.get("arithmetic"))
+        return run
+
+    def _more(self, run: Run[Watched], content: bytes) -> Run[Watched]:
+        history = run.history
+        for part in self._take(content, history.steps, len(history.columns), history.layers):
+            ends, steps = part.column + len(part.columns), part.first + len(part.scalars)
+            if part.stride != history.stride or ends != -(-steps // part.stride) or ends > history.max_columns:
+                raise SpoolError(say("spool-columns"))
+            history.extend(part.first, part.scalars, part.column, _as_measured(part.columns, self._head["quantities"]))
+        return run
+
+    def _take(self, content: bytes, steps: int, columns: int, layers: int) -> list[_Numbers]:
+        """Those that go on from so many steps and columns; the state that the last frame of its kind tells."""
+        numbers = []
+        for kind, frame in _frames(content):
+            if kind == _KIND_STATE:
+                self._state = _json(frame)
+            elif kind == _KIND_NUMBERS:
+                part = _read_numbers(frame, len(self._head["quantities"]), layers)
+                if part is None or part.first > steps or part.column > columns:
+                    break
+                steps, columns = part.first + len(part.scalars), part.column + len(part.columns)
+                numbers.append(part)
+            self._at += _FRAME.size + len(frame)
+        return numbers
 
 
 def _history(numbers: Sequence[_Numbers], steps: int, layers: int, head: Mapping[str, Any]) -> History:
-    names, most = head["quantities"], head["max_columns"]
-    known = [name for name in names if name in MEASURED]
-    rows, kept = [MEASURED.index(name) for name in known], [names.index(name) for name in known]
+    most = head["max_columns"]
     stride = numbers[0].stride if numbers else 1
     count = -(-steps // stride)
     if count != max((part.column + len(part.columns) for part in numbers), default=0) or count > most:
         raise SpoolError(say("spool-columns"))
-    columns = np.full((count, len(MEASURED), layers), ABSENT, np.float32)  # what the file's version did not measure too
+    columns = np.full((count, len(MEASURED), layers), ABSENT, np.float32)
     scalars = np.full((steps, 3), np.nan)
     for part in numbers:
         ends = part.column + len(part.columns)
         if part.stride != stride or ends > count or part.first + len(part.scalars) > steps:
             raise SpoolError(say("spool-columns"))
         scalars[part.first : part.first + len(part.scalars)] = part.scalars
-        columns[part.column : ends, rows] = part.columns[:, kept]
+        columns[part.column : ends] = _as_measured(part.columns, head["quantities"])
     return History.restored(columns, scalars, [], stride, most, quantities=MEASURED)
 
 
-def _with_state(run: Run[Watched], state: dict[str, Any], writing: bool | None) -> Spool:
+def _as_measured(columns: np.ndarray[Any, np.dtype[np.float32]], names: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Columns of the quantities `names` as those of MEASURED; what the file's version did not measure is absent too."""
+    if tuple(names) == MEASURED:
+        return columns
+    table = np.full((len(columns), len(MEASURED), columns.shape[2]), ABSENT, np.float32)
+    for place, name in enumerate(names):
+        if name in MEASURED:
+            table[:, MEASURED.index(name)] = columns[:, place]
+    return table
+
+
+def _end(run: Run[Watched], state: dict[str, Any], writing: bool | None) -> None:
+    """How the run stands, by its last state. One that says no end and is not written any more was interrupted."""
     try:
-        run.status = Status(state.get("status", Status.RUNNING))
+        status = Status(state.get("status", Status.RUNNING))
     except ValueError:
-        run.status = Status.RUNNING
-    run.message = Message.from_json(state.get("message"))
+        status = Status.RUNNING
     layer = state.get("nonfinite_layer")
     run.nonfinite_layer = layer if isinstance(layer, str) else None
-    if run.status.live and writing is False:
-        run.status, run.message = Status.INTERRUPTED, say("watch-interrupted")
-    spool = Spool(run)
-    if isinstance(missing := state.get("missing"), dict):
-        spool.missing = {name: why for name, why in missing.items() if isinstance(why, dict)}
-    spool.every, spool.overflows = _whole(state.get("every"), 1), _whole(state.get("overflows"), 0)
-    run.missing, run.overflows = spool.missing, spool.overflows
-    spool.share = float(share) if _is_small(share := state.get("share")) else None
-    return spool
-
-
-def _whole(value: object, otherwise: int) -> int:
-    return value if type(value) is int and value >= 0 else otherwise
-
-
-def _is_small(value: object) -> TypeGuard[float]:
-    """Whether it is a number that a float can hold; JSON has whole ones of any size."""
-    return isinstance(value, (int, float)) and abs(value) < 1e15
+    put_measuring(run, state)
+    message = Message.from_json(state.get("message"))
+    if status.live and writing is False:
+        status, message = Status.INTERRUPTED, say("watch-interrupted")
+    run.message = message
+    run.status = status  # last, so that who reads an ended run finds it complete
 
 
 def _read_head(line: bytes) -> tuple[Watched, dict[str, Any]]:
@@ -304,7 +359,7 @@ def _read_head(line: bytes) -> tuple[Watched, dict[str, Any]]:
     if not isinstance(names, list) or not set(MEASURED) & {name for name in names if isinstance(name, str)}:
         raise SpoolError(say("spool-quantities"))
     most, created = head.get("max_columns"), head.get("created")
-    if type(most) is not int or not 2 <= most <= _COLUMNS or most % 2 or not _is_small(created):
+    if type(most) is not int or not 2 <= most <= _COLUMNS or most % 2 or not is_small(created):
         raise SpoolError(say("spool-head"))
     try:
         recipe = Watched.from_dict(head["recipe"])
@@ -326,7 +381,7 @@ class Check:
     def __init__(self, line: bytes):
         """`line`: the first one of the file. Raises SpoolError."""
         self.recipe, self._head = _read_head(line)
-        self.writer, self.written = str(self._head.get("writer", ""))[:64], _whole(self._head.get("written"), 0)
+        self.writer, self.written = str(self._head.get("writer", ""))[:64], whole(self._head.get("written"), 0)
         self.live = True  # whether its last state says that it trains
         self._steps = self._columns = self._stride = 0
 
@@ -406,7 +461,9 @@ def _is_locked(file: IO[bytes]) -> bool | None:
         return None
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:  # a file system without locks
+        return None
     fcntl.flock(file, fcntl.LOCK_UN)
     return False

@@ -7,22 +7,23 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from gradviz.record.history import History
 from gradviz.record.layout import Layout
-from gradviz.record.quantities import QUANTITIES
+from gradviz.record.quantities import OF_WATCHED, QUANTITIES, described
 from gradviz.words import gettext as _
 
 ABSENT = -1.0  # in a table: not measured, for a reason; no quantity is negative, and any number beats it where columns merge
-STILL = "still_share"  # of a watched net alone: share of the entries with a gradient that the step did not move
-MEASURED = (*QUANTITIES, STILL)  # rows of a watched net's table
+STILL = "still_share"
+MEASURED = (*QUANTITIES, *OF_WATCHED)  # rows of a watched net's table
 FOLDED = 60  # groups that a screen shows at most
 
 _ID = re.compile(r"watched-[0-9a-f]{16}")
 _LONGEST = 300  # characters of a name or a title
+_PLACE = 10**9  # depth of a group that is no module: nothing in the tree is deeper
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Watched:
     outputs: tuple[int, ...] = ()  # entries of each layer's output at the first step; 0 where it was not seen
     behind: tuple[str, ...] = ()  # of each layer what stands behind it: "relu", "tanh", "sigmoid", or "" for anything else
     precisions: tuple[str, ...] = ()  # of each layer's weights: "float32"
+    chance: float | None = None  # share that a guess gets right, 1 over the number of classes; None where nobody has said it
 
     @property
     def steps(self) -> int | None:
@@ -50,6 +52,7 @@ class Watched:
             "kind": "watched", "id": self.id, "title": self.title, "layers": list(self.layout.names), "kinds": list(self.kinds),
             "entries": list(self.entries), "tied": [list(pair) for pair in self.tied], "optimizers": list(self.optimizers),
             "outputs": list(self.outputs), "behind": list(self.behind), "precisions": list(self.precisions),
+            "chance": self.chance,
         }  # fmt: skip
 
     @classmethod
@@ -70,8 +73,13 @@ class Watched:
         optimizers = tuple(_texts(kept.get("optimizers", [])))
         return cls(
             kept["id"], kept["title"][:_LONGEST], Layout(tuple(names)), tuple(kinds), tuple(entries), pairs, optimizers,
-            tuple(outputs), tuple(behind), tuple(precisions),
+            tuple(outputs), tuple(behind), tuple(precisions), share if is_chance(share := kept.get("chance")) else None,
         )  # fmt: skip
+
+
+def is_chance(value: object) -> TypeGuard[float]:
+    """Whether it may be the share that a guess gets right."""
+    return isinstance(value, float) and 0 < value < 1
 
 
 def new_id() -> str:
@@ -81,7 +89,8 @@ def new_id() -> str:
 def fold(names: Sequence[str], most: int = FOLDED) -> list[tuple[str, range]]:
     """Neighbouring rows put together by the module tree, into at most `most` groups: (what their names begin with, rows).
 
-    Nothing is folded where there is room; else the largest group is unfolded first.
+    Nothing is folded where there is room; else the largest group is unfolded first. Where more modules stand side by side
+    than there is room for, neighbours of them are a group, "encoder.3 … 5".
     """
     paths = [name.split(".") for name in names]
 
@@ -89,21 +98,28 @@ def fold(names: Sequence[str], most: int = FOLDED) -> list[tuple[str, range]]:
         parts = [list(group) for _like, group in groupby(rows, lambda row: paths[row][:depth])]
         return [(range(part[0], part[-1] + 1), depth) for part in parts]
 
-    groups = parted(range(len(names)), 1)
-    while len(groups) > most:  # a flat list of hundreds: by their place
-        pairs = [groups[at : at + 2] for at in range(0, len(groups), 2)]
-        groups = [(range(pair[0][0].start, pair[-1][0].stop), len(names)) for pair in pairs]
+    groups = _by_place(parted(range(len(names)), 1), most)
     closed: set[range] = set()
     while open_groups := [group for group in groups if len(group[0]) > 1 and group[0] not in closed]:
         rows, depth = max(open_groups, key=lambda group: len(group[0]))
         deepest = max(len(paths[row]) for row in rows)
         deeper = next((inner for d in range(depth + 1, deepest + 1) if len(inner := parted(rows, d)) > 1), [])
-        if not deeper or len(groups) - 1 + len(deeper) > most:
+        deeper = _by_place(deeper, most - len(groups) + 1)
+        if len(deeper) < 2:
             closed.add(rows)
             continue
         at = groups.index((rows, depth))
         groups[at : at + 1] = deeper
-    return [(_beginning([names[row] for row in rows]), rows) for rows, _depth in groups]
+    return [(_beginning([names[row] for row in rows], depth), rows) for rows, depth in groups]
+
+
+def _by_place(groups: list[tuple[range, int]], most: int) -> list[tuple[range, int]]:
+    """So many at most, neighbours put together."""
+    size = -(-len(groups) // max(1, most))
+    if size < 2:
+        return groups
+    together = [groups[at : at + size] for at in range(0, len(groups), size)]
+    return [(range(part[0][0].start, part[-1][0].stop), _PLACE if len(part) > 1 else part[0][1]) for part in together]
 
 
 def last_measured(history: History) -> np.ndarray[Any, np.dtype[np.float32]] | None:
@@ -115,7 +131,7 @@ def last_measured(history: History) -> np.ndarray[Any, np.dtype[np.float32]] | N
 
 def as_text(names: Sequence[str], table: np.ndarray[Any, np.dtype[np.float32]]) -> str:
     """One step as lines of text. `table`: (len(MEASURED), layers); of folded layers the largest; "–" where there is none."""
-    short = [_(row.short or row.label) for row in QUANTITIES.values()] + [_("still")]
+    short = [_(row.short or row.label) for row in map(described, MEASURED)]
     groups = fold(names)
     width = max(len(name) for name, _rows in groups) + 2
     lines = [" " * width + "".join(f"{word[:11]:>12}" for word in short)]
@@ -125,12 +141,16 @@ def as_text(names: Sequence[str], table: np.ndarray[Any, np.dtype[np.float32]]) 
     return "\n".join(lines)
 
 
-def _beginning(names: Sequence[str]) -> str:
+def _beginning(names: Sequence[str], depth: int) -> str:
     if len(names) == 1:
         return names[0]
     first, last = names[0].split("."), names[-1].split(".")
-    shared = [one for one, other in zip(first, last, strict=False) if one == other]
-    return ".".join(shared) if shared else f"{names[0]} … {names[-1]}"
+    alike = 0
+    while alike < min(len(first), len(last)) and first[alike] == last[alike]:
+        alike += 1
+    if depth == _PLACE:  # "encoder.3 … 5"
+        return f"{'.'.join(first[: alike + 1])} … {'.'.join(last[alike : alike + 1])}"
+    return ".".join(first[:alike])
 
 
 def _list(kept: object) -> list[Any]:

@@ -208,6 +208,7 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     # web: what the live element asks amiss
     "wire-no-step": "No step is recorded yet.",
     "wire-step": "step must be from 0 to {last}.",
+    "wire-groups": "open must name at most {most} groups of layers.",
     "wire-quantity": "quantity must be one of {names}.",
     "wire-range": "low and high must be one of the ranges {ranges:list}.",
     "wire-ends": "{low:g} to {high:g}",
@@ -282,6 +283,7 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "try-longer": "Give it three times the steps.",
     "try-deeper": "It trains. Does it still with {blocks} blocks?",
     # record: why a file is no run of a watched net
+    "spool-other-name": "its name is not that of its run",
     "spool-other": "it is no run of a watched net, or one of another version",
     "spool-quantities": "it holds none of the quantities that this version measures",
     "spool-head": "its first line does not say how it is kept",
@@ -320,6 +322,7 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "send-away": "{to} does not take the run at present ({error}); it is asked again, and the file is here meanwhile.",
     "send-not": "{to} has not taken the run: {error}.",
     "send-refused": "{to} does not take the run, which stays in its file here. It says: {answer}",
+    "watch-chance": "chance is the share that a guess gets right, between 0 and 1 (1/10 of ten classes); {chance} is not.",
     "watch-no-weights": "This net has no weight of two dimensions or more, so there is nothing to watch.",
     "watch-not-its": "This optimiser holds no weight of two dimensions or more of this net.",
     "watch-refused": "This net cannot be watched: {error}",
@@ -332,6 +335,6 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "watch-replaced": "The net is watched anew.",
     "watch-gone-net": "The net is gone.",
     "watch-failed": "The training failed: {kind}.",
-    "watch-interrupted": "The process that trained was ended from outside; what it had recorded until then is here.",
+    "watch-interrupted": "The process that trained was ended from outside; what it recorded is here, but for the last second.",
     **STORE,
 }

@@ -13,6 +13,7 @@ from gradviz.record.run import Run, Summary
 from gradviz.serve.admission import Refused
 from gradviz.serve.desk import Desk
 from gradviz.serve.jobs import Jobs
+from gradviz.serve.spools import Spools
 from gradviz.serve.troubles import Troubles
 from gradviz.store.store import RunStore, StoreError
 
@@ -27,12 +28,14 @@ class Kept:
         self,
         store: RunStore[RunConfig],
         jobs: Jobs,
+        spools: Spools,
         troubles: Troubles,
         memory_left: Callable[[], float | None],
         most_bytes: float,
     ):
         """`most_bytes`: of ended runs held in memory; the store has them all."""
         self._store, self._jobs, self._troubles, self._most_bytes = store, jobs, troubles, most_bytes
+        self._spools = spools
         self._kept: OrderedDict[str, Run[RunConfig]] = OrderedDict()  # ended and in the store, last used last
         self._about: WeakValueDictionary[str, Run[RunConfig]] = WeakValueDictionary()  # those, and what a page still holds
         self._loading: dict[str, Future[Run[RunConfig] | None]] = {}  # who wants a run that somebody reads waits for that one
@@ -82,6 +85,8 @@ class Kept:
         with self._jobs.lock:
             if job := self._jobs.all.get(id):
                 return job.run
+            if written := self._spools.get(id):
+                return written
             if run := self._kept.get(id):
                 self._kept.move_to_end(id)
             elif run := self._about.get(id):  # in memory anyway
@@ -130,6 +135,7 @@ class Kept:
         """All runs without their records, newest first."""
         with self._jobs.lock:
             live = {id: Summary.of(job.run) for id, job in self._jobs.all.items()}
+        live |= {run.id: Summary.of(run) for run in self._spools.list()}
         try:
             kept = self._store.list()
             self._troubles.fine("read")

@@ -28,6 +28,7 @@ from gradviz.serve.jobs import Jobs
 from gradviz.serve.kept import Kept
 from gradviz.serve.memory import Memory
 from gradviz.serve.previews import Preview, Previews
+from gradviz.serve.spools import Spools
 from gradviz.serve.threads import daemon, log_event
 from gradviz.serve.troubles import Troubles
 from gradviz.serve.workers import Workers
@@ -89,8 +90,9 @@ class RunManager:
         self._troubles, self._refused = Troubles(), Counter[str]()
         self._jobs = Jobs(limits.queue, slice, clock)
         self._lock, self._queue = self._jobs.lock, self._jobs.queue
-        self._kept = Kept(store, self._jobs, self._troubles, memory_left, limits.kept_bytes)
-        self._writer = Writer(store, self._jobs, self._kept, self._troubles, limits)
+        self._spools = Spools(store.folder / "watched", lambda run: self._writer.take_in(run))
+        self._kept = Kept(store, self._jobs, self._spools, self._troubles, memory_left, limits.kept_bytes)
+        self._writer = Writer(store, self._jobs, self._kept, self._spools, self._troubles, limits)
         self._memory = Memory(self._jobs, memory_left, hold)
         self._dates = Dates(self._writer.newest())
         for run, old in self._writer.left_waiting(self._dates):
@@ -98,6 +100,7 @@ class RunManager:
                 self._jobs.begin(run, old=old)
         self._workers = Workers(workers, self._jobs, self._memory, self._train, threads)
         self._tending = daemon(self._tend, "store-writer")
+        self._spools.begin()
         self._previews = Previews(self._train_preview, threads)
 
     # Runs
@@ -140,7 +143,8 @@ class RunManager:
         return run
 
     def get(self, id: str) -> Run[RunConfig] | None:
-        """The live run, or the kept one with its records. Raises Refused if memory or patience do not suffice to read it."""
+        """The live run, of another process too, or the kept one with its records. Raises Refused if memory or patience do not
+        suffice to read it."""
         return self._kept.get(id)
 
     def at_hand(self, id: str) -> Run[RunConfig] | None:
@@ -266,7 +270,7 @@ class RunManager:
             return self._jobs.clear()
 
     def delete(self, id: str) -> None:
-        """Stops the run and removes it with its records, from the store too."""
+        """Stops the run and removes it with its records, from the store too. A live run of another process stays."""
         self._writer.delete(id)
 
     def close(self, timeout: float = 2.0) -> None:
@@ -275,6 +279,7 @@ class RunManager:
         Runs that somebody asked for and that have not begun stay in the queue, for the next manager on this store.
         """
         deadline = time.monotonic() + timeout
+        self._spools.close()
         self._previews.close()
         with self._lock:
             self._jobs.close()

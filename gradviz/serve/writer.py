@@ -8,6 +8,9 @@ import math
 import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from gradviz.lenet.config import RunConfig
 from gradviz.messages import Message, say
@@ -18,6 +21,7 @@ from gradviz.serve.failures import in_words
 from gradviz.serve.job import Job, instead
 from gradviz.serve.jobs import Jobs
 from gradviz.serve.kept import Kept
+from gradviz.serve.spools import Spools
 from gradviz.serve.troubles import Troubles
 from gradviz.settings import Limits
 from gradviz.store.store import INTERRUPTED, RunStore, StoreError
@@ -44,9 +48,11 @@ class _Due:
 class Writer:
     """One transaction at a time: `flush` and `delete` wait for each other. Neither may be called under the lock."""
 
-    def __init__(self, store: RunStore[RunConfig], jobs: Jobs, kept: Kept, troubles: Troubles, limits: Limits):
+    def __init__(
+        self, store: RunStore[RunConfig], jobs: Jobs, kept: Kept, spools: Spools, troubles: Troubles, limits: Limits
+    ):
         self._store, self._jobs, self._kept, self._troubles = store, jobs, kept, troubles
-        self._limits = limits
+        self._spools, self._limits = spools, limits
         self._saving = threading.Lock()  # taken before the lock over the jobs, never after
         self._refusal = -math.inf  # when a run could not be deleted, by the clock
         self._generation = store.generation  # of the file that `Job.saved` is about
@@ -70,6 +76,8 @@ class Writer:
                 log.exception("event=store-error")
                 self._troubles.warn("write", in_words(error))
                 return
+            if begun_again:
+                self._spools.store_is_new()
             self._generation = generation
             self._troubles.fine("write")
             if self._jobs.clock() - self._refusal > _SAID:
@@ -77,7 +85,9 @@ class Writer:
             self._written(due)
 
     def delete(self, id: str) -> None:
-        """Stops the run if it is live, and removes it from memory and from the store."""
+        """Stops the run if it is live, and removes it from memory and from the store. Not one that another process trains."""
+        if not self._spools.delete(id):
+            return
         with self._saving:
             with self._jobs.lock:
                 self._kept.forget(id)
@@ -93,6 +103,20 @@ class Writer:
                 self._refusal = self._jobs.clock()
             self._kept.forget(id, deleted=True)  # somebody may have read it while it was being deleted
         log.info("event=deleted run=%s", json.dumps(id))
+
+    def take_in(self, run: Run[Any]) -> bool:
+        """Brings an ended run of another process into the store. Says whether it can be read from there to the last bit."""
+        with self._saving:
+            try:
+                if not _is_same(self._store.load(run.id), run):
+                    self._store.save(run, whole=True)
+                    if not _is_same(self._store.load(run.id), run):
+                        return False
+            except StoreError as error:
+                self._troubles.warn("write", error.message)
+                return False
+        self._kept.keep(run)
+        return True
 
     def newest(self) -> float:
         """When the newest kept run was created, Unix time; 0 if there is none, or nobody can say."""
@@ -177,3 +201,12 @@ class Writer:
         if not live and not ended:
             return message
         return say("sentences", first=message, second=say("not-kept-yet", live=live, ended=ended))
+
+
+def _is_same(kept: Run[Any] | None, run: Run[Any]) -> bool:
+    if kept is None or (kept.recipe, kept.status, kept.created) != (run.recipe, run.status, run.created):
+        return False
+    one, other, parts = kept.history, run.history, ("columns", "loss", "accuracy", "seconds")
+    return (one.quantities, one.stride) == (other.quantities, other.stride) and all(
+        np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True) for name in parts
+    )

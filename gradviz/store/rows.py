@@ -18,7 +18,7 @@ import numpy as np
 from gradviz.messages import Message, Told, say, text
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import History, max_columns
-from gradviz.record.quantities import QUANTITIES
+from gradviz.record.quantities import OF_WATCHED, QUANTITIES
 from gradviz.record.recipe import R
 from gradviz.record.run import Status
 from gradviz.record.sample import BlockDeletion, PackedSample
@@ -132,11 +132,12 @@ class Parts(Generic[R]):
         self._layers, self._steps, self._most = len(sound.recipe.layout), sound.steps, sound.max_columns
         names = quantities.split() if isinstance(quantities, str) else []
         self._names = names if set(names) & set(QUANTITIES) else list(QUANTITIES)
+        self._rows = [*QUANTITIES, *(name for name in OF_WATCHED if name in self._names)]  # of the history
         self._stride: int = stride if is_whole(stride) and self._fits(stride) else 1
         while not self._fits(self._stride):
             self._stride *= 2  # as History does
         self._scalars = np.full((self._steps, 3), np.nan)
-        self._columns = np.full((self._count(self._stride), len(QUANTITIES), self._layers), np.nan, np.float32)
+        self._columns = np.full((self._count(self._stride), len(self._rows), self._layers), np.nan, np.float32)
         self._there = np.zeros(self._steps, bool), np.zeros(len(self._columns), bool)
         self._tests: list[tuple[int, float]] = []
         self._samples: list[PackedSample] = []
@@ -170,10 +171,10 @@ class Parts(Generic[R]):
         if not isinstance(data, bytes) or len(data) != size or not 0 <= place < len(self._columns):
             return False
         kept = np.frombuffer(data, "<f4").reshape(len(self._names), self._layers)
-        if self._names == list(QUANTITIES):
+        if self._names == self._rows:
             self._columns[place] = kept
         else:  # nan where a quantity was not kept
-            for row, name in enumerate(QUANTITIES):
+            for row, name in enumerate(self._rows):
                 if name in self._names:
                     self._columns[place, row] = kept[self._names.index(name)]
         self._there[1][place] = True
@@ -204,7 +205,9 @@ class Parts(Generic[R]):
         return reduce(lambda one, other: say("both", first=one, second=other), missing) if missing else None
 
     def history(self) -> History:
-        return History.restored(self._columns, self._scalars, self._tests, self._stride, self._most, self._samples)
+        return History.restored(
+            self._columns, self._scalars, self._tests, self._stride, self._most, self._samples, self._rows
+        )
 
 
 def checksum(table: str, place: int, *values: bytes | float) -> int:
@@ -256,6 +259,15 @@ def arithmetic(text: Any) -> Arithmetic | None:
         return Arithmetic.from_dict(json.loads(text or "null"))
     except (TypeError, ValueError, RecursionError):
         return None
+
+
+def measuring(text: Any) -> dict[str, Any] | None:
+    """None, if that cannot be read."""
+    try:
+        kept = json.loads(text) if text else None
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return kept if isinstance(kept, dict) else None
 
 
 def deletion(text: Any) -> BlockDeletion | None:

@@ -9,6 +9,7 @@ import sqlite3
 import numpy as np
 
 from gradviz.record.history import History
+from gradviz.record.measuring import measuring
 from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run, Status
 from gradviz.store.rows import checksum, is_whole, message_text
@@ -69,6 +70,7 @@ def _row(run: Run[Recipe], status: Status, history: History) -> dict[str, object
         "tests": len(history.tests),
         "samples": len(history.samples),
         "arithmetic": json.dumps(run.arithmetic.to_dict()) if run.arithmetic else None,
+        "measuring": json.dumps(measured) if (measured := measuring(run)) else None,
     }
 
 

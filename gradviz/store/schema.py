@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 
-VERSION = 6  # PRAGMA user_version
+VERSION = 7  # PRAGMA user_version
 _SINCE_1 = """
 CREATE TABLE IF NOT EXISTS runs (
     id TEXT PRIMARY KEY, config TEXT, status TEXT, device TEXT, message TEXT, nonfinite_layer TEXT,
@@ -41,7 +41,8 @@ _SINCE_6 = """
 ALTER TABLE runs ADD COLUMN tests INTEGER; -- how many rows it has in the table of this name, as it has steps and columns
 ALTER TABLE runs ADD COLUMN samples INTEGER;
 """
-_STEPS = (_SINCE_1, _SINCE_2, _SINCE_3, _SINCE_4, _SINCE_5, _SINCE_6)
+_SINCE_7 = "ALTER TABLE runs ADD COLUMN measuring TEXT;"  # as JSON, of a run that was watched
+_STEPS = (_SINCE_1, _SINCE_2, _SINCE_3, _SINCE_4, _SINCE_5, _SINCE_6, _SINCE_7)
 PARTS = ("scalars", "columns", "tests", "samples")  # what belongs to a run: its id, its place, its values, its checksum
 
 

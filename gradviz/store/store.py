@@ -22,10 +22,11 @@ from typing import Generic
 
 from gradviz.messages import Message, say
 from gradviz.record.history import History
+from gradviz.record.measuring import put_measuring
 from gradviz.record.recipe import R
 from gradviz.record.run import Run, Status, Summary
 from gradviz.store.opening import INTERRUPTED, StoreError
-from gradviz.store.rows import Parts, Readers, Recipes, Sound, Unsound, arithmetic, clients, deletion
+from gradviz.store.rows import Parts, Readers, Recipes, Sound, Unsound, arithmetic, clients, deletion, measuring
 from gradviz.store.saving import save
 from gradviz.store.schema import PARTS
 from gradviz.store.storefile import StoreFile
@@ -140,7 +141,7 @@ class RunStore(Generic[R]):
             for table in PARTS:
                 for values in db.execute(f"SELECT * FROM {table} WHERE run = ? ORDER BY 2", (id,)):
                     parts.take(table, *values[1:])
-        return Run(
+        run = Run(
             sound.recipe,
             parts.history(),
             sound.status,
@@ -153,6 +154,9 @@ class RunStore(Generic[R]):
             clients(row["clients"]),
             arithmetic(row["arithmetic"]),
         )
+        if kept := measuring(row["measuring"]):
+            put_measuring(run, kept)
+        return run
 
     def _with_lost(self, id: str, message: Message, lost: Message | None) -> Message:
         """Remembers what is missing in a run, and says it with its message."""

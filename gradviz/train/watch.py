@@ -30,7 +30,7 @@ from gradviz.record.reading import first_nonfinite
 from gradviz.record.run import Run, Status
 from gradviz.record.sender import Sender, is_address
 from gradviz.record.spool import SUFFIX, Recorder, SpoolWriter, max_columns
-from gradviz.record.watched import ABSENT, MEASURED, Watched, as_text, last_measured, new_id
+from gradviz.record.watched import ABSENT, MEASURED, Watched, as_text, is_chance, last_measured, new_id
 from gradviz.settings import SettingsError, ingest_token, store_folder
 from gradviz.train.device import here
 from gradviz.train.hooks import owners
@@ -56,19 +56,23 @@ def watch(
     folder: str | os.PathLike[str] | None = None,
     title: str | None = None,
     to: str | None = None,
+    chance: float | None = None,
 ) -> WatchedRun:
     """Measures every layer of `model` while your own loop trains it, and changes no number of the training.
 
     `optimizer`: one, several, or none; without one each that holds a weight of the net is taken note of. `every`: measure
     each so-manieth step; "auto" as often as costs at most 3 % of the training's time. `folder`: that of the kept runs, by
     default GRADVIZ_STORE or `runs`; the run becomes one file in its folder `watched`. `to`: the address of a server that
-    gets the run as well, if its GRADVIZ_INGEST_TOKEN is this process's too. Called again on the same net it replaces the
-    watch before. Raises WatchError, in one sentence; what `watch` has returned raises nothing.
+    gets the run as well, if its GRADVIZ_INGEST_TOKEN is this process's too. `chance`: the share that a guess gets right, 1/10
+    of ten classes; the pages then show how far loss (a cross-entropy) and accuracy are from it. Called again on the same net
+    it replaces the watch before. Raises WatchError, in one sentence; what `watch` has returned raises nothing.
     """
     if not isinstance(model, nn.Module):
         raise WatchError(say("watch-model", kind=type(model).__name__))
     if every != "auto" and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
         raise WatchError(say("watch-every", every=repr(every)[:60]))
+    if chance is not None and not is_chance(chance):
+        raise WatchError(say("watch-chance", chance=repr(chance)[:60]))
     optimizers = _optimizers(optimizer)
     inner, world, rank = _unwrapped(model)
     quiet = _quiet(model, optimizers or (), rank)
@@ -82,7 +86,7 @@ def watch(
     for before in owners(inner):
         if isinstance(before, WatchedRun) and before.watches(inner):
             before.replaced()
-    return WatchedRun(inner, optimizers, Pace(None if every == "auto" else every), place, title, world, quiet, receiver)
+    return WatchedRun(inner, optimizers, Pace(None if every == "auto" else every), place, title, world, quiet, receiver, chance)
 
 
 class WatchedRun:
@@ -101,6 +105,7 @@ class WatchedRun:
         world: int,
         quiet: Message,
         receiver: tuple[str, str] | None,
+        chance: float | None,
     ):
         self.id = new_id()
         self.path = folder.absolute() / "watched" / (self.id + SUFFIX)
@@ -110,7 +115,7 @@ class WatchedRun:
         self.missing: dict[str, dict[str, str]] = {}  # layer -> quantity -> code of why it was not measured in the last look
         self.overflows = 0  # steps that a scaler left out, as far as they were measured
         self._net = weakref.ref(model)
-        self._title = title
+        self._title, self._chance = title, chance
         self._kind = type(model).__name__
         self._pace = pace
         self._created, self._begin, self._pid = time.time(), time.perf_counter(), os.getpid()
@@ -224,7 +229,7 @@ class WatchedRun:
         if seen.table is not None:
             self.missing = seen.missing
             self.overflows += seen.overflows
-            run.missing, run.overflows = self.missing, self.overflows
+            run.missing, run.overflows, run.every, run.share = self.missing, self.overflows, self.every, self.share
             run.nonfinite_layer = run.nonfinite_layer or first_nonfinite(table, run.recipe.layout.names)
         seconds = time.perf_counter() - self._begin
         history.append(StepRecord(step, scores.get("loss", math.nan), scores.get("accuracy", math.nan), table, seconds))
@@ -249,6 +254,7 @@ class WatchedRun:
             entries=tuple(0 if row.weight is None else row.weight.numel() for row in rows),
             tied=tuple((row.name, row.tied) for row in rows if row.tied),
             optimizers=seen.held,
+            chance=self._chance,
             outputs=seen.outputs,
             behind=tuple(watcher.passes.behind.get(id(row.user()), "") if not row.why else "" for row in rows),
             precisions=tuple("" if row.weight is None else str(row.weight.dtype).removeprefix("torch.") for row in rows),

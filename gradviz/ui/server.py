@@ -6,11 +6,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.data import Shelf
 from gradviz.lenet.experiment import arithmetic_of, trainer_on
 from gradviz.record.arithmetic import Arithmetic
+from gradviz.record.watched import Watched
 from gradviz.serve.classroom import Classroom
 from gradviz.serve.desk import Desk
 from gradviz.serve.inbox import Inbox
@@ -68,7 +70,7 @@ def build(
     `arithmetic` says what they compute with here (see RunManager), and without it nothing is said of their digits."""
     settings = Settings.from_environment()
     shelf = Shelf(settings.data, settings.download)
-    store = RunStore(settings.store, READERS)
+    store: RunStore[Any] = RunStore(settings.store, {**READERS, "watched": Watched.from_dict})
     nursery = Nursery(shelf, settings.threads) if settings.train_in == "process" and train is None else None
     if train is None:
         train, arithmetic = nursery or trainer_on(shelf), partial(arithmetic_of, threads=settings.threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,10 @@ import streamlit as st
 
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.diagnosis import CHANCE
-from gradviz.record.quantities import QUANTITIES
+from gradviz.record.quantities import OF_WATCHED, QUANTITIES, described, ranges_of
 from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run, Status
+from gradviz.record.watched import Watched
 from gradviz.serve.previews import Preview
 from gradviz.web.cards import LOSS_TOP
 from gradviz.web.scripts import plotly_url, script_url
@@ -72,8 +74,9 @@ def live_panel(
     keeps its step and layer in the browser and shows a link to that layer on the Anatomy page.
     """
     status = status or run.status
-    chance = CHANCE if isinstance(run.recipe, RunConfig) else None  # loss of a guess
-    data = {"live": status.live, "status": status, "quantity": quantity, "chance": chance}
+    data = {"live": status.live, "status": status, "quantity": quantity, "chance": chance_of(run.recipe)}
+    if run.every is not None:
+        data |= scales(watched=True) | {"words": words(watched=True)}
     _live("live", run.id, key, data, {"done": on_done_change, "lost": on_lost_change})
 
 
@@ -113,11 +116,19 @@ def _class(data: dict[str, Any], key: str, **triggers: Callable[[], None] | None
     mount("classroom.js", key, data, triggers)
 
 
-def scales() -> dict[str, Any]:
-    """The colour ranges offered for each quantity, and which quantities are not shown as log10."""
+def chance_of(recipe: Recipe) -> float | None:
+    """Loss of a guess, nats; None where it is not known."""
+    if isinstance(recipe, Watched):
+        return -math.log(recipe.chance) if recipe.chance else None
+    return CHANCE if isinstance(recipe, RunConfig) else None
+
+
+def scales(watched: bool = False) -> dict[str, Any]:
+    """The colour ranges offered for each quantity, the default first, and which quantities are not shown as log10."""
+    names = [*QUANTITIES, *(OF_WATCHED if watched else ())]
     return {
-        "ranges": {name: row.ranges for name, row in QUANTITIES.items()},
-        "linear": [name for name, row in QUANTITIES.items() if row.linear],
+        "ranges": {name: ranges_of(name, watched) for name in names},
+        "linear": [name for name in names if described(name).linear],
     }
 
 

@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from gradviz.messages import NOTHING, Message, say
-from gradviz.record.quantities import QUANTITIES
+from gradviz.record.quantities import described, is_described
 from gradviz.record.recipe import R, Recipe
 from gradviz.record.run import Run, Status
 from gradviz.serve.admission import Refused
@@ -30,6 +30,7 @@ from gradviz.words import gettext as _
 
 PREVIEW_SECONDS = 5.0  # how long a request waits for a preview before it answers 202, and the client asks again
 _FEW_COLUMNS = 50
+_MOST_GROUPS = 100  # of layers, unfolded
 _AT_ONCE = 4  # runs that are read or packed at once: each takes some ten megabytes meanwhile
 _SAID_AGAIN = 1.0  # seconds for which a training run's verdict is not worked out again
 # What theory predicts of a net before its first step: name of a quantity -> log10 for each layer.
@@ -98,7 +99,7 @@ def _run_routes(
 
         def make(run: Run[R]) -> bytes:
             quantity = query.get("quantity", "weight_grad_rms")
-            low, high = QUANTITIES[quantity].ranges[0] if quantity in QUANTITIES else (0.0, 0.0)
+            low, high = described(quantity).ranges[0] if is_described(quantity) else (0.0, 0.0)
             return wire.delta(
                 run,
                 _whole(query.get("since", "0"), "since"),
@@ -108,6 +109,8 @@ def _run_routes(
                 _number(query.get("high", high), "high"),
                 *describe(run),
                 *look(run.id),
+                query.get("fit", "") == "1",
+                _groups(query.get("open", "")),
             )
 
         run = get_at_hand(request.path_params["id"])
@@ -118,7 +121,8 @@ def _run_routes(
     async def profile(request: Request) -> Response:
         def make(run: Run[R]) -> bytes:
             step = _whole(request.query_params.get("step", "0"), "step")
-            return wire.profile(run, step, theory=None if step else get_theory(run.recipe))
+            groups = _groups(request.query_params.get("open", ""))
+            return wire.profile(run, step, groups, theory=None if step else get_theory(run.recipe))
 
         return await answer(request, make)
 
@@ -145,7 +149,7 @@ def _preview_route(
             "ms_per_step": round(1000 * record.seconds, 3),
             "theory": await anyio.to_thread.run_sync(get_theory, preview.measured),
         }
-        return binary(wire.net_profile(record.layers, preview.config.layout.names, **extra))
+        return binary(wire.net_profile(record.layers, preview.config.layout.names, preview.config.layout.ends, **extra))
 
     return Route("/api/previews/{id}", profile)
 
@@ -213,6 +217,14 @@ def _whole(text: str, name: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 12):
         raise wire.WireError(say("wire-whole", name=name))
     return int(text)
+
+
+def _groups(text: str) -> tuple[int, ...]:
+    """First layers of groups that are unfolded: "3,17"."""
+    parts = text.split(",") if text else []
+    if len(parts) > _MOST_GROUPS:
+        raise wire.WireError(say("wire-groups", most=_MOST_GROUPS))
+    return tuple(_whole(part, "open") for part in parts)
 
 
 def _number(text: str | float, name: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gradviz.diagnosis.findings import Verdict
-from gradviz.record.quantities import QUANTITIES
+from gradviz.record.quantities import OF_WATCHED, QUANTITIES
 from gradviz.record.run import Status
 from gradviz.words import N_, listed
 from gradviz.words import gettext as _
@@ -17,12 +17,13 @@ def unloaded() -> str:
              "browser and the server keeps it back.")  # fmt: skip
 
 
-def words() -> dict[str, Any]:
-    """Every text that the live element shows. `{name}` is filled in there."""
+def words(watched: bool = False) -> dict[str, Any]:
+    """Every text that the live element shows, of a run that was watched say. `{name}` is filled in there."""
+    quantities = QUANTITIES | (OF_WATCHED if watched else {})
     return {
-        "status": {status: _(text) for status, text in _STATUS.items()},
-        "quantities": {name: {"label": _(row.label), "meaning": _(row.meaning)} for name, row in QUANTITIES.items()},
-        "units": {name: _(row.unit) for name, row in QUANTITIES.items()},
+        "status": {status: _(text) for status, text in (_STATUS | (_STATUS_WATCHED if watched else {})).items()},
+        "quantities": {name: {"label": _(row.label), "meaning": _(row.meaning)} for name, row in quantities.items()},
+        "units": {name: _(row.unit) for name, row in quantities.items()},
         **{name: _(text) for name, text in _TEXTS.items()},
         **picture_words(),
     }
@@ -64,13 +65,14 @@ _STATUS = {
     Status.FAILED: N_("Failed"),
 }
 
+_STATUS_WATCHED = {Status.INTERRUPTED: N_("Interrupted: its process ended")}
+
 _TEXTS = {
     "step": N_("Step"),
     "step_of": N_("{step} of {total}"),
     "loss": N_("Loss"),
     "accuracy": N_("Accuracy"),
-    "first_gradient": N_("First-layer gradient"),
-    "last_gradient": N_("Last-layer gradient"),
+    "gradient_at": N_("Gradient at {layer}"),
     "ratio": N_("First / last"),
     "ms_per_step": N_("Time per step"),
     "device": N_("Device"),
@@ -88,6 +90,14 @@ _TEXTS = {
     "lost": N_("The server does not know this run; asking again."),
     "offline": N_("No connection to the server; trying again."),
     "no_plotly": N_("The drawing library could not be loaded; reload the page."),
+    "every": N_("Measured"),
+    "every_one": N_("every step"),
+    "every_n": N_("1 of {n} steps"),
+    "untold": N_("Not logged: run.log(loss=…, accuracy=…) tells it."),
+    "loss_axis_any": N_("loss"),
+    "loss_axis_any_log": N_("loss, log scale"),
+    "loss_read_any": N_("As it was logged. Dashed: guessing (nothing learnt)."),
+    "accuracy_read_any": N_("As it was logged. Dashed: guessing."),
     "loss_title": N_("Loss"),
     "loss_axis": N_("cross-entropy (nats)"),
     "loss_axis_log": N_("cross-entropy (nats), log scale"),
@@ -104,12 +114,28 @@ _TEXTS = {
         "layer; drag to zoom, double-click to zoom out."
     ),
     "keys_read": N_("By keyboard: arrow keys go from cell to cell, Enter keeps one, + and − zoom, 0 shows all."),
+    "heatmap_read_fit": N_(
+        "A row is one layer; the input is at the bottom. The colours are fitted to this run: for a comparison choose a fixed "
+        "range. Point at a cell for its value and that step's profile; click to keep that step and layer; drag to zoom, "
+        "double-click to zoom out."
+    ),
+    "folded_read": N_("▸ stands for several layers and shows the largest of them; a click unfolds it."),
+    "held_read": N_("A step that was not measured has the colours of the last one before it that was."),
+    "fit": N_("fitted to this run"),
+    "unfold": N_("Unfold {layer}: {n} layers"),
+    "fold": N_("Fold all"),
+    "largest_in": N_("{layer}: the largest of {n} layers"),
+    "not_measured_step": N_("{step}: not measured"),
     "pooled_read": N_("Each row shows the largest of about {n} neighbouring layers."),
     "profile_title": N_("Profile over depth"),
     "profile_read": N_(
         "Each layer's value, the input at the bottom. A straight slanted line: each layer multiplies the size by the same "
         "factor. The shaded band holds about 19 of 20 random draws. ◁ at the left edge: exactly zero; ✕ at the right edge: "
         "not finite."
+    ),
+    "profile_read_any": N_(
+        "Each layer's value, the input at the bottom. A straight slanted line: each layer multiplies the size by the same "
+        "factor. At the left edge ◁: exactly zero, ✳: not measured; ✕ at the right edge: not finite."
     ),
     "profile_read_linear": N_("Each layer's value, the input at the bottom."),
     "preview_title": N_("Gradients at initialisation, layer by layer"),
@@ -125,6 +151,7 @@ _TEXTS = {
     "test": N_("test images"),
     "chance": N_("guessing"),
     "not_finite": N_("not finite"),
+    "not_measured": N_("not measured"),
     "infinite": N_("infinite"),
     "not_a_number": N_("not a number"),
     "exact_zero": N_("exact zero"),

@@ -18,7 +18,7 @@ import gradviz
 from gradviz.messages import say
 from gradviz.record.history import History, StepRecord
 from gradviz.record.run import Status
-from gradviz.record.spool import SUFFIX, SpoolError, SpoolWriter, max_columns, read_spool
+from gradviz.record.spool import SUFFIX, SpoolError, SpoolReader, SpoolWriter, max_columns, read_spool
 from gradviz.record.watched import ABSENT, FOLDED, MEASURED, Watched, fold, new_id
 
 ROOT = Path(gradviz.__file__).parents[1]
@@ -281,3 +281,51 @@ def test_a_watched_net_says_what_it_is_as_json_and_back():
     with pytest.raises(ValueError, match="fit together"):
         Watched.from_dict(kept | {"outputs": [1]})
     assert NET.steps is None and NET.id.startswith("watched-") and new_id() != new_id()
+
+
+def test_a_file_that_is_followed_gives_the_same_run_with_what_is_new_through_merges_and_rewritings(tmp_path):
+    writer, history = started(tmp_path, columns=8)
+    steps(history, 3)
+    writer.write(history, {"status": "running"})
+    reader = SpoolReader(writer.path)
+    run, seen = reader.read(), []
+    assert_same(run.history, history)
+    for count in (1, 2, 0, 1, 5, 30, 1, 100):  # strides 1 to 32: most of them write the file anew
+        steps(history, count, seed=count)
+        history.note(max(0, history.steps - 2), loss=float(count))
+        writer.write(history, {"status": "running", "every": count + 1})
+        run = reader.read()
+        assert_same(run.history, history)
+        assert run.every == count + 1 and run.status is Status.RUNNING
+        seen.append(run)
+    assert seen[0] is seen[1] is seen[2]  # as long as the file is one, whoever holds the run sees it grow
+    whole = writer.path.read_bytes()
+    steps(history, 1)
+    writer.write(history, {"status": "finished"})
+    end = writer.path.read_bytes()
+    writer.path.write_bytes(end[: len(whole) + 7])  # a frame that is only begun waits for its rest
+    assert reader.read().history.steps == history.steps - 1
+    writer.path.write_bytes(end)
+    run = reader.read()
+    assert_same(run.history, history)
+    assert run.status is Status.FINISHED
+    writer.close()
+
+
+def test_a_run_that_ends_while_it_is_read_is_no_interrupted_one(tmp_path, monkeypatch):
+    writer, history = started(tmp_path)
+    steps(history, 3)
+    writer.write(history, {"status": "running"})
+    plain = os.fstat
+
+    def ending(file):  # between the look at the lock and what is read
+        if writer.status == "running":
+            writer.status = "finished"
+            writer.write(history, {"status": "finished"})
+            writer.close()
+        return plain(file)
+
+    writer.status = "running"
+    monkeypatch.setattr("os.fstat", ending)
+    assert read_spool(writer.path).run.status in (Status.RUNNING, Status.FINISHED)
+    assert read_spool(writer.path).run.status is Status.FINISHED

@@ -256,7 +256,7 @@ def test_a_store_of_each_earlier_version_opens_as_it_did_and_is_checked_from_the
     store.save(run)
     for table in ("scalars", "columns", "tests", "samples"):
         store.file.db.execute(f"ALTER TABLE {table} DROP COLUMN crc")
-    for column in ("tests", "samples"):
+    for column in ("tests", "samples", "measuring"):
         store.file.db.execute(f"ALTER TABLE runs DROP COLUMN {column}")
     for since, column in ((4, "arithmetic"), (3, "clients"), (2, "deletion")):
         if version < since:

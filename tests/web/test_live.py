@@ -28,6 +28,7 @@ from gradviz.record import raster
 from gradviz.record.history import History, StepRecord, max_columns
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
+from gradviz.record.watched import ABSENT
 from gradviz.serve.previews import Preview
 from gradviz.web import panels, texts, wire
 from gradviz.web.figure import figure_panel
@@ -129,6 +130,15 @@ def test_zero_denormal_out_of_range_and_not_finite_each_have_their_own_mark():
     assert len(set(marks)) == 6
 
 
+@pytest.mark.parametrize("quantity", ["weight_grad_rms", "zero_share"])
+def test_what_was_not_measured_has_a_mark_of_its_own_and_none_where_a_neighbour_of_its_row_was_measured(quantity):
+    absent = np.float32([[ABSENT, 0.5], [ABSENT, ABSENT]])
+    low, high = QUANTITIES[quantity].ranges[0]
+    codes = raster.encode(absent, quantity, low, high)
+    assert codes[0, 0] == codes[1, 0] == codes[1, 1] == raster.ABSENT and codes[0, 1] == raster.encode([0.5], quantity, low, high)
+    np.testing.assert_array_equal(raster.encode(raster.pool(absent, 1), quantity, low, high)[:, 0], [codes[0, 1], raster.ABSENT])
+
+
 def test_a_denormal_is_marked_even_in_a_range_that_reaches_below_it():
     assert raster.encode(np.float32([3e-39]), "weight_grad_rms", -38, 38).tolist() == [raster.DENORMAL]
 
@@ -152,7 +162,7 @@ def test_pooling_keeps_every_layer_in_one_row_and_its_largest_value(layers):
 
 def test_the_script_reads_the_codes_that_are_written():
     codes = dict(re.findall(r"([A-Z_]+) = (\d+)", re.search(r"^const ZERO.*$", SCRIPT, re.M)[0]))
-    names = ("ZERO", "BELOW", "FIRST_LEVEL", "LEVELS", "ABOVE", "DENORMAL", "INFINITE", "NOT_A_NUMBER")
+    names = ("ZERO", "BELOW", "FIRST_LEVEL", "LEVELS", "ABOVE", "ABSENT", "DENORMAL", "INFINITE", "NOT_A_NUMBER")
     assert codes == {name: str(getattr(raster, name)) for name in names}
 
 
@@ -224,8 +234,9 @@ def test_figures_are_those_of_the_newest_step():
     header, _ = read(wire.delta(run, 0, 0, "weight_grad_rms", -30, 15, "vanishing", "It vanishes."))
     gradient = run.history.quantity("weight_grad_rms")[-1]
     assert header["loss"] == run.history.loss[-1] and header["accuracy"] == run.history.accuracy[-1]
-    assert header["first_gradient"] == gradient[0] and header["last_gradient"] == gradient[-1]
-    assert header["ratio"] == pytest.approx(float(gradient[0]) / float(gradient[-1]))
+    assert (header["first_layer"], header["last_layer"]) == ("block0.conv1", "block1.conv2")  # as the verdict judges
+    assert header["first_gradient"] == gradient[2] and header["last_gradient"] == gradient[5]
+    assert header["ratio"] == pytest.approx(float(gradient[2]) / float(gradient[5]))
     assert header["ms_per_step"] == pytest.approx(250)
     assert (header["verdict"], header["sentence"]) == ("vanishing", "It vanishes.")
 

@@ -113,7 +113,7 @@ def test_powers_times_and_steps(bare):
 
 
 def test_the_codes_are_those_that_the_server_writes(bare):
-    names = ("ZERO", "BELOW", "FIRST_LEVEL", "LEVELS", "ABOVE", "DENORMAL", "INFINITE", "NOT_A_NUMBER")
+    names = ("ZERO", "BELOW", "FIRST_LEVEL", "LEVELS", "ABOVE", "ABSENT", "DENORMAL", "INFINITE", "NOT_A_NUMBER")
     assert bare.evaluate("async () => ({ ...(await import('./static/wire.js')) })").items() >= {
         name: getattr(raster, name) for name in names
     }.items()  # fmt: skip
@@ -140,9 +140,9 @@ def test_every_code_has_the_colour_that_the_charts_of_a_comparison_give_it(bare)
     shown = np.reshape(bare.evaluate(PIXELS, [[list(range(256))], False]), (256, 4))
     truth = np.array(draft.PALETTE)
     assert np.abs(shown[:, :3] - truth).max() <= 1 and (shown[:, 3] == 255).all()
-    marks = [raster.ZERO, raster.BELOW, raster.ABOVE, raster.DENORMAL, raster.INFINITE, raster.NOT_A_NUMBER]
+    marks = [raster.ZERO, raster.BELOW, raster.ABOVE, raster.ABSENT, raster.DENORMAL, raster.INFINITE, raster.NOT_A_NUMBER]
     np.testing.assert_array_equal(shown[marks, :3], truth[marks])
-    assert len({tuple(colour) for colour in shown[marks]}) == 5  # what is not finite has one mark
+    assert len({tuple(colour) for colour in shown[marks]}) == 6  # what is not finite has one mark
 
 
 def test_a_picture_may_have_the_input_at_the_bottom(bare):

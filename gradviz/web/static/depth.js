@@ -1,14 +1,15 @@
 // Series over depth: their Plotly traces, and the axes of layers and of values.
 
-import { MARKS } from "./look.js";
+import { ABSENT_COLOUR, MARKS } from "./look.js";
 import { measured } from "./numbers.js";
 
 // Plotly traces of one series over depth: line and dots where it is a number, marks at the edges where it is 0 or not finite.
-// up: layers run up the y axis (beside the heatmap), else along the x axis.
-export function depthTraces(places, values, { name, color, edges, linear, up, dash, faint, names }, words) {
-  const numbers = Array.from(values, (v) => (Number.isFinite(v) && (linear || v > 0) ? v : null));
+// up: layers run up the y axis (beside the heatmap), else along the x axis. `reason(place)`: why a number was not measured.
+export function depthTraces(places, values, { name, color, edges, linear, up, dash, faint, names, reason = () => "" }, words) {
+  const numbers = Array.from(values, (v) => (Number.isFinite(v) && (v > 0 || (linear && v === 0)) ? v : null));
   const put = (where, what) => (up ? { x: what, y: where } : { x: where, y: what });
-  const label = (i) => `${names[Math.round(places[i])] ?? ""}: ${measured(values[i], linear, words)}`;
+  const why = (i) => (values[i] < 0 && reason(places[i]) ? ` (${reason(places[i])})` : "");
+  const label = (i) => `${names[Math.round(places[i])] ?? ""}: ${measured(values[i], linear, words)}${why(i)}`;
   const traces = [{
     ...put(places, numbers), name, mode: faint || places.length > 250 ? "lines" : "lines+markers", connectgaps: false, showlegend: true,
     line: { color, width: faint ? 1.2 : 1.8, dash }, marker: { size: places.length > 130 ? 3 : 5.5, color }, text: Array.from(values, (_, i) => label(i)),
@@ -22,6 +23,7 @@ export function depthTraces(places, values, { name, color, edges, linear, up, da
       text: at.map(label), hovertemplate: "%{text}<extra></extra>" });
   };
   if (!linear) rug((v) => v === 0, edges[0], { symbol: up ? "triangle-left-open" : "triangle-down-open", size: 9, color, line: { width: 1.5 } }, words.exact_zero);
+  rug((v) => v < 0, edges[0], { symbol: "asterisk-open", size: 7, color: ABSENT_COLOUR, line: { width: 1.2, color: ABSENT_COLOUR } }, words.not_measured);
   rug((v) => !Number.isFinite(v), edges[1], { symbol: "x", size: 8, color: MARKS.not_finite }, words.not_finite);
   return traces;
 }
@@ -82,15 +84,18 @@ export function layerTicks(names, low, high, pixels) {
     if (regular && !ticks.some((tick) => near(tick, i))) ticks.push(i);
   }
   ticks.sort((a, b) => a - b);
-  return { tickvals: ticks, ticktext: ticks.map((i) => (step > 1 ? names[i].replace(".conv1", "") : names[i])) };
+  return { tickvals: ticks, ticktext: ticks.map((i) => (step > 1 ? names[i].replace(/^(block\d+)\.conv1$/, "$1") : names[i])) };
 }
 
 // The y axis of layers, of so many pixels.
 export function layerAxis(chart, names, pixels, words) {
   const ends = [-0.5, names.length - 0.5];
-  const shown = chart.range("yaxis", "", ends);
+  const shown = chart.range("yaxis", names.length, ends);
   const ticks = layerTicks(names, shown[0], shown[1], pixels);
-  return { range: ends, tickmode: "array", ...ticks, showgrid: false, title: { text: words.layer_axis_up } };
+  return { range: ends, tickmode: "array", ...ticks, showgrid: false, title: { text: words.layer_axis_up }, meaning: names.length };
 }
+
+// Characters that a layer's name may have beside a chart.
+export const room = (chart) => Math.max(18, Math.min(30, Math.floor(chart.frame.clientWidth / 20)));
 
 export const labelWidth = (ticks) => 34 + 6.3 * Math.max(...ticks.map((text) => text.length));

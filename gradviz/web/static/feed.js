@@ -83,15 +83,22 @@ export class Feed {
   }
 
   open(id, preview) {
-    Object.assign(this, { id, isPreview: preview, opened: performance.now() });
+    Object.assign(this, { id, isPreview: preview, opened: performance.now(), unfolded: [] });
     this.poll.ended = false;
     this.forget();
   }
 
-  // Another range of a quantity; a run that has ended is asked once more for it.
-  want(quantity, range) {
-    Object.assign(this, { quantity, range });
+  // Another range of a quantity, or (`fit`) the one that holds all of it; a run that has ended is asked once more for it.
+  want(quantity, range, fit = false) {
+    Object.assign(this, { quantity, range, fit });
     this.poll.ended = false;
+  }
+
+  // The groups of layers that are unfolded, by their first layers.
+  unfold(unfolded) {
+    this.unfolded = unfolded;
+    this.poll.ended = false;
+    this.poll.now();
   }
 
   forget() {
@@ -122,10 +129,11 @@ export class Feed {
 
   async askRun(wish) {
     const { id } = wish;
-    const { quantity, range, run, panel } = this;
-    const known = run && run.quantity === quantity && run.low === range[0] && run.high === range[1];
+    const { quantity, range, run, panel, fit, unfolded } = this;
+    const known = run && run.asked === unfolded && run.quantity === quantity && run.low === range[0] && run.high === range[1];
     const query = new URLSearchParams({
       since: known ? run.steps : 0, stride: known ? run.stride : 0, quantity, low: range[0], high: range[1],
+      ...(fit ? { fit: 1 } : {}), ...(unfolded.length ? { open: unfolded } : {}),
     });
     const reply = await get(`api/runs/${encodeURIComponent(id)}?${query}`);
     if (this.away(wish)) return 0;
@@ -135,13 +143,18 @@ export class Feed {
       return 3000;
     }
     const message = new Message(await reply.arrayBuffer());
-    if (this.away(wish) || quantity !== this.quantity || range !== this.range) return 0;
+    if (this.away(wish) || quantity !== this.quantity || range !== this.range || unfolded !== this.unfolded) return 0;
     const { first, steps, created, live } = message.header;
     const grown = steps !== run?.steps || first === 0;
     if (this.run && this.run.created !== created) this.forget(); // it was begun anew
-    const next = joined(this.run, message), fresh = !this.run;
+    if (fit) this.range = [message.header.low, message.header.high];
+    const next = joined(this.run, message), fresh = this.run?.asked !== unfolded;
+    if (fresh) this.reference = this.referenceAsked = null; // its rows were others
+    if (fresh) this.exact.clear();
     this.run = next;
     if (!next) return 0;
+    // Where too many rows would be open, the server has folded some again.
+    next.asked = this.unfolded = next.opened.length === unfolded.length ? unfolded : next.opened;
     if (!live) this.poll.ended = true;
     panel.took({ first, grown, fresh });
     this.askReference();
@@ -168,11 +181,11 @@ export class Feed {
 
   // The exact numbers of the column that holds a step, or null.
   async askExact(step) {
-    const { id, run } = this;
+    const { id, run, unfolded } = this;
     const known = this.exact.get(step - (step % run.stride));
     if (known && known.stride === run.stride) return known;
-    const reply = await get(`api/runs/${encodeURIComponent(id)}/profile?step=${step}`);
-    if (!reply.ok || id !== this.id) return null;
+    const reply = await get(`api/runs/${encodeURIComponent(id)}/profile?${new URLSearchParams({ step, ...(unfolded.length ? { open: unfolded } : {}) })}`);
+    if (!reply.ok || id !== this.id || unfolded !== this.unfolded) return null;
     const column = new Message(await reply.arrayBuffer()).takeProfile();
     const complete = column.to_step - column.from_step + 1 === column.stride;
     if (complete) this.exact.set(column.from_step, column); // else it may still grow

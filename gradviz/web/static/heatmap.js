@@ -1,11 +1,13 @@
 // The heatmap: one pixel per cell on a canvas that Plotly stretches under its axes.
 
 import { frameOf, stepAxis } from "./curves.js";
-import { labelWidth, layerAxis } from "./depth.js";
-import { MARKS, SCALE, paint } from "./look.js";
+import { labelWidth, layerAxis, room } from "./depth.js";
+import { ABSENT_COLOUR, MARKS, SCALE, paint } from "./look.js";
 import { fill, measured, power, stepsText, superscript } from "./numbers.js";
+import { heldCodes, isGroup, rowLabels } from "./rows.js";
 import { LEVELS, firstLayer } from "./wire.js";
 
+const FIT = "fit";
 export const HEIGHT = 500, HEAT_TOP = 56, HEAT_BOTTOM = 92, SCALE_HEIGHT = 22; // pixels of the heatmap and of the profile beside it
 
 // The cells of a run as a picture, to which only new columns are painted.
@@ -18,8 +20,8 @@ export class Picture {
     this.from = Math.min(this.from, column);
   }
   // Its URL, with room for so many columns at least.
-  draw({ codes, rows }, room) {
-    const { canvas } = this, columns = Math.max(room, codes.length);
+  draw(run, room) {
+    const { canvas } = this, { codes, rows } = run, columns = Math.max(room, codes.length);
     let from = Math.min(this.from, codes.length);
     if (canvas.width !== columns || canvas.height !== rows) {
       canvas.width = columns; // clears it
@@ -27,7 +29,7 @@ export class Picture {
       from = 0;
     } else if (from === 0) canvas.getContext("2d").clearRect(0, 0, columns, rows);
     if (from < codes.length || !this.url) {
-      paint(canvas, codes.slice(from), from);
+      paint(canvas, heldCodes(run, from), from);
       this.url = canvas.toDataURL();
     }
     this.from = Infinity;
@@ -40,7 +42,7 @@ export class Heatmap {
   constructor(panel, chart) {
     Object.assign(this, { panel, chart, picture: new Picture(), quantity: chart.select("quantity"), range: chart.select("range") });
     this.quantity.element.addEventListener("change", ({ target }) => this.choose(target.value, 0));
-    this.range.element.addEventListener("change", ({ target }) => this.choose(panel.feed.quantity, Number(target.value)));
+    this.range.element.addEventListener("change", ({ target }) => this.choose(panel.feed.quantity, target.value));
     chart.plot.ariaHidden = "true"; // the frame around it speaks
     Object.assign(chart, { inWords: () => this.inWords(), inNumbers: () => this.inNumbers() });
   }
@@ -51,28 +53,30 @@ export class Heatmap {
     const said = (value) => measured(value, linear, words);
     return Array.from(run.newest, (newest, row) => {
       const from = firstLayer(row, run.layers, run.rows), to = firstLayer(row + 1, run.layers, run.rows) - 1;
-      const name = to > from ? fill(words.largest_of, { from: run.names[from], to: run.names[to] }) : run.names[from];
+      const group = isGroup(run, from) && fill(words.largest_in, { layer: run.names[from], n: run.sizes[from] });
+      const name = to > from ? fill(words.largest_of, { from: run.names[from], to: run.names[to] }) : group || run.names[from];
       return [name, start ? said(Math.max(...start.subarray(from, to + 1))) : "–", said(newest), newest];
     });
   }
 
   inWords() {
     const { run, words } = this.panel, values = this.values();
-    const sorted = values.filter(([, , , newest]) => Number.isFinite(newest)).sort((a, b) => a[3] - b[3]);
+    const sorted = values.filter(([, , , newest]) => Number.isFinite(newest) && newest >= 0).sort((a, b) => a[3] - b[3]);
     const [first, last, low, high] = [values[0], values.at(-1), sorted[0], sorted.at(-1)].map((row) => (row ? `${row[0]}: ${row[2]}` : words.not_finite));
-    return fill(words.line_said, { name: `${words.quantities[run.quantity].label}, ${fill(words.newest, { step: run.steps - 1 })}`, first, last, low, high });
+    return fill(words.line_said, { name: `${words.quantities[run.quantity].label}, ${fill(words.newest, { step: run.newest_step })}`, first, last, low, high });
   }
 
   inNumbers() {
     const { run, words, feed: { reference } } = this.panel;
     const start = stepsText(0, reference ? { stride: reference.stride, steps: run.steps } : run, words);
-    return [[words.layer, start, fill(words.newest, { step: run.steps - 1 })], ...this.values().map((row) => row.slice(0, 3))];
+    return [[words.layer, start, fill(words.newest, { step: run.newest_step })], ...this.values().map((row) => row.slice(0, 3))];
   }
 
-  // `place`: of the range among those that the quantity is offered.
+  // `place`: of the range among those that the quantity is offered, or "fit": the one that holds all that was measured.
   choose(quantity, place) {
-    const { feed, component } = this.panel;
-    feed.want(quantity, component.data.ranges[quantity][place]);
+    const { feed, component } = this.panel, { ranges, linear } = component.data;
+    const fit = !linear.includes(quantity) && (place === FIT || (place === 0 && feed.fit));
+    feed.want(quantity, fit ? [0, 0] : ranges[quantity][Number(place)], fit);
     this.fillSelects();
     feed.poll.now();
   }
@@ -83,14 +87,18 @@ export class Heatmap {
     range.caption.textContent = words.range;
     quantity.element.replaceChildren(...Object.keys(ranges).map((name) => new Option(words.quantities[name].label, name, false, name === feed.quantity)));
     const text = ([low, high]) => (linear.includes(feed.quantity) ? words.percent_range : `10${superscript(low)} … 10${superscript(high)}`);
-    range.element.replaceChildren(...ranges[feed.quantity].map((each, i) => new Option(text(each), i, false, each === feed.range)));
+    range.element.replaceChildren(...ranges[feed.quantity].map((each, i) => new Option(text(each), i, false, !feed.fit && each === feed.range)));
+    if (!linear.includes(feed.quantity)) range.element.append(new Option(words.fit, FIT, false, feed.fit));
   }
 
   draw({ run, words, look, linear, pointer }) {
     const { chart } = this;
     const column = run.stride > 1 ? fill(words.columns_of, { stride: run.stride }) : words.column_one;
-    const read = `${column} ${words.heatmap_read} ${words.keys_read}`;
-    chart.say(words.heatmap_title, run.rows < run.layers ? `${read} ${fill(words.pooled_read, { n: Math.round(run.layers / run.rows) })}` : read);
+    const read = [column, this.panel.feed.fit ? words.heatmap_read_fit : words.heatmap_read, words.keys_read];
+    if (run.rows < run.layers) read.push(fill(words.pooled_read, { n: Math.round(run.layers / run.rows) }));
+    if (run.sizes?.some((size) => size > 1)) read.push(words.folded_read);
+    if (run.every > 1) read.push(words.held_read);
+    chart.say(words.heatmap_title, read.join(" "));
     chart.meaning.textContent = words.quantities[run.quantity].meaning;
     const { low, high } = run, source = this.picture.draw(run, Math.ceil(frameOf(run) / run.stride));
     this.panel.root.dataset.painted = run.codes.length;
@@ -98,10 +106,10 @@ export class Heatmap {
     const tickvals = [];
     if (linear) tickvals.push(0, 0.25, 0.5, 0.75, 1);
     else for (let e = Math.ceil(low / decades) * decades; e <= high; e += decades) tickvals.push(e);
-    const marks = linear ? ["not_finite"] : Object.keys(MARKS);
+    const marks = [...(linear ? ["not_finite"] : Object.keys(MARKS)), ...(run.every === null ? [] : ["not_measured"])];
     const plot = HEIGHT - HEAT_TOP - HEAT_BOTTOM, share = 1 - SCALE_HEIGHT / plot;
     const bin = run.layers / run.rows;
-    const axis = layerAxis(chart, run.names, plot * share, words);
+    const axis = layerAxis(chart, rowLabels(run, room(chart)), plot * share, words);
     const width = (high - low) / LEVELS;
     chart.draw([
       { type: "image", source, x0: (run.stride - 1) / 2, dx: run.stride, y0: (bin - 1) / 2, dy: bin, hoverinfo: "skip", zsmooth: false },
@@ -130,7 +138,7 @@ function markLegend(marks, room, words, look) {
   let used = 0;
   for (const name of marks) {
     const white = name === "exact_zero" && !look.dark;
-    const sign = `<span style="color:${white ? look.text : MARKS[name]};font-size:18px">${white ? "□" : "■"}</span> ${words[name]}`;
+    const sign = `<span style="color:${white ? look.text : (MARKS[name] ?? ABSENT_COLOUR)};font-size:18px">${white ? "□" : "■"}</span> ${words[name]}`;
     const width = 6.2 * words[name].length + 34;
     if (used && used + width > room) {
       lines.push("");

@@ -21,8 +21,9 @@ export function decimal(value, words, digits = 3) {
 
 export const percent = (value, words) => (Number.isFinite(Number(value)) && value !== null ? `${(100 * value).toFixed(1)} %` : decimal(value, words));
 
-// A measured value: of a share (`linear`) in per cent; of a size an exact zero is said in words.
+// A measured value: of a share (`linear`) in per cent; of a size an exact zero is said in words; below 0 it was not measured.
 export function measured(x, linear, words) {
+  if (x < 0) return words.not_measured;
   if (linear) return percent(x, words);
   return x === 0 ? words.exact_zero : decimal(x, words);
 }

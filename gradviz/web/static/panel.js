@@ -8,6 +8,7 @@ import { make, theme } from "./look.js";
 import { decimal, duration, fill, measured, percent } from "./numbers.js";
 import { Pointer } from "./pointer.js";
 import { drawPreview, drawProfile } from "./profile.js";
+import { shortened } from "./rows.js";
 import { Voice, style } from "./said.js";
 
 const CSS = `
@@ -55,7 +56,13 @@ const CSS = `
   .gv-bar div { background: Highlight; forced-color-adjust: none; }
 }
 .gv-open { color: var(--st-link-color, #0054a3); font-weight: 600; }
+button.gv-open { font: inherit; font-weight: 600; background: none; border: 0; padding: 0; cursor: pointer; text-decoration: underline; }
 `;
+
+// The figures of the two layers between which a net is judged.
+const gradientsOf = ({ first_gradient, last_gradient, first_layer, last_layer }, words) => Object.entries({ first_gradient, last_gradient }).map(([name, value]) => [
+  name, value === null ? "–" : measured(value, false, words), fill(words.gradient_at, { layer: shortened(name === "first_gradient" ? first_layer : last_layer, 22) }),
+]);
 
 // One for each host element; update() is called at every script run and theme switch.
 export class Panel {
@@ -139,8 +146,8 @@ export class Panel {
       dataset.status = "measuring";
       return;
     }
-    const quantity = feed.quantity ?? data.quantity;
-    feed.want(quantity, feed.range ?? data.ranges[quantity][0]);
+    const same = feed.quantity in data.ranges, quantity = same ? feed.quantity : data.quantity; // another net may have fewer
+    feed.want(quantity, same && feed.range ? feed.range : data.ranges[quantity][0], same && Boolean(feed.fit));
     dataset.status = "loading";
     dataset.steps = dataset.columns = 0;
     this.heatmap.fillSelects();
@@ -240,10 +247,10 @@ export class Panel {
     const text = JSON.stringify(pairs);
     if (this.figuresShown === text) return;
     this.figuresShown = text;
-    this.figures.replaceChildren(...pairs.map(([name, value]) => {
-      const figure = make("div", name === "device" ? "gv-figure gv-long" : "gv-figure");
+    this.figures.replaceChildren(...pairs.map(([name, value, label]) => {
+      const figure = make("div", name === "device" || name === "every" ? "gv-figure gv-long" : "gv-figure");
       figure.dataset.figure = name;
-      make("b", "", figure, words[name]);
+      make("b", "", figure, label ?? words[name]);
       make("span", "", figure, value);
       return figure;
     }));
@@ -269,6 +276,7 @@ export class Panel {
       return;
     }
     const share = run.total === null ? 0 : (100 * run.steps) / run.total, bar = this.bar.parentElement;
+    bar.style.display = run.total === null ? "none" : "";
     this.bar.style.width = `${share}%`;
     Object.assign(bar, { ariaLabel: words.status[run.status], ariaValueNow: Math.round(share) });
     const left = run.seconds_left === null || !run.steps ? "" : ` · ${fill(words.seconds_left, { time: duration(run.seconds_left, words) })}`;
@@ -285,8 +293,7 @@ export class Panel {
     this.showFigures([
       ["loss", decimal(preview.loss, words, 4)],
       ["accuracy", percent(preview.accuracy, words)],
-      ["first_gradient", measured(preview.first_gradient, false, words)],
-      ["last_gradient", measured(preview.last_gradient, false, words)],
+      ...gradientsOf(preview, words),
       ["ratio", decimal(preview.ratio, words)],
       ...(preview.ms_per_step === undefined ? [] : [["ms_per_step", fill(words.milliseconds, { n: decimal(preview.ms_per_step, words) })]]),
     ]);
@@ -302,12 +309,12 @@ function figuresOf(run, words) {
     ["step", run.total === null ? String(step) : fill(words.step_of, { step, total: run.total - 1 })],
     ["loss", decimal(run.loss, words, 4)],
     ["accuracy", percent(run.accuracy, words)],
-    ["first_gradient", measured(run.first_gradient, false, words)],
-    ["last_gradient", measured(run.last_gradient, false, words)],
+    ...gradientsOf(run, words),
     ["ratio", run.steps ? decimal(run.ratio, words) : "–"],
     ["ms_per_step", run.ms_per_step === null ? "–" : fill(words.milliseconds, { n: decimal(run.ms_per_step, words) })],
     ["device", run.device || "–"],
   ];
+  if (run.every !== null) figures.push(["every", run.every === 1 ? words.every_one : fill(words.every_n, { n: run.every })]);
   if (run.test_accuracy !== null) figures.splice(3, 0, ["test_accuracy", percent(run.test_accuracy, words)]);
   return figures;
 }

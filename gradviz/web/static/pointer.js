@@ -3,13 +3,19 @@
 import { Keys } from "./keys.js";
 import { make } from "./look.js";
 import { decimal, fill, measuredAtLength, percent, stepsText } from "./numbers.js";
-import { ABOVE, BELOW, DENORMAL, FIRST_LEVEL, INFINITE, LEVELS, NOT_A_NUMBER, ZERO, firstLayer, rowOf } from "./wire.js";
+import { heldColumn, isGroup, reasonOf } from "./rows.js";
+import { ABOVE, ABSENT, BELOW, DENORMAL, FIRST_LEVEL, INFINITE, LEVELS, NOT_A_NUMBER, ZERO, firstLayer, rowOf } from "./wire.js";
 
 export class Pointer {
   constructor(panel, chart) {
     Object.assign(this, { panel, chart, select: chart.select("layer") }); // the keyboard's way to a row
     this.forget();
     this.link = make("a", "gv-open", chart.controls);
+    this.unfolding = make("button", "gv-open", chart.controls);
+    this.folding = make("button", "gv-open", chart.controls);
+    this.unfolding.type = this.folding.type = "button";
+    this.unfolding.addEventListener("click", () => this.unfold(this.layer));
+    this.folding.addEventListener("click", () => panel.feed.unfold([]));
     this.select.element.addEventListener("change", ({ target }) => this.keep(target.value === "" ? null : Number(target.value)));
     this.tip = make("div", "gv-tip", chart.frame);
     this.line = make("div", "gv-line", chart.frame);
@@ -42,13 +48,19 @@ export class Pointer {
   keep(layer) {
     const { link, panel } = this, { run, words } = panel, select = this.select.element;
     this.layer = layer;
-    if (run && (select.options.length !== run.layers + 1 || this.said !== panel.lang)) {
-      this.said = panel.lang;
+    if (run && (this.named !== run.names || this.said !== panel.lang)) {
+      [this.named, this.said] = [run.names, panel.lang];
       this.select.caption.textContent = words.layer;
       select.replaceChildren(new Option(words.no_layer, ""), ...run.names.map((name, i) => new Option(name, i)));
     }
     select.value = layer ?? "";
     link.style.visibility = layer === null ? "hidden" : ""; // its room stays free, so that the picture stays where it is
+    const group = run && layer !== null && isGroup(run, layer);
+    link.style.display = group ? "none" : "";
+    this.unfolding.style.display = group ? "" : "none";
+    this.folding.style.display = run?.opened?.length ? "" : "none";
+    if (group) this.unfolding.textContent = fill(words.unfold, { layer: run.names[layer], n: run.sizes[layer] });
+    this.folding.textContent = words.fold;
     this.panel.root.dataset.layer = layer === null ? "" : run.names[layer];
     if (layer !== null) {
       const query = new URLSearchParams({ run: panel.id, layer: run.names[layer], view: "layer" });
@@ -58,6 +70,12 @@ export class Pointer {
     if (run) link.textContent = fill(words.open_layer, { layer: run.names[layer ?? run.layers - 1] });
     this.placeLine();
     this.panel.redraw("profile");
+  }
+
+  // Shows each layer of a group, or fewer of them together.
+  unfold(row) {
+    const { feed, run } = this.panel;
+    feed.unfold([...feed.unfolded, run.starts[row]]);
   }
 
   // Where the mouse is: the step, the layer, and pixels inside the plot; null outside of it.
@@ -80,7 +98,7 @@ export class Pointer {
   // To a cell, or away from all.
   go(cell) {
     this.pointed = cell;
-    const step = cell ? cell.step - (cell.step % this.panel.run.stride) : null;
+    const step = cell ? this.measuredStep(cell) : null;
     if (step !== this.hovered) {
       this.hovered = step;
       this.placeLine();
@@ -89,20 +107,29 @@ export class Pointer {
     this.showTip();
   }
 
+  // The first step of the column whose numbers stand at this cell.
+  measuredStep({ column }) {
+    return heldColumn(this.panel.run, column) * this.panel.run.stride;
+  }
+
   showTip() {
     const { pointed: cell, tip, panel: { run, words, linear } } = this;
     if (!cell || !run || cell.column >= run.codes.length) {
       tip.style.display = "none";
       return;
     }
-    const exact = this.shown && this.shown.from_step === cell.column * run.stride ? this.shown.values[run.quantity]?.[cell.layer] : undefined;
-    const value = exact === undefined ? nearly(run.codes[cell.column][cell.row], run, linear, words) : measuredAtLength(exact, linear, words);
+    const step = this.measuredStep(cell), column = step / run.stride;
+    const exact = this.shown && this.shown.from_step === step ? this.shown.values[run.quantity]?.[cell.layer] : undefined;
+    let value = exact === undefined ? nearly(run.codes[column][cell.row], run, linear, words) : measuredAtLength(exact, linear, words);
+    if (run.codes[column][cell.row] === ABSENT && reasonOf(run, cell.row)) value += `: ${reasonOf(run, cell.row)}`;
     const next = firstLayer(cell.row + 1, run.layers, run.rows);
     const pooled = exact === undefined && next - firstLayer(cell.row, run.layers, run.rows) > 1;
     const layer = pooled
       ? fill(words.largest_of, { from: run.names[firstLayer(cell.row, run.layers, run.rows)], to: run.names[next - 1] })
-      : run.names[cell.layer];
-    tip.replaceChildren(make("b", "", null, layer), make("br"), document.createTextNode(`${stepsText(cell.column * run.stride, run, words)}: ${value}`));
+      : isGroup(run, cell.layer) ? fill(words.largest_in, { layer: run.names[cell.layer], n: run.sizes[cell.layer] }) : run.names[cell.layer];
+    const lines = [`${stepsText(step, run, words)}: ${value}`];
+    if (column !== cell.column) lines.unshift(fill(words.not_measured_step, { step: stepsText(cell.column * run.stride, run, words) }));
+    tip.replaceChildren(make("b", "", null, layer), ...lines.flatMap((line) => [make("br"), document.createTextNode(line)]));
     tip.style.display = "block";
     const { frame } = this.chart;
     tip.style.left = `${Math.max(0, Math.min(cell.x + 14, frame.clientWidth - tip.offsetWidth))}px`;
@@ -123,7 +150,11 @@ export class Pointer {
   }
 
   keepCell(cell) {
-    const step = cell.step - (cell.step % this.panel.run.stride);
+    if (isGroup(this.panel.run, cell.layer)) {
+      this.unfold(cell.layer);
+      return;
+    }
+    const step = this.measuredStep(cell);
     const again = this.pinned === step && this.layer === cell.layer;
     this.pinned = again ? null : step;
     this.panel.root.dataset.pinned = this.pinned ?? "";
@@ -178,7 +209,7 @@ export class Pointer {
 
 // What a code says of a value.
 function nearly(code, run, linear, words) {
-  const names = { [ZERO]: words.exact_zero, [BELOW]: words.below, [ABOVE]: words.above, [DENORMAL]: words.denormal, [INFINITE]: words.infinite, [NOT_A_NUMBER]: words.not_a_number };
+  const names = { [ZERO]: words.exact_zero, [BELOW]: words.below, [ABOVE]: words.above, [ABSENT]: words.not_measured, [DENORMAL]: words.denormal, [INFINITE]: words.infinite, [NOT_A_NUMBER]: words.not_a_number };
   if (code in names) return names[code];
   const place = run.low + ((code - FIRST_LEVEL + 0.5) * (run.high - run.low)) / LEVELS;
   return `≈ ${linear ? percent(place, words) : decimal(10 ** place, words)}`;

@@ -1,8 +1,9 @@
 // Profiles over depth: of one column of a run, beside its heatmap, and of a net that has not been trained.
 
-import { decades, depthTraces, labelWidth, layerAxis, layerTicks, theoryTraces, valueAxis } from "./depth.js";
+import { decades, depthTraces, labelWidth, layerAxis, layerTicks, room, theoryTraces, valueAxis } from "./depth.js";
 import { HEAT_BOTTOM, HEAT_TOP, HEIGHT, SCALE_HEIGHT } from "./heatmap.js";
 import { fill, stepsText } from "./numbers.js";
+import { reasonOf, rowLabels } from "./rows.js";
 import { firstLayer } from "./wire.js";
 
 export function drawProfile(chart, { run, words, look, feed: { reference }, pointer: { exact, pinned, layer }, charts, linear }) {
@@ -10,17 +11,17 @@ export function drawProfile(chart, { run, words, look, feed: { reference }, poin
   const all = [...run.names.keys()];
   const places = exact || run.rows === run.layers ? all
     : Array.from({ length: run.rows }, (_, row) => (firstLayer(row, run.layers, run.rows) + firstLayer(row + 1, run.layers, run.rows) - 1) / 2);
-  let when = exact ? stepsText(exact.from_step, run, words) : fill(words.newest, { step: run.steps - 1 });
+  let when = exact ? stepsText(exact.from_step, run, words) : fill(words.newest, { step: run.newest_step });
   if (exact && exact.from_step === pinned) when = fill(words.pinned, { text: when });
-  chart.say(words.profile_title, linear ? words.profile_read_linear : words.profile_read);
+  chart.say(words.profile_title, linear ? words.profile_read_linear : run.every === null ? words.profile_read : words.profile_read_any);
   chart.meaning.textContent = when;
   const start = reference?.values[run.quantity];
   const range = linear ? [0, 1] : decades(run.low, run.high, values, start ?? []);
   const edges = linear ? [0, 1] : range.map((e) => 10 ** e);
   const beside = charts.heatmap.box.offsetTop === chart.box.offsetTop; // then its rows go on here
   const top = beside ? HEAT_TOP + SCALE_HEIGHT : 40, bottom = beside ? HEAT_BOTTOM : 60, height = beside ? HEIGHT : 440;
-  const axis = layerAxis(chart, run.names, height - top - bottom, words);
-  const traces = depthTraces(places, values, { name: words.quantities[run.quantity].label, color: look.first, edges, linear, up: true, names: run.names }, words);
+  const axis = layerAxis(chart, rowLabels(run, room(chart)), height - top - bottom, words);
+  const traces = depthTraces(places, values, { name: words.quantities[run.quantity].label, color: look.first, edges, linear, up: true, names: run.names, reason: (place) => reasonOf(run, place) }, words);
   if (start && run.steps > 1) {
     const name = reference.to_step > 0 ? fill(words.hovered_steps, { from: 0, to: reference.to_step }) : fill(words.hovered, { step: 0 });
     const every = Math.ceil(all.length / 500); // a faint line needs no more points

@@ -1,6 +1,6 @@
 // What the server's bytes mean: gradviz/web/wire.py says it of a message, gradviz/record/raster.py of a cell's code.
 
-export const ZERO = 0, BELOW = 1, FIRST_LEVEL = 2, LEVELS = 250, ABOVE = 252, DENORMAL = 253, INFINITE = 254, NOT_A_NUMBER = 255;
+export const ZERO = 0, BELOW = 1, FIRST_LEVEL = 2, LEVELS = 249, ABOVE = 251, ABSENT = 252, DENORMAL = 253, INFINITE = 254, NOT_A_NUMBER = 255;
 
 export class Message {
   constructor(buffer) {

@@ -133,6 +133,16 @@ def listed(parts: Iterable[str]) -> str:
     return gettext(", ").join(parts)
 
 
+def linked(clauses: Iterable[str]) -> str:
+    """'loss 1.8; loss 2.3'"""
+    return gettext("; ").join(clauses)
+
+
+def sentence(clause: str) -> str:
+    """A clause that stands alone: 'Loss 1.8.'"""
+    return gettext("{clause}.").format(clause=clause)
+
+
 def joined(sentences: Iterable[str]) -> str:
     """Sentences after each other."""
     # Words: between two sentences

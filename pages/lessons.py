@@ -59,7 +59,12 @@ def overview() -> None:
 
 
 def answer_text(lesson: Lesson, word: str) -> str:
-    return _(lesson.choices[word]) if lesson.choices else f"{word} {_(lesson.number[2])}"
+    return _(lesson.choices[word]) if lesson.choices else counted(lesson, word)
+
+
+def counted(lesson: Lesson, value: str) -> str:
+    # Words: a number and what it counts: "14 convolutions", "1.16 per convolution"
+    return _("{n} {unit}").format(n=value, unit=_(lesson.number[2]))
 
 
 def read_prediction(lesson: Lesson) -> str | None:
@@ -145,16 +150,17 @@ def outcome(lesson: Lesson, prediction: str, finding: Finding) -> None:
         st.caption(_("Measured"))
         st.markdown(f"### {measured_text(lesson, finding)}")
         st.markdown(finding.answer_text)
-    source = _("The article says") if lesson.claim else _("Theory says")
-    st.markdown(f"**{source}:** {_(lesson.says)}")
-    st.markdown(f"**{_('In these runs')}:** :{COLOUR[finding.result]}-badge[{_(finding.result)}] — {_(RESULTS[finding.result])}.")
+    source = _("**The article says:** {claim}") if lesson.claim else _("**Theory says:** {claim}")
+    st.markdown(source.format(claim=_(lesson.says)))
+    st.markdown(_("**In these runs:** :{colour}-badge[{result}] — {meaning}.").format(
+        colour=COLOUR[finding.result], result=_(finding.result), meaning=_(RESULTS[finding.result])))
     statements(finding)
 
 
 def statements(finding: Finding) -> None:
     mark = {True: "✓", False: "✗", None: "?"}
     rows = [f"| {mark[part.holds]} | {part.statement} | {part.measured} |" for part in finding.parts]
-    st.markdown("\n".join([f"| {_('held')} | {_('statement')} | {_('measured')} |", "|:-:|---|---|", *rows]))
+    st.markdown("\n".join([_("| held | statement | measured |"), "|:-:|---|---|", *rows]))
 
 
 def at_length(lesson: Lesson, sweep: Sweep) -> None:
@@ -186,7 +192,7 @@ def measured_text(lesson: Lesson, finding: Finding) -> str:
     if isinstance(finding.answer, str):
         return _(lesson.choices[finding.answer])
     value = f"{finding.answer:.0f}" if float(finding.answer).is_integer() else number(finding.answer, 3)
-    return f"{value} {_(lesson.number[2])}"
+    return counted(lesson, value)
 
 
 def pictures(lesson: Lesson, runs: list) -> None:

@@ -19,7 +19,7 @@ from gradviz.lenet.long_runs import AT_CHANCE, BATCH, DIVERGED, STEPS, Keep, Lon
 from gradviz.lenet.naming import net_name
 from gradviz.record.reading import decades
 from gradviz.words import gettext as _
-from gradviz.words import ngettext, number, scientific
+from gradviz.words import linked, listed, ngettext, number, scientific, sentence
 
 RATES = (("adam", 1e-3), ("adam", 3e-4), ("adam", 1e-4), ("momentum", 1e-2), ("momentum", 1e-1))
 DEPTHS = {"sigmoid": (4, 5, 6, 7), "relu": (7, 8, 9, 10, 11)}  # the article's borders are 6 to 7, and 9 to 10
@@ -143,8 +143,8 @@ class RateBorder:
             text += _(", not at {m}")
         if divided:
             text += _(", at {k} one seed of two")
-        return text.format(rate=rate, n=self.deepest or min(self.trains), m=", ".join(map(str, not_at)),
-                           k=", ".join(map(str, divided)))  # fmt: skip
+        return text.format(rate=rate, n=self.deepest or min(self.trains), m=listed(map(str, not_at)),
+                           k=listed(map(str, divided)))  # fmt: skip
 
 
 def border_at(e: LongEvidence, activation: str, optimizer: str, lr: float) -> RateBorder | None:
@@ -160,7 +160,7 @@ def borders(e: LongEvidence, activation: str) -> list[RateBorder]:
 
 def told(*runs: LongRun) -> str:
     """'9 blocks relu adam 0.0003 learnt (accuracy 90 % after 7,812 steps); …'"""
-    return "; ".join(
+    return linked(
         _("{name} {rate} {outcome} (accuracy {accuracy:.0%} after {steps:,} steps)").format(
             name=net_name(run.recipe), rate=f"{run.recipe.lr:g}", outcome=_(run.outcome), accuracy=run.accuracy, steps=run.steps
         )
@@ -200,7 +200,7 @@ def _none(*learnt: bool | None) -> bool | None:
 
 
 def _border_text(found: list[RateBorder]) -> str:
-    return "; ".join(border.text for border in found)
+    return linked(border.text for border in found)
 
 
 def _sigmoid_depth(e: LongEvidence) -> Finding | None:
@@ -221,15 +221,15 @@ def _sigmoid_depth(e: LongEvidence) -> Finding | None:
                     steps=by_depth(steps) or _("no net learnt")
                 ),
             ),
-            Part(_("6 blocks still train, under some rate."), _holds_at(found, 6, True), _border_text(found) + "."),
-            Part(_("7 blocks do not, under any rate."), _holds_at(found, 7, False), _border_text(found) + "."),
+            Part(_("6 blocks still train, under some rate."), _holds_at(found, 6, True), sentence(_border_text(found))),
+            Part(_("7 blocks do not, under any rate."), _holds_at(found, 7, False), sentence(_border_text(found))),
             Part(
                 _("The gradient vanishes from the last layer towards the first."), gap < -GAP,
                 _("7 blocks, first over last block at step 0: {gap}.").format(gap=scientific(gap)),
             ),
         ),
         max((border.deepest or 0 for border in found), default=0) + 1.0,
-        _border_text(found) + ".",
+        sentence(_border_text(found)),
     )  # fmt: skip
 
 
@@ -249,12 +249,12 @@ def _relu_depth(e: LongEvidence) -> Finding | None:
             Part(_("Only later than sigmoid."), False if False in later else None if None in later or not later else True,
                  _("Relu {relu}. Sigmoid {sigmoid}.").format(relu=_border_text(relu), sigmoid=_border_text(sigmoid))),
             Part(_("9 blocks still train, under some rate."), _holds_at(relu, 9, True),
-                 _told(e, *(net("relu", 9, optimizer=optimizer, lr=lr) for optimizer, lr in RATES)) + "."),
+                 sentence(_told(e, *(net("relu", 9, optimizer=optimizer, lr=lr) for optimizer, lr in RATES)))),
             Part(_("10 blocks do not, under any rate."), _holds_at(relu, 10, False),
-                 _told(e, *(net("relu", 10, optimizer=optimizer, lr=lr) for optimizer, lr in RATES)) + "."),
+                 sentence(_told(e, *(net("relu", 10, optimizer=optimizer, lr=lr) for optimizer, lr in RATES)))),
         ),
         max((border.deepest or 0 for border in relu), default=0) + 1.0,
-        _border_text(relu) + ".",
+        sentence(_border_text(relu)),
     )  # fmt: skip
 
 
@@ -266,12 +266,12 @@ def _clipping(e: LongEvidence) -> Finding | None:
     cured = [e.trains(config) for config in VANISHING[1:]]
     return Finding(
         (
-            Part(_("Clipping controls explosion: the loss stays finite."), calmed, _told(e, *EXPLODING) + "."),
+            Part(_("Clipping controls explosion: the loss stays finite."), calmed, sentence(_told(e, *EXPLODING))),
             Part(_("Clipping does nothing for vanishing."), _none(*cured, e.trains(VANISHING[0])),
-                 _told(e, *VANISHING) + "."),
+                 sentence(_told(e, *VANISHING))),
         ),
         None,
-        _told(e, EXPLODING[0], EXPLODING[1], VANISHING[1]) + ".",
+        sentence(_told(e, EXPLODING[0], EXPLODING[1], VANISHING[1])),
     )  # fmt: skip
 
 
@@ -284,12 +284,12 @@ def _floor(e: LongEvidence) -> Finding | None:
     return Finding(
         (
             Part(_("Where the gradient has vanished, raising small entries to 10⁻¹⁰ does not make the net train."),
-                 _none(e.trains(FLOORED[0])), _told(e, free[0], FLOORED[0]) + "."),
+                 _none(e.trains(FLOORED[0])), sentence(_told(e, free[0], FLOORED[0]))),
             Part(_("It spoils nets that train without it."), len(spoilt) == len(learns_without) if learns_without else None,
-                 _told(e, *free[1:], *FLOORED[1:]) + "."),
+                 sentence(_told(e, *free[1:], *FLOORED[1:]))),
         ),
         None,
-        _told(e, *FLOORED) + ".",
+        sentence(_told(e, *FLOORED)),
     )  # fmt: skip
 
 
@@ -299,12 +299,12 @@ def _batch_norm(e: LongEvidence) -> Finding | None:
         return None
     plain = net("relu", 11)
     cures = _none(e.trains(plain), _none(e.trains(tried[0])))  # neither the plain net learnt, nor did the cured one not
-    parts = [Part(_("Batch norm cures vanishing."), cures, _told(e, plain, tried[0]) + ".")]
+    parts = [Part(_("Batch norm cures vanishing."), cures, sentence(_told(e, plain, tried[0])))]
     for config in BATCH_NORM[1:3]:
-        parts.append(Part(_("{n} blocks train.").format(n=config.blocks), e.trains(config), _told(e, config) + "."))
+        parts.append(Part(_("{n} blocks train.").format(n=config.blocks), e.trains(config), sentence(_told(e, config))))
     deepest = BATCH_NORM[3]
-    parts.append(Part(_("80 blocks do not."), _none(e.trains(deepest)), _told(e, deepest) + "."))
-    return Finding(tuple(parts), None, _told(e, *tried) + ".")
+    parts.append(Part(_("80 blocks do not."), _none(e.trains(deepest)), sentence(_told(e, deepest))))
+    return Finding(tuple(parts), None, sentence(_told(e, *tried)))
 
 
 def _shortcut(e: LongEvidence) -> Finding | None:
@@ -316,17 +316,17 @@ def _shortcut(e: LongEvidence) -> Finding | None:
     parts = [
         Part(
             _("{n} blocks train.").format(n=nets[0].blocks),
-            None if None in (held := [e.trains(config) for config in nets]) else all(held), _told(e, *nets) + ".",
+            None if None in (held := [e.trains(config) for config in nets]) else all(held), sentence(_told(e, *nets)),
         )
         for nets in by_depth
     ]  # fmt: skip
     vanished = Part(
         _("Nothing vanishes at the start."), min(gaps.values()) > -GAP,
         _("First over last block at step 0: {gaps}.").format(
-            gaps=", ".join(f"{net_name(config)} {scientific(gap)}" for config, gap in gaps.items())
+            gaps=listed(f"{net_name(config)} {scientific(gap)}" for config, gap in gaps.items())
         ),
     )  # fmt: skip
-    return Finding((vanished, *parts), None, _told(e, *tried) + ".")
+    return Finding((vanished, *parts), None, sentence(_told(e, *tried)))
 
 
 def _bypass(e: LongEvidence) -> Finding | None:
@@ -364,10 +364,10 @@ def _exploding(e: LongEvidence) -> Finding | None:
                  _("First over last block at step 0, weight gradient: {gap}.").format(gap=scientific(_gap(run)))),
             Part(_("The backward signal does."), _gap(run, "signal_rms") > GAP,
                  _("First over last block at step 0, backward signal: {gap}.").format(gap=scientific(_gap(run, "signal_rms")))),
-            Part(_("Training is hard."), _none(e.trains(WIDE)), _told(e, WIDE) + "."),
+            Part(_("Training is hard."), _none(e.trains(WIDE)), sentence(_told(e, WIDE))),
         ),
         None,
-        _told(e, WIDE) + ".",
+        sentence(_told(e, WIDE)),
     )  # fmt: skip
 
 
@@ -389,14 +389,14 @@ def _dynamics(e: LongEvidence) -> Finding | None:
         (
             Part(_("At the start gradients shrink from the last to the first layer, the more the deeper the net."),
                  max(values) < 0 and all(a > b for a, b in itertools.pairwise(values)),
-                 ", ".join(ngettext("{n} block {gap}", "{n} blocks {gap}", n).format(n=n, gap=scientific(gap))
+                 listed(ngettext("{n} block {gap}", "{n} blocks {gap}", n).format(n=n, gap=scientific(gap))
                            for n, gap in gaps.items()) + "."),
             Part(_("In nets that are not too deep the first layers' gradients recover as training goes on."),
                  min(rises) >= TENFOLD,
                  _("Largest gradient of the first block over that at step 0, in {n} nets that learnt: ×{low} to ×{high}.").format(
                      n=len(rises), low=number(min(rises)), high=number(max(rises)))),
             Part(_("Past some depth they never recover, and the net cannot train."), still,
-                 _told(e, replace(deepest.recipe, seed=0)) + "."),
+                 sentence(_told(e, replace(deepest.recipe, seed=0)))),
             Part(_("There they fall to 0."), zero == 0,
                  _("{name} {rate}: first block {zero} at the end.").format(
                      name=net_name(deepest.recipe), rate=f"{deepest.recipe.lr:g}", zero=number(zero))),

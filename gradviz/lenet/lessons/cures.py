@@ -20,6 +20,7 @@ from gradviz.lenet.lessons.evidence import (
     opposite,
     profile,
     told,
+    told_alone,
     usual_step,
 )
 from gradviz.lenet.lessons.lesson import LOOK, NORMAL, STEPS, TENFOLD, TINY, Finding, Lesson, Part, recipe, thousand, with_seeds
@@ -28,7 +29,7 @@ from gradviz.record.float32 import SMALLEST
 from gradviz.record.reading import decades, ends, judged
 from gradviz.record.run import Run
 from gradviz.words import gettext as _
-from gradviz.words import number, scientific
+from gradviz.words import joined, listed, number, scientific
 
 # Claim 5
 
@@ -61,10 +62,12 @@ def _check_clipping(e: Evidence) -> Finding:
         (
             Part(
                 _("Clipping controls explosion: the loss stays finite and falls."), calmed,
-                _("4 relu blocks, ±0.3, SGD 0.01, loss {start} at step 0: {told}.").format(
-                    start=number(first_loss(e, exploding[0])), told=told(e, *exploding)
-                )
-                + ("" if learns else " " + _("It calms the steps, but in these steps the net does not learn.")),
+                joined([
+                    _("4 relu blocks, ±0.3, SGD 0.01, loss {start} at step 0: {told}.").format(
+                        start=number(first_loss(e, exploding[0])), told=told(e, *exploding)
+                    ),
+                    "" if learns else _("It calms the steps, but in these steps the net does not learn."),
+                ]),
             ),
             Part(
                 _("Clipping does nothing for vanishing."), none_holds(*cured, e.trained(vanishing[0])),
@@ -120,7 +123,7 @@ def _check_floor(e: Evidence) -> Finding:
         (
             Part(
                 _("Raising small gradients to 10⁻¹⁰ fails: the net cannot train."), none_holds(*trained),
-                told(e, *nets) + ".",
+                told_alone(e, *nets),
             ),
             Part(
                 _("Most entries are small, so raising them changes most of the gradient and its direction is lost."),
@@ -132,7 +135,7 @@ def _check_floor(e: Evidence) -> Finding:
             ),
         ),
         answer,
-        told(e, adam, sgd) + ".",
+        told_alone(e, adam, sgd),
     )  # fmt: skip
 
 
@@ -179,8 +182,8 @@ def _check_batch_norm(e: Evidence) -> Finding:
                     cured=scientific(decades(*ends(e.run(twelve)))),
                 ),
             ),
-            Part(_("40 blocks train."), e.trained(forty), told(e, forty) + "."),
-            Part(_("60 blocks train."), e.trained(sixty), told(e, sixty) + "."),
+            Part(_("40 blocks train."), e.trained(forty), told_alone(e, forty)),
+            Part(_("60 blocks train."), e.trained(sixty), told_alone(e, sixty)),
             Part(
                 _("Past 60 blocks vanishing or explosion return."),
                 abs(gap) >= GAP and abs(gap) > abs(decades(*ends(e.run(look), "signal_rms"))),
@@ -234,11 +237,11 @@ def _check_shortcut(e: Evidence) -> Finding:
             Part(
                 _("The shortcut cures vanishing."),
                 all_hold(none_holds(*map(e.trained, (plain_sigmoid, plain_relu))), *map(e.trained, (sigmoid, relu))),
-                told(e, plain_sigmoid, sigmoid, plain_relu, relu) + ".",
+                told_alone(e, plain_sigmoid, sigmoid, plain_relu, relu),
             ),
             Part(
                 _("40 blocks (85 layers) train."), all_hold(e.trained(forty), e.trained(sigmoid_forty)),
-                told(e, forty, sigmoid_forty) + ".",
+                told_alone(e, forty, sigmoid_forty),
             ),
             Part(
                 _("At 1000 blocks (2005 layers) nothing vanishes."), min(gaps) > -GAP,
@@ -287,18 +290,18 @@ def _check_bypass(e: Evidence) -> Finding:
     first, places = each[0], [found.answer for found in each]
     answer = next((place for place in places if 2 * places.count(place) > len(places)), None)
     parts = tuple(
-        replace(part, holds=most(found.parts[k].holds for found in each), measured=part.measured + _held_by(each, k))
+        replace(part, holds=most(found.parts[k].holds for found in each), measured=joined([part.measured, _held_by(each, k)]))
         for k, part in enumerate(first.parts)
     )
-    return Finding(parts, answer, " ".join(found.answer_text for found in each))
+    return Finding(parts, answer, joined(found.answer_text for found in each))
 
 
 def _held_by(each: list[Finding], k: int) -> str:
-    """' So in 2 of 3 seeds.'; empty for one seed."""
+    """'So in 2 of 3 seeds.'; empty for one seed."""
     if len(each) == 1:
         return ""
     held = sum(found.parts[k].holds is True for found in each)
-    return " " + _("So in {held} of {seeds} seeds.").format(held=held, seeds=len(each))
+    return _("So in {held} of {seeds} seeds.").format(held=held, seeds=len(each))
 
 
 def _check_bypassed(e: Evidence, run: Run[RunConfig]) -> Finding:
@@ -386,11 +389,11 @@ def _check_feedback(e: Evidence) -> Finding:
             ),
             Part(
                 _("A negative feedback can cure it."), all_hold(bool(cures), opposite(e.trained(nets["none"]))),
-                told(e, *nets.values()) + ".",
+                told_alone(e, *nets.values()),
             ),
         ),
         cures[0] if len(cures) == 1 else "several" if cures else "none",
-        _("Cured by: {cures}.").format(cures=", ".join(cures) or _("none of them")),
+        _("Cured by: {cures}.").format(cures=listed(cures) or _("none of them")),
     )  # fmt: skip
 
 

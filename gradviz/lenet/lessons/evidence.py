@@ -11,7 +11,7 @@ from gradviz.lenet.outcome import TRAINED, Border, Result, border, result
 from gradviz.record.reading import ends, factor
 from gradviz.record.run import Run
 from gradviz.words import gettext as _
-from gradviz.words import ngettext, number
+from gradviz.words import linked, listed, ngettext, number, sentence
 
 
 class Evidence:
@@ -97,14 +97,19 @@ def depth_border(e: Evidence, nets: Iterable[RunConfig]) -> Border:
 
 def told(e: Evidence, *configs: RunConfig) -> str:
     """'2 blocks sigmoid trained (loss 1.79 after 276 steps); 4 blocks sigmoid: 1 of 3 seeds trained (loss 1.79, 2.30, 2.31)'"""
-    return "; ".join(_told_one(net_name(replace(config, seed=0)), e.results(config)) for config in configs)
+    return linked(_told_one(net_name(replace(config, seed=0)), e.results(config)) for config in configs)
+
+
+def told_alone(e: Evidence, *configs: RunConfig) -> str:
+    """The same as a sentence."""
+    return sentence(told(e, *configs))
 
 
 def _told_one(name: str, results: list[Result]) -> str:
     if len(results) > 1:
         return _("{name}: {trained} of {seeds} seeds trained (loss {losses})").format(
             name=name, trained=sum(found.outcome == TRAINED for found in results), seeds=len(results),
-            losses=", ".join(number(found.loss, 3) for found in results),
+            losses=listed(number(found.loss, 3) for found in results),
         )  # fmt: skip
     (found,) = results
     return ngettext(
@@ -114,7 +119,7 @@ def _told_one(name: str, results: list[Result]) -> str:
 
 def by_depth(steps: Mapping[int, float]) -> str:
     """'1 block 142, 2 blocks 1,275'"""
-    return ", ".join(
+    return listed(
         ngettext("{n} block {steps:,.0f}", "{n} blocks {steps:,.0f}", n).format(n=n, steps=count) for n, count in steps.items()
     )
 

@@ -6,12 +6,22 @@ import math
 
 from gradviz.diagnosis.state import GAP
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.lessons.evidence import Evidence, all_hold, first_loss, one_or_both, opposite, profile, told, usual_step
+from gradviz.lenet.lessons.evidence import (
+    Evidence,
+    all_hold,
+    first_loss,
+    one_or_both,
+    opposite,
+    profile,
+    told,
+    told_alone,
+    usual_step,
+)
 from gradviz.lenet.lessons.lesson import FLAT, LOOK, TENFOLD, Finding, Lesson, Part, recipe, thousand, with_seeds
 from gradviz.record.float32 import ADAM_EPS
 from gradviz.record.reading import decades, ends, factor, judged
 from gradviz.words import gettext as _
-from gradviz.words import number, scientific
+from gradviz.words import listed, number, scientific
 
 # Two gradients
 
@@ -69,7 +79,7 @@ def _check_norm_explodes(e: Evidence) -> Finding:
             Part(_("With batch norm the signal grows on the way back, at PyTorch's own init."), per_conv > FLAT,
                  _("30 blocks: factor {factor} per convolution.").format(factor=number(per_conv, 3))),
             Part(_("The growth accumulates with depth."), gaps[0] < gaps[1] < gaps[2],
-                 _("First over last block: {gaps}.").format(gaps=", ".join(
+                 _("First over last block: {gaps}.").format(gaps=listed(
                      _("{n} blocks {gap}").format(n=net.blocks, gap=scientific(gap))
                      for net, gap in zip(nets, gaps, strict=True)))),
             Part(_("At 60 blocks it is more than a thousandfold."), gaps[2] >= GAP,
@@ -113,7 +123,7 @@ def _check_sigmoid_norm(e: Evidence) -> Finding:
                  _("40 blocks at step 0: {profile}.").format(profile=profile(run))),
             Part(_("It shrinks less per convolution than without batch norm (0.124 in theory)."), 0.124 < per_conv < 1,
                  _("Factor {factor} per convolution.").format(factor=number(per_conv, 3))),
-            Part(_("12 blocks do not train."), opposite(e.trained(twelve)), told(e, twelve) + "."),
+            Part(_("12 blocks do not train."), opposite(e.trained(twelve)), told_alone(e, twelve)),
         ),
         "vanishes" if gap <= -GAP else "explodes" if gap >= GAP else "level",
         _("40 blocks at step 0: first over last block {gap}.").format(gap=scientific(gap)),
@@ -205,7 +215,7 @@ def _check_adam_hides(e: Evidence) -> Finding:
                      front=number(fronts[1]), share=number(fronts[1] / (fronts[1] + ADAM_EPS)), told=told(e, deep))),
         ),
         answer,
-        told(e, adam, momentum) + ".",
+        told_alone(e, adam, momentum),
     )  # fmt: skip
 
 

@@ -7,13 +7,23 @@ from statistics import median
 
 from gradviz.diagnosis.state import GAP
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.lessons.evidence import Evidence, all_hold, by_depth, depth_border, none_holds, opposite, profile, told
+from gradviz.lenet.lessons.evidence import (
+    Evidence,
+    all_hold,
+    by_depth,
+    depth_border,
+    none_holds,
+    opposite,
+    profile,
+    told,
+    told_alone,
+)
 from gradviz.lenet.lessons.lesson import FLAT, TENFOLD, Finding, Lesson, Part, recipe, with_seeds
 from gradviz.lenet.naming import net_name
 from gradviz.lenet.outcome import TRAINED, result
 from gradviz.record.reading import decades, ends, factor
 from gradviz.words import gettext as _
-from gradviz.words import ngettext, number, scientific
+from gradviz.words import listed, ngettext, number, scientific
 
 _HOW_DEEP = (1, 20, "blocks")
 
@@ -43,8 +53,8 @@ def _check_sigmoid(e: Evidence) -> Finding:
                     steps=by_depth(steps) or _("no net trained")
                 ),
             ),
-            Part(_("6 blocks still train."), e.trained(recipe("sigmoid", 6)), told(e, recipe("sigmoid", 6)) + "."),
-            Part(_("7 blocks do not."), opposite(e.trained(recipe("sigmoid", 7))), told(e, recipe("sigmoid", 7)) + "."),
+            Part(_("6 blocks still train."), e.trained(recipe("sigmoid", 6)), told_alone(e, recipe("sigmoid", 6))),
+            Part(_("7 blocks do not."), opposite(e.trained(recipe("sigmoid", 7))), told_alone(e, recipe("sigmoid", 7))),
             Part(
                 _("The gradient vanishes from the last layer towards the first."),
                 max(factors) < 1 / FLAT if factors else None,
@@ -155,7 +165,7 @@ def _check_dynamics(e: Evidence) -> Finding:
                 _("At the start gradients shrink from the last to the first layer, the more the deeper the net."),
                 all(a > b for a, b in zip(gaps.values(), list(gaps.values())[1:], strict=False)) and max(gaps.values()) < 0,
                 _("First over last block at step 0: {gaps}.").format(
-                    gaps=", ".join(
+                    gaps=listed(
                         ngettext("{n} block {gap}", "{n} blocks {gap}", n).format(n=n, gap=scientific(gap))
                         for n, gap in gaps.items()
                     )
@@ -164,7 +174,7 @@ def _check_dynamics(e: Evidence) -> Finding:
             Part(
                 _("In nets that are not too deep the first layers' gradients recover as training goes on."), recovered,
                 _("Largest gradient of the first block over that at step 0, in the nets that trained: {rises}.").format(
-                    rises=", ".join(f"{net_name(net)} ×{number(rise)}" for net, rise in rises.items()) or _("no net trained")
+                    rises=listed(f"{net_name(net)} ×{number(rise)}" for net, rise in rises.items()) or _("no net trained")
                 ),
             ),
             Part(
@@ -230,8 +240,8 @@ def _check_relu(e: Evidence) -> Finding:
                 _("Only later than sigmoid."), later,
                 _("Relu {relu}; sigmoid {sigmoid}.").format(relu=found.text, sigmoid=other.text),
             ),
-            Part(_("9 blocks still train."), e.trained(recipe("relu", 9)), told(e, recipe("relu", 9)) + "."),
-            Part(_("10 blocks do not."), opposite(e.trained(recipe("relu", 10))), told(e, recipe("relu", 10)) + "."),
+            Part(_("9 blocks still train."), e.trained(recipe("relu", 9)), told_alone(e, recipe("relu", 9))),
+            Part(_("10 blocks do not."), opposite(e.trained(recipe("relu", 10))), told_alone(e, recipe("relu", 10))),
             Part(
                 _("The cause is the factor per layer, accumulated; sigmoid merely shrinks more."),
                 sigmoid_factor < relu_factor < 1,

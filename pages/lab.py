@@ -222,7 +222,7 @@ def measured_words(run_id: str) -> None:
         return
     lines = [_("Measured: {how}.").format(how=_("every step") if run.every == 1 else _("1 of {n} steps").format(n=run.every))]
     if run.share is not None:
-        lines.append(_("That takes {share:.1g} % of the training's own time.").format(share=100 * run.share))
+        lines.append(_("Of the training's own time that takes {share:.1g} %.").format(share=100 * run.share))
     if run.overflows:
         lines.append(_("The scaler left out {n} of the measured steps, whose gradients had overflown.").format(n=run.overflows))
     if run.recipe.tied:

@@ -132,3 +132,9 @@ def test_the_glossary_has_one_word_for_one_term():
     assert len(terms) > 60
     for column in (0, 1):
         assert [word for word, count in Counter(row[column] for row in terms).items() if count > 1] == []
+
+
+def test_no_text_looks_like_one_of_pythons_old_formats():
+    """Babel would take '10 % of' for a placeholder and want it in every translation: '{n} % of' is written 'of … {n} %'."""
+    with (ROOT / "gradviz/locale/gradviz.pot").open("rb") as file:
+        assert [message.id for message in read_po(file) if message.python_format] == []

@@ -32,6 +32,7 @@ from gradviz.record.sender import Sender, is_address
 from gradviz.record.spool import SUFFIX, Recorder, SpoolWriter, max_columns
 from gradviz.record.watched import ABSENT, MEASURED, Watched, as_text, is_chance, last_measured, new_id
 from gradviz.settings import SettingsError, ingest_token, store_folder
+from gradviz.train import notebook
 from gradviz.train.device import here
 from gradviz.train.hooks import owners
 from gradviz.train.modules import find_rows, is_lazy_net
@@ -192,6 +193,12 @@ class WatchedRun:
         sentence = f"{self._title or self._kind}: {self.status}" + (f". {self.message}" if self.message else "")
         table = last_measured(self.run.history) if self.run else None
         return sentence if table is None else f"{sentence}\n{as_text(self.layers, table)}"
+
+    def _repr_html_(self) -> str:
+        return notebook.as_html(self)
+
+    def _ipython_display_(self) -> None:
+        notebook.show(self)
 
     def watches(self, model: nn.Module) -> bool:
         return self._net() is model

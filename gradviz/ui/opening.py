@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -11,6 +12,7 @@ import urllib.request
 import webbrowser
 from pathlib import Path
 
+from gradviz.train.notebook import ADDRESS
 from gradviz.words import gettext as _
 
 _FIRST, _PORTS = 8501, 20  # Streamlit's port, and how many are tried
@@ -32,7 +34,7 @@ def open_app(folder: Path, port: int | None = None, browser: bool = True) -> Non
     base = os.environ.get("STREAMLIT_SERVER_BASE_URL_PATH", "").strip("/")
     url = f"http://{'127.0.0.1' if address in ('0.0.0.0', '::') else address}:{port}/" + (f"{base}/" if base else "")
     said = _("gradviz is open at {url} (Ctrl-C ends it)").format(url=url)
-    threading.Thread(target=_show, args=(url, said, browser and _has_browser()), name="browser", daemon=True).start()
+    threading.Thread(target=_show, args=(url, said, folder, browser and _has_browser()), name="browser", daemon=True).start()
     options = ["--server.port", str(port), "--server.address", address, "--logger.hideWelcomeMessage", "true"]
     cli.main(["run", str(HOME / "app.py"), *options], prog_name="streamlit", standalone_mode=False)
 
@@ -56,9 +58,11 @@ def _has_browser() -> bool:
     return sys.platform in ("win32", "darwin") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
 
 
-def _show(url: str, said: str, browser: bool) -> None:
+def _show(url: str, said: str, folder: Path, browser: bool) -> None:
     while not _answers(f"{url}_stcore/health"):
         time.sleep(0.2)
+    with contextlib.suppress(OSError):  # of a folder that takes nothing; the page says so
+        (folder / ADDRESS).write_text(url, encoding="utf-8")
     print(said, flush=True)
     if browser:
         webbrowser.open(url)

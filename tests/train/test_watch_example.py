@@ -1,5 +1,6 @@
 """The example and the lines of the README run as they stand."""
 
+import os
 import re
 import subprocess
 import sys
@@ -61,3 +62,19 @@ def test_a_run_as_text_has_a_dash_where_nothing_was_measured_and_says_what_happe
     run.close()
     lines = str(run).splitlines()
     assert len(lines) == 5 and lines[3].split()[1] == "–" and lines[2].split()[1] != "–"
+
+
+@pytest.mark.parametrize("name, words, title, rows", [
+    ("watch_gpt", ["6"], "GPT on its own source", 19), ("watch_lightning", ["1"], "Lightning on the digits", 8),
+])  # fmt: skip
+def test_the_other_examples_run_offline_too(name, words, title, rows, tmp_path):
+    script = str(ROOT / "examples" / f"{name}.py")
+    # torchvision, which Lightning imports, may be built for another torch than is here: then its operators are declared first.
+    start = "import runpy, sys, watched_nets; watched_nets.torchvision_models(); del sys.argv[0]; "
+    start += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    environment = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "PATH": "", "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
+    command = [sys.executable, "-W", "ignore", "-c", start, script, *words, str(tmp_path)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.partition(f"{title}: finished")[2].splitlines()
+    assert len(lines) == 2 + rows and len(list((tmp_path / "watched").glob("*.spool"))) == 1

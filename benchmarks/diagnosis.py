@@ -1,4 +1,4 @@
-"""What the diagnosis says about a run of each kind: trains them all and writes docs/diagnosis.md.
+"""What the diagnosis says about a LeNet of each kind: trains them all and writes their part of docs/diagnosis.md.
 
     OMP_NUM_THREADS=1 GRADVIZ_DATA=folder python benchmarks/diagnosis.py [--data digits]
 
@@ -19,6 +19,7 @@ sys.path[:0] = [str(ROOT)]
 
 import torch  # noqa: E402
 
+from benchmarks.watched import write  # noqa: E402
 from gradviz.diagnosis.examine import Diagnosis  # noqa: E402
 from gradviz.lenet.config import FIELDS, RunConfig  # noqa: E402
 from gradviz.lenet.data import Dataset, Shelf  # noqa: E402
@@ -82,7 +83,7 @@ def row(name: str, run: Run, diagnosis: Diagnosis) -> str:
 
 
 def details(name: str, diagnosis: Diagnosis) -> list[str]:
-    lines = [f"### {name}", "", str(diagnosis.sentence), "", "Measured:", ""]
+    lines = [f"#### {name}", "", str(diagnosis.sentence), "", "Measured:", ""]
     lines += [f"- {sentence}" for sentence in diagnosis.evidence]
     if diagnosis.likely_cause:
         lines += ["", "Likely:", "", *(f"- {sentence}" for sentence in diagnosis.likely_cause)]
@@ -94,12 +95,8 @@ def details(name: str, diagnosis: Diagnosis) -> list[str]:
     return [*lines, ""]
 
 
-HEAD = """# What the diagnosis says
-
-Made by `python benchmarks/diagnosis.py` on {data}: every line is a real training (one thread of a CPU, seed {seed}),
-judged at its last step. The verdict is the first of the findings. Each finding is a comparison of recorded numbers with
-a named constant; the constants and their reasons stand at the top of `gradviz/diagnosis/state.py`. Numbers of layers are
-medians of the last five columns of the record, the loss is a mean of the last twenty steps.
+HEAD = """Made by `python benchmarks/diagnosis.py` on {data}: every line is a real training (one thread of a CPU, seed {seed}),
+judged at its last step. Its layers are of one size inside the blocks, so the rms of the first and of the last is compared.
 
 Saturated sigmoids are a finding of their own, yet they come first only where the gradient profile is otherwise level. In
 the runs below they stand second: a saturated layer has a slope near 0, or huge weights that make up for it, so that where
@@ -126,8 +123,8 @@ def main() -> None:
         rows.append(row(name, run, diagnosis))
         sections += details(name, diagnosis)
     head = HEAD.format(data=dataset, seed=FIELDS["seed"].default)
-    text = head + "\n".join([*rows, "", "## Each in full", "", *sections])
-    (ROOT / "docs" / "diagnosis.md").write_text(text, encoding="utf-8")
+    text = head + "\n".join([*rows, "", "### Each in full", "", *sections])
+    write("lenet", text.rstrip().split("\n"))
 
 
 if __name__ == "__main__":

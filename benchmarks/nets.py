@@ -367,7 +367,7 @@ def vgg16(seed: int, small: bool) -> Supervised:
     if small:
         model.avgpool = nn.AdaptiveAvgPool2d(1)
         model.classifier = nn.Sequential(nn.Linear(64, 64), nn.ReLU(True), nn.Dropout(), nn.Linear(64, 10))
-    return Supervised(model, sgd(model, 0.01), pictures(16, 32, seed), 12 if small else 30)
+    return Supervised(model, sgd(model, 0.01), pictures(16 if small else 8, 32, seed), 12 if small else 25)
 
 
 def convnext(seed: int, small: bool) -> Supervised:

@@ -248,6 +248,85 @@ def _one_scale(seed: int, small: bool) -> Supervised:
     return Supervised(model, adamw(model), texts(16, 32, seed), 12, next_words)
 
 
+# --- planted once the rules stood, and never tuned to ------------------------------------------------------------------
+
+
+def _default_relus(seed: int, small: bool) -> Supervised:
+    """PyTorch's own initialisation, which is a little too small for relu, thirty times over."""
+    model = Mlp(30, F.relu)
+    return Supervised(model, sgd(model, 0.05), pictures(16, 8, seed), 20)
+
+
+def _schedule_at_0(seed: int, small: bool) -> Supervised:
+    """A schedule that was given epochs and counts steps: the rate is 0 from the fourth step on, and was little before."""
+    model = UNet(4)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-8)
+    pairs = ((x, x) for x, _y in pictures(8, 32, seed))
+    made = Supervised(model, optimizer, pairs, 16, F.mse_loss)
+    inner = made.take
+
+    def take(step: int) -> dict[str, torch.Tensor]:
+        made.rates = [1e-8 if step < 4 else 0.0]
+        return inner(step)
+
+    made.take = take  # type: ignore[method-assign]
+    return made
+
+
+def _gpt_too_fast(seed: int, small: bool) -> Supervised:
+    model = Gpt(32, 2)
+    return Supervised(model, torch.optim.Adam(model.parameters(), 0.1), texts(16, 32, seed), 20, next_words)
+
+
+def _half(seed: int, small: bool) -> Supervised:
+    """float16 weights, and a rate that suits a fine-tuning."""
+    model = Lstm(32).to(torch.float16)
+    return Supervised(model, torch.optim.SGD(model.parameters(), 1e-3), texts(8, 16, seed), 12,
+                      lambda out, y: next_words(out.float(), y))  # fmt: skip
+
+
+def _wide_tanh(seed: int, small: bool) -> Supervised:
+    model = Mlp(12, torch.tanh)
+    for layer in model.layers:
+        nn.init.normal_(layer.weight, std=1.0)
+    return Supervised(model, adamw(model), pictures(16, 8, seed), 20)
+
+
+def _upwards(seed: int, small: bool) -> Supervised:
+    """A decoder of twelve convolutions without norm, each with weights four times too large."""
+    layers = [nn.Sequential(nn.Conv2d(3 if not k else 8, 8, 3, padding=1), nn.ReLU()) for k in range(12)]
+    model = nn.Sequential(*layers, nn.Conv2d(8, 3, 3, padding=1))
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            module.weight.data *= 4
+    pairs = ((x, x) for x, _y in pictures(4, 16, seed))
+    return Supervised(model, adamw(model, 1e-5), pairs, 10, F.mse_loss)
+
+
+def _head_detached(seed: int, small: bool) -> Supervised:
+    """A ViT whose head sees the body through `.data`."""
+    made = vit(seed, True)
+    made.model.encoder.register_forward_hook(lambda _module, _inputs, output: output.data)
+    return made
+
+
+def _cleared_too_early(seed: int, small: bool) -> Supervised:
+    """`zero_grad` between `backward` and `step`."""
+    made = resnet18(seed, True)
+
+    def take(_step: int) -> dict[str, torch.Tensor]:
+        x, y = next(made.batches)
+        loss = F.cross_entropy(made.model(x), y)
+        loss.backward()
+        made.optimizer.zero_grad()
+        made.optimizer.step()
+        return {"": loss}
+
+    made.take = take  # type: ignore[method-assign]
+    return made
+
+
 FAULTS: dict[str, Fault] = {
     "twenty sigmoid layers": Fault(_sigmoids, ("vanishing", "vanished to exact zero")),
     "VGG without norm, small weights": Fault(_small_weights, ("vanishing",)),
@@ -275,3 +354,13 @@ FAULTS: dict[str, Fault] = {
     "all weights 0": Fault(_all_zero, ("vanished to exact zero",)),
 }
 
+AFTERWARDS: dict[str, Fault] = {
+    "thirty relu layers, PyTorch's own initialisation": Fault(_default_relus, ("vanishing", "vanished to exact zero")),
+    "U-Net, a schedule that ends at 0 after four steps": Fault(_schedule_at_0, ("stands still",)),
+    "GPT, Adam at 0.1": Fault(_gpt_too_fast, ("steps too large", "diverged")),
+    "float16 weights of an LSTM, SGD at 1e-3": Fault(_half, ("weights too coarse to move", "stands still")),
+    "twelve tanh layers, weights eight times as large": Fault(_wide_tanh, ("saturated units", "exploding")),
+    "a decoder without norm, weights four times as large": Fault(_upwards, ("exploding", "diverged")),
+    "a ViT whose head is given .data": Fault(_head_detached, ("no gradient",)),
+    "zero_grad between backward and step": Fault(_cleared_too_early, ("no gradient",)),
+}

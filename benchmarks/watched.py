@@ -2,28 +2,31 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.watched [--small] [--only NAME] [--seeds 3] [--folder FOLDER] [--write]
 
-With --write the two tables go into docs/diagnosis.md, between their marks. An hour on one core, --small three minutes. The tests
-judge a part of the small ones (tests/diagnosis/test_watched_nets.py).
+With --write the two tables go into docs/diagnosis.md, between their marks. Half an hour on one core, --small three minutes; what
+lies in FOLDER is not trained again. The tests judge the small ones (tests/diagnosis/test_watched_nets.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 import gradviz
 from benchmarks.nets import HEALTHY, Supervised, Training
-from benchmarks.planted import FAULTS
+from benchmarks.planted import AFTERWARDS, FAULTS
 from gradviz.diagnosis.examine import Diagnosis, examine
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "diagnosis.md"
@@ -74,28 +77,43 @@ def judge(make: Callable[[int, bool], Supervised | Training], seed: int, small: 
             history = run.run.history
             one = found[name]
             one.layers, one.steps = len(run.layers), history.steps
-            one.start_loss, one.loss = (float(history.loss[part].mean()) for part in (slice(0, 3), slice(-3, None)))
+            one.start_loss, one.loss = (float(np.nanmean(history.loss[part])) for part in (slice(0, 3), slice(-3, None)))
     return list(found.values())
 
 
-def healthy_rows(only: str, seeds: int, small: bool, folder: Path) -> Iterator[str]:
+def told(one: Judged) -> dict[str, Any]:
+    """What the table says of it, as JSON has it."""
+    alarms = [f"step {step}: {what}" for step, what in one.alarms]
+    numbers = {"layers": one.layers, "steps": one.steps, "loss": f"{one.start_loss:.2f} → {one.loss:.2f}"}
+    return numbers | {"name": one.name, "looks": len(one.looks), "alarms": alarms}
+
+
+def kept(name: str, seed: int, small: bool, folder: Path) -> list[dict[str, Any]]:
+    path = folder / name / f"{'small' if small else 'full'}-{seed}.json"
+    if not path.exists():
+        found = [told(one) for one in judge(HEALTHY[name], seed, small, path.parent)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found), encoding="utf-8")
+    result: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return result
+
+
+def healthy_rows(only: str, seeds: Sequence[int], small: bool, folder: Path) -> Iterator[str]:
     yield "| net | layers | steps | loss | false alarms, of the looks |"
     yield "|---|---|---|---|---|"
     alarms = looks = 0
-    for name, make in HEALTHY.items():
+    for name in HEALTHY:
         if only not in name:
             continue
-        found = [(seed, one) for seed in range(seeds) for one in judge(make, seed, small, folder / name)]
-        for part in dict.fromkeys(one.name for _seed, one in found):
-            mine = [(seed, one) for seed, one in found if one.name == part]
-            said = [(seed, step, what) for seed, one in mine for step, what in one.alarms]
-            alarms, looks = alarms + len(said), looks + sum(len(one.looks) for _seed, one in mine)
-            for seed, step, what in said:
-                print(f"    {name} {part}, seed {seed}, step {step}: {what}", file=sys.stderr)
-            _seed, first = mine[0]
-            title, loss = f"{name}, {part}" if part else name, f"{first.start_loss:.2f} → {first.loss:.2f}"
-            looked = sum(len(one.looks) for _seed, one in mine)
-            yield f"| {title} | {first.layers} | {first.steps} | {loss} | {len(said)} of {looked} |"
+        found = [one for seed in seeds for one in kept(name, seed, small, folder)]
+        for part in dict.fromkeys(one["name"] for one in found):
+            mine = [one for one in found if one["name"] == part]
+            said, looked = [what for one in mine for what in one["alarms"]], sum(one["looks"] for one in mine)
+            alarms, looks = alarms + len(said), looks + looked
+            for what in said:
+                print(f"    {name} {part}, {what}", file=sys.stderr)
+            title = f"{name}, {part}" if part else name
+            yield f"| {title} | {mine[0]['layers']} | {mine[0]['steps']} | {mine[0]['loss']} | {len(said)} of {looked} |"
     yield f"| **together** | | | | **{alarms} of {looks}** |"
 
 
@@ -103,7 +121,7 @@ def planted_rows(only: str, folder: Path) -> Iterator[str]:
     yield "| planted | named | the diagnosis |"
     yield "|---|---|---|"
     named = count = 0
-    for name, fault in FAULTS.items():
+    for name, fault in (FAULTS | AFTERWARDS).items():
         if only not in name:
             continue
         (one,) = judge(fault.make, 0, True, folder / name)
@@ -119,17 +137,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--only", default="")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="so many, from 0 on")
+    parser.add_argument("--seed", type=int, help="this one alone")
     parser.add_argument("--folder", type=Path, help="keeps the runs there")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--part", choices=("healthy", "planted"))
     options = parser.parse_args()
+    seeds = range(options.seeds) if options.seed is None else [options.seed]
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.folder or Path(scratch)
         parts = {
             "planted": lambda: planted_rows(options.only, folder),
-            "healthy": lambda: healthy_rows(options.only, options.seeds, options.small, folder),
+            "healthy": lambda: healthy_rows(options.only, seeds, options.small, folder),
         }
         for part, rows in parts.items():
             if options.part in (None, part):

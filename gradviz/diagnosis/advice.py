@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from gradviz.diagnosis.findings import Verdict
-from gradviz.diagnosis.pace import first_nonfinite_column, overtaken, still, why_still
+from gradviz.diagnosis.pace import detached, first_nonfinite_column, overtaken, still, why_still
 from gradviz.diagnosis.state import State
 from gradviz.messages import Message
 from gradviz.record.watched import Watched
@@ -49,7 +49,7 @@ def _still(state: State) -> str:
 _ADVICE: dict[Verdict, Callable[[State], str]] = {
     Verdict.DIVERGED: _diverged,
     Verdict.OVERFLOWING: lambda state: "advice-scaler",
-    Verdict.DETACHED: lambda state: "advice-detached",
+    Verdict.DETACHED: lambda state: "advice-detached" if detached(state) else "advice-lost",
     Verdict.UNHELD: lambda state: "advice-unheld",
     Verdict.DEAD: lambda state: "advice-dead",
     Verdict.VANISHED: _on_the_way,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 
-from gradviz.diagnosis.pace import coarse, detached, large, overflowing, still, under_eps, unheld
+from gradviz.diagnosis.pace import coarse, detached, large, lost, overflowing, still, under_eps, unheld
 from gradviz.diagnosis.state import DECADE, GAP, PATIENCE, State
 from gradviz.words import N_
 
@@ -66,8 +66,12 @@ def findings(state: State) -> tuple[Verdict, ...]:
     return (*found, Verdict.LEARNING) if state.learnt else tuple(found)
 
 
+def _without_gradient(state: State) -> bool:
+    return bool(detached(state) or lost(state))
+
+
 _FIRST: tuple[tuple[Verdict, Callable[[State], object]], ...] = (
-    (Verdict.OVERFLOWING, overflowing), (Verdict.DETACHED, detached), (Verdict.UNHELD, unheld),
+    (Verdict.OVERFLOWING, overflowing), (Verdict.DETACHED, _without_gradient), (Verdict.UNHELD, unheld),
 )  # fmt: skip
 _OF_PACE: tuple[tuple[Verdict, Callable[[State], object]], ...] = (
     (Verdict.LARGE, large), (Verdict.COARSE, coarse), (Verdict.UNUSABLE, under_eps), (Verdict.STILL, still),

@@ -14,6 +14,7 @@ SLOWEST = 1e-5
 RISING = 1.5  # times, from the first looks to the last: a warm-up is under way
 # Of its size, what a step changes the typical layer by: now, and once. The healthy nets of docs/diagnosis.md stay under 0.06.
 LARGE_NOW, LARGE_ONCE = 0.5, 1.0
+FALLEN = 0.1  # of the loss at the start: what it must have lost since for such a step to have done no harm
 COARSE_SHARE = 0.75  # of the entries with a gradient, those that no step moves: rounding is to the nearest, so they never move
 MOST_LAYERS = 0.5  # of the layers that are judged, from which on it is the net's and not a layer's affair
 OVERFLOWS, OVERFLOW_SHARE = 10, 0.25  # in number, a scaler halves its scale so often at the start; of the steps
@@ -39,6 +40,15 @@ def detached(state: State) -> list[int]:
     return [row for row in state.facts.detached if np.isnan(state.recent["weight_grad_rms"][row])]
 
 
+def lost(state: State) -> list[int]:
+    """Rows in which the backward pass has left a gradient, and of which the optimiser gets none, or zeros alone."""
+    if state.facts.longest is not None:
+        return []
+    raw, treated = state.recent["weight_grad_rms"], state.recent["treated_grad_rms"]
+    gone = [row for row in state.facts.cleared if np.isnan(treated[row])]
+    return sorted({*gone, *np.flatnonzero((raw > 0) & (treated == 0)).tolist()})
+
+
 def unheld(state: State) -> list[int]:
     """Rows that are to be trained, and that no optimiser holds."""
     return [row for row in state.facts.unheld if np.isnan(state.recent["update_ratio"][row])]
@@ -62,7 +72,7 @@ def still(state: State) -> list[int]:
 
 
 def large(state: State) -> float:
-    """Of their size, what a step changes the layers by: the typical layer, now, or once where the loss is no lower since.
+    """Of their size, what a step changes the layers by: the typical layer, now, or once where the loss has hardly fallen since.
 
     0 where that is not too much. Layers whose weights began at 0 do not count: their first step is of any size.
     """
@@ -73,7 +83,8 @@ def large(state: State) -> float:
     if len(typical) < PACE_FROM:
         return 0.0
     now, most = float(np.median(typical[-RECENT_COLUMNS:])), float(typical.max())
-    return now if now >= LARGE_NOW else most if most >= LARGE_ONCE and not state.loss < state.start_loss else 0.0
+    fallen = state.start_loss - state.loss >= FALLEN * abs(state.start_loss)
+    return now if now >= LARGE_NOW else most if most >= LARGE_ONCE and not fallen else 0.0
 
 
 def _typical(updates: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from gradviz.diagnosis.findings import Verdict, recovery
-from gradviz.diagnosis.pace import SLOWEST, coarse, detached, first_nonfinite_column, large, still, unheld
+from gradviz.diagnosis.pace import SLOWEST, coarse, detached, first_nonfinite_column, large, lost, still, unheld
 from gradviz.diagnosis.state import GAP, LEFT_CHANCE, SIGMOID_OFF, SIGMOID_SPLIT, State
 from gradviz.messages import Message
 from gradviz.record.float32 import ADAM_EPS
@@ -130,6 +130,12 @@ def _stuck(state: State) -> Message:
     )  # fmt: skip
 
 
+def _without_gradient(state: State) -> Message:
+    if rows := detached(state)[::-1]:  # the one next to the loss
+        return state.say("detached", layer=some(state, rows))
+    return state.say("lost", layer=some(state, lost(state)))
+
+
 def _overflowing(state: State) -> Message:
     return state.say("overflowing", count=state.facts.overflows, steps=state.steps)
 
@@ -155,7 +161,7 @@ _SENTENCES: dict[Verdict, Callable[[State], Message]] = {
     Verdict.WAITING: lambda state: state.say("no-gradient"),
     Verdict.DIVERGED: _diverged,
     Verdict.OVERFLOWING: _overflowing,
-    Verdict.DETACHED: lambda state: state.say("detached", layer=some(state, detached(state)[::-1])),
+    Verdict.DETACHED: _without_gradient,
     Verdict.UNHELD: lambda state: state.say("unheld", layer=some(state, unheld(state))),
     Verdict.DEAD: _dead,
     Verdict.VANISHED: _vanished,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gradviz.messages import Message, say
-from gradviz.record.float32 import ADAM_EPS
+from gradviz.record.float32 import ADAM_EPS, SMALLEST
 from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.reading import decades, factor_of, length_of
@@ -59,6 +59,7 @@ class Facts:
     outputs: Sequence[int] = ()  # their lengths; without, by their rms
     passed_over: Collection[int] = ()  # rows that have no place on the way of the gradient: embeddings, weights in no layer
     detached: Sequence[int] = ()  # rows that are called and are to be trained, and that no gradient has reached
+    cleared: Sequence[int] = ()  # rows whose gradient was gone by the time the optimiser stepped
     unheld: Sequence[int] = ()  # rows that are to be trained, and that no optimiser holds
     coarse: Sequence[int] = ()  # rows of weights of 16 bits
     squashed: Mapping[int, float] = field(default_factory=dict)  # row -> rms of its output at which what squashes it is saturated
@@ -158,9 +159,15 @@ class State:
         lengths = self.lengths(quantity, values)
         rows = self.rows[~np.isnan(lengths[self.rows])] if self._quarter > 1 else self.rows
         rows = rows if len(rows) else self.rows
-        ends = rows[: self._quarter], rows[-self._quarter :]
-        front, back = (int(part[np.argsort(lengths[part], kind="stable")[(len(part) - 1) // 2]]) for part in ends)
-        return front, back
+        logs = np.log10(np.maximum(lengths, SMALLEST))  # nan stays nan, and is sorted last
+        common = np.median(logs[rows])
+
+        def middle(part: np.ndarray) -> int:
+            ordered = part[np.argsort(logs[part], kind="stable")]
+            pair = ordered[(len(part) - 1) // 2], ordered[len(part) // 2]
+            return int(min(pair, key=lambda row: abs(logs[row] - common)))  # of two the one more like the rest
+
+        return middle(rows[: self._quarter]), middle(rows[-self._quarter :])
 
     def say(self, code: str, /, **arguments: Any) -> Message:
         """The message, in this kind of net's own words if it has any."""

@@ -66,7 +66,8 @@ def _steady(state: State, quantity: str) -> tuple[np.ndarray, np.ndarray, np.nda
     windows = np.lib.stride_tricks.sliding_window_view(padded, RECENT_COLUMNS, axis=0)  # (columns, 2, RECENT_COLUMNS)
     middle = RECENT_COLUMNS // 2
     medians = np.partition(windows, middle, axis=2)[:, :, middle]
-    return looked, medians[:, 0], medians[:, 0] - medians[:, 1]
+    with np.errstate(invalid="ignore"):  # of two inf
+        return looked, medians[:, 0], medians[:, 0] - medians[:, 1]
 
 
 def _loss_turns(state: State) -> Iterator[Turn]:

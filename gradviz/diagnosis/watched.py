@@ -53,6 +53,7 @@ def facts_of(run: Run[Recipe]) -> Facts:
         outputs=recipe.outputs,
         passed_over=rows(aside | {name for name, reasons in said.items() if "watch-bare" in reasons}),
         detached=rows({name for name, reasons in said.items() if "watch-no-gradient" in reasons}),
+        cleared=rows({name for name, reasons in said.items() if "watch-cleared" in reasons}),
         unheld=rows({name for name, reasons in said.items() if "watch-no-optimizer" in reasons}),
         coarse=rows({name for name, kind in zip(names, recipe.precisions, strict=False) if kind in _SIXTEEN_BITS}),
         squashed={row: SATURATED[word] for row, word in enumerate(recipe.behind) if word in SATURATED},

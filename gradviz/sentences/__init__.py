@@ -294,6 +294,7 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "spool-unreadable": "a part of it is not readable",
     # train: why a number of a watched net is missing
     "watch-bare": "it is a parameter of its own and no layer: it has no output",
+    "watch-cleared": "its gradient was gone by the time its optimiser stepped",
     "watch-frozen": "it is frozen",
     "watch-gone": "its module is gone",
     "watch-inside": "it lies inside its module's computation; the last of the module's weights has the output",

@@ -107,6 +107,7 @@ DIAGNOSIS: dict[str, str | tuple[str, str]] = {
     "overflowing": "The scaler keeps overflowing: it left out {count} steps, because a gradient was not finite, and {steps} "
     "steps are recorded.",
     "detached": "No gradient: none reaches {layer}, though it is called and is to be trained.",
+    "lost": "No gradient: the optimiser gets none for {layer}, though the backward pass has left one.",
     "unheld": "Not in the optimiser: {layer} gets a gradient, but no optimiser that is watched holds its weights, so they "
     "stay as they are.",
     "under-eps": "The optimiser cannot use this gradient: in the typical layer it has an rms of {g:number}, and Adam's usual "
@@ -137,6 +138,7 @@ DIAGNOSIS: dict[str, str | tuple[str, str]] = {
     "bfloat16, or look for the layer whose activations leave the range of float16.",
     "advice-detached": "Next: look between this layer and the loss for detach(), no_grad, .data, .item() or an argmax; if it "
     "is meant so, freeze the layer with requires_grad_(False).",
+    "advice-lost": "Next: look whether zero_grad() stands between backward() and step(), or something sets grad to 0.",
     "advice-unheld": "Next: make the optimiser after the net is complete and give it all of model.parameters(); if it is "
     "meant so, freeze the layer with requires_grad_(False).",
     "advice-dead": "Next: a smaller learning rate or a warm-up, biases that start at 0, or leaky relu or gelu, which let a "

@@ -63,6 +63,8 @@ def _why(quantity: str, k: int, row: Row, found: Collected, moved: Moved | None,
         return "watch-no-optimizer"
     if not found.raw and not (moved and moved.treated):
         return "watch-unused" if step.called and id(row.user()) not in step.called else "watch-no-gradient"
+    if moved and not moved.treated:
+        return "watch-cleared"
     if moved is None or moved.change is None:
         return "watch-not-stepped"
     return _why_no_update(quantity, moved, step)

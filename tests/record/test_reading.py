@@ -78,3 +78,10 @@ def test_ends_that_are_no_rows_are_refused():
         Layout(("one", "two", "three"), between=(2, 1))
     with pytest.raises(ValueError, match="at least one layer"):
         Layout(())
+
+
+def test_a_length_is_the_root_mean_square_times_the_root_of_the_entries_and_nothing_where_these_are_not_known():
+    rows = [np.full(7, 0.5), np.arange(3.0)]
+    rms = np.array([math.sqrt(float((row**2).mean())) for row in rows])
+    np.testing.assert_allclose(reading.length_of(rms, [7, 3]), [np.linalg.norm(row) for row in rows])
+    assert np.isnan(reading.length_of(rms, [0, 3])[0]) and np.isinf(reading.length_of(np.array([np.inf]), [3]))[0]

@@ -569,6 +569,33 @@ def test_of_processes_that_train_together_the_first_records_the_gradient_of_the_
         assert not found("signal_rms") and {whys["signal_rms"] for whys in spool.missing.values()} == {"watch-ranks"}
 
 
+def test_a_weight_that_no_optimiser_holds_has_its_gradient_and_no_update_that_would_be_0(tmp_path):
+    model = mlp()
+    run, optimizer = watched(model, tmp_path, torch.optim.SGD([*model.first.parameters(), *model.last.parameters()], 0.1))
+    loss_on(features())(model).backward()
+    optimizer.step()
+    run.close()
+    assert row(run, "weight_grad_rms").keys() == row(run, "weight_rms").keys() == {"first", "second", "last"}
+    for quantity in ("treated_grad_rms", "update_ratio", "still_share"):
+        assert row(run, quantity).keys() == {"first", "last"} and run.missing["second"][quantity] == "watch-no-optimizer"
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+def test_a_gradient_that_is_cleared_before_the_step_is_told_from_one_that_the_optimiser_gets(to_none, tmp_path):
+    model = mlp()
+    run, optimizer = watched(model, tmp_path)
+    loss_on(features())(model).backward()
+    optimizer.zero_grad(set_to_none=to_none)
+    optimizer.step()
+    run.close()
+    assert all(number > 0 for number in row(run, "weight_grad_rms").values())
+    if to_none:
+        assert not row(run, "treated_grad_rms") and run.missing["first"]["treated_grad_rms"] == "watch-cleared"
+    else:
+        assert set(row(run, "treated_grad_rms").values()) == {0.0}
+    assert run.run.missing == run.missing
+
+
 class Ways(nn.Module):
     """Relu behind norm and pool, tanh at once, a sigmoid that is given normed numbers, and gelu."""
 

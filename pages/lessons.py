@@ -234,7 +234,7 @@ def one(lesson: Lesson, plain: bool) -> None:
     dataset, notice = shelf.effective(wanted)
     if dataset == "digits":
         st.info(as_text((f"{notice} " if notice else "") + _(DIGITS_DIFFER)), icon=":material/info:")
-    st.markdown(f"## {_(lesson.question)}")
+    st.header(_(lesson.question), anchor=False)
 
     prediction = read_prediction(lesson)
     if prediction is None:

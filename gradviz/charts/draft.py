@@ -24,8 +24,8 @@ VIRIDIS = ("#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#3
 BLUE_TO_RED = ("#053061", "#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#f7f7f7", "#fddbc7", "#f4a582", "#d6604d", "#b2182b",
                "#67001f")  # fmt: skip
 NOTHING_COLOUR = "#9a9a9a"  # of a difference that is no number
-ABSENT_COLOUR = "#8a9099"  # of what was not measured
-ZERO_COLOUR, DENORMAL_COLOUR, BELOW_COLOUR, ABOVE_COLOUR, BROKEN_COLOUR = "#ffffff", "#f7a8cf", "#a34a7d", "#ff8c1a", "#e3001b"
+ABSENT_COLOUR = "#a9a9a9"  # of what was not measured
+ZERO_COLOUR, DENORMAL_COLOUR, BELOW_COLOUR, ABOVE_COLOUR, BROKEN_COLOUR = "#ffffff", "#f7a8cf", "#ac18f2", "#ff8c1a", "#e3001b"
 MOST_POINTS = 400  # of a line, and columns of a heatmap: more than a screen tells apart
 ZERO_AT = -45.0  # log10 of float32's smallest number: where an exact zero is drawn
 INFINITE_AT = 38.5  # log10 of its largest: where inf is drawn

@@ -19,7 +19,7 @@ function frame(host) {
 }
 
 function speak(plot, { label, words }) {
-  for (const drawing of plot.querySelectorAll(".main-svg")) drawing.setAttribute("aria-hidden", "true");
+  for (const drawing of plot.querySelectorAll(".main-svg, .modebar svg")) drawing.setAttribute("aria-hidden", "true");
   const traces = plot._fullData ?? [];
   plot.said.textContent = summary(traces, words);
   plot.table ??= tableButton(plot.parentElement, words, () => {

@@ -5,8 +5,8 @@ import { ABOVE, ABSENT, BELOW, DENORMAL, FIRST_LEVEL, INFINITE, LEVELS, NOT_A_NU
 // Matplotlib's viridis at ten points. The marks take hues and lightnesses that viridis does not have.
 const VIRIDIS = ["#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725"];
 export const SCALE = VIRIDIS.map((color, i) => [i / (VIRIDIS.length - 1), color]);
-export const MARKS = { exact_zero: "#ffffff", denormal_short: "#f7a8cf", below: "#a34a7d", above: "#ff8c1a", not_finite: "#e3001b" };
-export const ABSENT_COLOUR = "#8a9099"; // of a cell that was not measured: a grey, which neither viridis nor a mark has
+export const MARKS = { exact_zero: "#ffffff", denormal_short: "#f7a8cf", below: "#ac18f2", above: "#ff8c1a", not_finite: "#e3001b" };
+export const ABSENT_COLOUR = "#a9a9a9"; // of a cell that was not measured: a grey, which neither viridis nor a mark has
 // Okabe and Ito's colours, told apart by colour-blind readers; those that stand out on white and on black alike.
 export const COLOURS = { blue: "#2b86c5", orange: "#d55e00", green: "#009e73", purple: "#cc79a7", amber: "#e69f00", sky: "#56b4e9" };
 

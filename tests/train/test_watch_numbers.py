@@ -21,6 +21,7 @@ from watched_nets import (
 )
 
 import gradviz
+from benchmarks.nets import HEALTHY, Discriminator, Generator
 from gradviz.record.quantities import QUANTITIES
 
 NETS = {
@@ -124,3 +125,60 @@ def test_the_deep_lenet_watched_has_the_digits_of_the_trainer(settings, tmp_path
     for place, quantity in enumerate(QUANTITIES):
         if quantity in same:
             np.testing.assert_array_equal(run.quantity(quantity), np.stack([table[place] for table in theirs]), quantity)
+
+
+# Of benchmarks/nets.py: what torchvision and people's own files have, small. A GAN's two nets are each other's loss.
+KINDS_OF_NETS = [name for name in HEALTHY if not name.startswith(("ResNet-18", "ResNet-50", "LSTM", "U-Net", "GAN"))]
+
+
+def unrandom(model: nn.Module) -> nn.Module:
+    """Nothing is dropped by chance, and no weight is so small that a step is lost in rounding: a ratio to 0 is no number."""
+    for module in model.modules():
+        if isinstance(getattr(module, "p", None), float):
+            module.p = 0.0
+    for parameter in model.parameters():
+        if float(parameter.abs().max()) < 1e-4:
+            nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def check_any_net(model, loss, folder, relative):
+    before = copy.deepcopy(unrandom(model))
+    run = one_step(model, loss, folder)
+    parameters = dict(before.named_parameters(remove_duplicate=False))
+    weights = {name: name if name in parameters else f"{name}.weight" for name in run.layers}
+    trained = {name: weight for name, weight in weights.items() if parameters[weight].requires_grad}
+    spoken = [name for name in run.layers if "signal_rms" not in run.missing.get(name, {})]
+    outputs = {name: name.removesuffix(".out_proj") if "attention.out_proj" in name else name for name in spoken}
+    expected = truth(before, loss, trained, outputs, lr=0.1)
+    assert len(spoken) > len(run.layers) / 2
+    for quantity, numbers in expected.items():
+        found = row(run, quantity)
+        assert_near({name: found[name] for name in numbers}, numbers, relative)
+        assert set(found) - set(numbers) <= set(weights) - set(trained)  # frozen ones have a size
+
+
+@pytest.mark.parametrize("name", KINDS_OF_NETS)
+def test_every_number_of_a_net_as_people_have_them_is_that_of_float64(name, tmp_path, one_thread):
+    torch.manual_seed(0)
+    made = HEALTHY[name](0, True)
+    x, y = next(made.batches)
+
+    def loss(model):
+        kind = next(model.parameters()).dtype
+        return made.loss(model(x.to(kind) if x.is_floating_point() else x), y)
+
+    check_any_net(made.model, loss, tmp_path, 1e-3)
+
+
+@pytest.mark.parametrize("which", ["generator", "discriminator"])
+def test_every_number_of_a_gans_nets_is_that_of_float64(which, tmp_path, one_thread):
+    torch.manual_seed(0)
+    makes, judges = Generator(8), Discriminator(8)
+    z = torch.randn(8, 32)
+    if which == "generator":
+        check_any_net(makes, lambda net: copy.deepcopy(judges).to(next(net.parameters()).dtype)(
+            net(z.to(next(net.parameters()).dtype))).mean(), tmp_path, 1e-3)  # fmt: skip
+    else:
+        fake = makes(z).detach()
+        check_any_net(judges, lambda net: net(fake.to(next(net.parameters()).dtype)).square().mean(), tmp_path, 1e-3)

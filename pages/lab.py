@@ -182,6 +182,21 @@ def program(config: RunConfig, same: Run | None) -> tuple[str, Arithmetic | None
     return codegen.code(config, arithmetic), arithmetic
 
 
+def program_words(config: RunConfig, run: Run | None) -> None:
+    """Only where somebody looks: the element that colours code is the largest script that the Lab's browsers would fetch."""
+    with st.expander(_("The PyTorch code of these settings"), key="code", on_change="rerun") as panel:
+        if not panel.open:
+            return
+        code, arithmetic = program(config, run if run is not None and run.id == config.id else manager.get(config.id))
+        if arithmetic:
+            st.caption(_(
+                "Runs on its own. With {arithmetic}, it prints the losses of the run digit for digit; another processor, number of "
+                "threads or PyTorch rounds sums otherwise, and the losses part sooner or later. A GPU need not repeat even its own."
+            ).format(arithmetic=arithmetic_text(arithmetic)))  # fmt: skip
+        st.download_button(_("Download the code"), code, f"gradviz-{config.id}.py", "text/x-python", on_click="ignore")
+        st.code(code, language="python")
+
+
 def downloads(run: Run) -> None:
     labels = {
         "layers.csv": _("Layers as CSV"), "layers.parquet": _("Layers as Parquet"),
@@ -305,15 +320,7 @@ earlier_runs()  # in the sidebar, but nobody waits for them
 with st.sidebar:
     classroom.name_field()
 
-with st.expander(_("The PyTorch code of these settings")):
-    code, arithmetic = program(config, run if run is not None and run.id == config.id else manager.get(config.id))
-    if arithmetic:
-        st.caption(_(
-            "Runs on its own. With {arithmetic}, it prints the losses of the run digit for digit; another processor, number of "
-            "threads or PyTorch rounds sums otherwise, and the losses part sooner or later. A GPU need not repeat even its own."
-        ).format(arithmetic=arithmetic_text(arithmetic)))  # fmt: skip
-    st.download_button(_("Download the code"), code, f"gradviz-{config.id}.py", "text/x-python", on_click="ignore")
-    st.code(code, language="python")
+program_words(config, run)
 if run is not None and run.history.steps:
     with st.expander(_("The data of this run")):
         downloads(run)

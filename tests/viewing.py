@@ -27,8 +27,8 @@ def in_shell(page: str, state: Mapping[str, object] | None = None, **query: str)
 
 
 def lab(**changes: str) -> AppTest:
-    """The Lab with the net of QUICK, but for the changes."""
-    return in_shell("lab", **QUICK | changes)
+    """The Lab with the net of QUICK, but for the changes, and the program of these settings open."""
+    return in_shell("lab", {"code": True}, **QUICK | changes)
 
 
 def text(page: AppTest) -> str:

@@ -4,6 +4,7 @@
 # make audit  asks a public database whether a dependency has a known weakness
 # make lock   writes the hashes of what the container installs, and whose software that is
 # make words  gathers the texts for translators (gradviz/locale); compiles the translations
+# make plotly finds what browsers need of plotly.js, after another version of it has been pinned
 # make wheel  builds dist/gradviz_lab-….whl, which carries the pages too
 # make base   writes the digest of today's base image into the Dockerfile; needs Docker and its registry
 # Plain sh and make 3.81 (macOS). Another Python: make run PYTHON=python3.12. PyTorch for processors or an NVIDIA card, as is
@@ -15,7 +16,7 @@ BIN = $(VENV)/bin
 TORCH ?= auto
 INSTALL = $(BIN)/python deploy/install.py --torch $(TORCH)
 
-.PHONY: help run test test-others audit lock words wheel base install clean
+.PHONY: help run test test-others audit lock words plotly wheel base install clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -38,6 +39,9 @@ lock: $(VENV)/app.stamp
 words: $(VENV)/app.stamp
 	@$(BIN)/python tests/catalogues.py
 	@$(BIN)/pybabel --quiet compile -d gradviz/locale -D gradviz
+
+plotly: $(VENV)/app.stamp
+	@$(BIN)/python tests/plotly_cut.py
 
 wheel: $(VENV)/app.stamp $(VENV)/tests.stamp
 	@$(BIN)/python -m build --quiet --wheel --no-isolation

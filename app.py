@@ -38,7 +38,7 @@ from gradviz.web.language import Language
 from gradviz.web.logs import Bounded
 from gradviz.web.metrics import Metrics
 from gradviz.web.routes import Described, Theory, build_routes
-from gradviz.web.scripts import warm_up
+from gradviz.web.scripts import link_header, warm_up
 from gradviz.words import gettext as _
 
 MOST_CONNECTIONS = 8000
@@ -151,15 +151,15 @@ def _leave() -> None:
 
 
 def _warm_up() -> None:
-    """Packs the scripts and reads the default data set, so that the first reader does not wait for them."""
-    warm_up()
-    _files.warm_up()
+    """Reads the default data set and packs the scripts, so that the first reader does not wait for them."""
     shelf, nursery = server().shelf, server().nursery
     if shelf.wait("mnist").status == "ready":
         try:
             (nursery or shelf).load("mnist")  # where the trainings are
         except RuntimeError:
             pass  # the page says so, from the shelf's state
+    warm_up()
+    _files.warm_up()
 
 
 _routes = [*build_routes(
@@ -188,7 +188,7 @@ app = st.App(
         Middleware(Language),
         Middleware(Guard, get_names=_names, base=_base, get_person=_person, uploads=f"/{ROUTE}/"),
         Middleware(Badge, get_people=lambda: server().people, base=_base),
-        Middleware(Frontend, files=_files, base=_base),
+        Middleware(Frontend, files=_files, base=_base, get_link=lambda page: link_header(page, _base)),
     ],
     lifespan=_lifespan,
     on_script_error=_failed,

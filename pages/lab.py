@@ -190,8 +190,9 @@ def program_words(config: RunConfig, run: Run | None) -> None:
         code, arithmetic = program(config, run if run is not None and run.id == config.id else manager.get(config.id))
         if arithmetic:
             st.caption(_(
-                "Runs on its own. With {arithmetic}, it prints the losses of the run digit for digit; another processor, number of "
-                "threads or PyTorch rounds sums otherwise, and the losses part sooner or later. A GPU need not repeat even its own."
+                "Runs on its own. With {arithmetic}, it prints the losses of the run digit for digit; another processor, number "
+                "of threads or PyTorch rounds sums otherwise, and the losses part sooner or later. A GPU need not repeat even "
+                "its own."
             ).format(arithmetic=arithmetic_text(arithmetic)))  # fmt: skip
         st.download_button(_("Download the code"), code, f"gradviz-{config.id}.py", "text/x-python", on_click="ignore")
         st.code(code, language="python")

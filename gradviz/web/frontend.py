@@ -6,12 +6,14 @@ from __future__ import annotations
 import gzip
 import mimetypes
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio.to_thread
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _TEXT = (".js", ".css", ".svg", ".json")  # the fonts are packed already
 
@@ -46,14 +48,14 @@ class Files:
 class Frontend:
     """ASGI middleware. Whatever is none of its files, asked for as a whole, is for the app behind it to answer."""
 
-    def __init__(self, app: ASGIApp, files: Files, base: str = ""):
-        """`base`: as of Guard."""
-        self._app, self._files, self._base = app, files, base
+    def __init__(self, app: ASGIApp, files: Files, base: str = "", get_link: Callable[[str], str] = lambda _: ""):
+        """`base`: as of Guard. `get_link(page)`: the header Link of that page of the app, or empty."""
+        self._app, self._files, self._base, self._get_link = app, files, base, get_link
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        name = scope.get("path", "").removeprefix(f"{self._base}/")
+        name = f"{scope.get('path', '')}/".removeprefix(f"{self._base}/").removesuffix("/")
         if scope["type"] != "http" or scope["method"] != "GET" or name not in self._files or Request(scope).headers.get("Range"):
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, self._with_link(name, send))
             return
         text = name.endswith(_TEXT)
         packed = text and "gzip" in Request(scope).headers.get("Accept-Encoding", "")
@@ -63,3 +65,12 @@ class Frontend:
         headers |= {"Content-Encoding": "gzip"} if packed else {}
         media = mimetypes.guess_type(name)[0] or "application/octet-stream"
         await Response(body, headers=headers, media_type=media)(scope, receive, send)
+
+    def _with_link(self, page: str, send: Send) -> Send:
+        async def send_with_link(message: Message) -> None:
+            if message["type"] == "http.response.start" and (headers := MutableHeaders(scope=message)):
+                if headers.get("Content-Type", "").startswith("text/html") and (link := self._get_link(page)):
+                    headers["Link"] = link
+            await send(message)
+
+        return send_with_link

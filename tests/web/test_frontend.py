@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import streamlit
 from asgi import ask
-from starlette.responses import PlainTextResponse
+from starlette.responses import HTMLResponse, PlainTextResponse
 
 from gradviz.web.frontend import Files, Frontend
+from gradviz.web.scripts import link_header, plotly_url, script_url
 
 SCRIPT, FONT = b"const a = 1;" * 100, bytes(range(256))
 
@@ -66,6 +67,20 @@ def test_under_a_path_of_its_own_the_files_stand_there_only(folder):
     app = Frontend(_behind, Files(folder), base="/school/gradviz")
     assert ask(app, "/school/gradviz/static/font.woff2").body == FONT
     assert ask(app, "/static/font.woff2").text == ask(app, "/gradviz/static/font.woff2").text == "behind"
+
+
+def test_a_page_names_the_scripts_that_it_will_ask_for_and_nothing_else_does(folder):
+    async def index(scope, receive, send):
+        kind = HTMLResponse if scope["path"] in ("/school", "/school/", "/school/compare") else PlainTextResponse
+        await kind("index")(scope, receive, send)
+
+    app = Frontend(index, Files(folder), base="/school", get_link=lambda page: link_header(page, "/school"))
+    for path, script in {"/school/": "live.js", "/school": "live.js", "/school/compare": "figure.js"}.items():
+        link = ask(app, path).headers["link"]
+        for url, how in ((script_url("classroom.js"), "modulepreload"), (script_url(script), "modulepreload"),
+                         (plotly_url(), "preload; as=script")):  # fmt: skip
+            assert f"</school/{url}>; rel={how}" in link
+    assert not any("link" in ask(app, path).headers for path in ("/school/api/x", "/school/static/font.woff2"))
 
 
 def test_all_that_a_page_of_streamlit_begins_with_is_given_as_it_is():

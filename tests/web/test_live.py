@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
-import plotly
 import plotly.graph_objects as go
 import pytest
+from plotly_cut import dispensable
 from starlette.applications import Starlette
 
 from gradviz.charts import draft
@@ -30,10 +30,10 @@ from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
 from gradviz.record.watched import ABSENT
 from gradviz.serve.previews import Preview
-from gradviz.web import panels, texts, wire
+from gradviz.web import panels, plotly_cut, texts, wire
 from gradviz.web.figure import figure_panel
 from gradviz.web.routes import Described, build_routes
-from gradviz.web.scripts import joined, lighter, plotly_url, script_url
+from gradviz.web.scripts import PLOTLY, joined, lighter, plotly_url, script_url
 
 T = TypeVar("T")
 STATIC = Path(wire.__file__).parent / "static"
@@ -483,18 +483,17 @@ def test_scripts_may_be_kept_for_ever_because_their_address_changes_with_them():
             assert text == joined(MODULES, name) and ("content-encoding" in own.headers) == (accepted == "gzip")
             assert "immutable" in own.headers["cache-control"] and own.headers["content-type"].startswith("text/javascript")
     packed = site.get("/" + plotly_url(), accept_encoding="gzip")
-    assert packed.headers["content-encoding"] == "gzip" and int(packed.headers["content-length"]) < 1_600_000
+    assert packed.headers["content-encoding"] == "gzip" and int(packed.headers["content-length"]) < 500_000
     plain = site.get("/" + plotly_url(), accept_encoding="identity")
     assert "content-encoding" not in plain.headers and b"Plotly" in plain.content
     assert gzip.decompress(packed.content) == plain.content
 
 
-def test_plotly_prepares_what_is_drawn_and_stays_as_it_is_if_it_is_built_otherwise():
-    text = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
-    assert lighter(text) != text and len(text) - 500 < len(lighter(text)) < len(text)
-    assert lighter(text, ["heatmap"]) != lighter(text) and lighter(text, ["heatmap", "none"]) == text
-    for other in ("", "window.Plotly = 1;", text.replace(".register([", ".enlist([")):
-        assert lighter(other) == other
+def test_plotly_is_given_without_what_is_not_drawn_and_as_it_is_if_it_is_another():
+    text = PLOTLY.read_text(encoding="utf-8")
+    assert list(plotly_cut.PARTS) == dispensable(text), "make plotly"
+    assert len(lighter(text)) < 0.3 * len(text) and "Licensed under the MIT license" in lighter(text)[:200]
+    assert lighter(text + " ") == text + " "
     with pytest.raises(ValueError, match="bar"):
         figure_panel(go.Figure([{"type": "bar"}]), "key", "label")
 

@@ -1,6 +1,7 @@
 """The anatomy of a run: step through it, and see what every layer, or one of them, is made of."""
 
 import numpy as np
+import pandas as pd
 import streamlit as st
 
 from gradviz.charts import anatomy as charts_anatomy
@@ -10,9 +11,13 @@ from gradviz.lenet.theory.predict import predict
 from gradviz.record import reading
 from gradviz.record import sample as anatomy
 from gradviz.record.history import History
+from gradviz.record.measuring import why_missing
+from gradviz.record.quantities import described
+from gradviz.record.raster import held, measured_columns
 from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run, Summary
 from gradviz.record.sample import AnatomySample
+from gradviz.record.watched import Watched
 from gradviz.ui import controls
 from gradviz.ui.heavy import heavily
 from gradviz.ui.language import spoken, write_address
@@ -30,6 +35,7 @@ VIEWS = {
     "motion": _("One step in slow motion"),
 }
 OF_ANY_NET = ("layers", "layer")  # the views of a run that is no deep LeNet's
+OF_A_WATCHED_NET = ("layers", "treatment", "layer", "motion")
 FRAME = 1.5  # seconds that a step stays while playing
 STEP, LAYER, VIEW, PLAYING = "anatomy_step", "anatomy_layer", "anatomy_view", "anatomy_playing"
 
@@ -54,9 +60,11 @@ def chosen_run() -> Summary | None:
     return next(summary for summary in summaries if summary.id == picked)
 
 
-def recorded_steps(history: History) -> list[int]:
-    """The sampled steps, and so many columns in between that playing them is a film of half a minute."""
-    columns = anatomy.even_choice(len(history.columns), 20) * history.stride
+def recorded_steps(run: Run, history: History) -> list[int]:
+    """The sampled steps, and so many columns in between that playing them is a film of half a minute; of a run that was
+    watched those that were measured."""
+    columns = np.arange(len(history.columns)) if run.every is None else measured_columns(history.columns)
+    columns = columns[anatomy.even_choice(len(columns), 20)] * history.stride if len(columns) else np.zeros(1, int)
     return sorted({*columns.tolist(), *(sample.step for sample in history.samples if sample.step < history.steps)})
 
 
@@ -119,7 +127,7 @@ def picture(run: Run) -> None:
     if not history.steps:  # begun again since the page was opened, after a kill of the server say
         st.info(_("No step has been recorded yet."), icon=":material/hourglass_empty:")
         return
-    step = scrub(recorded_steps(history))
+    step = scrub(recorded_steps(run, history))
     column = history.column_of(step)
     diagnosis = diagnose(run, column)
     st.markdown(f"**{_('Step {step}').format(step=step)}.** {diagnosis.sentence}")
@@ -128,11 +136,13 @@ def picture(run: Run) -> None:
     view = st.session_state[VIEW]
     if view == "motion":
         motion_panel(run, history, column, sample)
-    elif sample is None:
+    elif sample is None and run.every is None:
         st.info(_("This run was recorded without distributions; its profile and its course are shown."), icon=":material/info:")
         profile(run, history, column)
     elif view == "layers":
         layers(run, history, column, sample)
+    elif view == "treatment" and run.every is not None:
+        watched_treatment(run, history, column)
     elif view == "treatment":
         treatment(run, history, column, sample)
     elif view == "shortcut":
@@ -164,10 +174,25 @@ def profile(run: Run, history: History, column: int) -> None:
     read(sentence)
 
 
-def layers(run: Run, history: History, column: int, sample: AnatomySample) -> None:
+def layers(run: Run, history: History, column: int, sample: AnatomySample | None) -> None:
     names = run.recipe.layout.names
     st.header(_("Gradient sizes, layer by layer"), anchor=False)
     profile(run, history, column)
+    if sample is not None:
+        bands(run, history, column, sample)
+    st.header(_("When did each layer wake up?"), anchor=False)
+    gradients = history.quantity("weight_grad_rms")
+    steps = reading.wake_steps(gradients if run.every is None else held(gradients), history.stride)
+    awake = steps >= 0
+    if awake.any():
+        figure_panel(charts_anatomy.wake_figure(steps, names, history.steps - 1), "wake", _("Wake-up step over depth"), run.id)
+    read(_("The first step from which a layer's weight gradient is {rise:g} times its step-0 value for {stay} steps in a row: "
+           "{count} of {all} layers did that. Layers without a dot did not; they may have been awake from the start.").format(
+               rise=reading.WAKE_RISE, stay=reading.WAKE_STAY, count=int(awake.sum()), all=len(names)))
+
+
+def bands(run: Run, history: History, column: int, sample: AnatomySample) -> None:
+    names = run.recipe.layout.names
     st.header(_("Weights and weight gradients of every layer"), anchor=False)
     span = history.quantity("weight_grad_rms")[column]
     span = span[np.isfinite(span) & (span > 0)]
@@ -188,14 +213,22 @@ def layers(run: Run, history: History, column: int, sample: AnatomySample) -> No
         sentence += " " + _("Neighbouring layers are drawn together: the band holds the bands of all of them.")
     read(sentence + sampled_at(sample, column, history))
 
-    st.header(_("When did each layer wake up?"), anchor=False)
-    steps = reading.wake_steps(history.quantity("weight_grad_rms"), history.stride)
-    awake = steps >= 0
-    if awake.any():
-        figure_panel(charts_anatomy.wake_figure(steps, names, history.steps - 1), "wake", _("Wake-up step over depth"), run.id)
-    read(_("The first step from which a layer's weight gradient is {rise:g} times its step-0 value for {stay} steps in a row: "
-           "{count} of {all} layers did that. Layers without a dot did not; they may have been awake from the start.").format(
-               rise=reading.WAKE_RISE, stay=reading.WAKE_STAY, count=int(awake.sum()), all=len(names)))
+
+def watched_treatment(run: Run, history: History, column: int) -> None:
+    names, adam = run.recipe.layout.names, any("Adam" in name for name in run.recipe.optimizers)
+    st.header(_("The optimiser's view"), anchor=False)
+    figure_panel(charts_anatomy.optimiser_figure(history, column, names, False), "optimiser",
+                 _("Update to weight ratio over depth"), run.id)  # fmt: skip
+    sentence = _("By what part of its own length the step changed each layer's weights; about 10⁻³ is a lively layer. What is "
+                 "too small for the precision of the weights does not arrive in them.")
+    if adam:
+        sentence += " " + _("Under Adam a layer with a small gradient moves as fast as others, until it comes near eps.")
+    read(sentence)
+    st.header(_("Before and after the treatment"), anchor=False)
+    figure = charts_anatomy.treatment_figure(history, column, None, names)
+    figure_panel(figure, "treatment", _("Treatment over depth"), run.id)
+    read(_("Above: the weight gradient as the backward pass left it, and as the optimiser got it, after clipping and whatever "
+           "else was done to it. Below: of the entries that have a gradient, the share that the step did not move."))
 
 
 def treatment(run: Run, history: History, column: int, sample: AnatomySample) -> None:
@@ -272,23 +305,27 @@ def shortcut(run: Run, sample: AnatomySample) -> None:
     read(charts_anatomy.deletion_words(run.deletion, run.recipe.blocks))
 
 
-def one_layer(run: Run, history: History, column: int, sample: AnatomySample) -> None:
+def one_layer(run: Run, history: History, column: int, sample: AnatomySample | None) -> None:
     names = run.recipe.layout.names
     query = st.query_params.get("layer", "")
     st.session_state.setdefault(LAYER, query if query in names else names[min(2, len(names) - 1)])
     name = st.selectbox(_("Layer, from input to output"), names, key=LAYER)
     layer = names.index(name)
-    wake = int(reading.wake_steps(history.quantity("weight_grad_rms")[:, [layer]], history.stride)[0])
+    gradients = history.quantity("weight_grad_rms")[:, [layer]]
+    wake = int(reading.wake_steps(gradients if run.every is None else held(gradients), history.stride)[0])
     if wake >= 0:
         st.markdown(_("It woke up at **step {step}**: from there its weight gradient was {rise:g} times that of step 0.").format(
             step=wake, rise=reading.WAKE_RISE))
-    left, right = st.columns(2)
+    left, right = st.columns(2) if sample is not None else (st.container(), None)
     with left:
         st.header(_("Its course"), anchor=False)
         figure_panel(charts_anatomy.course_figure(history, layer, history.stride * column), "course", _("Course of the layer"),
                      f"{run.id} {name}")
         read(_("Sizes at every step, logarithmic; triangles at the lower edge are exact zeros. The dotted line is the step "
                "chosen."))
+    if sample is None:
+        missing_words(run, history, name, layer, column)
+        return
     with right:
         st.header(_("How large its entries are"), anchor=False)
         figure = charts_anatomy.magnitude_figure(sample, layer)
@@ -302,6 +339,19 @@ def one_layer(run: Run, history: History, column: int, sample: AnatomySample) ->
             read(_("Dead: relu units or channels that are 0 for every image of the batch; no gradient passes them. Saturated: "
                    "sigmoid outputs under 0.02 or over 0.98, where the slope is under 0.02."))
     filters(run, history, layer, sample.step)
+
+
+def missing_words(run: Run, history: History, name: str, layer: int, column: int) -> None:
+    """Every number of the layer in this column, and why there is none."""
+    rows = []
+    for quantity in history.quantities:
+        value = float(history.quantity(quantity)[column, layer])
+        why = why_missing(run, name, quantity) if value < 0 else ""
+        rows.append({
+            _("quantity"): _(described(quantity).label), _("at this step"): _("not measured") if value < 0 else number(value, 3),
+            _("why"): why,
+        })  # fmt: skip
+    st.table(pd.DataFrame(rows).set_index(_("quantity")))
 
 
 def filters(run: Run, history: History, layer: int, step: int) -> None:
@@ -338,7 +388,7 @@ run = chosen_run()
 if run is not None:
     query = st.query_params.get("view", "")
     st.session_state.setdefault(VIEW, query if query in VIEWS else "layers")
-    views = list(VIEWS) if config_of(run) else list(OF_ANY_NET)
+    views = list(VIEWS) if config_of(run) else list(OF_A_WATCHED_NET if isinstance(run.recipe, Watched) else OF_ANY_NET)
     if st.session_state[VIEW] not in views:
         st.session_state[VIEW] = "layers"
     st.segmented_control(_("View"), views, key=VIEW, format_func=VIEWS.get, label_visibility="collapsed", required=True)

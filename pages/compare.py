@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -16,23 +17,26 @@ from gradviz.charts.runs import (
     quantity_name,
 )
 from gradviz.lenet.config import FIELDS, ConfigError, config_of
-from gradviz.lenet.diagnosis import CHANCE, headline
+from gradviz.lenet.diagnosis import headline
 from gradviz.lenet.fields import to_word
 from gradviz.lenet.naming import setting_text
 from gradviz.messages import say
 from gradviz.record.arithmetic import arithmetic_text
-from gradviz.record.quantities import QUANTITIES
+from gradviz.record.quantities import OF_WATCHED, QUANTITIES, described, ranges_of
+from gradviz.record.raster import fitted
 from gradviz.record.reading import quantity_at
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily, said_if_refused
 from gradviz.ui.language import spoken, write_address
 from gradviz.ui.server import server
 from gradviz.web.figure import figure_panel
+from gradviz.web.panels import chance_of
 from gradviz.words import N_, as_text
 from gradviz.words import gettext as _
 
 MOST, CHOSEN = 8, "compare_runs"
 KEPT = "compare_kept"  # what was chosen: Streamlit forgets a widget that a page change took off the screen
+FIT = "fit"  # the colour range that holds all that was measured
 ALWAYS_SAID = ("activation", "blocks", "optimizer", "lr", "dataset", "batch_size", "steps")
 CHANGES = {  # one click each: what is different in the new run
     N_("batch norm on or off"): lambda config: replace(config, batch_norm=not config.batch_norm),
@@ -122,33 +126,44 @@ def settings_table(runs: dict) -> None:
 def pictures(runs: dict) -> None:
     ids = " ".join(run.id for run in runs.values())
     left, right = st.columns(2)
-    guess = all_lenets(runs.values())
+    guess, chances = all_lenets(runs.values()), {chance_of(run.recipe) for run in runs.values()}
+    chance = chances.pop() if len(chances) == 1 else None  # of all of them
     with left:
-        loss = loss_figure(runs, CHANCE if guess else None)
+        loss = loss_figure(runs, chance)
         figure_panel(loss, "loss", _("Training loss over steps"), f"{ids} {loss.layout.yaxis.type}")
         if guess:
             st.caption(_(HOW_TO_READ["loss"]))
     with right:
-        figure_panel(accuracy_figure(runs, math.exp(-CHANCE) if guess else None), "accuracy", _("Test accuracy over steps"), ids)
+        title = _("Test accuracy over steps") if all(run.every is None for run in runs.values()) else _("Accuracy over steps")
+        figure_panel(accuracy_figure(runs, None if chance is None else math.exp(-chance)), "accuracy", title, ids)
         if guess:
             st.caption(_(HOW_TO_READ["accuracy"]))
 
     first, second, third = st.columns(3)
-    quantity = first.selectbox(_("Quantity"), list(QUANTITIES), key="compare_quantity", format_func=quantity_name)
+    measured = [name for name in (*QUANTITIES, *OF_WATCHED) if all(name in run.history.quantities for run in runs.values())]
+    quantity = first.selectbox(_("Quantity"), measured, key="compare_quantity", format_func=quantity_name)
+    ranges = ranges_of(quantity, all(run.every is not None for run in runs.values()))
     limits = second.selectbox(
-        _("Colour range of all"), QUANTITIES[quantity].ranges, key="compare_range",
-        format_func=lambda ends: " … ".join(QUANTITIES[quantity].tick(end, "10^{}") for end in ends),
-    )
+        _("Colour range of all"), ranges if described(quantity).linear else (*ranges, FIT), key="compare_range",
+        format_func=lambda ends: _("fitted to these runs") if ends == FIT else
+        " … ".join(described(quantity).tick(end, "10^{}") for end in ends),
+    )  # fmt: skip
     when = third.segmented_control(
         _("Profile at"), [N_("start"), N_("end")], default="start", key="compare_when", format_func=lambda word: _(word),
     )
     recorded = {name: run for name, run in runs.items() if run.history.steps}
     if not recorded:
         return  # deleted meanwhile
+    if limits == FIT:
+        limits = fitted(np.concatenate([run.history.quantity(quantity).ravel() for run in recorded.values()]), quantity)
     profiles = {name: quantity_at(run, quantity, last=when == "end") for name, run in recorded.items()}
-    figure_panel(profile_figure(profiles, quantity), "profile", _("Profiles over depth"), f"{ids} {quantity}")
+    layers = None if guess else {name: run.recipe.layout.names for name, run in recorded.items()}
+    figure_panel(profile_figure(profiles, quantity, names=layers), "profile", _("Profiles over depth"), f"{ids} {quantity}")
     st.caption(_("Each line is one run, input at the left. A line that falls to the left vanishes on the way back; one that "
                  "rises to the left explodes."))
+    if layers is not None:
+        st.caption(_("The depth is relative, so that nets of any kind stand beside each other: the first layer at 0 %, the last "
+                     "at 100 %."))
     figure_panel(heatmaps_figure(recorded, quantity, limits), "heatmaps", _("Heatmaps of all runs"), ids)
     st.caption(_(HOW_TO_READ["heatmap"]))
 
@@ -156,6 +171,9 @@ def pictures(runs: dict) -> None:
     one, other = st.columns(2)
     a = one.selectbox(_("This run"), list(recorded), key="compare_a")
     b = other.selectbox(_("over that run"), list(recorded), index=min(1, len(recorded) - 1), key="compare_b")
+    if not set(recorded[a].recipe.layout.names) & set(recorded[b].recipe.layout.names):
+        st.info(_("These two nets have no layer of the same name, so there is no difference to draw."), icon=":material/info:")
+        return
     figure_panel(difference_figure(recorded[a], recorded[b], quantity), "difference", _("Difference of two heatmaps"),
                  f"{recorded[a].id} {recorded[b].id}")  # fmt: skip
     st.caption(_(HOW_TO_READ["difference"]))

@@ -18,7 +18,7 @@ from gradviz.record.run import Run, Status
 from gradviz.serve.manager import AFRESH
 from gradviz.ui import classroom, controls
 from gradviz.ui.heavy import said_if_refused
-from gradviz.ui.language import spoken
+from gradviz.ui.language import spoken, write_address
 from gradviz.ui.server import server
 from gradviz.web.download import download_button
 from gradviz.web.panels import live_panel, preview_panel
@@ -203,6 +203,8 @@ def downloads(run: Run) -> None:
         "layers.csv": _("Layers as CSV"), "layers.parquet": _("Layers as Parquet"),
         "steps.csv": _("Every step as CSV"), "steps.parquet": _("Every step as Parquet"),
     }  # fmt: skip
+    if run.missing:
+        labels["missing.csv"] = _("What is missing, and why")
     with st.container(horizontal=True):
         for name, label in labels.items():
             download_button(label, f"api/runs/{run.id}/{name}", f"gradviz-{run.id}-{name}", key=name)
@@ -228,8 +230,7 @@ def watched_net(run: Run) -> None:
     earlier_runs()
     with st.sidebar:
         classroom.name_field()
-    if st.query_params.to_dict() != {"run": run.id}:
-        st.query_params.from_dict({"run": run.id})
+    write_address({"run": run.id})
 
 
 def measured_words(run_id: str) -> None:

@@ -111,7 +111,7 @@ def test_its_charts_draw_it_live_or_ended_and_know_no_chance():
     line = profile_figure({"a": run.history.quantity("weight_grad_rms")[0]}, "weight_grad_rms").data[0]
     np.testing.assert_allclose(line.y, [-4, -3, -2], atol=1e-6)
     maps = heatmaps_figure({"a": run, "b": live}, "weight_grad_rms", WIDE)
-    assert maps.layout.yaxis.range == (3.5, 0.5) and maps.layout.xaxis.range[1] == 31.5  # the live one may go on
+    assert maps.layout.yaxis.range == (0.5, 3.5) and maps.layout.xaxis.range[1] == 31.5  # the live one may go on
     assert list(difference_figure(run, live, "weight_grad_rms").layout.yaxis.ticktext) == [
         f"{place} · {name}" for place, name in enumerate(odd.NAMES, 1)
     ]

@@ -14,7 +14,7 @@ HOW_TO_READ: dict[str, str] = {
     "weights": "Each point is one layer: the size of its weights at the end, over that at the start.",
     "loss": "The dashed line is chance: a net that has learnt nothing stays on it.",
     "accuracy": "Share of the test images that are classified right; chance is 10 %.",
-    "heatmap": "A row is a layer, input at the top; a column is a step. White is exactly zero, pink under "
+    "heatmap": "A row is a layer, input at the bottom; a column is a step. White is exactly zero, pink under "
     "float32's smallest normal number (1.2·10⁻³⁸), purple below the scale, orange above it, red not finite.",
     "difference": "Red: the first run is larger there, blue: the second. White: no difference. The darkest ends: six decades or "
     "more, or exactly zero or infinite in one of them. Grey: not a number.",

@@ -131,24 +131,26 @@ def wake_figure(steps: np.ndarray, names: Sequence[str], last: int) -> go.Figure
     return figure
 
 
-def treatment_figure(history: History, column: int, sample: AnatomySample, names: Sequence[str]) -> go.Figure:
-    """Above, the weight gradient before and after the treatment; below, share of entries altered and the cosine."""
+def treatment_figure(history: History, column: int, sample: AnatomySample | None, names: Sequence[str]) -> go.Figure:
+    """Above, the weight gradient before and after the treatment; below, share of entries altered and the cosine, or without
+    `sample` the share of entries that stood still."""
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.09, row_heights=[0.6, 0.4])
     before, after = history.quantity("weight_grad_rms"), history.quantity("treated_grad_rms")
     low, high = _decades(np.concatenate([before.ravel(), after.ravel()]))
     _dots(figure, before[column], names, _("before"), BLUE, low, high)
     _dots(figure, after[column], names, _("after"), ORANGE, low, high, symbol="diamond-open")
     at = 1 + np.arange(len(names))
-    for name, label, colour, dash in (
-        ("altered_share", _("share of entries altered"), GREEN, "solid"),
-        ("cosine", _("cosine before · after"), PURPLE, "dash"),
-    ):
-        by = np.fmin if name == "cosine" else np.fmax
-        _line(figure, at, sample.number(name), label, colour, dash=dash, row=2, text=names, by=by)
+    if sample is None:
+        still = _there(history.quantity("still_share")[column])
+        _line(figure, at, still, _("share of entries that did not move"), GREEN, row=2, text=names)
+    else:
+        altered, cosine = sample.number("altered_share"), sample.number("cosine")
+        _line(figure, at, altered, _("share of entries altered"), GREEN, row=2, text=names)
+        _line(figure, at, cosine, _("cosine before · after"), PURPLE, dash="dash", row=2, text=names, by=np.fmin)
     _finish(figure, 470, len(names), row=2)
     _log_axis(figure.layout.yaxis, low, high)
     figure.update_yaxes(title=_("RMS (nats per unit)"), row=1)
-    figure.update_yaxes(title=_("share, cosine"), range=[-0.05, 1.05], row=2)
+    figure.update_yaxes(title=_("share, cosine") if sample else _("share"), range=[-0.05, 1.05], row=2)
     return figure
 
 
@@ -160,7 +162,7 @@ def optimiser_figure(history: History, column: int, names: Sequence[str], adam: 
     low, high = _decades(ratio)
     _dots(figure, ratio[column], names, _("update : weight"), BLUE, low, high)
     if adam:
-        share = adam_share(history.quantity("treated_grad_rms")[column].astype(float))
+        share = adam_share(_there(history.quantity("treated_grad_rms")[column]))
         _line(figure, 1 + np.arange(len(names)), share, _("g / (g + eps)"), ORANGE, row=2, text=names, by=np.fmin)
         figure.update_yaxes(title=_("share of a full step"), range=[-0.05, 1.05], row=2)
     _finish(figure, 450 if adam else _HEIGHT, len(names), row=rows)
@@ -261,7 +263,8 @@ def course_figure(history: History, layer: int, step: int) -> go.Figure:
     for name, label, colour, dash, row in rows:
         values = history.quantity(name)[:, layer]
         ranges[row].append(values)
-        _line(figure, at, _log10(values), label, colour, dash=dash, row=row, logs=True)
+        there = values >= 0 if (values < 0).any() else slice(None)  # a line goes on over what was not measured
+        _line(figure, at[there], _log10(values[there]), label, colour, dash=dash, row=row, logs=True)
     spans = {row: _decades(np.concatenate(parts)) for row, parts in ranges.items()}
     for name, label, colour, _dash, row in rows:
         zero = np.flatnonzero(history.quantity(name)[:, layer] == 0)
@@ -446,6 +449,7 @@ def _dots(figure: go.Figure, values: np.ndarray, names: Sequence[str], label: st
     for mask, y, mark, words in (
         (values == 0, low - 1.2, "triangle-down", _("{name}: exactly zero")),
         (~np.isfinite(values), high + 0.8, "x", _("{name}: not finite")),
+        (values < 0, low - 1.2, "asterisk-open", _("{name}: not measured")),
     ):
         if mask.any():
             figure.add_scatter(
@@ -453,6 +457,11 @@ def _dots(figure: go.Figure, values: np.ndarray, names: Sequence[str], label: st
                 marker={"color": colour, "size": 8, "symbol": mark}, text=np.array(labels)[mask],
                 hovertemplate="%{text}<extra></extra>", **place,
             )  # fmt: skip
+
+
+def _there(values: np.ndarray) -> np.ndarray:
+    """float64, with nan for what was not measured."""
+    return np.where(values < 0, np.nan, values.astype(float))
 
 
 def _labels(start: np.ndarray, names: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -24,8 +24,7 @@ from gradviz.charts.draft import (
     line_styles,
 )
 from gradviz.record import raster
-from gradviz.record.history import History
-from gradviz.record.quantities import QUANTITIES
+from gradviz.record.quantities import QUANTITIES, described
 from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run
 from gradviz.record.sample import even_choice
@@ -36,7 +35,7 @@ _STRETCHED = {"scaleanchor": False, "constrain": "range"}  # else plotly gives a
 
 
 def quantity_name(quantity: str) -> str:
-    return _(QUANTITIES[quantity].label)
+    return _(described(quantity).label)
 
 
 def loss_figure(runs: Mapping[str, Run[Recipe]], chance: float | None = None) -> go.Figure:
@@ -44,11 +43,14 @@ def loss_figure(runs: Mapping[str, Run[Recipe]], chance: float | None = None) ->
 
     `chance`: loss of a guess, drawn as a line; where it is not known, the largest loss at step 0 stands for it.
     """
-    figure = Draft(_("step"), _("training loss (nats)"))
+    own = all(run.every is None for run in runs.values())
+    figure = Draft(_("step"), _("training loss (nats)") if own else _("training loss"))
     worst, first, longest = 0.0, 0.0, 1
     for (name, run), style in zip(runs.items(), line_styles(), strict=False):
         history = run.history.snapshot()
-        steps, loss = _thinned(history.loss)
+        steps, loss = _thinned(history.loss, told=run.every is not None)
+        if run.every is not None:  # nan is what was not told
+            steps, loss = steps[~np.isnan(loss)], loss[~np.isnan(loss)]
         finite = np.isfinite(loss)
         worst = max(worst, float(np.max(loss[finite], initial=0)))
         first = max(first, float(np.max(loss[:1][finite[:1]], initial=0)))
@@ -70,11 +72,18 @@ def loss_figure(runs: Mapping[str, Run[Recipe]], chance: float | None = None) ->
 
 
 def accuracy_figure(runs: Mapping[str, Run[Recipe]], chance: float | None = None) -> go.Figure:
-    """Accuracy on the test subset, in per cent. `chance`: the share that a guess gets right, drawn as a line."""
-    figure = Draft(_("step"), _("test accuracy (%)"))
+    """Accuracy on the test subset, in per cent; of a run that was watched what it told. `chance`: the share that a guess gets
+    right, drawn as a line."""
+    own = all(run.every is None for run in runs.values())
+    figure = Draft(_("step"), _("test accuracy (%)") if own else _("accuracy (%)"))
     longest = 1
     for (name, run), style in zip(runs.items(), line_styles(), strict=False):
-        tests = np.array(run.history.snapshot().tests, float).reshape(-1, 2)
+        history = run.history.snapshot()
+        if run.every is not None:
+            steps, shares = _thinned(history.accuracy, told=True)
+            line(figure, steps[~np.isnan(shares)], 100 * shares[~np.isnan(shares)], name, style)
+            continue
+        tests = np.array(history.tests, float).reshape(-1, 2)
         longest = max(longest, int(np.max(tests[:, 0], initial=0)))
         line(figure, tests[:, 0], 100 * tests[:, 1], name, style, mode="lines+markers")
     if chance is not None:
@@ -84,19 +93,25 @@ def accuracy_figure(runs: Mapping[str, Run[Recipe]], chance: float | None = None
 
 
 def profile_figure(
-    profiles: Mapping[str, np.ndarray], quantity: str, theory: Mapping[str, np.ndarray] | None = None
+    profiles: Mapping[str, np.ndarray], quantity: str, theory: Mapping[str, np.ndarray] | None = None,
+    names: Mapping[str, Sequence[str]] | None = None,
 ) -> go.Figure:
-    """One line per run over depth, first layer at the left. `profiles`: name -> (layers,); `theory`: the same in log10."""
-    scale = QUANTITIES[quantity]
-    figure = Draft(_("layer, from input to output"), scale.axis)
+    """One line per run over depth, first layer at the left. `profiles`: name -> (layers,); `theory`: the same in log10.
+
+    `names`: of each run's layers; then the depth is relative, so that nets of any kind stand beside each other.
+    """
+    scale = described(quantity)
+    figure = Draft(_("layer, from input to output") if names is None else _("depth, input to output (%)"), scale.axis)
     few = sum(map(len, profiles.values())) < 300  # a marker costs the browser as much as a line
     for place, ((name, values), style) in enumerate(zip(profiles.items(), line_styles(), strict=False)):
         values = np.asarray(values, float)
-        at = np.arange(1, len(values) + 1)
+        at = np.arange(1, len(values) + 1) if names is None else np.linspace(0, 100, len(values))
         places = scale.places(values)
         drawn = np.where(np.isfinite(places), places, np.nan)
         alone = not np.isfinite(drawn).all()  # a number between two gaps is no line
         line(figure, at, drawn, name, style, mode="lines+markers" if few or alone else "lines")
+        if names is not None:
+            figure.traces[-1] |= {"text": list(names[name]), "hovertemplate": "%{text}: %{y:.4g}<extra>" + name + "</extra>"}
         for mask, height, symbol, words in (
             ((values == 0) & (not scale.linear), ZERO_AT - 0.6 * place, "triangle-down-open", _("exactly 0")),
             (~np.isfinite(values), INFINITE_AT + 0.6 * place, "x", _("not finite")),
@@ -161,13 +176,14 @@ def heatmaps_figure(runs: Mapping[str, Run[Recipe]], quantity: str, limits: tupl
         "height": 90 + 210 * rows, "margin": {"l": 60, "r": 10, "t": 40, "b": 50}, "annotations": [], "showlegend": False,
     }  # fmt: skip
     for place, (name, run) in enumerate(runs.items()):
-        stride, values = _columns(run.history.snapshot(), quantity, MOST_POINTS if rows < 3 else MOST_POINTS // 3)
+        stride, values = _columns(run, quantity, MOST_POINTS if rows < 3 else MOST_POINTS // 3)
         axis = str(place + 1) if place else ""
         left, top = (wide + 0.09) * (place % columns), 1 - (high + gap) * (place // columns)
         figure.raster(
             raster.encode(values, quantity, *limits).T, PALETTE, dx=stride, dy=len(run.recipe.layout) / max(1, values.shape[1]),
-            customdata=values.T, xaxis=f"x{axis}", yaxis=f"y{axis}",
-            hovertemplate=_("step %{x:.0f}, layer %{y:.0f}") + ": %{customdata:.3g}<extra></extra>",
+            customdata=(said := _said(values)).T, xaxis=f"x{axis}", yaxis=f"y{axis}",
+            hovertemplate=_("step %{x:.0f}, layer %{y:.0f}") + (": %{customdata:.3g}" if said is values else ": %{customdata}")
+            + "<extra></extra>",
         )  # fmt: skip
         lowest = place + columns >= len(runs)
         figure.layout[f"xaxis{axis}"] = {
@@ -177,7 +193,7 @@ def heatmaps_figure(runs: Mapping[str, Run[Recipe]], quantity: str, limits: tupl
         }  # fmt: skip
         figure.layout[f"yaxis{axis}"] = {
             "anchor": f"x{axis}", "domain": [max(0.0, top - high), top],  # rounding may lead below 0
-            "range": [len(run.recipe.layout) + 0.5, 0.5], "showgrid": False,
+            "range": [0.5, len(run.recipe.layout) + 0.5], "showgrid": False,  # the input at the bottom, as in the Lab
             "title": {"text": "" if place % columns else _("layer")}, **_STRETCHED,
         }  # fmt: skip
         figure.layout["annotations"].append({
@@ -186,14 +202,14 @@ def heatmaps_figure(runs: Mapping[str, Run[Recipe]], quantity: str, limits: tupl
         })  # fmt: skip
     low, high = limits
     ticks = np.linspace(low, high, 5 if (high - low) % 4 == 0 else 4)
-    words = [QUANTITIES[quantity].tick(tick) for tick in ticks]
+    words = [described(quantity).tick(tick) for tick in ticks]
     figure.colour_bar(quantity_name(quantity), limits, VIRIDIS, 1.0 if rows < 3 else 0.5, tickvals=ticks, ticktext=words)
     return figure.done()
 
 
 def difference_figure(first: Run[Recipe], second: Run[Recipe], quantity: str) -> go.Figure:
     """log10 of the first over the second, where both have a layer of that name and a step. White is no difference."""
-    scale = QUANTITIES[quantity]
+    scale = described(quantity)
     one, two = first.history.snapshot(), second.history.snapshot()
     names = [name for name in first.recipe.layout.names if name in set(second.recipe.layout.names)]
     common = min(one.steps, two.steps)
@@ -220,7 +236,7 @@ def difference_figure(first: Run[Recipe], second: Run[Recipe], quantity: str) ->
     shown = even_choice(len(names), 12)
     figure.layout["xaxis"] |= {"showgrid": False, "constrain": "range", "range": [-0.5, min(_frame(first), _frame(second)) - 0.5]}
     figure.layout["yaxis"] |= {
-        "range": [len(names) + 0.5, 0.5], "tickvals": [int(i) + 1 for i in shown], "ticktext": [labels[i] for i in shown],
+        "range": [0.5, len(names) + 0.5], "tickvals": [int(i) + 1 for i in shown], "ticktext": [labels[i] for i in shown],
         "showgrid": False, **_STRETCHED,
     }  # fmt: skip
     figure.layout["margin"]["l"], figure.layout["height"], figure.layout["showlegend"] = 130, 380, False
@@ -236,16 +252,26 @@ def _frame(run: Run[Recipe]) -> int:
     return frame if run.recipe.steps is None else min(run.recipe.steps, frame)
 
 
-def _columns(history: History, quantity: str, most: int) -> tuple[int, np.ndarray]:
-    """(steps of a column, float32 (columns, rows)), pooled by maximum to what a screen shows; nan beats inf beats any number."""
+def _columns(run: Run[Recipe], quantity: str, most: int) -> tuple[int, np.ndarray]:
+    """(steps of a column, float32 (columns, rows)), pooled by maximum to what a screen shows; nan beats inf beats any number.
+    A step that was not measured has the numbers of the last one before it that was."""
+    history = run.history.snapshot()
     values = history.quantity(quantity)
     stride = max(1, math.ceil(len(values) / most))
     if len(values):
         values = raster.pool(np.maximum.reduceat(values, np.arange(0, len(values), stride), axis=0))
-    return stride * history.stride, values
+    return stride * history.stride, values if run.every is None else raster.held(values)
 
 
-def _thinned(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, means over equal stretches), at most MOST_POINTS; a value that is not finite makes its stretch so."""
+def _said(values: np.ndarray) -> np.ndarray:
+    """What a hover shows; words where something was not measured."""
+    if not (values < 0).any():
+        return values
+    return np.array([[_("not measured") if value < 0 else f"{value:.3g}" for value in column] for column in values])
+
+
+def _thinned(values: np.ndarray, told: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, means over equal stretches), at most MOST_POINTS; a value that is not finite makes its stretch so; with `told`
+    nan is one that was not told."""
     stride = max(1, math.ceil(len(values) / MOST_POINTS))
-    return np.arange(0, len(values), stride), raster.means(values, stride)
+    return np.arange(0, len(values), stride), raster.means(values, stride, told)

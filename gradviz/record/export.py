@@ -14,6 +14,8 @@ import pyarrow
 import pyarrow.parquet
 
 from gradviz.record.history import History
+from gradviz.record.measuring import why_missing
+from gradviz.record.quantities import is_described
 from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run
 
@@ -24,7 +26,8 @@ def layer_table(run: Run[Recipe]) -> pd.DataFrame:
     """One row per kept column and layer, layers in forward order.
 
     `step` is the column's first step and `steps` how many it covers: each quantity is the maximum over them. `loss`
-    and `accuracy` are those of the first step. `computed_with`, in each row, is Arithmetic.code or "unknown".
+    and `accuracy` are those of the first step. `computed_with`, in each row, is Arithmetic.code or "unknown". A quantity below
+    0 was not measured: files have nothing in its place.
     """
     history = run.history.snapshot()
     return _layers(history, run, 0, len(history.columns))
@@ -37,6 +40,12 @@ def step_table(run: Run[Recipe]) -> pd.DataFrame:
     """
     history = run.history.snapshot()
     return _steps(history, run, 0, history.steps)
+
+
+def missing_table(run: Run[Recipe]) -> pd.DataFrame:
+    """Why numbers of a watched net are missing in the last look: one row for each layer and quantity."""
+    rows = [(layer, quantity, why_missing(run, layer, quantity)) for layer, why in run.missing.items() for quantity in why]
+    return pd.DataFrame(rows, columns=["layer", "quantity", "why"])
 
 
 def layer_parts(run: Run[Recipe]) -> Iterator[pd.DataFrame]:
@@ -62,6 +71,10 @@ def csv(table: pd.DataFrame) -> str:
 def csv_parts(tables: Iterable[pd.DataFrame]) -> Iterator[bytes]:
     """UTF-8, with one line of headings."""
     for place, table in enumerate(tables):
+        for name in _with_gaps(table):
+            values = table[name].to_numpy()
+            words = np.where(np.isnan(values), "NaN", values.astype(str))
+            table = table.assign(**{name: np.where(values < 0, "", words)})
         yield table.to_csv(index=False, header=place == 0, na_rep="NaN").encode()
 
 
@@ -91,6 +104,8 @@ FILES: dict[str, tuple[Callable[[Run[Recipe]], Iterator[bytes]], str]] = {  # na
     "steps.csv": (lambda run: csv_parts(step_parts(run)), "text/csv"),
     "steps.parquet": (lambda run: parquet_parts(step_parts(run)), "application/vnd.apache.parquet"),
 }
+MISSING = "missing.csv"  # of a watched net besides
+ALL_FILES = FILES | {MISSING: (lambda run: csv_parts([missing_table(run)]), "text/csv")}
 
 
 class Sink:
@@ -155,10 +170,20 @@ def _pieces(count: int, size: int) -> Iterator[tuple[int, int]]:
         yield first, min(count, first + size)
 
 
+def _with_gaps(table: pd.DataFrame) -> list[str]:
+    """Names of the quantities of which some number was not measured."""
+    names = [str(name) for name in table]
+    return [name for name in names if is_described(name) and bool((table[name].to_numpy() < 0).any())]
+
+
 def _arrow(table: pd.DataFrame) -> pyarrow.Table:
     # Through pandas' own to_parquet every nan would become null: a result would read as a missing one.
+    gaps = _with_gaps(table)
+
     def column(name: str) -> pyarrow.Array:
         values = table[name].to_numpy()
+        if name in gaps:
+            return pyarrow.array(values, mask=values < 0)
         return pyarrow.array(values, pyarrow.string() if values.dtype == object else None)
 
     return pyarrow.table({str(name): column(str(name)) for name in table})

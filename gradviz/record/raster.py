@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +26,29 @@ def pool(values: np.ndarray, most: int = MAX_ROWS, by: np.ufunc = np.maximum) ->
     """(..., layers) to (..., rows), by maximum or what `by` says; nan beats inf, and inf beats every number."""
     layers = values.shape[-1]
     return values if layers <= most else np.asarray(by.reduceat(values, rows_of(layers, most), axis=-1))
+
+
+def measured_columns(values: np.ndarray) -> np.ndarray:
+    """int: those of the columns, (columns, …), that hold a number."""
+    return np.flatnonzero(~(values < 0).reshape(len(values), -1).all(axis=1))
+
+
+def held(values: np.ndarray) -> np.ndarray:
+    """The columns, (columns, …); where nothing was measured, those of the last one before that was."""
+    there, measured = np.zeros(len(values), int), measured_columns(values)
+    there[measured] = measured
+    return values[np.maximum.accumulate(there)] if len(values) else values
+
+
+def fitted(values: np.ndarray, quantity: str) -> tuple[float, float]:
+    """Whole decades that hold every number but exact zeros, denormal and not finite ones; the default range where there is
+    none, and of a linear scale."""
+    row = described(quantity)
+    sizes = values[(values >= SMALLEST_NORMAL) & np.isfinite(values)]
+    if row.linear or not len(sizes):
+        return row.ranges[0]
+    low, high = math.floor(math.log10(sizes.min())), math.ceil(math.log10(sizes.max()))
+    return float(low), float(max(high, low + 1))
 
 
 def means(series: np.ndarray, stride: int, told: bool = False) -> np.ndarray:

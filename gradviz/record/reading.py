@@ -9,6 +9,7 @@ import numpy as np
 
 from gradviz.record.float32 import ADAM_EPS, SMALLEST, SMALLEST_NORMAL
 from gradviz.record.quantities import QUANTITIES
+from gradviz.record.raster import measured_columns
 from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run
 
@@ -20,8 +21,11 @@ WAKE_STAY = 20  # steps in a row; a single loud batch lasts one
 
 
 def quantity_at(run: Run[Recipe], quantity: str, last: bool = False) -> np.ndarray:
-    """float64 (layers,) at step 0, or in the last column."""
-    return np.asarray(run.history.snapshot().quantity(quantity)[-1 if last else 0], float)
+    """float64 (layers,) at step 0, or in the last column; of a run that was watched in the first or last that was measured."""
+    values = run.history.snapshot().quantity(quantity)
+    if run.every is not None and len(measured := measured_columns(values)):
+        values = values[measured]
+    return np.asarray(values[-1 if last else 0], float)
 
 
 def judged(run: Run[Recipe], quantity: str, last: bool = False) -> np.ndarray:

@@ -22,7 +22,7 @@ def archive(
     runs: Iterable[Run[Recipe]], names: Callable[[str], Iterable[str]], most_bytes: float = ARCHIVE_BYTES
 ) -> Iterator[bytes]:
     """The runs as one zip file, piece by piece: runs.csv with a row for each, and a folder for each: config.json, steps.csv,
-    layers.parquet.
+    layers.parquet, and missing.csv where something could not be measured.
 
     `names(run_id)`: who runs it. Once the file has `most_bytes`, further runs get their row only; its column `files`
     says so. The layers are Parquet: as CSV text they are ten times as large and as slow to write.
@@ -33,8 +33,8 @@ def archive(
             room = sink.taken < most_bytes
             if room:
                 file.writestr(f"{run.id}/config.json", json.dumps(run.recipe.to_dict(), indent=1))
-                for name in ("steps.csv", "layers.parquet"):
-                    make, _media = export.FILES[name]
+                for name in ("steps.csv", "layers.parquet", *([export.MISSING] if run.missing else [])):
+                    make, _media = export.ALL_FILES[name]
                     with file.open(f"{run.id}/{name}", "w") as part:
                         for data in make(run):
                             part.write(data)

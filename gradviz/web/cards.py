@@ -18,9 +18,10 @@ from starlette.routing import Route
 
 from gradviz.messages import Message, say
 from gradviz.record import raster
-from gradviz.record.quantities import QUANTITIES
+from gradviz.record.quantities import ranges_of
 from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run, Status, Summary
+from gradviz.record.watched import Watched
 from gradviz.serve.admission import Refused
 from gradviz.serve.classroom import Classroom
 from gradviz.serve.manager import RunManager
@@ -54,7 +55,9 @@ def picture(run: Run[Recipe]) -> tuple[int, int, np.ndarray, np.ndarray]:
     """(bins, rows, loss codes (filled,), gradient codes (filled, rows)) of the run now; bins are what the width has room for.
 
     A bin's gradient is the maximum over its steps and, where layers outnumber ROWS, over neighbouring layers, in the
-    codes of `raster` and the default range. Its loss is the mean, in the same codes over 0 … LOSS_TOP nats, linear.
+    codes of `raster` and the default range. Its loss is the mean, in the same codes over 0 … LOSS_TOP nats, linear. Of a run
+    that was watched the loss is on a scale of its own, absent where it was not told, and a bin that was not measured has the
+    gradient of the one before.
     """
     live = run.status.live  # before the snapshot: an ended run is then complete
     history = run.history.snapshot()
@@ -69,12 +72,23 @@ def picture(run: Run[Recipe]) -> tuple[int, int, np.ndarray, np.ndarray]:
 
     gradient = history.quantity("weight_grad_rms")
     columns = starts(np.arange(len(gradient)) * history.stride)
+    watched = run.every is not None
     pooled = raster.pool(np.maximum.reduceat(gradient, columns, axis=0), ROWS)
     first = starts(np.arange(history.steps))
+    told = ~np.isnan(history.loss) if watched else np.ones(history.steps, bool)
     with np.errstate(over="ignore", invalid="ignore"):
-        loss = np.add.reduceat(history.loss, first) / np.diff(np.append(first, history.steps))
-    codes = raster.encode(pooled, "weight_grad_rms", *QUANTITIES["weight_grad_rms"].ranges[0])
-    return bins, rows, loss_codes(loss), codes
+        loss = np.add.reduceat(np.where(told, history.loss, 0.0), first) / np.add.reduceat(told.astype(float), first)
+    low, high = ranges_of("weight_grad_rms", watched)[0]
+    codes = raster.encode(raster.held(pooled) if watched else pooled, "weight_grad_rms", low, high)
+    return bins, rows, _own_scale(loss) if watched else loss_codes(loss), codes
+
+
+def _own_scale(loss: np.ndarray) -> np.ndarray:
+    """uint8 codes between the smallest of them, or 0, and the largest."""
+    finite = loss[np.isfinite(loss)]
+    low, high = min(0.0, np.min(finite, initial=0.0)), np.max(finite, initial=0.0)
+    codes = loss_codes((loss - low) / (high - low or 1.0) * LOSS_TOP * (1 - 1e-9))
+    return np.where(np.isnan(loss), raster.ABSENT, codes).astype(np.uint8)
 
 
 def loss_codes(loss: np.ndarray) -> np.ndarray:
@@ -201,6 +215,7 @@ def _rank(summary: Summary[Recipe], place: int | None, named: bool) -> tuple[flo
 
 
 def _card(summary: Summary[Recipe], place: int | None, names: tuple[str, ...]) -> dict[str, Any]:
+    watched = isinstance(summary.recipe, Watched)
     return {
         "names": list(names[:_MOST_NAMES]),
         "others": max(0, len(names) - _MOST_NAMES),
@@ -209,7 +224,8 @@ def _card(summary: Summary[Recipe], place: int | None, names: tuple[str, ...]) -
         "place": place if summary.status is Status.QUEUED else None,
         "steps": summary.steps,
         "total": summary.recipe.steps,
-        "loss": float(f"{summary.loss:.3g}") if summary.steps else None,
+        "loss": float(f"{summary.loss:.3g}") if summary.steps and not (watched and math.isnan(summary.loss)) else None,
+        "watched": watched,  # another process trains it: nobody here can stop it
         "bins": 0,
         "rows": 0,
         "filled": 0,

@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from gradviz.record.export import FILES
+from gradviz.record.export import ALL_FILES
 from gradviz.record.run import Run
 from gradviz.serve.admission import Refused
 from gradviz.serve.desk import Desk
@@ -37,7 +37,7 @@ def download_routes(
     get_person: Callable[[Request], str] = lambda _: "",
     stall: float = STALL,
 ) -> list[Route]:
-    """Routes for `st.App`: each of export.FILES of a run, and the class's archive for who knows its key.
+    """Routes for `st.App`: each of export.ALL_FILES of a run, and the class's archive for who knows its key.
 
     `get_person(request)`: who asks, empty if that is not known; then his address is who he is.
     With `ask` in the query the answer is one sentence about the line, empty if there is none, or 503.
@@ -45,9 +45,9 @@ def download_routes(
 
     async def run_file(request: Request) -> Response:
         id, name = request.path_params["id"], request.path_params["name"]
-        if name not in FILES:
+        if name not in ALL_FILES:
             return refuse(404, _("There is no such file of a run."))
-        make, media = FILES[name]
+        make, media = ALL_FILES[name]
 
         def begin() -> Iterator[bytes] | None:
             run = get_run(id)

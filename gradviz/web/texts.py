@@ -39,6 +39,7 @@ def card_words() -> dict[str, Any]:
     return {
         **words(),
         **{name: _(text) for name, text in _CARDS.items()},
+        "status_watched": {status: _(text) for status, text in _STATUS_WATCHED.items()},
         "verdicts": {str(verdict): _(str(verdict)) for verdict in Verdict},
         "actions": {word: _(text) for word, text in _ACTIONS.items()},
     }
@@ -205,6 +206,7 @@ _CARDS = {
     "loss_now": N_("loss {loss}"),
     "waits": N_("nothing recorded yet"),
     "more": N_("{n} more runs on this server have no card: the newest are shown, those with a name first."),
+    "spark_any": N_("Loss over the steps, on a scale of its own."),
     "spark": N_("Loss over the steps, 0 to 3 nats; dashed: guessing."),
     "heat": N_("Weight gradient, layers (input at the bottom) × steps."),
 }

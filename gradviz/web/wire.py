@@ -17,11 +17,10 @@ import numpy as np
 
 from gradviz.messages import Message, Told, say
 from gradviz.record.arithmetic import device_said
-from gradviz.record.float32 import SMALLEST_NORMAL
 from gradviz.record.history import History
 from gradviz.record.measuring import why_missing
 from gradviz.record.quantities import OF_WATCHED, QUANTITIES, described
-from gradviz.record.raster import MAX_ROWS, encode, means, pool, rows_of
+from gradviz.record.raster import MAX_ROWS, encode, fitted, means, measured_columns, pool, rows_of
 from gradviz.record.reading import ratio
 from gradviz.record.recipe import Recipe
 from gradviz.record.rows import Rows, folded
@@ -109,22 +108,11 @@ def _names(recipe: Recipe, rows: Rows | None, first: bool) -> dict[str, Any]:
     return count | named | {"title": recipe.title}
 
 
-def fitted(values: np.ndarray, quantity: str) -> tuple[float, float]:
-    """Whole decades that hold every number but exact zeros, denormal and not finite ones; the default range where there is
-    none, and of a linear scale."""
-    row = described(quantity)
-    sizes = values[(values >= SMALLEST_NORMAL) & np.isfinite(values)]
-    if row.linear or not len(sizes):
-        return row.ranges[0]
-    low, high = math.floor(math.log10(sizes.min())), math.ceil(math.log10(sizes.max()))
-    return float(low), float(max(high, low + 1))
-
-
 def newest_measured(run: Run[Recipe], values: np.ndarray) -> int:
     """The last of `values`, (columns, layers), that holds a number; the very last where none does."""
     if run.every is None:
         return len(values) - 1
-    measured = np.flatnonzero(~(values < 0).all(axis=1))
+    measured = measured_columns(values)
     return int(measured[-1]) if len(measured) else len(values) - 1
 
 

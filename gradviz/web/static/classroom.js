@@ -5,7 +5,7 @@
 import { Poll, get } from "./feed.js";
 import { MARKS, make, paint, theme } from "./look.js";
 import { decimal, fill } from "./numbers.js";
-import { ABOVE, FIRST_LEVEL, INFINITE, LEVELS, Message } from "./wire.js";
+import { ABOVE, ABSENT, FIRST_LEVEL, INFINITE, LEVELS, Message } from "./wire.js";
 
 export function render(state, component) {
   const kind = { cards: Cards, title: Title, notice: Notice }[component.data.mode];
@@ -171,7 +171,7 @@ class Card {
     this.what.textContent = card.summary;
     const far = card.total === null ? words.hovered : words.step_of_short;
     const where = card.place ? fill(words.in_queue, { n: card.place }) : fill(far, { step: card.steps, total: card.total });
-    this.state.replaceChildren(...[words.status[card.status], where].map((text) => make("span", "", null, text)));
+    this.state.replaceChildren(...[(card.watched && words.status_watched[card.status]) || words.status[card.status], where].map((text) => make("span", "", null, text)));
     this.verdict.textContent = card.filled ? (words.verdicts[card.verdict] ?? card.verdict) : words.waits;
     this.loss.textContent = card.loss === null ? "" : fill(words.loss_now, { loss: decimal(card.loss, words) });
     box.ariaLabel = `${this.who.textContent}, ${card.summary}`;
@@ -183,7 +183,7 @@ class Card {
     const { card, spark, cards: { look, words, data } } = this;
     const width = Math.max(1, card.bins) * 10;
     spark.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
-    spark.setAttribute("aria-label", `${words.spark} ${this.loss.textContent}`);
+    spark.setAttribute("aria-label", `${card.watched ? words.spark_any : words.spark} ${this.loss.textContent}`);
     spark.replaceChildren();
     const add = (tag, attributes) => {
       const element = document.createElementNS(SVG, tag);
@@ -193,7 +193,7 @@ class Card {
     const line = { fill: "none", "vector-effect": "non-scaling-stroke" };
     add("rect", { x: 0, y: 0, width, height: HEIGHT, fill: look.empty, "fill-opacity": 0.45 });
     const chance = HEIGHT * (1 - data.chance / data.loss_top);
-    add("line", { x1: 0, x2: width, y1: chance, y2: chance, stroke: look.faint, "stroke-dasharray": "4 4", "stroke-width": 1, ...line });
+    if (!card.watched) add("line", { x1: 0, x2: width, y1: chance, y2: chance, stroke: look.faint, "stroke-dasharray": "4 4", "stroke-width": 1, ...line });
     let points = [];
     const flush = () => {
       if (points.length === 1) points.push([points[0][0] + 4, points[0][1]]);
@@ -202,7 +202,8 @@ class Card {
     };
     this.losses.forEach((code, bin) => {
       const x = bin * 10 + 5;
-      if (code >= INFINITE || code === ABOVE) {
+      if (code === ABSENT) flush(); // not told
+      else if (code >= INFINITE || code === ABOVE) {
         flush(); // above the edge, or not a number at all: a mark at the upper edge
         add("rect", { x: x - 4, y: 1, width: 8, height: 9, fill: code === ABOVE ? MARKS.above : MARKS.not_finite });
       } else points.push([x, HEIGHT * (1 - (code - FIRST_LEVEL + 0.5) / LEVELS)]);
@@ -221,7 +222,8 @@ class Card {
     const { card, cards, buttons, id } = this;
     const { status } = card;
     const running = status === "running" || status === "queued";
-    const fits = { pause: running, resume: status === "paused", stop: running || status === "paused" };
+    const own = !card.watched; // else another process trains it
+    const fits = { pause: own && running, resume: own && status === "paused", stop: own && (running || status === "paused"), delete: own || !running };
     const wanted = cards.data.actions.filter((word) => fits[word] ?? true);
     if (buttons.dataset.wanted === wanted.join()) return; // a click needs the same button under mouse down and up
     buttons.dataset.wanted = wanted.join();

@@ -16,7 +16,7 @@ CODES = re.compile(
     | \b(?:stem|block|head|conv|fc|b)\d*(?:\.\w+)*\b | \bdigits\b | \b[a-z]+-[a-z]+\b | [0-9a-f]{4,12}\b | gradviz
     | \b(?:sigmoid|relu|tanh|gelu|silu|adam|sgd|momentum|mnist|fashion|kmnist|default|critical|orthogonal|lsuv|none|floor
       |normalise|feedback|fixed|one|group|layer|auto|cpu|cuda|mps|lr|on|off)\b
-    | \b(?:ms|s|a|inf|nan|NaN|U|PNG|SVG|CSV|MNIST|PIN|GB|MB)\b | a\*""",
+    | \b\d*\.?\d+e[-+]?\d+\b | \b(?:SkipInit|ms|s|a|inf|nan|NaN|U|PNG|SVG|CSV|MNIST|PIN|GB|MB)\b | a\*""",
     re.VERBOSE,
 )
 
@@ -50,4 +50,4 @@ def unbracketed(text: str) -> str:
         if depth == 0 and letter != "⟧":
             kept.append(letter)
     left = CODES.sub(" ", "".join(kept))
-    return " ".join(re.findall(r"[^\W\d_]\S*", left))
+    return " ".join(word for word in left.split() if any(map(str.isalpha, word)))

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from gradviz.lenet.activations import ACTIVATIONS
@@ -180,7 +181,7 @@ class RunConfig:
     def layout(self) -> Layout:
         return layout(self.blocks)
 
-    @property
+    @cached_property  # asked for at every poll and, by the queue, of all that wait
     def id(self) -> str:
         """12 hex digits of the content's SHA-256: the same settings give the same id on every machine.
 

@@ -21,6 +21,7 @@ _WATCHED = 10.0  # seconds after the last look; a page in front looks every seco
 _HURRY, _HURRY_THERE = (20, 0.5), (60, 1.0)  # first pictures and presses that go before the turns of others: at once, per second
 _TOGETHER = 4  # turns of one address to one of another where both have people who wait; guests, who may be one and the same, one
 _SHARE, _SHARE_THERE = 0.1, 0.5  # of the places in the queue that one person, and one address, may have
+_SAID_AGAIN = 0.05  # seconds for which places are not worked out again: many pages ask at once
 _FIRST = 0.25  # of a slice, then a worker may go to whom it matters more: enough for a first picture of most nets
 
 
@@ -32,6 +33,8 @@ class Queue:
         self.waiting: list[Job] = []
         self._jobs, self._places, self._slice, self._clock = jobs, places, slice, clock
         self._count = 0  # of waitings
+        self._changes = 0  # of who waits, and for what
+        self._said: tuple[float, tuple[int, int], dict[str, int]] = (-math.inf, (0, 0), {})  # when, of whom, and what
         self._round = 0.0  # of whom a worker took last; see _tag
         self._tags: dict[tuple[str, bool], float] = {}
         self._hurry, self._hurry_there = Pace(*_HURRY, clock), Pace(*_HURRY_THERE, clock)
@@ -54,6 +57,7 @@ class Queue:
         return self._hurry.allows(client) and all([self._hurry_there.allows(address) for address in addresses])
 
     def add(self, job: Job, urgent: bool = False) -> None:
+        self._changes += 1
         job.urgent = urgent and self.hurries(next(iter(job.run.clients), job.run.id), job.addresses)
         if job not in self.waiting:
             self._count += 1
@@ -61,6 +65,7 @@ class Queue:
             self.waiting.append(job)
 
     def remove(self, job: Job) -> None:
+        self._changes += 1
         if job in self.waiting:
             self.waiting.remove(job)
 
@@ -119,7 +124,12 @@ class Queue:
 
     def positions(self) -> dict[str, int]:
         """Run id -> place; 1 is the next."""
-        return {job.run.id: place for place, job in enumerate(self.order(), 1)}
+        now, (then, known, places) = self._clock(), self._said
+        whose = self._changes, sum(len(job.run.clients) for job in self._jobs.values())
+        if known != whose or not then <= now < then + _SAID_AGAIN:
+            places = {job.run.id: place for place, job in enumerate(self.order(), 1)}
+            self._said = now, whose, places
+        return places
 
     def position(self, id: str) -> int | None:
         waits = any(job.run.id == id for job in self.waiting)  # whoever trains need not know the order, which costs more

@@ -10,9 +10,11 @@ from timing import Clock, until
 
 from gradviz.lenet.data import Shelf
 from gradviz.lenet.experiment import trainer_on
-from gradviz.record.run import Status
+from gradviz.record.run import Run, Status
 from gradviz.serve.admission import Refused
+from gradviz.serve.job import Job
 from gradviz.serve.manager import RunManager
+from gradviz.serve.queue import Queue
 from gradviz.settings import Limits
 from gradviz.store.store import RunStore
 
@@ -61,6 +63,31 @@ def test_the_list_holds_live_and_kept_runs_newest_first(managed: Callable, stage
     assert [(line.id, line.status, line.steps) for line in manager.list()] == expected
     until(lambda: not manager.unsaved())  # now it comes from the store
     assert [(line.id, line.status, line.steps) for line in manager.list()] == expected
+
+
+def test_many_pages_that_ask_for_their_places_at_once_are_told_the_order_that_was_worked_out_for_the_first(clock: Clock) -> None:
+    class Counted(Queue):
+        orders = 0
+
+        def order(self) -> list[Job]:
+            self.orders += 1
+            return super().order()
+
+    jobs: dict[str, Job] = {}
+    queue = Counted(jobs, 10, 2.0, clock)
+    for seed in range(3):
+        run = Run.begun(seeded(seed), Status.QUEUED)
+        jobs[run.id] = Job(run, seed)
+        queue.add(jobs[run.id])
+    ids = list(jobs)
+    assert [queue.position(id) for _ in range(50) for id in ids] == [1, 2, 3] * 50 and queue.orders == 1
+    queue.remove(jobs[ids[0]])
+    assert [queue.position(id) for id in ids] == [None, 1, 2] and queue.orders == 2
+    jobs[ids[1]].run.clients = jobs[ids[2]].run.clients = ("ann",)
+    jobs[ids[2]].seen = clock.now = 100.0  # she looks at it
+    assert [queue.position(id) for id in ids] == [None, 2, 1] and queue.orders == 3
+    clock.now += 0.06
+    assert queue.position(ids[1]) == 2 and queue.orders == 4
 
 
 @pytest.fixture

@@ -44,7 +44,8 @@ manager = server().manager
 
 def chosen_run() -> Summary | None:
     summaries = [summary for summary in manager.list() if summary.steps]
-    labels = {summary.id: f"{summary.recipe.title} — {_(str(summary.status))}, {summary.progress}" for summary in summaries}
+    labels = {summary.id: _("{title} — {status}, {progress}").format(
+        title=summary.recipe.title, status=_(str(summary.status)), progress=summary.progress) for summary in summaries}
     wanted = st.session_state.get(controls.RUN)
     if not labels:
         st.info(_("No run has recorded a step yet. Start one in the Lab; its anatomy is then here."), icon=":material/info:")
@@ -130,7 +131,7 @@ def picture(run: Run) -> None:
     step = scrub(recorded_steps(run, history))
     column = history.column_of(step)
     diagnosis = diagnose(run, column)
-    st.markdown(f"**{_('Step {step}').format(step=step)}.** {diagnosis.sentence}")
+    st.markdown(_("**Step {step}.** {sentence}").format(step=step, sentence=diagnosis.sentence))
     before = [kept for kept in history.samples if kept.step <= step]
     sample = before[-1].sample() if before else None
     view = st.session_state[VIEW]

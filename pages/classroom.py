@@ -198,7 +198,7 @@ def border(summaries: list) -> None:
         "before they showed either way are left out."
     ))  # fmt: skip
     with st.expander(_("What the outcomes mean")):
-        st.markdown("\n".join(f"- **{_(word)}**: {OUTCOMES[word]}" for word in JUDGED))
+        st.markdown("\n".join(_("- **{word}**: {meaning}").format(word=_(word), meaning=OUTCOMES[word]) for word in JUDGED))
 
 
 def everybody() -> None:

@@ -150,7 +150,8 @@ def _diagnosis(run_id: str) -> None:
     if (run := manager.get(run_id)) is None:
         return
     diagnosis = diagnose(run)
-    st.markdown(f"**{_(str(diagnosis.verdict)).capitalize()}.** {diagnosis.sentence}")
+    verdict = _(str(diagnosis.verdict)).capitalize()
+    st.markdown(_("**{verdict}.** {sentence}").format(verdict=verdict, sentence=diagnosis.sentence))
     for title, lines in (
         (_("Measured"), diagnosis.evidence),
         (_("Likely the cause (theory, not measured)"), diagnosis.likely_cause),
@@ -261,8 +262,8 @@ def earlier_runs() -> None:
     summaries = manager.list()
     if not summaries:
         return
-    labels = {summary.id: f"{summary.recipe.title} — {_(str(summary.status))}, {summary.progress}"
-              for summary in summaries}
+    labels = {summary.id: _("{title} — {status}, {progress}").format(
+        title=summary.recipe.title, status=_(str(summary.status)), progress=summary.progress) for summary in summaries}
     with st.sidebar:
         st.header(_("Runs on this server"))
         st.selectbox(

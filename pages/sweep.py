@@ -216,7 +216,7 @@ def picture(sweep: Sweep) -> None:
         figure_panel(grid_figure(sweep, results), "grid", _("Outcomes over the grid"), sweep.id)
         st.caption(_(HOW_TO_READ["grid"]))
     with st.expander(_("What the outcomes mean"), expanded=True):
-        st.markdown("\n".join(f"- **{_(word)}**: {OUTCOMES[word]}" for word in JUDGED))
+        st.markdown("\n".join(_("- **{word}**: {meaning}").format(word=_(word), meaning=OUTCOMES[word]) for word in JUDGED))
     with st.expander(_("Every run")):
         table = results_table(sweep, results)
         st.dataframe(table, hide_index=True, width="stretch")

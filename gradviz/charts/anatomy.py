@@ -311,7 +311,7 @@ def magnitude_figure(sample: AnatomySample, layer: int) -> go.Figure:
             if counts[place]:
                 figure.add_scatter(
                     x=[x], y=[100 * counts[place]], mode="markers+text", text=[words], textposition="top center",
-                    showlegend=False,
+                    showlegend=False, cliponaxis=False,
                     marker={"color": colour, "size": 10, "symbol": "triangle-down" if place == anatomy.ZERO else "x"},
                     hovertemplate=f"{label}, {words}: %{{y:.3g}} %<extra></extra>",
                 )  # fmt: skip

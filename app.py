@@ -158,6 +158,9 @@ def _warm_up() -> None:
             (nursery or shelf).load("mnist")  # where the trainings are
         except RuntimeError:
             pass  # the page says so, from the shelf's state
+    if nursery is None:
+        # PyTorch loads some hundred modules with the first net and optimiser that are made, for a second.
+        server().manager.preview(RunConfig(dataset=shelf.effective("mnist")[0], blocks=1))
     warm_up()
     _files.warm_up()
 

@@ -8,7 +8,7 @@ from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.lenet.outcome import JUDGED, OUTCOMES
 from gradviz.messages import say
 from gradviz.serve.classroom import ClassSweep
-from gradviz.ui import classroom, controls
+from gradviz.ui import classroom, controls, projector
 from gradviz.ui.heavy import heavily, said_if_refused
 from gradviz.ui.language import link, spoken, write_address
 from gradviz.ui.server import server
@@ -165,10 +165,7 @@ def confirm(run_id: str) -> None:
 
 
 def wall(run_id: str) -> None:
-    st.html("<style>[data-testid^=stTopNav], [data-testid=stExpandSidebarButton] {display: none} "
-            ".stMain .gv-state {font-size: 26px} .stMain .gv-figure span {font-size: 30px} "
-            ".stMain .gv-figure b {font-size: 17px} .stMain .gv-head h2 {font-size: 21px} "
-            ".stMain .gv-progress, .stMain .gv-meaning, .stMain .gv-read {font-size: 16px}</style>")  # fmt: skip
+    projector.begin()
     run = manager.get(run_id) if run_id else None
     if run is None:
         st.title(_("The class's wall"), anchor=False)

@@ -16,12 +16,12 @@ from gradviz.record.measuring import why_missing
 from gradviz.record.quantities import described, is_described
 from gradviz.record.run import Run, Status
 from gradviz.serve.manager import AFRESH
-from gradviz.ui import classroom, controls
+from gradviz.ui import classroom, controls, first, projector
 from gradviz.ui.heavy import said_if_refused
 from gradviz.ui.language import spoken, write_address
 from gradviz.ui.server import server
 from gradviz.web.download import download_button
-from gradviz.web.panels import live_panel, preview_panel
+from gradviz.web.panels import live_panel, preview_panel, title_panel
 from gradviz.words import as_text
 from gradviz.words import gettext as _
 
@@ -98,6 +98,7 @@ def buttons(config, run: Run | None, status: Status | None) -> None:
         if run is not None:
             st.button(_("Close the run"), key="close", type="tertiary", on_click=show, args=(None,),
                       help=_("Goes back to the picture at initialisation. The run itself goes on and is kept."))
+            projector.button()
     shown = run or (known if known is not None and not known.status.live else None)
     if shown and (sentence := classroom.whose_sentence(shown)):
         st.caption(sentence)
@@ -282,10 +283,27 @@ def open_run() -> None:
     st.session_state["open_run"] = ""
 
 
+def on_the_projector(run: Run | None) -> None:
+    """A run for the whole room, or the net that is set up."""
+    projector.begin()
+    config = st.session_state[controls.CONFIG]
+    names, title = server().classroom.names(run.id) if run else (), run.recipe.title if run else config.title
+    title_panel(names or (title,), title if names else "")
+    if run:
+        live_panel(run)
+    else:
+        preview_panel(classroom.preview(config))
+    projector.leave_button()
+
+
 controls.open_session(lambda run_id: config_of(manager.get(run_id)))
 if (run := manager.get(st.session_state.get(controls.RUN) or "")) is not None and run.every is not None:
     watched_net(run)
     run = None  # as at the end
+    st.stop()
+if projector.on():
+    on_the_projector(run)
+    run = None
     st.stop()
 st.title(_("See gradients vanish, explode, and recover"), anchor=False)
 controls.show_problems()
@@ -302,6 +320,7 @@ st.markdown(_("**{layers} weight layers · {parameters} parameters** · {title}"
     layers=config.layers, parameters=f"{parameter_count(config):,}", title=config.title))
 status = run.status if run else None
 buttons(config, run, status)
+first.steps(run is not None)
 
 if run is not None:
     if run.id != config.id:

@@ -21,7 +21,7 @@ from gradviz.serve.classroom import LONGEST_NAME, clean_name
 from gradviz.serve.manager import AFRESH
 from gradviz.serve.people import COOKIE, GUEST
 from gradviz.serve.previews import Preview
-from gradviz.ui import controls
+from gradviz.ui import controls, first
 from gradviz.ui.language import asked
 from gradviz.ui.server import kept_words, notice, server
 from gradviz.web import hosts
@@ -327,7 +327,7 @@ def frame(lessons_page: Any) -> None:
         del drawn["wall"]  # nobody else's page changes with the wall
     # st.container: an element that shows nothing must not take a line's room.
     with st.container(key="class_frame"):
-        notice_panel(drawn, st.session_state.get(NAME), _NOTICE, _name_remembered)
+        notice_panel(drawn, st.session_state.get(NAME), _NOTICE, _name_remembered, first.over())
     if room.lesson and WALL not in st.query_params:
         with st.container(border=True, horizontal=True, vertical_alignment="center", key="class_banner"):
             st.markdown(f":material/campaign: **{_('The teacher points to a lesson:')}**", width="content")

@@ -178,11 +178,12 @@ def _network() -> dict[str, Any]:
         _(spec.label), 0, _QUICK_BLOCKS, key=_key("blocks_quick"), help=_(spec.help),
         on_change=_copy, args=("blocks_quick", "blocks"), disabled=_locked(),
     )
-    values["blocks"] = _number(
-        "blocks", _("Blocks, up to 1000"), step=1,
-        on_change=_copy, args=("blocks", "blocks_quick", lambda blocks: min(blocks, _QUICK_BLOCKS)),
-    )
-    with st.expander(_("Advanced")):
+    deep, everywhere = st.session_state[_key("blocks")] > _QUICK_BLOCKS, st.session_state[_key("activation_everywhere")]
+    with st.expander(_("Advanced"), expanded=deep or everywhere):
+        values["blocks"] = _number(
+            "blocks", _("Blocks, up to 1000"), step=1,
+            on_change=_copy, args=("blocks", "blocks_quick", lambda blocks: min(blocks, _QUICK_BLOCKS)),
+        )
         values["activation_everywhere"] = _toggle("activation_everywhere")
     return values
 

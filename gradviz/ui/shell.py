@@ -6,7 +6,7 @@ import streamlit as st
 
 from gradviz.lenet.config import unescaped
 from gradviz.serve.admission import Refused
-from gradviz.ui import classroom, language
+from gradviz.ui import classroom, language, projector
 from gradviz.ui.opening import HOME
 from gradviz.ui.server import server
 from gradviz.words import as_text
@@ -32,7 +32,7 @@ page = st.navigation(
 )
 if any(name.startswith("amp;") for name in st.query_params):
     st.query_params.from_dict(unescaped({name: st.query_params.get_all(name) for name in st.query_params}))
-if st.query_params.get(classroom.WALL) is None:  # a projector shows no controls
+if st.query_params.get(classroom.WALL) is None and not projector.on():  # a projector shows no controls
     language.picker()
 classroom.frame(lessons)
 if short := server().desk.short():

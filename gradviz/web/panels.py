@@ -44,6 +44,7 @@ export default function (component) {
 """
 ACTIONS = ("open", "large", "wall", "pause", "resume", "stop", "delete")  # words of the cards' buttons
 FOR_ALL = ("open", "large")
+SEEN = "gradviz_seen"  # a cookie: this browser has had its first minute
 
 
 def mount(
@@ -105,11 +106,12 @@ def title_panel(names: tuple[str, ...], title: str, key: str = "class_title") ->
 
 
 def notice_panel(
-    drawn: dict[str, str | bool], name: str | None, key: str, on_name_change: Callable[[], None]
+    drawn: dict[str, str | bool], name: str | None, key: str, on_name_change: Callable[[], None], seen: bool = False
 ) -> None:
     """Invisible: reruns the page when the server's notice differs from what the page has `drawn`, and keeps this browser's
-    display name (None: not known yet) across reloads. A name that it remembers is the trigger `name`."""
-    _class({"mode": "notice", "drawn": drawn, "name": name}, key, name=on_name_change, changed=None)
+    display name (None: not known yet) across reloads. A name that it remembers is the trigger `name`.
+    `seen`: it is to remember that too, in the cookie SEEN."""
+    _class({"mode": "notice", "drawn": drawn, "name": name, "seen": seen and SEEN}, key, name=on_name_change, changed=None)
 
 
 def _class(data: dict[str, Any], key: str, **triggers: Callable[[], None] | None) -> None:

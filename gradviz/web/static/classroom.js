@@ -252,7 +252,8 @@ class Notice extends Part {
     this.poll.again(this.told ? 3000 : 500);
   }
   keepName() {
-    const { name } = this.data;
+    const { name, seen } = this.data;
+    if (seen) document.cookie = `${seen}=1; max-age=31536000; samesite=lax; path=${new URL(document.baseURI).pathname}`;
     try {
       if (name) localStorage.setItem(NAME, name);
       else if (name === "") localStorage.removeItem(NAME);

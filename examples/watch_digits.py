@@ -29,17 +29,24 @@ class Block(nn.Module):
         return F.relu(x + inner)
 
 
-def net() -> nn.Module:
-    stem = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU())
-    blocks = nn.Sequential(*(Block(16) for _ in range(4)))
-    return nn.Sequential(stem, blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+class ResNet(nn.Module):
+    """Images (n, 1, 8, 8) -> scores (n, 10)."""
+
+    def __init__(self, channels: int = 16, blocks: int = 4):
+        super().__init__()
+        self.stem = nn.Conv2d(1, channels, 3, padding=1)
+        self.blocks = nn.Sequential(*(Block(channels) for _ in range(blocks)))
+        self.head = nn.Linear(channels, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(F.relu(self.stem(x))).mean((2, 3)))
 
 
 def main(steps: int = 200, folder: str = "runs") -> None:
     torch.manual_seed(0)
     images, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(images / 16, dtype=torch.float32).reshape(-1, 1, 8, 8), torch.tensor(labels)
-    model = net()
+    model = ResNet()
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     with gradviz.watch(model, optimizer, folder=folder, title="ResNet on the digits") as run:
         for _step in range(steps):

@@ -142,13 +142,15 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _open(given: dict[str, Any]) -> int:
-    from gradviz.ui.opening import open_app
+    from gradviz.ui.opening import is_free, open_app
 
     folder = Path(given["folder"] or Settings.from_environment().store)
     if given["folder"] and not folder.is_dir():
         return _complain(_("{folder} is no folder.").format(folder=folder), 2)
     if not (given["port"] is None or 1 <= given["port"] <= 65535):
         return _complain(_("--port must be 1…65535, not {port}.").format(port=given["port"]), 2)
+    if given["port"] and not is_free(given["port"]):
+        return _complain(_("Port {port} is taken; without --port the first free one is used.").format(port=given["port"]), 2)
     open_app(folder, given["port"], given["browser"])
     return 0
 

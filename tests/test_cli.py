@@ -152,12 +152,14 @@ def test_a_folder_or_port_that_cannot_be_is_one_line_and_exit_code_2(options, sa
     assert said in error and error.count("\n") == 1
 
 
-def test_a_port_that_somebody_has_is_passed_over():
+def test_a_port_that_somebody_has_is_passed_over_and_refused_where_it_was_asked_for(tmp_path, capsys):
     with socket.socket() as other:
         port = opening.free_port()
         other.bind(("127.0.0.1", port))
         other.listen()
         assert opening.free_port() not in (0, port)
+        assert main(["open", str(tmp_path), "--port", str(port)]) == 2
+    assert f"Port {port} is taken" in capsys.readouterr().err
 
 
 def test_help_names_every_option_and_every_word(capsys):

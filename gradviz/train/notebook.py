@@ -60,7 +60,7 @@ def picture(history: History, names: tuple[str, ...]) -> bytes:
         colours[code, :3] = colour
     colours[:, 3] = 255
     colours[raster.ABSENT] = 0
-    return png(colours[raster.encode(values, QUANTITY, *ORDINARY)].transpose(1, 0, 2))
+    return png(colours[raster.encode(values, QUANTITY, *ORDINARY)].transpose(1, 0, 2)[::-1])
 
 
 def png(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
@@ -87,7 +87,7 @@ def as_html(shown: Shown) -> str:
         if loss == loss:
             told = _("Steps: {steps}. Layers: {layers}. Loss: {loss:.4g}. As of {when}.")
         lines.append(html.escape(told.format(steps=history.steps, layers=len(names), loss=loss, when=when)))
-        about = html.escape(_("Weight gradient of every layer over the steps, the first layer at the top"))
+        about = html.escape(_("Weight gradient of every layer over the steps, the first layer at the bottom"))
         style = f"width:480px;height:{rows}px;image-rendering:pixelated;border:1px solid #9a9a9a"
         lines.append(f'<img alt="{about}" title="{about}" style="{style}" src="data:image/png;base64,{source}">')
         legend = _("Weight gradient, a row for each layer: dark 10⁻⁸, bright 10²; white is exactly 0, purple below, orange "

@@ -41,16 +41,25 @@ def open_app(folder: Path, port: int | None = None, browser: bool = True) -> Non
 
 def free_port() -> int:
     """The first that nobody has, from Streamlit's own on."""
-    for port in (*range(_FIRST, _FIRST + _PORTS), 0):
-        with socket.socket() as probe:
-            if sys.platform != "win32":
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will; else one just left is taken
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise OSError("no port is free")
+    usual = range(_FIRST, _FIRST + _PORTS)
+    return next((port for port in usual if is_free(port)), None) or _any_port()
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        if sys.platform != "win32":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will; else one just left is taken
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _any_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _has_browser() -> bool:
@@ -59,7 +68,9 @@ def _has_browser() -> bool:
 
 
 def _show(url: str, said: str, folder: Path, browser: bool) -> None:
-    while not _answers(f"{url}_stcore/health"):
+    from streamlit import runtime
+
+    while not (runtime.exists() and _answers(f"{url}_stcore/health")):  # ours, and not another's that came first
         time.sleep(0.2)
     with contextlib.suppress(OSError):  # of a folder that takes nothing; the page says so
         (folder / ADDRESS).write_text(url, encoding="utf-8")

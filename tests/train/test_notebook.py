@@ -53,7 +53,7 @@ def test_the_picture_has_a_row_for_each_layer_and_a_colour_for_each_kind_of_numb
     run.close()
     table = run.run.history.columns[:, list(QUANTITIES).index("weight_grad_rms")]
     table[:] = [[0, np.nan, 1.0], [1e-7, np.inf, 10.0], [-1, 1e-9, 1e3], [1e-40, 1e-2, 1.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
-    found = pixels(notebook.as_html(run))
+    found = pixels(notebook.as_html(run))[::-1]  # the first layer is at the bottom
     assert found.shape == (3, 6, 4)
     assert found[0, 0].tolist() == [255, 255, 255, 255] and found[0, 2, 3] == 0  # exactly 0, and not measured
     assert found[1, 0].tolist() == found[1, 1].tolist() == [227, 0, 27, 255]

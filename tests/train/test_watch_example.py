@@ -25,7 +25,7 @@ def test_the_example_runs_offline_and_shows_every_layer(tmp_path):
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0] == "ResNet on the digits: finished" and len(lines) == 2 + 10 + 1
-    assert lines[2].startswith("0.0 ") and "12 steps, loss" in lines[-1]
+    assert lines[2].startswith("stem ") and "12 steps, loss" in lines[-1]
 
 
 def test_the_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):

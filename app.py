@@ -191,7 +191,7 @@ app = st.App(
         Middleware(Language),
         Middleware(Guard, get_names=_names, base=_base, get_person=_person, uploads=f"/{ROUTE}/"),
         Middleware(Badge, get_people=lambda: server().people, base=_base),
-        Middleware(Frontend, files=_files, base=_base, get_link=lambda page: link_header(page, _base)),
+        Middleware(Frontend, files=_files, base=_base, get_link=link_header),
     ],
     lifespan=_lifespan,
     on_script_error=_failed,

@@ -40,11 +40,11 @@ def plotly_url() -> str:
     return f"live/plotly.js?v={plotly.__version__}-{'-'.join(TRACES)}"
 
 
-def link_header(page: str, base: str = "") -> str:
+def link_header(page: str) -> str:
     """The header Link by which the browser fetches, while Streamlit begins, what the elements of the `page` ("" is the Lab) will
-    ask for. `base`: what every path begins with."""
+    ask for. Relative to the page, as a proxy may have put it under another path."""
     modules = [script_url("classroom.js"), script_url("figure.js" if page else "live.js")]
-    links = [*(f"<{base}/{url}>; rel=modulepreload" for url in modules), f"<{base}/{plotly_url()}>; rel=preload; as=script"]
+    links = [*(f"<./{url}>; rel=modulepreload" for url in modules), f"<./{plotly_url()}>; rel=preload; as=script"]
     return ", ".join(links)
 
 

@@ -74,12 +74,12 @@ def test_a_page_names_the_scripts_that_it_will_ask_for_and_nothing_else_does(fol
         kind = HTMLResponse if scope["path"] in ("/school", "/school/", "/school/compare") else PlainTextResponse
         await kind("index")(scope, receive, send)
 
-    app = Frontend(index, Files(folder), base="/school", get_link=lambda page: link_header(page, "/school"))
+    app = Frontend(index, Files(folder), base="/school", get_link=link_header)
     for path, script in {"/school/": "live.js", "/school": "live.js", "/school/compare": "figure.js"}.items():
         link = ask(app, path).headers["link"]
         for url, how in ((script_url("classroom.js"), "modulepreload"), (script_url(script), "modulepreload"),
                          (plotly_url(), "preload; as=script")):  # fmt: skip
-            assert f"</school/{url}>; rel={how}" in link
+            assert f"<./{url}>; rel={how}" in link
     assert not any("link" in ask(app, path).headers for path in ("/school/api/x", "/school/static/font.woff2"))
 
 

@@ -7,6 +7,7 @@ from gradviz.lenet.config import config_of
 from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.lenet.outcome import JUDGED, OUTCOMES
 from gradviz.messages import say
+from gradviz.record.watched import Watched
 from gradviz.serve.classroom import ClassSweep
 from gradviz.ui import classroom, controls, projector
 from gradviz.ui.heavy import heavily, said_if_refused
@@ -212,6 +213,9 @@ def everybody() -> None:
         ))  # fmt: skip
     teacher()
     summaries = manager.list()
+    if any(isinstance(summary.recipe, Watched) for summary in summaries):
+        st.caption(_("Nets that other processes train have scales of their own: the loss from 0 to its largest, the weight "
+                     "gradient from 10⁻⁸ to 10². Grey was not measured."))
     if not summaries:
         st.info(_("Nobody has started a run yet. Start one in the Lab, and its card appears here by itself."),
                 icon=":material/info:")  # fmt: skip

@@ -90,7 +90,7 @@ def varied_fields(runs) -> list:
 def label(summary) -> str:
     config = config_of(summary)
     seed = " · " + _("seed {seed}").format(seed=config.seed) if config else ""
-    return f"{summary.recipe.title}{seed} · {summary.id[:4]}"
+    return f"{summary.recipe.title}{seed} · {summary.id.removeprefix('watched-')[:4]}"
 
 
 def settings_table(runs: dict) -> None:
@@ -166,6 +166,8 @@ def pictures(runs: dict) -> None:
                      "at 100 %."))
     figure_panel(heatmaps_figure(recorded, quantity, limits), "heatmaps", _("Heatmaps of all runs"), ids)
     st.caption(_(HOW_TO_READ["heatmap"]))
+    if any(run.every is not None for run in recorded.values()):
+        st.caption(_("Grey was not measured; a step between two that were has the colours of the one before."))
 
     st.header(_("Difference of two"), anchor=False)
     one, other = st.columns(2)

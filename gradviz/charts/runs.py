@@ -102,6 +102,8 @@ def profile_figure(
     """
     scale = described(quantity)
     figure = Draft(_("layer, from input to output") if names is None else _("depth, input to output (%)"), scale.axis)
+    known = np.concatenate([np.empty(0), *(scale.places(values) for values in profiles.values())])
+    lowest = float(np.min(known[np.isfinite(known)], initial=0.0))
     few = sum(map(len, profiles.values())) < 300  # a marker costs the browser as much as a line
     for place, ((name, values), style) in enumerate(zip(profiles.items(), line_styles(), strict=False)):
         values = np.asarray(values, float)
@@ -115,7 +117,7 @@ def profile_figure(
         for mask, height, symbol, words in (
             ((values == 0) & (not scale.linear), ZERO_AT - 0.6 * place, "triangle-down-open", _("exactly 0")),
             (~np.isfinite(values), INFINITE_AT + 0.6 * place, "x", _("not finite")),
-            (values < 0, scale.ranges[0][0] if scale.linear else ZERO_AT - 0.6 * place, "asterisk-open", _("not measured")),
+            (values < 0, scale.ranges[0][0] if scale.linear else lowest - 1.0 - 0.3 * place, "asterisk-open", _("not measured")),
         ):
             if mask.any():
                 figure.scatter(

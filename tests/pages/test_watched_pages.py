@@ -52,7 +52,7 @@ def test_the_lab_shows_it_live_without_what_sets_up_or_starts_a_net_here(watched
     assert data["words"]["status"]["interrupted"] == "Interrupted: its process ended"
     assert page.title[0].value == r"My \*own\* net" and "close" in keys(page)
     assert not {"start", "pause", "stop", "step"} & keys(page) and not page.number_input and "theory" not in str(page.expander)
-    assert "Measured: 1 of 2 steps" in text(page) and "That takes 2 %" in text(page)
+    assert "Measured: 1 of 2 steps" in text(page) and "that takes 2 %" in text(page)
     (frame,) = [frame.value for frame in page.dataframe]
     assert frame.values.tolist() == [[NAMES[1], "Backward signal", "it is frozen"]]
     page.button(key="close").click().run()

@@ -310,7 +310,7 @@ function figuresOf(run, words) {
     ["loss", decimal(run.loss, words, 4)],
     ["accuracy", percent(run.accuracy, words)],
     ...gradientsOf(run, words),
-    ["ratio", run.steps ? decimal(run.ratio, words) : "–"],
+    ...(run.every === null ? [["ratio", run.steps ? decimal(run.ratio, words) : "–"]] : []), // any other net is judged by lengths
     ["ms_per_step", run.ms_per_step === null ? "–" : fill(words.milliseconds, { n: decimal(run.ms_per_step, words) })],
     ["device", run.device || "–"],
   ];

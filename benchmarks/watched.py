@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.watched [--small] [--only NAME] [--seeds 3] [--folder FOLDER] [--write]
 
-With --write the two tables go into docs/diagnosis.md, between their marks. Half an hour on one core, --small three minutes; what
-lies in FOLDER is not trained again. The tests judge the small ones (tests/diagnosis/test_watched_nets.py).
+With --write the tables go into docs/diagnosis.md, between their marks. In full size a quarter of an hour for each seed on one
+core, --small three minutes; what lies in FOLDER is not trained again. The tests judge the small ones
+(tests/diagnosis/test_watched_nets.py).
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ def judge(make: Callable[[int, bool], Supervised | Training], seed: int, small: 
             history = run.run.history
             one = found[name]
             one.layers, one.steps = len(run.layers), history.steps
-            one.start_loss, one.loss = (float(np.nanmean(history.loss[part])) for part in (slice(0, 3), slice(-3, None)))
+            told = history.loss[~np.isnan(history.loss)]
+            if len(told):
+                one.start_loss, one.loss = float(told[:3].mean()), float(told[-3:].mean())
     return list(found.values())
 
 
@@ -160,7 +163,7 @@ def main() -> None:
                     table.append(row)
                 print(f"{part}: {time.perf_counter() - begin:.0f} s", file=sys.stderr)
                 if options.write:
-                    write(part, table)
+                    write(f"{part}, full size" if part == "healthy" and not options.small else part, table)
 
 
 def write(part: str, table: list[str]) -> None:

@@ -153,6 +153,8 @@ def _diagnosis(run_id: str) -> None:
     diagnosis = diagnose(run)
     verdict = _(str(diagnosis.verdict)).capitalize()
     st.markdown(_("**{verdict}.** {sentence}").format(verdict=verdict, sentence=diagnosis.sentence))
+    for line in diagnosis.advice:
+        st.markdown(as_text(str(line)))
     for title, lines in (
         (_("Measured"), diagnosis.evidence),
         (_("Likely the cause (theory, not measured)"), diagnosis.likely_cause),

@@ -6,10 +6,11 @@ The whole of it, three seeds and the nets in full size, is benchmarks/watched.py
 import pytest
 
 from benchmarks.nets import HEALTHY
-from benchmarks.planted import FAULTS
+from benchmarks.planted import AFTERWARDS, FAULTS
 from benchmarks.watched import judge
 
 pytestmark = pytest.mark.trains
+PLANTED = FAULTS | AFTERWARDS
 
 
 @pytest.mark.parametrize("name", HEALTHY)
@@ -19,9 +20,9 @@ def test_a_healthy_net_raises_no_alarm_at_any_time(name, tmp_path, one_thread):
         assert not one.last.advice and one.last.evidence
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", PLANTED)
 def test_what_was_planted_is_named_with_its_layer_its_numbers_and_what_to_do_next(name, tmp_path, one_thread):
-    fault = FAULTS[name]
+    fault = PLANTED[name]
     (one,) = judge(fault.make, 0, True, tmp_path)
     assert one.last.findings[0] in fault.expected
     assert fault.layer in str(one.last.sentence) and one.last.advice

@@ -19,6 +19,7 @@ from gradviz.serve.manager import AFRESH
 from gradviz.ui import classroom, controls, first, projector
 from gradviz.ui.heavy import said_if_refused
 from gradviz.ui.language import spoken, write_address
+from gradviz.ui.meanings import MEANINGS
 from gradviz.ui.server import server
 from gradviz.web.download import download_button
 from gradviz.web.panels import live_panel, preview_panel, title_panel
@@ -339,6 +340,9 @@ if run is None or run.id != config.id:
     if run is not None:
         st.header(_("The next run, at initialisation"), anchor=False)
     preview_panel(classroom.preview(config))
+with st.expander(_("What the words mean"), key="meanings", on_change="rerun") as panel:
+    if panel.open:
+        st.markdown("\n".join(f"- **{_(word)}**: {_(meaning)}" for word, meaning in MEANINGS.items()))
 theory_words(config)
 earlier_runs()  # in the sidebar, but nobody waits for them
 with st.sidebar:

@@ -9,6 +9,7 @@ from recorded import finished_run
 from viewing import QUICK, keys, lab, text
 
 from gradviz.lenet.config import RunConfig
+from gradviz.ui.meanings import MEANINGS
 from gradviz.ui.server import server
 
 TOGGLES = ("activation", "batch_norm", "shortcut", "init_custom", "treatment")
@@ -27,6 +28,12 @@ def test_three_steps_lead_from_the_picture_over_start_to_a_change(page_server):
     page.button(key="close").click().run()
     assert "of 3" not in text(page)
     assert server().manager.wait(RunConfig.from_query(QUICK)[0].id, 60)
+
+
+def test_the_words_of_the_field_are_explained_where_the_reader_opens_them(page_server):
+    page = lab()
+    assert "What the words mean" in [box.label for box in page.expander] and "ln 10" not in text(page)
+    assert all(meaning.endswith(".") for meaning in MEANINGS.values())
 
 
 def test_whoever_comes_to_a_run_is_not_led(page_server):

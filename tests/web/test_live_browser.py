@@ -100,7 +100,7 @@ def test_pointing_at_a_cell_names_the_layer_the_step_and_the_measured_value(live
 def test_each_cell_has_the_colour_of_its_value(live, server, run_id):
     picture = np.asarray(Image.open(io.BytesIO(live.screenshot())).convert("RGB")).astype(int)
     low, high = QUANTITIES["weight_grad_rms"].ranges[0]
-    marks = {raster.ZERO: (255, 255, 255), raster.DENORMAL: (247, 168, 207), raster.BELOW: (163, 74, 125)}
+    marks = {raster.ZERO: (255, 255, 255), raster.DENORMAL: (247, 168, 207), raster.BELOW: (172, 24, 242)}
     seen, levels = set(), []
     for step in (1, 12, 22):
         truth = measured(server, run_id, step, "weight_grad_rms")

@@ -552,7 +552,7 @@ def test_the_palette_and_the_rows_stand_once_in_the_scripts():
 def test_every_word_that_the_script_shows_is_given_to_it_and_none_is_idle():
     words = texts.words()
     used = set(re.findall(r"\bwords\.(\w+)", SCRIPT))
-    figures = set(re.findall(r'\["(\w+)", (?:run\.\w|\w+\()', SCRIPT)) - set(QUANTITIES)  # names of key figures, looked up as words[name]
+    figures = set(re.findall(r'\["(\w+)", (?:run\.\w|\w+\()', SCRIPT)) - set(QUANTITIES)  # key figures: words[name]
     marks = set(re.findall(r"(\w+): \"#", re.search(r"const MARKS = .*", SCRIPT)[0]))
     assert used | figures | marks <= set(words), "missing"
     assert set(words) <= used | figures | marks | {"png", "svg"}, "idle"

@@ -19,7 +19,7 @@ export function drawProfile(chart, { run, words, look, feed: { reference }, poin
   const range = linear ? [0, 1] : decades(run.low, run.high, values, start ?? []);
   const edges = linear ? [0, 1] : range.map((e) => 10 ** e);
   const beside = charts.heatmap.box.offsetTop === chart.box.offsetTop; // then its rows go on here
-  const top = beside ? HEAT_TOP + SCALE_HEIGHT : 40, bottom = beside ? HEAT_BOTTOM : 60, height = beside ? HEIGHT : 440;
+  const top = beside ? HEAT_TOP + SCALE_HEIGHT : 40, bottom = beside ? HEAT_BOTTOM : 74, height = beside ? HEIGHT : 440;
   const axis = layerAxis(chart, rowLabels(run, room(chart)), height - top - bottom, words);
   const traces = depthTraces(places, values, { name: words.quantities[run.quantity].label, color: look.first, edges, linear, up: true, names: run.names, reason: (place) => reasonOf(run, place) }, words);
   if (start && run.steps > 1) {

@@ -120,7 +120,10 @@ def test_no_part_is_kept_that_is_cut_turned_or_of_another_place(here, tmp_path):
     assert read_spool(kept(tmp_path)).run.history.steps == 9
 
 
-@pytest.mark.parametrize("id", ["", "x", "../../etc/x", "watched-" + "g" * 16, NET.id + "\n", NET.id.upper(), f"{NET.id}/.."])
+GOOD = "watched-0123456789abcdef"
+
+
+@pytest.mark.parametrize("id", ["", "x", "../../etc/x", "watched-" + "g" * 16, GOOD + "\n", GOOD.upper(), f"{GOOD}/.."])
 def test_an_id_that_is_none_is_refused_before_anything_is_touched(here, id, tmp_path):
     with pytest.raises(Rejected, match="no id"):
         here.take(id, "", 0, b"x")

@@ -33,7 +33,7 @@ def test_the_table_shows_what_differs_and_the_line_below_it_what_is_shared(page_
     page = compare(*runs)
     table = page.table[0].value
     assert list(table["Learning rate"]) == ["0.001", "0.01"] and "Blocks" not in table.columns and "Seed" not in table.columns
-    assert "relu" in text(page) and "shortcut" in text(page) and "1 blocks" in text(page)
+    assert "relu" in text(page) and "shortcut" in text(page) and "1 block" in text(page)
 
 
 def test_runs_that_were_not_computed_alike_are_said_to_be(page_server):

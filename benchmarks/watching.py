@@ -1,0 +1,136 @@
+"""What `gradviz.watch` costs somebody's training: against the same loop without it, and with `wandb.watch`, in turns."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+import gradviz
+from benchmarks import loops, nets
+from benchmarks.common import load_data, relu_shortcut, table
+from benchmarks.nets import Supervised
+
+
+def resnet18() -> Supervised:
+    """With batches as large as people use."""
+    return replace(nets.resnet18(0, False), batches=nets.pictures(64, 32, 0))
+
+
+NETS: dict[str, Callable[[], Supervised]] = {
+    "LeNet, 12 blocks": lambda: lenet(12),
+    "GPT, 6 blocks of 128": lambda: nets.gpt(0, False),
+    "LSTM, 128": lambda: nets.lstm(0, False),
+    "U-Net": lambda: nets.unet(0, False),
+    "ViT, 8 blocks of 192": lambda: nets.vit(0, False),
+    "ResNet-18, 32 × 32, batch 64": resnet18,
+}
+MODES = ("bare", "every step", "auto", "wandb")
+_SETTLED = 8  # steps in which every="auto" finds its pace
+_TURN = 0.5  # seconds of one mode in one turn
+
+
+def lenet(blocks: int) -> Supervised:
+    """As the Lab trains it, batches of 64, in a loop of somebody's own."""
+    config = relu_shortcut(blocks, 64)
+    model, optimizer = loops.net(config)
+    random, data = torch.Generator().manual_seed(0), load_data()
+
+    def batches() -> Iterator[nets.Batch]:
+        while True:
+            chosen = torch.randint(0, len(data.train_labels), (64,), generator=random)
+            yield data.train_images[chosen], data.train_labels[chosen]
+
+    return Supervised(model, optimizer, batches(), 10**9, F.cross_entropy)
+
+
+@contextmanager
+def watched(
+    mode: str, loop: Supervised, folder: str, wandb_run: Any
+) -> Iterator[tuple[Callable[[torch.Tensor], object], Callable[[], int]]]:
+    """Gives what is called with the loss after each step, and what says how many steps one is measured of."""
+    if mode == "bare":
+        yield lambda loss: None, lambda: 1
+    elif mode == "wandb":
+        wandb_run.watch(loop.model, log="gradients", log_freq=1)
+        yield lambda loss: wandb_run.log({"loss": loss.item()}), lambda: 1
+        wandb_run.unwatch(loop.model)
+    else:
+        every = 1 if mode == "every step" else "auto"
+        with gradviz.watch(loop.model, loop.optimizer, every=every, folder=folder) as run:
+            yield lambda loss: run.log(loss=loss), lambda: run.every
+
+
+def ratios(
+    make: Callable[[], Supervised], modes: tuple[str, ...], seconds: float, folder: str, wandb_run: Any
+) -> tuple[float, dict[str, list[float]]]:
+    """(seconds of a bare step, mode -> its time over that of the bare loop beside it, one for each turn)
+
+    One net for all modes: two equal ones lie elsewhere in memory, and differ by several per cent.
+    """
+    loop, taken = make(), 0
+    loop.rates = [group["lr"] for group in loop.optimizer.param_groups]
+
+    def timed(mode: str, count: int) -> float:
+        with watched(mode, loop, folder, wandb_run) as (after, every):
+
+            def take(steps: int) -> None:
+                nonlocal taken
+                for _ in range(steps):
+                    after(loop.take(taken)[""])
+                    taken += 1
+
+            take(_SETTLED)
+            whole = -(-count // every()) * every()  # as many measured ones as there are in the long run
+            begin = time.perf_counter()
+            take(whole)
+            return (time.perf_counter() - begin) / whole
+
+    bare = timed("bare", 3)
+    count = max(3, round(_TURN / bare))
+    times: dict[str, list[float]] = {mode: [] for mode in modes}
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < seconds or len(times["bare"]) < 3:
+        for mode in modes if len(times["bare"]) % 2 else reversed(modes):
+            times[mode].append(timed(mode, count))
+    found = {mode: [t / bare for t, bare in zip(times[mode], times["bare"], strict=True)] for mode in modes[1:]}
+    return statistics.median(times["bare"]), found
+
+
+def measure(quick: bool) -> str:
+    """One thread each."""
+    torch.set_num_threads(1)
+    rows, each = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        run = _wandb(folder)
+        modes = MODES if run else MODES[:-1]
+        for name, make in NETS.items():
+            bare, found = ratios(make, modes, 1.0 if quick else 30.0, folder, run)
+            middle = {mode: statistics.median(values) for mode, values in found.items()}
+            each.append(middle["every step"])
+            theirs = ["not installed", "–"]
+            if run:
+                theirs = [f"{middle['wandb']:.2f}", f"{(each[-1] - 1) / (middle['wandb'] - 1):.2f}"]
+            rows.append([name, f"{1000 * bare:.1f}", f"{middle['auto']:.3f}", f"{each[-1]:.3f}", *theirs])
+            print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
+        if run:
+            run.finish()
+    head = ["training", "ms per step", 'every="auto"', "every=1", "wandb.watch", "extra time of every=1 over wandb.watch's"]
+    return table(head, rows) + f"\nMedian of every=1 over the nets: {statistics.median(each):.3f}.\n"
+
+
+def _wandb(folder: str) -> Any:
+    """An offline run of Weights & Biases, or None where it is not installed."""
+    try:
+        import wandb
+    except ImportError:
+        return None
+    return wandb.init(mode="offline", dir=folder, settings=wandb.Settings(silent=True, console="off"))

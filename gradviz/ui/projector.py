@@ -20,10 +20,11 @@ def begin() -> None:
     st.html(
         "<style>[data-testid=stHeader], .stSidebar, .st-key-language, .gv-head button, "
         ".gv-head .gv-table-button, .gv-controls, .gv-read {display: none !important} "
-        f".stApp, .stMain {{background: {ground}}} .stMainBlockContainer {{padding: 1rem 2rem}} "
+        # What the page has drawn by itself changes with the theme at once, before the script has run again.
+        ".stApp, .stMain {background: light-dark(#ffffff, #000000)} .stMainBlockContainer {padding: 1rem 2rem} "
         f".stMain [data-testid=stBidiComponentRegular] {{--st-text-color: {text} !important; "
         f"--st-background-color: {ground} !important}} "
-        f".gv, .gvc {{color: {text}}} .gv-figure b, .gv-meaning {{opacity: 1}} "
+        ".gv, .gvc {color: light-dark(#000000, #ffffff)} .gv-figure b, .gv-meaning {{opacity: 1}} "
         ".gv-figures, .gv-progress, .gv-state {zoom: 1.5} .gv-charts {zoom: 1.35; gap: 0 14px} .gv-bar {height: 12px} "
         ".gv-plot .js-line {stroke-width: 3.2px !important} .gv-state {font-weight: 600}</style>"
     )

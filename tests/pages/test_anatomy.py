@@ -457,7 +457,7 @@ def anatomy_page(start_server: Callable, browser, digits) -> Iterator[tuple[Page
 def figures(page: Page, *labels: str) -> None:
     """Waits until the figures with these labels are drawn."""
     for label in labels:
-        page.locator(f".gv-figure[aria-label='{label}'] .main-svg").first.wait_for(timeout=90 * SECONDS)
+        page.locator(f".gv-figure-box[aria-label='{label}'] .main-svg").first.wait_for(timeout=90 * SECONDS)
 
 
 def view(page: Page, name: str) -> None:
@@ -479,7 +479,7 @@ def test_a_reader_opens_a_run_plays_its_steps_and_looks_into_a_layer(anatomy_pag
     figures(page, "Course of the layer", "Histogram of magnitudes", "Filters and their gradients")
     view(page, "Shortcut")
     figures(page, "Backward signal by path, over blocks", "Accuracy without each block")
-    deletion = page.locator(".gv-figure[aria-label='Accuracy without each block']").first
+    deletion = page.locator(".gv-figure-box[aria-label='Accuracy without each block'] .gv-figure").first
     assert deletion.evaluate("plot => plot._fullData.find(trace => trace.mode === 'markers').x.length") == SHORTCUT.blocks
     assert complaints == []
 

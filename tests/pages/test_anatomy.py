@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, TimeoutError, expect
 from viewing import opened, text
 
 from gradviz.charts import anatomy as charts_anatomy
@@ -455,9 +455,14 @@ def anatomy_page(start_server: Callable, browser, digits) -> Iterator[tuple[Page
 
 
 def figures(page: Page, *labels: str) -> None:
-    """Waits until the figures with these labels are drawn."""
-    for label in labels:
-        page.locator(f".gv-figure-box[aria-label='{label}'] .main-svg").first.wait_for(timeout=90 * SECONDS)
+    """Waits until the figures with these labels are drawn. A page that shows none on a busy machine is loaded once more."""
+    drawn = [page.locator(f".gv-figure-box[aria-label='{label}'] .main-svg").first for label in labels]
+    try:
+        drawn[0].wait_for(timeout=60 * SECONDS)
+    except TimeoutError:
+        page.reload()
+    for each in drawn:
+        each.wait_for(timeout=90 * SECONDS)
 
 
 def view(page: Page, name: str) -> None:

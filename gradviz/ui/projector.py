@@ -24,7 +24,7 @@ def begin() -> None:
         ".stApp, .stMain {background: light-dark(#ffffff, #000000)} .stMainBlockContainer {padding: 1rem 2rem} "
         f".stMain [data-testid=stBidiComponentRegular] {{--st-text-color: {text} !important; "
         f"--st-background-color: {ground} !important}} "
-        ".gv, .gvc {color: light-dark(#000000, #ffffff)} .gv-figure b, .gv-meaning {{opacity: 1}} "
+        ".gv, .gvc {color: light-dark(#000000, #ffffff)} .gv-figure b, .gv-meaning {opacity: 1} "
         ".gv-figures, .gv-progress, .gv-state {zoom: 1.5} .gv-charts {zoom: 1.35; gap: 0 14px} .gv-bar {height: 12px} "
         ".gv-plot .js-line {stroke-width: 3.2px !important} .gv-state {font-weight: 600}</style>"
     )

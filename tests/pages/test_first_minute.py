@@ -53,6 +53,7 @@ def test_a_browser_that_has_skipped_the_steps_never_sees_them_again_but_by_their
     expect(page.get_by_text("of 3 ·")).to_have_count(0)
     # The page is calm: what a lesson changes, Start and the picture are on one screen.
     parts = [*(f".st-key-control_{name}" for name in TOGGLES), ".st-key-start", ".gv-preview .gv-plot"]
+    page.wait_for_selector(".gv-preview .gv-plot .main-svg", timeout=60_000)
     lowest = page.evaluate("parts => parts.map((part) => document.querySelector(part).getBoundingClientRect().bottom)", parts)
     alert = page.evaluate("document.querySelector('[data-testid=stAlert]')?.offsetHeight ?? 0")  # that MNIST is not here
     assert max(lowest[:-1]) < 800 and lowest[-1] - alert < 800
@@ -83,6 +84,7 @@ def test_on_the_projector_type_and_lines_are_large_and_nothing_is_to_press_but_t
         assert not page.locator(part).first.is_visible()
     assert page.evaluate(size.format(".gv-state")) > 1.4 * small and page.evaluate(line) > 1.5 * thin
     assert page.evaluate("getComputedStyle(document.querySelector('.gv')).color") == "rgb(0, 0, 0)"
+    assert page.evaluate("getComputedStyle(document.querySelector('.gv-figure b')).opacity") == "1"
     assert complaints(page) == []
     page.get_by_role("button", name="Back to the Lab").click()
     expect(page.get_by_role("switch", name="Batch norm")).to_be_visible()

@@ -58,7 +58,7 @@ def main(steps: int = 200, folder: str = "runs") -> None:
             optimizer.step()
             run.log(loss=loss, accuracy=(out.argmax(1) == y[batch]).float().mean())
     print(run)
-    kept = read_spool(run.path).run
+    kept = read_spool(run.path)
     print(f"{kept.history.steps} steps, loss {kept.history.loss[0]:.2f} to {kept.history.loss[-1]:.2f}, kept in {run.path}")
 
 

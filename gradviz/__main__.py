@@ -23,9 +23,10 @@ from gradviz.record.arithmetic import device_said
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Outcome, Run, Status
+from gradviz.record.sender import NotSent
 from gradviz.record.spool import SpoolError
 from gradviz.settings import Settings, SettingsError
-from gradviz.watched import NotSent, lines, send
+from gradviz.watched import lines, send
 from gradviz.words import ENGLISH, found, joined, languages, listed, speaking, word_of
 from gradviz.words import gettext as _
 

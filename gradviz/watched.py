@@ -7,12 +7,12 @@ from http.client import HTTPException
 from pathlib import Path
 
 from gradviz.diagnosis.examine import examine, headline
-from gradviz.messages import Told, say
+from gradviz.messages import say
 from gradviz.record.measuring import why_missing
-from gradviz.record.sender import Delivery, Rejected, is_address, reason
-from gradviz.record.spool import SUFFIX, Spool, SpoolError, read_spool
-from gradviz.record.watched import as_text, last_measured
-from gradviz.settings import ingest_token
+from gradviz.record.run import Run
+from gradviz.record.sender import Delivery, NotSent, reason, receiver
+from gradviz.record.spool import FOLDER, SUFFIX, SpoolError, read_spool
+from gradviz.record.watched import Watched, as_text, last_measured
 from gradviz.words import gettext as _
 
 
@@ -21,49 +21,38 @@ def lines(place: Path) -> Iterator[str]:
     if place.is_file():
         yield from _whole(read_spool(place))
         return
-    spools: list[Spool] = []
-    for path in sorted((place / "watched").glob(f"*{SUFFIX}")):
+    runs: list[Run[Watched]] = []
+    for path in sorted((place / FOLDER).glob(f"*{SUFFIX}")):
         try:
-            spools.append(read_spool(path))
+            runs.append(read_spool(path))
         except (OSError, SpoolError) as error:
             yield f"{path.name}: {error}"
-    if not spools:
-        yield _("No run of a watched net is kept in {folder}.").format(folder=place / "watched")
-    for spool in sorted(spools, key=lambda spool: spool.run.created):
-        yield f"{spool.run.id}  {_headline(spool)}"
-
-
-class NotSent(Told):
-    """Why a file has not arrived at another machine's server."""
+    if not runs:
+        yield _("No run of a watched net is kept in {folder}.").format(folder=place / FOLDER)
+    for run in sorted(runs, key=lambda run: run.created):
+        yield f"{run.id}  {_headline(run)}"
 
 
 def send(place: Path, to: str) -> str:
     """Brings the run of a file to a server, and says so. Raises OSError, SpoolError, SettingsError or NotSent."""
-    spool = read_spool(place)
-    if not is_address(to):
-        raise NotSent(say("watch-to", to=to[:100]))
-    if not (token := ingest_token()):
-        raise NotSent(say("watch-to-token"))
+    run = read_spool(place)
+    address, token = receiver(to)
     try:
-        size = Delivery(place, to, token, spool.run.id).bring()
-    except Rejected as rejected:
-        raise NotSent(rejected.message) from None
+        size = Delivery(place, address, token, run.id).bring()
     except (OSError, HTTPException) as error:
         raise NotSent(say("send-not", to=to, error=reason(error))) from None
-    return _("{title}: {size:,} bytes are at {to} now.").format(title=spool.run.recipe.title, size=size, to=to)
+    return _("{title}: {size:,} bytes are at {to} now.").format(title=run.recipe.title, size=size, to=to)
 
 
-def _headline(spool: Spool) -> str:
-    run = spool.run
+def _headline(run: Run[Watched]) -> str:
     text = _("{title}: {status} after {steps} steps. {verdict}").format(
         title=run.recipe.title, status=_(str(run.status)), steps=run.history.steps, verdict=headline(run)[1]
     )
     return f"{text} {run.message}" if run.message else text
 
 
-def _whole(spool: Spool) -> Iterator[str]:
-    run = spool.run
-    yield _headline(spool)
+def _whole(run: Run[Watched]) -> Iterator[str]:
+    yield _headline(run)
     if (table := last_measured(run.history)) is not None:
         yield as_text(run.recipe.layout.names, table)
     diagnosis = examine(run)

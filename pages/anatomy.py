@@ -44,8 +44,7 @@ manager = server().manager
 
 def chosen_run() -> Summary | None:
     summaries = [summary for summary in manager.list() if summary.steps]
-    labels = {summary.id: _("{title} — {status}, {progress}").format(
-        title=summary.recipe.title, status=_(str(summary.status)), progress=summary.progress) for summary in summaries}
+    labels = {summary.id: controls.label(summary) for summary in summaries}
     wanted = st.session_state.get(controls.RUN)
     if not labels:
         st.info(_("No run has recorded a step yet. Start one in the Lab; its anatomy is then here."), icon=":material/info:")
@@ -64,7 +63,7 @@ def chosen_run() -> Summary | None:
 def recorded_steps(run: Run, history: History) -> list[int]:
     """The sampled steps, and so many columns in between that playing them is a film of half a minute; of a run that was
     watched those that were measured."""
-    columns = np.arange(len(history.columns)) if run.every is None else measured_columns(history.columns)
+    columns = measured_columns(history.columns) if run.watched else np.arange(len(history.columns))
     columns = columns[anatomy.even_choice(len(columns), 20)] * history.stride if len(columns) else np.zeros(1, int)
     return sorted({*columns.tolist(), *(sample.step for sample in history.samples if sample.step < history.steps)})
 
@@ -137,12 +136,12 @@ def picture(run: Run) -> None:
     view = st.session_state[VIEW]
     if view == "motion":
         motion_panel(run, history, column, sample)
-    elif sample is None and run.every is None:
+    elif sample is None and not run.watched:
         st.info(_("This run was recorded without distributions; its profile and its course are shown."), icon=":material/info:")
         profile(run, history, column)
     elif view == "layers":
         layers(run, history, column, sample)
-    elif view == "treatment" and run.every is not None:
+    elif view == "treatment" and run.watched:
         watched_treatment(run, history, column)
     elif view == "treatment":
         treatment(run, history, column, sample)
@@ -182,14 +181,19 @@ def layers(run: Run, history: History, column: int, sample: AnatomySample | None
     if sample is not None:
         bands(run, history, column, sample)
     st.header(_("When did each layer wake up?"), anchor=False)
-    gradients = history.quantity("weight_grad_rms")
-    steps = reading.wake_steps(gradients if run.every is None else held(gradients), history.stride)
+    steps = wake_steps(run, history, slice(None))
     awake = steps >= 0
     if awake.any():
         figure_panel(charts_anatomy.wake_figure(steps, names, history.steps - 1), "wake", _("Wake-up step over depth"), run.id)
     read(_("The first step from which a layer's weight gradient is {rise:g} times its step-0 value for {stay} steps in a row: "
            "{count} of {all} layers did that. Layers without a dot did not; they may have been awake from the start.").format(
                rise=reading.WAKE_RISE, stay=reading.WAKE_STAY, count=int(awake.sum()), all=len(names)))
+
+
+def wake_steps(run: Run, history: History, layers: slice | list[int]) -> np.ndarray:
+    """Of these layers, see reading.wake_steps."""
+    gradients = history.quantity("weight_grad_rms")[:, layers]
+    return reading.wake_steps(held(gradients) if run.watched else gradients, history.stride)
 
 
 def bands(run: Run, history: History, column: int, sample: AnatomySample) -> None:
@@ -312,8 +316,7 @@ def one_layer(run: Run, history: History, column: int, sample: AnatomySample | N
     st.session_state.setdefault(LAYER, query if query in names else names[min(2, len(names) - 1)])
     name = st.selectbox(_("Layer, from input to output"), names, key=LAYER)
     layer = names.index(name)
-    gradients = history.quantity("weight_grad_rms")[:, [layer]]
-    wake = int(reading.wake_steps(gradients if run.every is None else held(gradients), history.stride)[0])
+    wake = int(wake_steps(run, history, [layer])[0])
     if wake >= 0:
         st.markdown(_("It woke up at **step {step}**: from there its weight gradient was {rise:g} times that of step 0.").format(
             step=wake, rise=reading.WAKE_RISE))

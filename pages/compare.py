@@ -134,7 +134,7 @@ def pictures(runs: dict) -> None:
         if guess:
             st.caption(_(HOW_TO_READ["loss"]))
     with right:
-        title = _("Test accuracy over steps") if all(run.every is None for run in runs.values()) else _("Accuracy over steps")
+        title = _("Accuracy over steps") if any(run.watched for run in runs.values()) else _("Test accuracy over steps")
         figure_panel(accuracy_figure(runs, None if chance is None else math.exp(-chance)), "accuracy", title, ids)
         if guess:
             st.caption(_(HOW_TO_READ["accuracy"]))
@@ -142,7 +142,7 @@ def pictures(runs: dict) -> None:
     first, second, third = st.columns(3)
     measured = [name for name in (*QUANTITIES, *OF_WATCHED) if all(name in run.history.quantities for run in runs.values())]
     quantity = first.selectbox(_("Quantity"), measured, key="compare_quantity", format_func=quantity_name)
-    ranges = ranges_of(quantity, all(run.every is not None for run in runs.values()))
+    ranges = ranges_of(quantity, all(run.watched for run in runs.values()))
     limits = second.selectbox(
         _("Colour range of all"), ranges if described(quantity).linear else (*ranges, FIT), key="compare_range",
         format_func=lambda ends: _("fitted to these runs") if ends == FIT else
@@ -166,7 +166,7 @@ def pictures(runs: dict) -> None:
                      "at 100 %."))
     figure_panel(heatmaps_figure(recorded, quantity, limits), "heatmaps", _("Heatmaps of all runs"), ids)
     st.caption(_(HOW_TO_READ["heatmap"]))
-    if any(run.every is not None for run in recorded.values()):
+    if any(run.watched for run in recorded.values()):
         st.caption(_("Grey was not measured; a step between two that were has the colours of the one before."))
 
     st.header(_("Difference of two"), anchor=False)

@@ -266,8 +266,7 @@ def earlier_runs() -> None:
     summaries = manager.list()
     if not summaries:
         return
-    labels = {summary.id: _("{title} — {status}, {progress}").format(
-        title=summary.recipe.title, status=_(str(summary.status)), progress=summary.progress) for summary in summaries}
+    labels = {summary.id: controls.label(summary) for summary in summaries}
     with st.sidebar:
         st.header(_("Runs on this server"))
         st.selectbox(
@@ -300,7 +299,7 @@ def on_the_projector(run: Run | None) -> None:
 
 
 controls.open_session(lambda run_id: config_of(manager.get(run_id)))
-if (run := manager.get(st.session_state.get(controls.RUN) or "")) is not None and run.every is not None:
+if (run := manager.get(st.session_state.get(controls.RUN) or "")) is not None and run.watched:
     watched_net(run)
     run = None  # as at the end
     st.stop()

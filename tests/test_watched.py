@@ -3,21 +3,14 @@
 import pytest
 import torch
 from torch import nn
-from watched_nets import Mlp, features, loss_on
+from watched_nets import Mlp, trained
 
-import gradviz
 from gradviz.__main__ import main
 
 
 def watched(model, folder, title, steps=3):
-    optimizer = torch.optim.SGD(model.parameters(), 0.05)
-    with gradviz.watch(model, optimizer, every=1, folder=folder, title=title) as run:
-        for _step in range(steps):
-            loss = loss_on(features())(model)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            run.log(loss=loss)
+    run = trained(folder, model, 0.05, steps, title=title)
+    run.close()
     return run
 
 

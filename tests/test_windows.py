@@ -67,7 +67,7 @@ def test_a_watch_is_recorded_and_read(folder):
     said, error = process.communicate(timeout=110)
     assert process.returncode == 0 and "40 steps, loss" in said, error
     (path,) = (folder / "runs" / "watched").glob("*")
-    assert read_spool(path).run.history.steps == 40 and path.suffix == ".spool"
+    assert read_spool(path).history.steps == 40 and path.suffix == ".spool"
     told = subprocess.run(**command(folder, "watched"), capture_output=True, text=True)
     assert told.returncode == 0 and "ResNet on the digits" in told.stdout, told.stderr
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import importlib
-import sys
 from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+import gradviz
+from gradviz.lenet.data import torchvision_datasets
 
 
 class Block(nn.Module):
@@ -131,15 +133,8 @@ def loss_on(data: tuple[torch.Tensor, torch.Tensor]) -> Loss:
 
 
 def torchvision_models():
-    """torchvision.models, also where torchvision was built for CUDA and torch was not: see gradviz.lenet.data."""
-    try:
-        return importlib.import_module("torchvision.models")
-    except RuntimeError:
-        for schema in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{schema}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        for module in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[module]
-        return importlib.import_module("torchvision.models")
+    torchvision_datasets()  # makes torchvision importable beside any torch
+    return importlib.import_module("torchvision.models")
 
 
 def rms(tensor: torch.Tensor) -> float:
@@ -192,3 +187,16 @@ def row(run, quantity: str, step: int = -1) -> dict[str, float]:
 def assert_near(found: dict[str, float], expected: dict[str, float], relative: float = 1e-3) -> None:
     assert found.keys() == expected.keys()
     np.testing.assert_allclose([found[name] for name in expected], list(expected.values()), rtol=relative, atol=0)
+
+
+def trained(folder, model, lr=0.1, steps=3, **how):
+    """A watched training of so many steps that is not closed; `how`: for gradviz.watch."""
+    optimizer = torch.optim.SGD(model.parameters(), lr)
+    run = gradviz.watch(model, optimizer, every=1, folder=folder, **how)
+    for _ in range(steps):
+        loss = loss_on(features())(model)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        run.log(loss=loss)
+    return run

@@ -18,7 +18,7 @@ from gradviz.lenet.theory.predict import Prediction
 from gradviz.record import sample as anatomy
 from gradviz.record.history import History
 from gradviz.record.raster import MAX_ROWS, pool, rows_of
-from gradviz.record.reading import adam_share, path_shares
+from gradviz.record.reading import adam_share, measured, path_shares
 from gradviz.record.sample import AnatomySample, BlockDeletion, Picture
 from gradviz.words import gettext as _
 from gradviz.words import number
@@ -141,7 +141,7 @@ def treatment_figure(history: History, column: int, sample: AnatomySample | None
     _dots(figure, after[column], names, _("after"), ORANGE, low, high, symbol="diamond-open")
     at = 1 + np.arange(len(names))
     if sample is None:
-        still = _there(history.quantity("still_share")[column])
+        still = measured(history.quantity("still_share")[column].astype(float))
         _line(figure, at, still, _("share of entries that did not move"), GREEN, row=2, text=names)
     else:
         altered, cosine = sample.number("altered_share"), sample.number("cosine")
@@ -162,7 +162,7 @@ def optimiser_figure(history: History, column: int, names: Sequence[str], adam: 
     low, high = _decades(ratio)
     _dots(figure, ratio[column], names, _("update : weight"), BLUE, low, high)
     if adam:
-        share = adam_share(_there(history.quantity("treated_grad_rms")[column]))
+        share = adam_share(measured(history.quantity("treated_grad_rms")[column].astype(float)))
         _line(figure, 1 + np.arange(len(names)), share, _("g / (g + eps)"), ORANGE, row=2, text=names, by=np.fmin)
         figure.update_yaxes(title=_("share of a full step"), range=[-0.05, 1.05], row=2)
     _finish(figure, 450 if adam else _HEIGHT, len(names), row=rows)
@@ -457,11 +457,6 @@ def _dots(figure: go.Figure, values: np.ndarray, names: Sequence[str], label: st
                 marker={"color": colour, "size": 8, "symbol": mark}, text=np.array(labels)[mask],
                 hovertemplate="%{text}<extra></extra>", **place,
             )  # fmt: skip
-
-
-def _there(values: np.ndarray) -> np.ndarray:
-    """float64, with nan for what was not measured."""
-    return np.where(values < 0, np.nan, values.astype(float))
 
 
 def _labels(start: np.ndarray, names: Sequence[str]) -> list[str]:

@@ -13,19 +13,16 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from PIL import Image
 
-from gradviz.record import raster
+from gradviz.record.palette import between
 
 # Okabe and Ito's colours, those that stand out on white and on black alike.
 BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY = "#2b86c5", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
 INK = "#80868b"  # stands for the text colour of the page, which live.figure puts in its place
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, "#8c6d31", "#7f7f7f")
 DASHES = ("solid", "dash", "dashdot", "longdash") * 2  # dotted lines are theory
-VIRIDIS = ("#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725")
 BLUE_TO_RED = ("#053061", "#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#f7f7f7", "#fddbc7", "#f4a582", "#d6604d", "#b2182b",
                "#67001f")  # fmt: skip
 NOTHING_COLOUR = "#9a9a9a"  # of a difference that is no number
-ABSENT_COLOUR = "#a9a9a9"  # of what was not measured
-ZERO_COLOUR, DENORMAL_COLOUR, BELOW_COLOUR, ABOVE_COLOUR, BROKEN_COLOUR = "#ffffff", "#f7a8cf", "#ac18f2", "#ff8c1a", "#e3001b"
 MOST_POINTS = 400  # of a line, and columns of a heatmap: more than a screen tells apart
 ZERO_AT = -45.0  # log10 of float32's smallest number: where an exact zero is drawn
 INFINITE_AT = 38.5  # log10 of its largest: where inf is drawn
@@ -90,22 +87,7 @@ def level(figure: Draft, height: float, last: float, name: str, first: float = 0
     )  # fmt: skip
 
 
-def between(colours: Sequence[str], levels: int) -> list[tuple[int, ...]]:
-    """`levels` colours (r, g, b) from the first of `colours` to the last, each in the middle of its share."""
-    stops = np.array([[int(colour[k : k + 2], 16) for k in (1, 3, 5)] for colour in colours], float)
-    places = (np.arange(levels) + 0.5) / levels * (len(stops) - 1)
-    return [tuple(np.interp(place, range(len(stops)), channel).round().astype(int) for channel in stops.T) for place in places]
-
-
-def _marks(*colours: str) -> list[tuple[int, ...]]:
-    return [between([colour, colour], 1)[0] for colour in colours]
-
-
-PALETTE = [  # one for each code of `raster`
-    *_marks(ZERO_COLOUR, BELOW_COLOUR), *between(VIRIDIS, raster.LEVELS),
-    *_marks(ABOVE_COLOUR, ABSENT_COLOUR, DENORMAL_COLOUR, BROKEN_COLOUR, BROKEN_COLOUR),
-]  # fmt: skip
-DIFFERENCES = [*between(BLUE_TO_RED, 255), *_marks(NOTHING_COLOUR)]
+DIFFERENCES = [*between(BLUE_TO_RED, 255), *between([NOTHING_COLOUR], 1)]
 
 
 def save(figures: Mapping[Path, go.Figure]) -> None:

@@ -10,13 +10,10 @@ import plotly.graph_objects as go
 
 from gradviz.charts.draft import (
     BLUE_TO_RED,
-    BROKEN_COLOUR,
     COLOURS,
     DIFFERENCES,
     INFINITE_AT,
     MOST_POINTS,
-    PALETTE,
-    VIRIDIS,
     ZERO_AT,
     Draft,
     level,
@@ -24,6 +21,7 @@ from gradviz.charts.draft import (
     line_styles,
 )
 from gradviz.record import raster
+from gradviz.record.palette import BROKEN_COLOUR, PALETTE, VIRIDIS
 from gradviz.record.quantities import QUANTITIES, described
 from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run
@@ -43,13 +41,13 @@ def loss_figure(runs: Mapping[str, Run[Recipe]], chance: float | None = None) ->
 
     `chance`: loss of a guess, drawn as a line; where it is not known, the largest loss at step 0 stands for it.
     """
-    own = all(run.every is None for run in runs.values())
+    own = not any(run.watched for run in runs.values())
     figure = Draft(_("step"), _("training loss (nats)") if own else _("training loss"))
     worst, first, longest = 0.0, 0.0, 1
     for (name, run), style in zip(runs.items(), line_styles(), strict=False):
         history = run.history.snapshot()
-        steps, loss = _thinned(history.loss, told=run.every is not None)
-        if run.every is not None:  # nan is what was not told
+        steps, loss = _thinned(history.loss, told=run.watched)
+        if run.watched:  # nan is what was not told
             steps, loss = steps[~np.isnan(loss)], loss[~np.isnan(loss)]
         finite = np.isfinite(loss)
         worst = max(worst, float(np.max(loss[finite], initial=0)))
@@ -74,12 +72,12 @@ def loss_figure(runs: Mapping[str, Run[Recipe]], chance: float | None = None) ->
 def accuracy_figure(runs: Mapping[str, Run[Recipe]], chance: float | None = None) -> go.Figure:
     """Accuracy on the test subset, in per cent; of a run that was watched what it told. `chance`: the share that a guess gets
     right, drawn as a line."""
-    own = all(run.every is None for run in runs.values())
+    own = not any(run.watched for run in runs.values())
     figure = Draft(_("step"), _("test accuracy (%)") if own else _("accuracy (%)"))
     longest = 1
     for (name, run), style in zip(runs.items(), line_styles(), strict=False):
         history = run.history.snapshot()
-        if run.every is not None:
+        if run.watched:
             steps, shares = _thinned(history.accuracy, told=True)
             line(figure, steps[~np.isnan(shares)], 100 * shares[~np.isnan(shares)], name, style)
             continue
@@ -262,7 +260,7 @@ def _columns(run: Run[Recipe], quantity: str, most: int) -> tuple[int, np.ndarra
     stride = max(1, math.ceil(len(values) / most))
     if len(values):
         values = raster.pool(np.maximum.reduceat(values, np.arange(0, len(values), stride), axis=0))
-    return stride * history.stride, values if run.every is None else raster.held(values)
+    return stride * history.stride, raster.held(values) if run.watched else values
 
 
 def _said(values: np.ndarray) -> np.ndarray:

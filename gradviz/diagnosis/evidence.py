@@ -9,10 +9,11 @@ import numpy as np
 
 from gradviz.diagnosis.findings import Verdict
 from gradviz.diagnosis.sentence import some
-from gradviz.diagnosis.state import State, measured
+from gradviz.diagnosis.state import State
 from gradviz.messages import Message
 from gradviz.record.float32 import ADAM_EPS
 from gradviz.record.quantities import QUANTITIES
+from gradviz.record.reading import measured
 from gradviz.record.watched import STILL
 
 _ACTIVATION = list(QUANTITIES).index("activation_rms")

@@ -6,6 +6,7 @@ import numpy as np
 
 from gradviz.diagnosis.state import JUDGED, RECENT_COLUMNS, State, looked_at
 from gradviz.record.float32 import ADAM_EPS
+from gradviz.record.reading import measured
 from gradviz.record.watched import STILL
 
 PACE_FROM = RECENT_COLUMNS  # columns; a warm-up begins with a rate of 0, and a net with a step that is no measure
@@ -27,8 +28,7 @@ def _over_time(state: State, quantity: str) -> np.ndarray:
     columns = state.history.columns[: state.column + 1]
     if quantity not in state.history.quantities:
         return np.full((0, len(state.rows)), np.nan, np.float32)
-    values = columns[looked_at(columns)][:, state.history.quantities.index(quantity)][:, state.rows]
-    return np.where(values < 0, np.nan, values)
+    return measured(columns[looked_at(columns)][:, state.history.quantities.index(quantity)][:, state.rows])
 
 
 def _mostly(rows: np.ndarray, of: int) -> list[int]:

@@ -16,7 +16,8 @@ from gradviz.messages import Message, say
 from gradviz.record.float32 import ADAM_EPS, SMALLEST
 from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
-from gradviz.record.reading import decades, factor_of, length_of
+from gradviz.record.raster import measured_columns
+from gradviz.record.reading import decades, factor_of, length_of, measured
 from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run
 
@@ -85,22 +86,17 @@ class _Medians(dict[str, np.ndarray]):
 
 
 def looked_at(columns: np.ndarray) -> np.ndarray:
-    """bool (columns,): in which anything was measured."""
-    return np.asarray(~(columns[:, _GRADIENT] < 0).all(axis=1))
+    """int: the columns in which anything was measured."""
+    return measured_columns(columns[:, _GRADIENT])
 
 
 def _recent(columns: np.ndarray) -> np.ndarray:
     """The last RECENT_COLUMNS of them, without those in which nothing was measured if there are others."""
     recent = columns[-RECENT_COLUMNS:]
-    if looked_at(recent).all():
+    if len(looked_at(recent)) == len(recent):
         return recent
-    looked = np.flatnonzero(looked_at(columns))[-RECENT_COLUMNS:]
+    looked = looked_at(columns)[-RECENT_COLUMNS:]
     return columns[looked] if len(looked) else recent
-
-
-def measured(values: np.ndarray) -> np.ndarray:
-    """With nan for what was not measured; it is kept as a number below 0 (ABSENT), because true nan is a finding."""
-    return np.where(values < 0, np.nan, values)
 
 
 class State:

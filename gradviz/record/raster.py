@@ -52,11 +52,15 @@ def fitted(values: np.ndarray, quantity: str) -> tuple[float, float]:
 
 
 def means(series: np.ndarray, stride: int, told: bool = False) -> np.ndarray:
-    """float64: the mean of each `stride` neighbours; one value that is not finite wins its stretch.
+    """float64: the mean of each `stride` neighbours, see `means_from`."""
+    return means_from(series, np.arange(0, len(series), stride), told)
+
+
+def means_from(series: np.ndarray, starts: np.ndarray, told: bool = False) -> np.ndarray:
+    """float64: the mean of each stretch, from its start to the next; one value that is not finite wins its stretch.
 
     `told`: nan is what nobody has told, and the mean is of the others; nan where there are none.
     """
-    starts = np.arange(0, len(series), stride)
     if not len(series):
         return np.empty(0)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -20,10 +20,15 @@ WAKE_STAY = 20  # steps in a row; a single loud batch lasts one
 # Over depth
 
 
+def measured(values: np.ndarray) -> np.ndarray:
+    """With nan for what was not measured; it is kept as a number below 0 (ABSENT), because true nan is a finding."""
+    return np.where(values < 0, np.nan, values)
+
+
 def quantity_at(run: Run[Recipe], quantity: str, last: bool = False) -> np.ndarray:
     """float64 (layers,) at step 0, or in the last column; of a run that was watched in the first or last that was measured."""
     values = run.history.snapshot().quantity(quantity)
-    if run.every is not None and len(measured := measured_columns(values)):
+    if run.watched and len(measured := measured_columns(values)):
         values = values[measured]
     return np.asarray(values[-1 if last else 0], float)
 

@@ -68,6 +68,11 @@ class Run(Generic[R]):
     share: float | None = None  # of a watched net: what measuring costs, of the training's own time
 
     @property
+    def watched(self) -> bool:
+        """Another process trains it, or has."""
+        return self.every is not None
+
+    @property
     def id(self) -> str:
         return self.recipe.id
 

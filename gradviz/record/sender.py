@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from gradviz.messages import Message, say
-from gradviz.record.spool import EVERY, whole_frames
+from gradviz.messages import Message, Told, say
+from gradviz.record.spool import EVERY, HEAD, whole_frames
+from gradviz.settings import ingest_token
 
 ROUTE = "api/watched"  # of a server; the run's id follows
 LEAST_PART = 1_000_000  # bytes of whole frames that go together, if there are so many
@@ -23,7 +24,6 @@ ALIVE = 20.0  # seconds after which a training that has nothing new says that it
 _TIMEOUT = 10.0  # seconds for one answer
 _LONGEST_WAIT = 60.0  # seconds between two tries while the server is away
 _CORRECTED = 3  # times in a row that a server may say it has something else
-_HEAD = 16_000_000
 
 
 def head_hash(line: bytes) -> str:
@@ -43,12 +43,21 @@ def is_address(to: str) -> bool:
         return False
 
 
-class Rejected(Exception):
+class NotSent(Told):
+    """Why a file has not arrived at another machine's server."""
+
+
+class Rejected(NotSent):
     """The server will not have the run: another try would be answered the same."""
 
-    def __init__(self, message: Message):
-        super().__init__(message)
-        self.message = message
+
+def receiver(to: object) -> tuple[str, str]:
+    """(address, token) of a server that is to get runs. Raises NotSent or SettingsError."""
+    if not isinstance(to, str) or not is_address(to):
+        raise NotSent(say("watch-to", to=str(to)[:100]))
+    if not (token := ingest_token()):
+        raise NotSent(say("watch-to-token"))
+    return to, token
 
 
 class Sender:
@@ -95,7 +104,6 @@ class Delivery:
     def __init__(self, path: Path, to: str, token: str, run_id: str):
         self.to = to.rstrip("/")
         self._path, self._token, self._run_id = path, token, run_id
-        self._file: IO[bytes] | None = None
         self._inode = 0
         self._head, self._sent = "", 0
         self._silent = 0.0  # seconds, as counted in looks
@@ -105,7 +113,7 @@ class Delivery:
         http.client.HTTPException for a server that is away, Rejected for one that will not have it."""
         with self._path.open("rb") as file:
             if (inode := os.fstat(file.fileno()).st_ino) != self._inode:
-                self._head, self._sent, self._inode = head_hash(file.readline(_HEAD)), 0, inode
+                self._head, self._sent, self._inode = head_hash(file.readline(HEAD)), 0, inode
             fresh, corrected = True, 0
             while True:
                 if self._sent > os.fstat(file.fileno()).st_size or corrected > _CORRECTED:
@@ -146,7 +154,7 @@ class Delivery:
 
 def _next_part(file: IO[bytes], first: bool) -> bytes:
     """Whole frames from where the file stands, of some LEAST_PART bytes or one that is larger; the first line before them."""
-    head = file.readline(_HEAD) if first else b""
+    head = file.readline(HEAD) if first else b""
     most = LEAST_PART
     at = file.tell()
     while True:

@@ -34,6 +34,7 @@ try:
 except ImportError:  # Windows: nobody can tell there whether the writer lives
     fcntl = None  # type: ignore[assignment]
 
+FOLDER = "watched"  # beside a store
 SUFFIX = ".spool"
 EVERY = 0.5  # seconds between two looks at what is new: what a killed process loses
 _VERSION = 1
@@ -42,7 +43,7 @@ _NUMBERS = struct.Struct("<QIIII")  # first step, steps, stride, first column, c
 _KIND_NUMBERS, _KIND_STATE = 1, 2
 _LATE = 1024  # steps back at which a loss may still come: one that lay on a GPU
 _SLACK = 8_000_000  # bytes of frames out of date that are let be
-_HEAD = 16_000_000  # bytes of the first line, at most
+HEAD = 16_000_000  # bytes of the first line, at most
 _LAYERS, _COLUMNS = 20_000, 10_000
 _SILENT = 3600.0  # seconds without a word after which a run has ended, where nobody can see whether its writer lives
 _Scalars = np.ndarray[Any, np.dtype[np.float64]]
@@ -213,32 +214,9 @@ class SpoolError(Told, ValueError):
     """A file that is no run of a watched net; the message says why in half a sentence."""
 
 
-@dataclass
-class Spool:
-    """A run as it was read."""
-
-    run: Run[Watched]
-
-    @property
-    def missing(self) -> Mapping[str, Mapping[str, str]]:
-        return self.run.missing
-
-    @property
-    def every(self) -> int | None:
-        return self.run.every
-
-    @property
-    def share(self) -> float | None:
-        return self.run.share
-
-    @property
-    def overflows(self) -> int:
-        return self.run.overflows
-
-
-def read_spool(path: Path) -> Spool:
+def read_spool(path: Path) -> Run[Watched]:
     """What the file holds, up to the first frame that is not whole. Raises SpoolError, or OSError."""
-    return Spool(SpoolReader(path).read())
+    return SpoolReader(path).read()
 
 
 class SpoolReader:
@@ -258,7 +236,7 @@ class SpoolReader:
             with self.path.open("rb") as file:
                 writing = _is_locked(file)  # before what it holds: who has ended by now has written all
                 state = os.fstat(file.fileno())
-                line = file.readline(_HEAD)
+                line = file.readline(HEAD)
                 same = (state.st_ino, line) == self._file and state.st_size >= self._at
                 file.seek(self._at if same else len(line))
                 content = file.read()

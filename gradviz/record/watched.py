@@ -14,6 +14,7 @@ import numpy as np
 from gradviz.record.history import History
 from gradviz.record.layout import Layout
 from gradviz.record.quantities import OF_WATCHED, QUANTITIES, described
+from gradviz.record.raster import measured_columns
 from gradviz.words import gettext as _
 
 ABSENT = -1.0  # in a table: not measured, for a reason; no quantity is negative, and any number beats it where columns merge
@@ -62,7 +63,7 @@ class Watched:
             raise ValueError("another kind of recipe")
         names = _texts(kept.get("layers"))
         tied = [tuple(_texts(pair)) for pair in _list(kept.get("tied", []))]
-        if not (isinstance(kept.get("id"), str) and _ID.fullmatch(kept["id"]) and isinstance(kept.get("title"), str)):
+        if not (isinstance(kept.get("id"), str) and is_id(kept["id"]) and isinstance(kept.get("title"), str)):
             raise ValueError("no id or no title of a watched net")
         entries, outputs = _counts(kept.get("entries", [])), _counts(kept.get("outputs", []))
         kinds, behind, precisions = (_texts(kept.get(key, [])) for key in ("kinds", "behind", "precisions"))
@@ -80,6 +81,10 @@ class Watched:
 def is_chance(value: object) -> TypeGuard[float]:
     """Whether it may be the share that a guess gets right."""
     return isinstance(value, float) and 0 < value < 1
+
+
+def is_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None
 
 
 def new_id() -> str:
@@ -125,7 +130,7 @@ def _by_place(groups: list[tuple[range, int]], most: int) -> list[tuple[range, i
 def last_measured(history: History) -> np.ndarray[Any, np.dtype[np.float32]] | None:
     """The newest column that holds a number, (len(MEASURED), layers)."""
     columns = history.snapshot().columns
-    measured = np.flatnonzero((columns != ABSENT).any((1, 2)))
+    measured = measured_columns(columns)
     return columns[measured[-1]] if len(measured) else None
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import threading
 import time
@@ -21,6 +20,8 @@ from typing import IO
 from gradviz.messages import Message, Told, say
 from gradviz.record.sender import ALIVE, head_hash
 from gradviz.record.spool import SUFFIX, Check, SpoolError, lock_file, put_in_place, whole_frames
+from gradviz.record.watched import is_id
+from gradviz.serve.threads import daemon
 from gradviz.settings import Limits
 
 MOST_PART = 64_000_000  # bytes that come at once: all columns that a run keeps, and a million steps
@@ -29,7 +30,6 @@ MOST_RUNS = 500  # files of watched runs in the folder
 SILENT = 3 * ALIVE  # seconds after which a sender counts as gone
 _OPEN = 100  # runs whose files are held open at once
 _LOOK = 5.0  # seconds between two looks at who is silent
-_ID = re.compile(r"watched-[0-9a-f]{16}")
 
 
 class Rejected(Told):
@@ -73,7 +73,7 @@ class Inbox:
 
         (whether it was kept, bytes that are kept of that file). Raises Rejected.
         """
-        if not _ID.fullmatch(run_id):
+        if not is_id(run_id):
             raise Rejected(404, say("inbox-id"))
         with self._lock:
             known = self._known(run_id)
@@ -183,8 +183,7 @@ class Inbox:
         if not arriving.check.live or len(self._arriving) > _OPEN:
             self._forget(run_id if not arriving.check.live else next(iter(self._arriving)))
         if self._looking is None:
-            self._looking = threading.Thread(target=self._look_on, name="gradviz-inbox", daemon=True)
-            self._looking.start()
+            self._looking = daemon(self._look_on, "inbox")
 
     def _forget(self, run_id: str) -> None:
         if (arriving := self._arriving.pop(run_id, None)) and arriving.file:

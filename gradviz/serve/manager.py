@@ -22,6 +22,7 @@ from gradviz.messages import Message
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import History, max_columns
 from gradviz.record.run import Outcome, Run, Status, Summary
+from gradviz.record.spool import FOLDER
 from gradviz.serve.admission import Refused, check, check_disk, check_memory
 from gradviz.serve.age import Dates
 from gradviz.serve.jobs import Jobs
@@ -90,7 +91,7 @@ class RunManager:
         self._troubles, self._refused = Troubles(), Counter[str]()
         self._jobs = Jobs(limits.queue, slice, clock)
         self._lock, self._queue = self._jobs.lock, self._jobs.queue
-        self._spools = Spools(store.folder / "watched", lambda run: self._writer.take_in(run))
+        self._spools = Spools(store.folder / FOLDER, lambda run: self._writer.take_in(run))
         self._kept = Kept(store, self._jobs, self._spools, self._troubles, memory_left, limits.kept_bytes)
         self._writer = Writer(store, self._jobs, self._kept, self._spools, self._troubles, limits)
         self._memory = Memory(self._jobs, memory_left, hold)

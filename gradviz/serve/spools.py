@@ -92,7 +92,7 @@ class Spools:
                 return False
             if run or self._kept.pop(id, None):
                 self._forget(id)
-                (self.folder / (id + SUFFIX)).unlink(missing_ok=True)
+                self._path(id).unlink(missing_ok=True)
             return True
 
     def store_is_new(self) -> None:
@@ -133,7 +133,7 @@ class Spools:
             return
         if id not in self._runs and sum(run.history.nbytes for run in self._runs.values() if not run.status.live) > _UNSAVED:
             return  # the store takes nothing; the files wait
-        reader = self._readers.get(id) or SpoolReader(self.folder / (id + SUFFIX))
+        reader = self._readers.get(id) or SpoolReader(self._path(id))
         try:
             run = reader.read()
             if run.id != id:
@@ -156,15 +156,18 @@ class Spools:
     def _remove(self, id: str, mark: _Mark) -> None:
         """The file of a run that is in the store, once more; not if it has changed meanwhile."""
         try:
-            run = SpoolReader(self.folder / (id + SUFFIX)).read()
+            run = SpoolReader(self._path(id)).read()
         except (OSError, SpoolError):
             del self._kept[id]
             return
         if run.status.live or not self._take_in(run) or self._files().get(id) != mark:
             del self._kept[id]  # it goes on, or the store cannot be reached: another look
             return
-        (self.folder / (id + SUFFIX)).unlink(missing_ok=True)
+        self._path(id).unlink(missing_ok=True)
         log.info("event=spool-removed run=%s", id)
+
+    def _path(self, id: str) -> Path:
+        return self.folder / (id + SUFFIX)
 
     def _forget(self, id: str) -> None:
         self._runs.pop(id, None)

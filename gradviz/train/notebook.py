@@ -21,6 +21,7 @@ import numpy as np
 
 from gradviz.record import raster
 from gradviz.record.history import History
+from gradviz.record.palette import PALETTE
 from gradviz.record.quantities import ORDINARY
 from gradviz.record.run import Run, Status
 from gradviz.record.watched import Watched, fold
@@ -31,12 +32,6 @@ ADDRESS = "address.txt"  # in a folder of runs: where `gradviz open` serves it
 _PORT = "http://127.0.0.1:8501/"  # of a server that was begun in another way
 _WIDE, _ROW, _MOST = 120, 6, 240  # columns of the picture; pixels of a row, and of the whole, high
 _EVERY = 2.0  # seconds between two pictures
-_VIRIDIS = ((68, 1, 84), (72, 40, 120), (62, 73, 137), (49, 104, 142), (38, 130, 142), (31, 158, 137), (53, 183, 121),
-            (109, 205, 89), (180, 222, 44), (253, 231, 37))  # fmt: skip
-_MARKS = {
-    raster.ZERO: (255, 255, 255), raster.BELOW: (163, 74, 125), raster.ABOVE: (255, 140, 26), raster.DENORMAL: (247, 168, 207),
-    raster.INFINITE: (227, 0, 27), raster.NOT_A_NUMBER: (227, 0, 27),
-}  # fmt: skip
 
 
 class Shown(Protocol):
@@ -52,13 +47,8 @@ def picture(history: History, names: tuple[str, ...]) -> bytes:
     """PNG of the weight gradient, a row for each layer or group of layers, the first at the top; clear: not measured."""
     values = np.maximum.reduceat(history.quantity(QUANTITY), [rows.start for _name, rows in fold(names)], axis=1)
     values = np.maximum.reduceat(values, raster.rows_of(len(values), _WIDE), axis=0)
-    colours = np.zeros((256, 4), np.uint8)
-    colours[raster.FIRST_LEVEL : raster.FIRST_LEVEL + raster.LEVELS, :3] = np.stack(
-        [np.interp(np.linspace(0, 9, raster.LEVELS), np.arange(10), channel) for channel in zip(*_VIRIDIS, strict=True)], axis=1
-    )
-    for code, colour in _MARKS.items():
-        colours[code, :3] = colour
-    colours[:, 3] = 255
+    colours = np.full((256, 4), 255, np.uint8)
+    colours[:, :3] = PALETTE
     colours[raster.ABSENT] = 0
     return png(colours[raster.encode(values, QUANTITY, *ORDINARY)].transpose(1, 0, 2)[::-1])
 

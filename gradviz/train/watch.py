@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -28,14 +28,14 @@ from gradviz.record.history import History, StepRecord
 from gradviz.record.layout import Layout
 from gradviz.record.reading import first_nonfinite
 from gradviz.record.run import Run, Status
-from gradviz.record.sender import Sender, is_address
-from gradviz.record.spool import SUFFIX, Recorder, SpoolWriter, max_columns
+from gradviz.record.sender import NotSent, Sender, receiver
+from gradviz.record.spool import FOLDER, SUFFIX, Recorder, SpoolWriter, max_columns
 from gradviz.record.watched import ABSENT, MEASURED, Watched, as_text, is_chance, last_measured, new_id
-from gradviz.settings import SettingsError, ingest_token, store_folder
+from gradviz.settings import SettingsError, store_folder
 from gradviz.train import notebook
 from gradviz.train.device import here
 from gradviz.train.hooks import owners
-from gradviz.train.modules import find_rows, is_lazy_net
+from gradviz.train.modules import Row, find_rows, is_lazy_net
 from gradviz.train.pace import Pace
 from gradviz.train.watcher import Seen, Watcher
 
@@ -81,13 +81,13 @@ def watch(
         _refuse(inner, optimizers)
     try:
         place = store_folder() if folder is None else Path(folder)
-        receiver = _receiver(to)
-    except SettingsError as error:
+        to_whom = None if to is None else receiver(to)
+    except (SettingsError, NotSent) as error:
         raise WatchError(error.message) from None
     for before in owners(inner):
         if isinstance(before, WatchedRun) and before.watches(inner):
             before.replaced()
-    return WatchedRun(inner, optimizers, Pace(None if every == "auto" else every), place, title, world, quiet, receiver, chance)
+    return WatchedRun(inner, optimizers, Pace(None if every == "auto" else every), place, title, world, quiet, to_whom, chance)
 
 
 class WatchedRun:
@@ -109,12 +109,10 @@ class WatchedRun:
         chance: float | None,
     ):
         self.id = new_id()
-        self.path = folder.absolute() / "watched" / (self.id + SUFFIX)
+        self.path = folder.absolute() / FOLDER / (self.id + SUFFIX)
         self.status = Status.RUNNING
         self.message = quiet  # one sentence about how it ended, or why it records nothing
         self.run: Run[Watched] | None = None  # once a step was taken
-        self.missing: dict[str, dict[str, str]] = {}  # layer -> quantity -> code of why it was not measured in the last look
-        self.overflows = 0  # steps that a scaler left out, as far as they were measured
         self._net = weakref.ref(model)
         self._title, self._chance = title, chance
         self._kind = type(model).__name__
@@ -180,6 +178,16 @@ class WatchedRun:
         return self._pace.share
 
     @property
+    def missing(self) -> Mapping[str, Mapping[str, str]]:
+        """Layer -> quantity -> code of why it was not measured in the last look."""
+        return self.run.missing if self.run else {}
+
+    @property
+    def overflows(self) -> int:
+        """Steps that a scaler left out, as far as they were measured."""
+        return self.run.overflows if self.run else 0
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """Names, in the order of their first calls; empty before the first step."""
         return self.run.recipe.layout.names if self.run else ()
@@ -234,9 +242,8 @@ class WatchedRun:
         self._logged = {(step, name) for name in self._scores}
         self._scores = {}
         if seen.table is not None:
-            self.missing = seen.missing
-            self.overflows += seen.overflows
-            run.missing, run.overflows, run.every, run.share = self.missing, self.overflows, self.every, self.share
+            run.missing, run.every, run.share = seen.missing, self.every, self.share
+            run.overflows += seen.overflows
             run.nonfinite_layer = run.nonfinite_layer or first_nonfinite(table, run.recipe.layout.names)
         seconds = time.perf_counter() - self._begin
         history.append(StepRecord(step, scores.get("loss", math.nan), scores.get("accuracy", math.nan), table, seconds))
@@ -254,18 +261,8 @@ class WatchedRun:
         watcher = self._watcher
         assert watcher is not None and watcher.order is not None
         rows = [watcher.passes.rows[k] for k in watcher.order]
-        title = self._title or ", ".join((self._kind, *seen.held))
-        recipe = Watched(
-            self.id, str(title)[:300], Layout(tuple(row.name for row in rows)),
-            kinds=tuple(type(row.owner()).__name__ for row in rows),
-            entries=tuple(0 if row.weight is None else row.weight.numel() for row in rows),
-            tied=tuple((row.name, row.tied) for row in rows if row.tied),
-            optimizers=seen.held,
-            chance=self._chance,
-            outputs=seen.outputs,
-            behind=tuple(watcher.passes.behind.get(id(row.user()), "") if not row.why else "" for row in rows),
-            precisions=tuple("" if row.weight is None else str(row.weight.dtype).removeprefix("torch.") for row in rows),
-        )  # fmt: skip
+        title = str(self._title or ", ".join((self._kind, *seen.held)))[:300]
+        recipe = _recipe(self.id, title, self._chance, rows, seen, watcher.passes.behind)
         history = History(len(rows), max_columns(len(rows)), MEASURED)
         run = self.run = Run(recipe, history, Status.RUNNING, created=self._created)
         device = next((weight.device for row in rows if (weight := row.weight) is not None), torch.device("cpu"))
@@ -336,6 +333,23 @@ class WatchedRun:
             _log.warning("%s", message)
 
 
+def _recipe(
+    run_id: str, title: str, chance: float | None, rows: Sequence[Row], seen: Seen, behind: Mapping[int, str]
+) -> Watched:
+    """`behind`: id of a module -> what stands behind it."""
+    return Watched(
+        run_id, title, Layout(tuple(row.name for row in rows)),
+        kinds=tuple(type(row.owner()).__name__ for row in rows),
+        entries=tuple(0 if row.weight is None else row.weight.numel() for row in rows),
+        tied=tuple((row.name, row.tied) for row in rows if row.tied),
+        optimizers=seen.held,
+        chance=chance,
+        outputs=seen.outputs,
+        behind=tuple(behind.get(id(row.user()), "") if not row.why else "" for row in rows),
+        precisions=tuple("" if row.weight is None else str(row.weight.dtype).removeprefix("torch.") for row in rows),
+    )  # fmt: skip
+
+
 def _is_interactive() -> bool:
     """Whether somebody types the program: an error ends a line of his then, and not the program."""
     return bool(sys.flags.interactive) or hasattr(sys, "ps1") or hasattr(builtins, "__IPYTHON__")
@@ -343,17 +357,6 @@ def _is_interactive() -> bool:
 
 def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:300]
-
-
-def _receiver(to: str | None) -> tuple[str, str] | None:
-    """(address, token). Raises WatchError or SettingsError."""
-    if to is None:
-        return None
-    if not isinstance(to, str) or not is_address(to):
-        raise WatchError(say("watch-to", to=str(to)[:100]))
-    if not (token := ingest_token()):
-        raise WatchError(say("watch-to-token"))
-    return to, token
 
 
 def _optimizers(given: object) -> list[Optimizer] | None:

@@ -10,6 +10,7 @@ import streamlit as st
 from gradviz.lenet.activations import ACTIVATIONS
 from gradviz.lenet.config import FIELDS, PRESETS, RunConfig, unescaped
 from gradviz.lenet.fields import ConfigError
+from gradviz.record.run import Summary
 from gradviz.ui.language import write_address
 from gradviz.words import as_text
 from gradviz.words import gettext as _
@@ -49,6 +50,13 @@ def open_session(config_of_run: Callable[[str], RunConfig | None]) -> None:
 def show_problems() -> None:
     for problem in st.session_state.get(_PROBLEMS, ()):
         st.warning(as_text(_("Something in the link is not as it should be. {problem}").format(problem=problem)))
+
+
+def label(summary: Summary[Any]) -> str:
+    """A run in a list to choose from."""
+    return _("{title} — {status}, {progress}").format(
+        title=summary.recipe.title, status=_(str(summary.status)), progress=summary.progress
+    )  # fmt: skip
 
 
 def write_url() -> None:

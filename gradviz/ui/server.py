@@ -12,6 +12,7 @@ from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.data import Shelf
 from gradviz.lenet.experiment import arithmetic_of, trainer_on
 from gradviz.record.arithmetic import Arithmetic
+from gradviz.record.spool import FOLDER
 from gradviz.record.watched import Watched
 from gradviz.serve.classroom import Classroom
 from gradviz.serve.desk import Desk
@@ -80,7 +81,7 @@ def build(
     classroom = Classroom(settings.store / "classroom.json", settings.pin)
     people = People(settings.store / "people.secret")
     desk, exports = Desk(2, hope=15.0), Desk(4, share=2, hope=15.0)
-    inbox = Inbox(settings.store / "watched", settings.limits)
+    inbox = Inbox(settings.store / FOLDER, settings.limits)
     return Server(settings, shelf, store, manager, sweeps, classroom, people, nursery, desk, inbox, exports)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from gradviz.serve.desk import RETRY
@@ -16,3 +17,7 @@ def binary(body: bytes) -> Response:
 def refuse(status: int, sentence: str) -> Response:
     later = {"Retry-After": str(RETRY)} if status == 503 else {}
     return PlainTextResponse(sentence, status, headers={**NEVER, **later})
+
+
+def takes_gzip(request: Request) -> bool:
+    return "gzip" in request.headers.get("Accept-Encoding", "")

@@ -72,12 +72,9 @@ def picture(run: Run[Recipe]) -> tuple[int, int, np.ndarray, np.ndarray]:
 
     gradient = history.quantity("weight_grad_rms")
     columns = starts(np.arange(len(gradient)) * history.stride)
-    watched = run.every is not None
+    watched = run.watched
     pooled = raster.pool(np.maximum.reduceat(gradient, columns, axis=0), ROWS)
-    first = starts(np.arange(history.steps))
-    told = ~np.isnan(history.loss) if watched else np.ones(history.steps, bool)
-    with np.errstate(over="ignore", invalid="ignore"):
-        loss = np.add.reduceat(np.where(told, history.loss, 0.0), first) / np.add.reduceat(told.astype(float), first)
+    loss = raster.means_from(history.loss, starts(np.arange(history.steps)), watched)
     low, high = ranges_of("weight_grad_rms", watched)[0]
     codes = raster.encode(raster.held(pooled) if watched else pooled, "weight_grad_rms", low, high)
     return bins, rows, _own_scale(loss) if watched else loss_codes(loss), codes

@@ -15,6 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gradviz.web.answers import takes_gzip
+
 _TEXT = (".js", ".css", ".svg", ".json")  # the fonts are packed already
 
 
@@ -58,7 +60,7 @@ class Frontend:
             await self._app(scope, receive, self._with_link(name, send))
             return
         text = name.endswith(_TEXT)
-        packed = text and "gzip" in Request(scope).headers.get("Accept-Encoding", "")
+        packed = text and takes_gzip(Request(scope))
         body = self._files.kept(name, packed) or await anyio.to_thread.run_sync(self._files.read, name, packed)
         headers = {"Cache-Control": "public, immutable, max-age=31536000"}  # the name holds a hash of the content
         headers |= {"Vary": "Accept-Encoding"} if text else {}

@@ -10,6 +10,7 @@ import numpy as np
 from gradviz.lenet.config import RunConfig
 from gradviz.record.history import History
 from gradviz.record.raster import pool, rows_of
+from gradviz.record.reading import measured
 from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run
 from gradviz.record.sample import AnatomySample
@@ -104,8 +105,7 @@ def _of_any(history: History, column: int) -> tuple[str, str, str, str]:
     if altered:
         treatment = _("In {count} of {all} layers the optimiser got another gradient than the backward pass had left.").format(
             count=altered, all=int(both.sum()))  # fmt: skip
-    ratio = history.quantity("update_ratio")[column]
-    moved = np.where(ratio < 0, np.nan, ratio)
+    moved = measured(history.quantity("update_ratio")[column])
     update = _("No update was measured.")
     if np.isfinite(moved).any():
         update = _("The optimiser moves the weights by {low} to {high} of their length, layer by layer.").format(

@@ -76,7 +76,7 @@ def live_panel(
     """
     status = status or run.status
     data = {"live": status.live, "status": status, "quantity": quantity, "chance": chance_of(run.recipe)}
-    if run.every is not None:
+    if run.watched:
         data |= scales(watched=True) | {"words": words(watched=True)}
     _live("live", run.id, key, data, {"done": on_done_change, "lost": on_lost_change})
 

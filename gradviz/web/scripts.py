@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gradviz.web import plotly_cut
-from gradviz.web.answers import NEVER, refuse
+from gradviz.web.answers import NEVER, refuse, takes_gzip
 from gradviz.words import gettext as _
 
 _FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
@@ -67,10 +67,10 @@ def script_routes() -> list[Route]:
         both = scripts.get(request.path_params["name"])
         if both is None or request.path_params["version"] != version:
             return _unknown()
-        return _kept(*both) if _takes_gzip(request) else _kept(both[0])
+        return _kept(*both) if takes_gzip(request) else _kept(both[0])
 
     async def plotly_script(request: Request) -> Response:
-        if not _takes_gzip(request):
+        if not takes_gzip(request):
             return _kept(_plotly())
         return _kept(b"", await anyio.to_thread.run_sync(_zipped_plotly, limiter=one))  # thirty first visitors: once
 
@@ -79,10 +79,6 @@ def script_routes() -> list[Route]:
         Route("/live/{name}", module),
         Route("/live/{version}/{name}", script),
     ]
-
-
-def _takes_gzip(request: Request) -> bool:
-    return "gzip" in request.headers.get("Accept-Encoding", "")
 
 
 def _kept(plain: bytes, zipped: bytes = b"") -> Response:

@@ -78,7 +78,7 @@ def delta(
         "missing": _missing(run, quantity, newest, rows),
         "every": run.every,
     }
-    told = run.every is not None
+    told = run.watched
     return pack(
         header | _names(run.recipe, rows, first == 0),
         *(column_means(series, first, history.stride, told) for series in (history.loss, history.accuracy)),
@@ -93,7 +93,7 @@ def _first(run: Run[Recipe], since: int, stride: int, history: History) -> int:
     """The first column that a client lacks."""
     first = since // stride if stride == history.stride and 0 <= since <= history.steps else 0
     # Losses may come late: those that lie on a device, when the next step is measured.
-    return first if run.every is None else max(0, first - 8 - 2 * run.every // stride) if first else 0
+    return first if run.every is None or not first else max(0, first - 8 - 2 * run.every // stride)
 
 
 def _names(recipe: Recipe, rows: Rows | None, first: bool) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def _names(recipe: Recipe, rows: Rows | None, first: bool) -> dict[str, Any]:
 
 def newest_measured(run: Run[Recipe], values: np.ndarray) -> int:
     """The last of `values`, (columns, layers), that holds a number; the very last where none does."""
-    if run.every is None:
+    if not run.watched:
         return len(values) - 1
     measured = measured_columns(values)
     return int(measured[-1]) if len(measured) else len(values) - 1
@@ -237,7 +237,7 @@ def _figures(run: Run[Recipe], history: History) -> dict[str, Any]:
     first, last = (float(gradient[newest_measured(run, gradient), row]) for row in (front, back))
     seconds = history.seconds[-21:]  # a recent mean: the machine may have become busier
     pace = (seconds[-1] - seconds[0]) / (len(seconds) - 1) if len(seconds) > 1 else seconds[-1]
-    latest = _last_told if run.every is not None else lambda series: float(series[-1])
+    latest = _last_told if run.watched else lambda series: float(series[-1])
     return layers | {
         "loss": latest(history.loss),
         "accuracy": latest(history.accuracy),

@@ -12,7 +12,7 @@ from PIL import Image
 
 from gradviz.charts import HOW_TO_READ
 from gradviz.charts import runs as charts
-from gradviz.charts.draft import BLUE_TO_RED, DIFFERENCES, MOST_POINTS, VIRIDIS, between
+from gradviz.charts.draft import BLUE_TO_RED, DIFFERENCES, MOST_POINTS
 from gradviz.charts.lessons import lesson_figures
 from gradviz.charts.sweeps import border_figure, grid_figure, ratio_figure, theory_ratios
 from gradviz.lenet.config import RunConfig
@@ -22,6 +22,7 @@ from gradviz.lenet.outcome import DIVERGED, STUCK, TRAINED, Result
 from gradviz.lenet.sweep import Sweep
 from gradviz.record import raster
 from gradviz.record.history import History
+from gradviz.record.palette import VIRIDIS, between
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
 from gradviz.web import wire

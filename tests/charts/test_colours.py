@@ -11,6 +11,7 @@ import pytest
 from running import ROOT
 
 from gradviz.charts import draft
+from gradviz.record import palette
 
 # Machado, Oliveira and Fernandes (2009), "A physiologically-based model for simulation of color vision deficiency", severity 1,
 # for linear RGB. The eye without a lack stands beside them.
@@ -77,15 +78,15 @@ def test_the_lines_of_the_live_page_and_the_bars_of_the_slow_motion_do_not_look_
 @pytest.mark.parametrize("eye", SEEN)
 def test_marks_are_told_from_one_another_and_from_the_scale_which_only_grows_lighter(eye):
     scale, marks = list(constant("VIRIDIS")), constant("MARKS")
-    assert scale == list(draft.VIRIDIS)
+    assert scale == list(palette.VIRIDIS)
     assert list(marks.values()) == [
-        draft.ZERO_COLOUR, draft.DENORMAL_COLOUR, draft.BELOW_COLOUR, draft.ABOVE_COLOUR, draft.BROKEN_COLOUR,
+        palette.ZERO_COLOUR, palette.DENORMAL_COLOUR, palette.BELOW_COLOUR, palette.ABOVE_COLOUR, palette.BROKEN_COLOUR,
     ]  # fmt: skip
-    marks |= {"absent": draft.ABSENT_COLOUR}  # not measured
+    marks |= {"absent": palette.ABSENT_COLOUR}  # not measured
     light = [lab(colour, eye)[0] for colour in scale]
     assert all(b > a + 2 for a, b in pairwise(light))
     assert nearest(list(marks.values()), eye)[0] > LIKE
-    steps = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in draft.between(draft.VIRIDIS, 60)]
+    steps = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in palette.between(palette.VIRIDIS, 60)]
     for mark in marks.values():
         distance = min(float(np.linalg.norm(lab(mark, eye) - lab(step, eye))) for step in steps)
         assert distance > LIKE, (mark, distance)

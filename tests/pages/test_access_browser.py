@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from axe import complaints, settled
@@ -11,10 +11,9 @@ from playwright.sync_api import Page, expect
 from recorded import finished_run
 from running import Server
 
-from gradviz.lenet.config import READERS, RunConfig
+from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.record.run import Status
-from gradviz.store.store import RunStore
 
 PIN = "secret-4711"
 ENDED = RunConfig(activation="sigmoid", blocks=3, batch_size=8, steps=20, dataset="digits")
@@ -23,26 +22,13 @@ LIVE = "?activation=relu&shortcut=on&blocks=2&batch_size=8&dataset=digits&steps=
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Iterator[Server]:
+def site(serve_runs) -> Server:
     """A server with a teacher whose store holds a finished run, one that diverged and those of a lesson."""
-    server = Server(tmp_path_factory.mktemp("site"), {"GRADVIZ_PIN": PIN, "GRADVIZ_DATA": "/nonexistent", "GRADVIZ_WORKERS": "1"})
-    store = RunStore(server.store, READERS)
     diverged = finished_run(DIVERGED)
     diverged.status = Status.DIVERGED
-    store.save(finished_run(ENDED), diverged, *map(finished_run, LESSONS["float32"].configs("digits")))
-    store.close()
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture(scope="module")
-def reader(browser) -> Iterator[Page]:
-    """One tab for all states: a page that opens anew finds its scripts there."""
-    page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
-    page.set_default_timeout(60_000)
-    yield page
-    page.context.close()
+    return serve_runs(
+        finished_run(ENDED), diverged, *map(finished_run, LESSONS["float32"].configs("digits")), GRADVIZ_PIN=PIN
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -15,30 +14,15 @@ from recorded import finished_run
 from running import Server
 
 from gradviz import words
-from gradviz.lenet.config import READERS, RunConfig
+from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons.catalogue import LESSONS
-from gradviz.store.store import RunStore
 
 ENDED = RunConfig(activation="sigmoid", blocks=3, batch_size=8, steps=20, dataset="digits")
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("site"), {"GRADVIZ_DATA": "/nonexistent", "GRADVIZ_WORKERS": "1"})
-    store = RunStore(server.store, READERS)
-    store.save(finished_run(ENDED))
-    store.close()
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture(scope="module")
-def reader(browser) -> Iterator[Page]:
-    page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
-    page.set_default_timeout(60_000)
-    yield page
-    page.context.close()
+def site(serve_runs) -> Server:
+    return serve_runs(finished_run(ENDED))
 
 
 def tab_to(page: Page, goal: Locator, most: int = 120) -> None:
@@ -49,6 +33,10 @@ def tab_to(page: Page, goal: Locator, most: int = 120) -> None:
         if goal.evaluate("goal => goal === document.activeElement || goal.contains(document.activeElement)"):
             return
     raise AssertionError(f"Tab does not reach {goal}")
+
+
+def said_of(picture: Locator) -> str:
+    return picture.evaluate("e => document.getElementById(e.getAttribute('aria-describedby')).textContent")
 
 
 def focus_is_seen(page: Page) -> bool:
@@ -105,7 +93,7 @@ def test_a_picture_says_what_it_shows_and_gives_its_numbers_in_a_table(reader, s
     reader.goto(f"{site.url}/?run={ENDED.id}")
     settled(reader)
     loss = reader.get_by_role("img", name="Loss")
-    said = loss.evaluate("e => document.getElementById(e.getAttribute('aria-describedby')).textContent")
+    said = said_of(loss)
     assert "training batch: first 0: 2.3; last 19: 0.5; lowest 19: 0.5; highest 0: 2.3." in said
     spoken(reader, re.compile(r"^Finished\. "))
     button = reader.locator(".gv-heatmap").get_by_role("button", name="The numbers of this picture")
@@ -123,7 +111,7 @@ def test_a_figure_says_what_it_shows_too(reader, site):
     reader.goto(f"{site.url}/compare?runs={ENDED.id}")
     settled(reader)
     figure = reader.get_by_role("figure", name="Training loss over steps")
-    said = figure.evaluate("e => document.getElementById(e.getAttribute('aria-describedby')).textContent")
+    said = said_of(figure)
     assert "first 0: 2.3; last 19: 0.5" in said
     figure.get_by_role("button", name="The numbers of this picture").click()
     expect(reader.get_by_role("dialog").get_by_role("row")).to_have_count(1 + ENDED.steps)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from spools import NET, started, steps
+from spooled import NET, started, steps
 
 import gradviz
 from gradviz.messages import say
@@ -35,14 +35,14 @@ def test_what_is_written_bit_by_bit_is_read_back_through_all_merges(tmp_path):
     for count in (1, 2, 7, 1, 30, 0, 100):
         steps(history, count, seed=count)
         writer.write(history, {"status": "running", "every": 5, "share": 0.02, "missing": {"c": {"signal_rms": "watch-frozen"}}})
-        assert_same(read_spool(writer.path).run.history, history)
+        assert_same(read_spool(writer.path).history, history)
     spool = read_spool(writer.path)
-    assert spool.run.recipe == NET and spool.run.status is Status.RUNNING and spool.run.created == 1.0e9
+    assert spool.recipe == NET and spool.status is Status.RUNNING and spool.created == 1.0e9
     assert (spool.every, spool.share, spool.missing) == (5, 0.02, {"c": {"signal_rms": "watch-frozen"}})
-    assert spool.run.missing == spool.missing and spool.run.overflows == 0
+    assert spool.overflows == 0
     writer.write(history, {"status": "failed", "message": say("watch-failed", kind="OSError").to_json()})
     writer.close()
-    ended = read_spool(writer.path).run
+    ended = read_spool(writer.path)
     assert ended.status is Status.FAILED and str(ended.message) == "The training failed: OSError."
 
 
@@ -55,7 +55,7 @@ def test_a_loss_that_comes_late_is_read_back(tmp_path):
     writer.write(history, {})
     history.note(20, accuracy=0.5)
     writer.write(history, {})
-    assert_same(read_spool(writer.path).run.history, history)
+    assert_same(read_spool(writer.path).history, history)
 
 
 def test_a_loss_that_comes_while_the_file_is_written_is_in_it_the_next_time(tmp_path, monkeypatch):
@@ -75,7 +75,7 @@ def test_a_loss_that_comes_while_the_file_is_written_is_in_it_the_next_time(tmp_
         writer.write(history, {})
         writer.write(history, {})
         assert history.loss[3] == loss
-        assert_same(read_spool(writer.path).run.history, history)
+        assert_same(read_spool(writer.path).history, history)
         steps(history, 1)
 
 
@@ -87,7 +87,7 @@ def test_a_file_of_other_quantities_is_read_by_their_names_and_lacks_what_it_doe
     writer = SpoolWriter(tmp_path / (NET.id + SUFFIX), {"recipe": NET.to_dict(), "created": 1.0e9})
     writer.write(history, {"status": "running"})
     writer.close()
-    read = read_spool(writer.path).run.history
+    read = read_spool(writer.path).history
     assert read.quantities == MEASURED and read.steps == 1
     for name in MEASURED:
         kept = table[names.index(name)] if name in names else np.full(3, ABSENT)
@@ -99,7 +99,7 @@ def test_a_run_whose_writer_is_gone_without_an_end_was_interrupted(tmp_path):
     steps(history, 3)
     writer.write(history, {"status": "running"})
     writer.close()
-    run = read_spool(writer.path).run
+    run = read_spool(writer.path)
     assert run.status is Status.INTERRUPTED and "ended from outside" in str(run.message)
 
 
@@ -115,7 +115,7 @@ def test_a_file_that_is_cut_or_broken_anywhere_is_a_shorter_run_or_refused_in_a_
     for end in range(len(whole) % 3, len(whole) + 1, 3):
         copy.write_bytes(whole[:end])
         try:
-            lengths.add(read_spool(copy).run.history.steps)
+            lengths.add(read_spool(copy).history.steps)
         except SpoolError as refusal:
             assert str(refusal) and end <= whole.index(b"\n")
     assert lengths == {0, 2, 5, 6}
@@ -125,7 +125,7 @@ def test_a_file_that_is_cut_or_broken_anywhere_is_a_shorter_run_or_refused_in_a_
         broken[random.integers(len(whole))] ^= 1 << int(random.integers(8))
         copy.write_bytes(bytes(broken))
         try:
-            assert read_spool(copy).run.history.steps in (0, 2, 5, 6)
+            assert read_spool(copy).history.steps in (0, 2, 5, 6)
         except SpoolError as refusal:
             assert str(refusal)
 
@@ -151,7 +151,7 @@ def test_a_first_line_that_says_something_else_is_refused(head, tmp_path):
     with pytest.raises(SpoolError):
         read_spool(path)
     path.write_text(json.dumps(good) + "\n")
-    assert read_spool(path).run.history.steps == 0
+    assert read_spool(path).history.steps == 0
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_state_that_no_writer_has_written_does_not_keep_a_run_from_being_read(
         patch.setattr("json.dumps", lambda value, **how: state if value == {} else packed(value, **how))
         writer.write(history, {})
     spool = read_spool(writer.path)
-    assert spool.run.history.steps == 2 and spool.share is None and len(str(spool.run.message)) < 2000
+    assert spool.history.steps == 2 and spool.share is None and len(str(spool.message)) < 2000
 
 
 def test_the_file_of_a_long_run_stays_within_a_bound(tmp_path):
@@ -181,7 +181,7 @@ def test_the_file_of_a_long_run_stays_within_a_bound(tmp_path):
     scalars = 24 * history.steps
     columns = 100 * history.columns[0].nbytes
     assert writer.path.stat().st_size < 2 * (scalars + columns) + 9_000_000
-    assert_same(read_spool(writer.path).run.history, history)
+    assert_same(read_spool(writer.path).history, history)
     assert max_columns(3) == 1000 and max_columns(5000) * 5000 * len(MEASURED) * 4 < 40_000_000 and max_columns(10**6) == 50
 
 
@@ -219,13 +219,13 @@ def test_a_training_killed_in_its_middle_loses_at_most_its_last_second(tmp_path)
         taken.append(float(when))
         if int(step) > 20 and (paths := list((tmp_path / "watched").glob("*.spool"))):
             path = paths[0]
-            alive = read_spool(path).run
+            alive = read_spool(path)
             assert alive.status is Status.RUNNING and alive.history.steps > 0
             os.kill(process.pid, signal.SIGKILL)
             break
     taken += [float(line.split()[1]) for line in process.stdout.read().splitlines() if len(line.split()) == 2]
     assert process.wait() == -signal.SIGKILL
-    run = read_spool(path).run
+    run = read_spool(path)
     assert run.status is Status.INTERRUPTED
     lost = taken[run.history.steps :]
     assert not lost or taken[-1] - lost[0] < 1.5  # a second, on a machine that does much else
@@ -238,7 +238,7 @@ def test_a_script_that_ends_ends_its_run_and_one_that_dies_of_an_error_has_faile
         process = child(folder, 3, 0.0, last=last)
         _out, err = process.communicate(timeout=100)
         (path,) = (folder / "watched").iterdir()
-        run = read_spool(path).run
+        run = read_spool(path)
         assert run.status is status and run.history.steps == 3 and ("KeyError" in str(run.message)) == bool(last), err
 
 
@@ -252,7 +252,7 @@ def test_a_full_disk_stops_the_recording_with_a_sentence_and_not_the_training(tm
     assert "The recording has stopped, and the training goes on" in out.splitlines()[-1]
     assert err.count("The recording has stopped") == 1
     (path,) = (tmp_path / "watched").glob("*.spool")
-    assert 0 < read_spool(path).run.history.steps < 200
+    assert 0 < read_spool(path).history.steps < 200
 
 
 def test_hundreds_of_layers_are_folded_by_the_module_tree_into_at_most_sixty_groups():
@@ -327,5 +327,5 @@ def test_a_run_that_ends_while_it_is_read_is_no_interrupted_one(tmp_path, monkey
 
     writer.status = "running"
     monkeypatch.setattr("os.fstat", ending)
-    assert read_spool(writer.path).run.status in (Status.RUNNING, Status.FINISHED)
-    assert read_spool(writer.path).run.status is Status.FINISHED
+    assert read_spool(writer.path).status in (Status.RUNNING, Status.FINISHED)
+    assert read_spool(writer.path).status is Status.FINISHED

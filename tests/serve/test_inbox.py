@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from spools import NET, started, steps
+from spooled import NET, started, steps
 from timing import Clock
 
 from gradviz.record.run import Status
@@ -50,7 +50,7 @@ def test_what_is_sent_in_parts_lies_here_byte_by_byte_and_is_read_while_it_comes
     whole = writer.path.read_bytes()
     assert here.take(NET.id, head, len(first), whole[len(first) :]) == (True, len(whole))
     assert kept(tmp_path).read_bytes() == whole
-    assert read_spool(kept(tmp_path)).run.status is Status.RUNNING
+    assert read_spool(kept(tmp_path)).status is Status.RUNNING
 
 
 def test_a_part_that_comes_twice_or_too_early_is_answered_with_what_is_here(here, tmp_path):
@@ -117,7 +117,7 @@ def test_no_part_is_kept_that_is_cut_turned_or_of_another_place(here, tmp_path):
         assert rejected.value.status == 400
         assert kept(tmp_path).read_bytes() == first
     assert here.take(NET.id, head, len(first), rest) == (True, len(first) + len(rest))
-    assert read_spool(kept(tmp_path)).run.history.steps == 9
+    assert read_spool(kept(tmp_path)).history.steps == 9
 
 
 GOOD = "watched-0123456789abcdef"
@@ -167,11 +167,11 @@ def test_a_run_whose_sender_is_silent_is_interrupted_until_it_is_heard_again(tmp
     for seconds, status in ((30, Status.RUNNING), (61, Status.INTERRUPTED)):
         clock.now = seconds
         here.look()
-        assert read_spool(kept(tmp_path)).run.status is status
+        assert read_spool(kept(tmp_path)).status is status
     steps(_history, 1)
     writer.write(_history, {"status": "running"})
     here.take(NET.id, head, len(content), writer.path.read_bytes()[len(content) :])
-    assert read_spool(kept(tmp_path)).run.status is Status.RUNNING
+    assert read_spool(kept(tmp_path)).status is Status.RUNNING
     here.close()
 
 

@@ -18,6 +18,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from ways import WAYS
 
 from gradviz.lenet.config import TREATMENTS, RunConfig
 from gradviz.lenet.data import Dataset, Shelf
@@ -121,16 +122,7 @@ def assert_same(got: list[StepRecord], expected: list[StepRecord]) -> None:
         assert one.anatomy is None or one.anatomy.kinds == other.anatomy.kinds
 
 
-@pytest.mark.parametrize("changes", [
-    dict(optimizer="adam", shortcut=True),
-    dict(optimizer="sgd", lr=0.1, treatment="clip-norm", threshold=0.5),
-    dict(optimizer="momentum", lr=0.05, treatment="clip-value", threshold=0.01),
-    dict(optimizer="adam", activation="sigmoid", treatment="floor", threshold=1e-6),
-    dict(optimizer="sgd", lr=0.1, activation="sigmoid", treatment="normalise", threshold=1e-4),
-    dict(optimizer="sgd", lr=0.1, activation="tanh", treatment="feedback", threshold=1e-4),
-    dict(optimizer="adam", batch_norm=True, shortcut=True),
-    dict(optimizer="adam", other_norm="layer", activation="gelu", shortcut=True, branch_scale="skip-init"),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize("changes", WAYS, ids=str)
 def test_replayed_steps_give_the_records_of_steps_that_are_waited_for(digits, changes):
     tape = Tape()
     ahead, waited_for = training(config(**changes), digits, CPU, capture=tape), training(config(**changes), digits, CPU)

@@ -11,26 +11,17 @@ import types
 import numpy as np
 import pytest
 import torch
+import watched_nets
 from PIL import Image
-from watched_nets import Mlp, features, loss_on
+from watched_nets import Mlp
 
-import gradviz
 from gradviz.record.quantities import QUANTITIES
 from gradviz.train import notebook
 
 
 def trained(folder, steps=3, model=None, **more):
     torch.manual_seed(0)
-    model = model or Mlp()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    run = gradviz.watch(model, optimizer, every=1, folder=folder, **more)
-    for _ in range(steps):
-        loss = loss_on(features())(model)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        run.log(loss=loss)
-    return run
+    return watched_nets.trained(folder, model or Mlp(), steps=steps, **more)
 
 
 def hook(run, word):

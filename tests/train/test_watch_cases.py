@@ -174,7 +174,7 @@ def test_a_quantity_that_a_watch_does_not_measure_is_absent_and_says_so(tmp_path
     read = read_spool(run.path)
     assert read.missing == run.missing and str(say("watch-not-measured"))
     for quantity in MEASURED:
-        assert (read.run.history.quantity(quantity) == run.quantity(quantity)).all() and (run.quantity(quantity) >= 0).all()
+        assert (read.history.quantity(quantity) == run.quantity(quantity)).all() and (run.quantity(quantity) >= 0).all()
 
 
 def test_a_module_called_twice_has_the_root_mean_square_over_its_calls(tmp_path):
@@ -549,7 +549,7 @@ def test_of_processes_that_train_together_the_first_records_the_gradient_of_the_
     assert said[1][0].startswith("This process records nothing")
     (path,) = (tmp_path / kind / "watched").iterdir()
     spool = read_spool(path)
-    names, numbers = spool.run.recipe.layout.names, spool.run.history
+    names, numbers = spool.recipe.layout.names, spool.history
     expected = plain_step(mlp(), tmp_path / "alone", loss_on(features(8)))
 
     def found(quantity):

@@ -110,7 +110,7 @@ def test_a_watched_net_can_be_collected_and_its_run_then_ends(told, tmp_path):
     del model, optimizer
     gc.collect()
     assert [ref() for ref in gone] == [None] * 3
-    assert run.status is Status.FINISHED and read_spool(run.path).run.status is Status.FINISHED
+    assert run.status is Status.FINISHED and read_spool(run.path).status is Status.FINISHED
     assert before == (len(of_all._global_optimizer_pre_hooks), len(of_all._global_optimizer_post_hooks))
 
 

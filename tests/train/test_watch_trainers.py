@@ -3,6 +3,7 @@
 import copy
 import logging
 import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def check(callback, net, plain):
         assert row(run, name) == pytest.approx(truth, rel=1e-5)
     assert treated["last"] < 0.5 * raw["last"]
     np.testing.assert_allclose(run.run.history.loss, losses, rtol=1e-6)
-    np.testing.assert_array_equal(read_spool(run.path).run.history.loss, run.run.history.loss)
+    np.testing.assert_array_equal(read_spool(run.path).history.loss, run.run.history.loss)
     assert not any(module._forward_hooks or module._backward_hooks for module in net.modules())
 
 
@@ -105,11 +106,18 @@ def lightning_module(net, fail_at=None):
     return Module()
 
 
-@pytest.fixture
-def lightning():
+@contextmanager
+def torchvision_at_hand():
+    """torchmetrics and transformers import it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torchvision_models()  # torchmetrics imports it
+        torchvision_models()
+        yield
+
+
+@pytest.fixture
+def lightning():
+    with torchvision_at_hand():
         yield gradviz.lightning
 
 
@@ -172,9 +180,7 @@ def hugging_face(callback, net, folder, **more):
 
 @pytest.fixture
 def transformers():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torchvision_models()  # transformers imports it
+    with torchvision_at_hand():
         yield gradviz.transformers
 
 

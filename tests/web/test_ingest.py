@@ -9,7 +9,7 @@ import pytest
 import torch
 import uvicorn
 from asgi import Question, ask_all
-from spools import NET, started, steps
+from spooled import NET, started, steps
 from starlette.applications import Starlette
 from timing import until
 from torch import nn
@@ -77,7 +77,7 @@ def test_a_watched_training_arrives_at_another_machines_server_whole(inbox, tmp_
             train(run, model, optimizer, 5)
         arrived = tmp_path / "there" / run.path.name
         assert arrived.read_bytes() == run.path.read_bytes()
-        assert read_spool(arrived).run.status is Status.FINISHED
+        assert read_spool(arrived).status is Status.FINISHED
 
 
 def test_a_server_that_is_away_delays_nothing_and_gets_everything_once_it_is_back(inbox, tmp_path):

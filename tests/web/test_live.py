@@ -24,7 +24,7 @@ from starlette.applications import Starlette
 from gradviz.charts import draft
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.experiment import preview_images
-from gradviz.record import raster
+from gradviz.record import palette, raster
 from gradviz.record.history import History, StepRecord, max_columns
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
@@ -540,8 +540,8 @@ def test_javascript_stands_in_modules_but_for_the_stub_that_mounts_them():
 
 def test_the_palette_and_the_rows_stand_once_in_the_scripts():
     texts = {path.name: path.read_text(encoding="utf-8") for path in STATIC.glob("*.js")}
-    marks = draft.DENORMAL_COLOUR, draft.BELOW_COLOUR, draft.ABOVE_COLOUR, draft.BROKEN_COLOUR
-    for colour in (*draft.VIRIDIS, *marks, draft.BLUE, draft.ORANGE):
+    marks = palette.DENORMAL_COLOUR, palette.BELOW_COLOUR, palette.ABOVE_COLOUR, palette.BROKEN_COLOUR
+    for colour in (*palette.VIRIDIS, *marks, draft.BLUE, draft.ORANGE):
         assert [name for name, text in texts.items() if colour in text.lower()] == ["look.js"], colour
     assert [name for name, text in texts.items() if re.search(r"\* layers\) / rows", text)] == ["wire.js"]
 

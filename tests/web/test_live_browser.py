@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from heatmap import place
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -58,18 +59,6 @@ def live(server, browser) -> Iterator[Page]:
 @pytest.fixture(scope="module")
 def run_id(live) -> str:
     return live.locator(LIVE).get_attribute("data-id")
-
-
-def place(page: Page, step: int, layer: int) -> tuple[float, float]:
-    """Where on the screen the middle of a cell is."""
-    plot = page.locator(".gv-heatmap .js-plotly-plot")
-    plot.scroll_into_view_if_needed()
-    return tuple(plot.evaluate(
-        """(plot, [step, layer]) => {
-          const { xaxis, yaxis } = plot._fullLayout, box = plot.getBoundingClientRect();
-          return [box.left + xaxis._offset + xaxis.d2p(step), box.top + yaxis._offset + yaxis.d2p(layer)];
-        }""", [step, layer],
-    ))  # fmt: skip
 
 
 def number(text: str) -> float:

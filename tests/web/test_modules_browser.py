@@ -12,7 +12,7 @@ from playwright.sync_api import Page, Route, expect
 from recorded import extend, new_run
 
 from gradviz.charts import draft
-from gradviz.record import raster
+from gradviz.record import palette, raster
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
 from gradviz.web import panels, texts, wire
@@ -138,7 +138,7 @@ PIXELS = """async ([columns, upwards]) => {
 
 def test_every_code_has_the_colour_that_the_charts_of_a_comparison_give_it(bare):
     shown = np.reshape(bare.evaluate(PIXELS, [[list(range(256))], False]), (256, 4))
-    truth = np.array(draft.PALETTE)
+    truth = np.array(palette.PALETTE)
     assert np.abs(shown[:, :3] - truth).max() <= 1 and (shown[:, 3] == 255).all()
     marks = [raster.ZERO, raster.BELOW, raster.ABOVE, raster.ABSENT, raster.DENORMAL, raster.INFINITE, raster.NOT_A_NUMBER]
     np.testing.assert_array_equal(shown[marks, :3], truth[marks])
@@ -149,7 +149,7 @@ def test_a_picture_may_have_the_input_at_the_bottom(bare):
     codes = [[0, 1, 252], [252, 0, 0]]
     plain, turned = (np.reshape(bare.evaluate(PIXELS, [codes, upwards]), (3, 2, 4)) for upwards in (False, True))
     np.testing.assert_array_equal(plain[::-1], turned)
-    np.testing.assert_array_equal(plain[:, 0, :3], np.array(draft.PALETTE)[codes[0]])
+    np.testing.assert_array_equal(plain[:, 0, :3], np.array(palette.PALETTE)[codes[0]])
 
 
 def test_the_colours_of_lines_are_those_of_the_charts(bare):
@@ -225,7 +225,7 @@ def test_columns_that_merge_when_the_stride_doubles_are_drawn_anew(page: Page):
         codes = raster.encode(run.history.quantity(QUANTITY), QUANTITY, LOW, HIGH)
         pixels = np.reshape(data, (height, width, 4))
         assert (width, height) == (max(5, len(codes)), run.history.layers)
-        assert np.abs(pixels[:, : len(codes), :3] - np.array(draft.PALETTE)[codes.T]).max() <= 1
+        assert np.abs(pixels[:, : len(codes), :3] - np.array(palette.PALETTE)[codes.T]).max() <= 1
         assert (pixels[:, len(codes) :, 3] == 0).all(), "room for steps to come is empty"
     assert strides == {1, 2, 4}
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from heatmap import place
 from playwright.sync_api import Page, expect
 from running import ROOT, Server
 from timing import until
@@ -82,18 +83,6 @@ def grown(page: Page, least: int) -> None:
     page.wait_for_function(f"document.querySelector('{LIVE}')?.dataset.painted > {least}", timeout=90 * SECONDS)
 
 
-def place(page: Page, step: int, row: int) -> tuple[float, float]:
-    """Where on the screen the middle of a cell is."""
-    plot = page.locator(".gv-heatmap .js-plotly-plot")
-    plot.scroll_into_view_if_needed()
-    return tuple(plot.evaluate(
-        """(plot, [step, row]) => {
-          const { xaxis, yaxis } = plot._fullLayout, box = plot.getBoundingClientRect();
-          return [box.left + xaxis._offset + xaxis.d2p(step), box.top + yaxis._offset + yaxis.d2p(row)];
-        }""", [step, row],
-    ))  # fmt: skip
-
-
 def test_a_script_is_seen_live_folded_unfolded_over_a_restart_of_the_server_and_to_its_violent_end(
     page: Page, server: Server, script: subprocess.Popen[bytes]
 ):
@@ -133,4 +122,4 @@ def test_a_script_is_seen_live_folded_unfolded_over_a_restart_of_the_server_and_
     page.wait_for_selector(f"{LIVE}[data-status=interrupted]", timeout=60 * SECONDS)
     expect(page.locator(".gv-progress")).to_contain_text("Interrupted: its process ended")
     expect(page.locator(".gv-state")).to_contain_text("what it recorded is here, but for the last second")
-    assert steps(page) == read_spool(spool_of(server)).run.history.steps > before
+    assert steps(page) == read_spool(spool_of(server)).history.steps > before

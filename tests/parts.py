@@ -38,7 +38,7 @@ class Part:
 
 OWN = (
     Part("without a browser", ("-m", "not browser", "-n", "2", "--dist", "loadfile")),
-    Part("in a browser", ("-m", "browser")),
+    Part("in a browser", ("-m", "browser", "-n", "2", "--dist", "loadfile")),
 )
 
 

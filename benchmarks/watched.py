@@ -1,10 +1,10 @@
 """What the diagnosis says of healthy nets and of trainings in which something was planted: real trainings, watched at every step.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.watched [--small] [--only NAME] [--seeds 3] [--folder FOLDER] [--write]
+    OMP_NUM_THREADS=1 python -m benchmarks.watched [--small] [--only NAME] [--seeds 3] [--jobs N] [--results FILE] [--write]
 
 With --write the tables go into docs/diagnosis.md, between their marks. In full size a quarter of an hour for each seed on one
-core, --small three minutes; what lies in FOLDER is not trained again. The tests judge the small ones
-(tests/diagnosis/test_watched_nets.py).
+core, --small three minutes; --jobs trains so many nets at a time. FILE keeps what was said of each healthy net; what stands in
+it is not trained again, be it from another machine. The tests judge the small ones (tests/diagnosis/test_watched_nets.py).
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import re
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from benchmarks.planted import AFTERWARDS, FAULTS
 from gradviz.diagnosis.examine import Diagnosis, examine
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "diagnosis.md"
+LONG = ("ResNet-1001-like", "ConvNeXt-tiny", "VGG16-bn", "ResNet-50, zero-initialised residuals")
 LOOKS = (1, 5, 20)  # steps after which it is looked at, beside the end
 
 
@@ -91,24 +94,44 @@ def told(one: Judged) -> dict[str, Any]:
     return numbers | {"name": one.name, "looks": len(one.looks), "alarms": alarms}
 
 
-def kept(name: str, seed: int, small: bool, folder: Path) -> list[dict[str, Any]]:
-    path = folder / name / f"{'small' if small else 'full'}-{seed}.json"
-    if not path.exists():
-        found = [told(one) for one in judge(HEALTHY[name], seed, small, path.parent)]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found), encoding="utf-8")
-    result: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return result
+Kept = dict[str, list[dict[str, Any]]]  # name/size/seed -> what is told of each of its nets
 
 
-def healthy_rows(only: str, seeds: Sequence[int], small: bool, folder: Path) -> Iterator[str]:
+def _judged(name: str, seed: int, small: bool, folder: Path) -> list[dict[str, Any]]:
+    torch.set_num_threads(1)
+    return [told(one) for one in judge(HEALTHY[name], seed, small, folder / name)]
+
+
+def healthy(names: Sequence[str], seeds: Sequence[int], small: bool, folder: Path, jobs: int, results: Path) -> Kept:
+    """What `results` holds and, trained now and added to it as each ends, what it lacks; without a net that needs torchvision
+    where that is not installed."""
+    kept: Kept = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        lacking = [(name, seed) for name in names for seed in seeds if key(name, small, seed) not in kept]
+        lacking.sort(key=lambda one: one[0] not in LONG)  # or the last of them is waited for alone
+        works = {pool.submit(_judged, name, seed, small, folder): (name, seed) for name, seed in lacking}
+        for work in as_completed(works):
+            name, seed = works[work]
+            try:
+                kept[key(name, small, seed)] = work.result()
+            except ImportError as error:
+                print(f"{name}, seed {seed}: left out, {error}", file=sys.stderr)
+                continue
+            results.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+            print(f"{name}, seed {seed}: {len(kept)} are done", file=sys.stderr, flush=True)
+    return kept
+
+
+def key(name: str, small: bool, seed: int) -> str:
+    return f"{name}/{'small' if small else 'full'}/{seed}"
+
+
+def healthy_rows(names: Sequence[str], seeds: Sequence[int], small: bool, kept: Kept) -> Iterator[str]:
     yield "| net | layers | steps | loss | false alarms, of the looks |"
     yield "|---|---|---|---|---|"
     alarms = looks = 0
-    for name in HEALTHY:
-        if only not in name:
-            continue
-        found = [one for seed in seeds for one in kept(name, seed, small, folder)]
+    for name in names:
+        found = [one for seed in seeds for one in kept.get(key(name, small, seed), [])]
         for part in dict.fromkeys(one["name"] for one in found):
             mine = [one for one in found if one["name"] == part]
             said, looked = [what for one in mine for what in one["alarms"]], sum(one["looks"] for one in mine)
@@ -143,6 +166,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="so many, from 0 on")
     parser.add_argument("--seed", type=int, help="this one alone")
     parser.add_argument("--folder", type=Path, help="keeps the runs there")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, for the healthy nets")
+    parser.add_argument("--results", type=Path, help="a file; what it holds of the healthy nets is not trained again")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--part", choices=("healthy", "planted"))
     options = parser.parse_args()
@@ -150,10 +175,14 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.folder or Path(scratch)
-        parts = {
-            "planted": lambda: planted_rows(options.only, folder),
-            "healthy": lambda: healthy_rows(options.only, seeds, options.small, folder),
-        }
+        names = [name for name in HEALTHY if options.only in name]
+        results = options.results or Path(scratch) / "results.json"
+
+        def trained() -> Iterator[str]:
+            kept = healthy(names, seeds, options.small, folder, options.jobs, results)
+            return healthy_rows(names, seeds, options.small, kept)
+
+        parts = {"planted": lambda: planted_rows(options.only, folder), "healthy": trained}
         for part, rows in parts.items():
             if options.part in (None, part):
                 begin = time.perf_counter()

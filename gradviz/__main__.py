@@ -30,7 +30,7 @@ from gradviz.watched import lines, send
 from gradviz.words import ENGLISH, found, joined, languages, listed, speaking, word_of
 from gradviz.words import gettext as _
 
-_METAVAR = {int: "N", float: "X"}
+_METAVAR = {int: "N", float: "X", tuple: "STEP:SETTING=VALUE,…"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         if spec.kind is bool:
             train.add_argument(option(name), action="store_true", help=f"{_(spec.label)}. {_(spec.help)}", **common)
         else:
-            default = "default" if field.default is None else field.default
+            default = "default" if field.default is None else field.default if field.default != () else _("none")
             help = _("{label}. {help} {range}; here {default}.").format(
                 label=_(spec.label), help=_(spec.help), range=spec.range_text.capitalize(), default=default
             )

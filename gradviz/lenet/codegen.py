@@ -33,13 +33,13 @@ _OPTIMIZER = {
 }
 _TREATMENT = {
     "none": "",
-    "clip-norm": "    nn.utils.clip_grad_norm_(model.parameters(), {threshold!r})\n",
-    "clip-value": "    nn.utils.clip_grad_value_(model.parameters(), {threshold!r})\n",
+    "clip-norm": "    nn.utils.clip_grad_norm_(model.parameters(), {threshold})\n",
+    "clip-value": "    nn.utils.clip_grad_value_(model.parameters(), {threshold})\n",
     "floor": """\
     for parameter in model.parameters():
         gradient = parameter.grad
-        raised = torch.where(gradient < 0, -{threshold!r}, {threshold!r})  # «by its sign; 0 counts as positive»
-        parameter.grad = torch.where(gradient.abs() < {threshold!r}, raised, gradient)
+        raised = torch.where(gradient < 0, -{threshold}, {threshold})  # «by its sign; 0 counts as positive»
+        parameter.grad = torch.where(gradient.abs() < {threshold}, raised, gradient)
 """,
     "normalise": "",  # on the way back: see _steering
     "feedback": "",
@@ -265,7 +265,6 @@ if layer.weight.ndim == 4:  # {_("an orthogonal mix of the channels at the middl
         lsuv += _said(_FORGET)
     layout = {"cpu": ", memory_format=torch.channels_last", "cuda": "", "mps": ""}.get(
         config.device, ', memory_format=torch.channels_last if device == "cpu" else torch.preserve_format')  # fmt: skip
-    fused = {"cpu": "True", "cuda": "True", "mps": "False"}.get(config.device, 'device != "mps"')
     digits = _("A pixel's channels lie together on a processor, one kernel steps all weights: last digits hang on that.")
     return f'''\
 model = DeepLeNet()
@@ -278,8 +277,13 @@ with torch.no_grad():
             layer.bias.uniform_(-bound, bound, generator=random)
 {lsuv}{_steering(config)}# {digits}
 model.to(device{layout})
-optimizer = {_OPTIMIZER[config.optimizer].format(lr=config.lr, fused=fused)}
-'''
+optimizer = {_optimizer(config.optimizer, config.lr, config.device)}
+{f"{_STATED.format(config=config)}" if _turns_treatment(config) else ""}'''
+
+
+def _optimizer(word: str, lr: float, device: str) -> str:
+    fused = {"cpu": "True", "cuda": "True", "mps": "False"}.get(device, 'device != "mps"')
+    return _OPTIMIZER[word].format(lr=lr, fused=fused)
 
 
 def _uniform(spread: str) -> str:
@@ -323,7 +327,7 @@ def shape_and_rms(signal):
 _STEERED = """
 
 def steer(layer, inputs, z):
-    if z.requires_grad:
+    if z.requires_grad{where}:
         z.register_hook({scaled})
 
 
@@ -334,7 +338,7 @@ def steer(layer, inputs, z):
 _NORMALISE = """
 def scaled(signal):
     shape, rms, largest = shape_and_rms(signal)
-    return shape * torch.where(rms == 0, 1.0, {threshold!r} / rms)
+    return shape * torch.where(rms == 0, 1.0, {threshold} / rms)
 """
 _FEEDBACK = """
 class Feedback:
@@ -349,7 +353,7 @@ class Feedback:
         gain = self.gains.setdefault(layer, signal.new_zeros(()))
         signal = signal * gain.exp()
         shape, rms, largest = shape_and_rms(signal)
-        error = torch.where(rms != 0, math.log({threshold!r}) - rms.log() - largest.log(), self.error_above)
+        error = torch.where(rms != 0, math.log({threshold}) - rms.log() - largest.log(), self.error_above)
         self.gains[layer] = gain + {gain} * (error - self.error_above)
         self.error_above = error
         return signal
@@ -360,16 +364,65 @@ feedback = Feedback()
 
 
 def _steering(config: RunConfig) -> str:
-    if config.treatment not in ("normalise", "feedback"):
+    """What scales the backward signal; where the treatment changes it is asked which one is in force."""
+    used, turns, controls = _treatments(config), _turns_treatment(config), ""
+    threshold, scaled = "threshold" if turns else repr(config.threshold), ""
+    if "normalise" in used:
+        controls += _NORMALISE.format(threshold=threshold)
+        scaled = "scaled"
+    if "feedback" in used:
+        controls += "\n" * bool(controls) + _said(_FEEDBACK).format(threshold=threshold, gain=FEEDBACK_GAIN)
+        back = "lambda signal: feedback.scaled(layer, signal)"
+        scaled = f'scaled if treatment == "normalise" else {back}' if scaled else back
+    if not controls:
         return ""
     layers = "layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]\n"
     layers = "" if config.init == "lsuv" else layers
-    if config.treatment == "normalise":
-        control, scaled = _NORMALISE.format(threshold=config.threshold), "scaled"
-    else:
-        control = _said(_FEEDBACK).format(threshold=config.threshold, gain=FEEDBACK_GAIN)
-        scaled = "lambda signal: feedback.scaled(layer, signal)"
-    return _said(_SHAPE) + control + _said(_STEERED).format(scaled=scaled, layers=layers)
+    where = ' and treatment in ("normalise", "feedback")' if turns else ""
+    return _said(_SHAPE) + controls + _said(_STEERED).format(scaled=scaled, layers=layers, where=where)
+
+
+# Settings that change in the loop
+
+
+_STATED = 'treatment, threshold = "{config.treatment}", {config.threshold!r}\n'
+
+
+def _treatments(config: RunConfig) -> list[str]:
+    """All that are in force at some step, each once."""
+    return list(dict.fromkeys([config.treatment, *(each.value for each in config.changes if each.field == "treatment")]))
+
+
+def _turns_treatment(config: RunConfig) -> bool:
+    return any(each.field in ("treatment", "threshold") for each in config.changes)
+
+
+def _turning(config: RunConfig) -> str:
+    """What changes before a step."""
+    lines = []
+    for step in dict.fromkeys(each.step for each in config.changes):
+        old, new = config.knobs(step - 1), config.knobs(step)
+        lines.append(f"    if step == {step}:  # {_('turned while it trained')}")
+        if new.optimizer != old.optimizer:
+            lines.append(f"        optimizer = {_optimizer(new.optimizer, new.lr, config.device)}")
+        elif new.lr != old.lr:
+            lines += ["        for group in optimizer.param_groups:", f'            group["lr"] = {new.lr!r}']
+        if new.treatment != old.treatment or new.threshold != old.threshold:
+            lines.append(f'        treatment, threshold = "{new.treatment}", {new.threshold!r}')
+        if new.treatment == "feedback" != old.treatment:
+            lines.append("        feedback = Feedback()")
+    return "".join(line + "\n" for line in lines)
+
+
+def _treating(config: RunConfig) -> str:
+    """What is done to the gradients before the step."""
+    if not _turns_treatment(config):
+        return _said(_TREATMENT[config.treatment]).format(threshold=repr(config.threshold))
+    parts = ""
+    for word in _treatments(config):
+        if lines := _said(_TREATMENT[word]).format(threshold="threshold"):
+            parts += f'    if treatment == "{word}":\n' + re.sub("^(?=.)", "    ", lines, flags=re.MULTILINE)
+    return parts
 
 
 def _quoted(text: str) -> str:
@@ -405,7 +458,7 @@ def rms(gradient):
 
 # {_("Training: one batch per step")}
 for step, batch in zip(range({config.steps}), batches()):
-    labels = train_labels[batch]
+{_turning(config)}    labels = train_labels[batch]
     logits = model(train_images[batch])
     loss = F.cross_entropy(logits, labels)
     optimizer.zero_grad()
@@ -418,7 +471,7 @@ for step, batch in zip(range({config.steps}), batches()):
     )
     if not math.isfinite(loss.item()):
         raise SystemExit({_quoted(_("The loss is no longer finite: the training diverged."))})
-{_said(_TREATMENT[config.treatment]).format(threshold=config.threshold)}    optimizer.step()
+{_treating(config)}    optimizer.step()
 
 {evaluation}with torch.no_grad():
     right = sum((model(x).argmax(1) == y).sum().item() for x, y in zip(test_images.split(250), test_labels.split(250)))

@@ -17,7 +17,8 @@ from functools import cached_property
 from typing import Any
 
 from gradviz.lenet.activations import ACTIVATIONS
-from gradviz.lenet.fields import ConfigError, Sentences, field_table, setting, to_word
+from gradviz.lenet.changes import KNOBS, Change, ChangesSpec, Knobs, check_steps, effective
+from gradviz.lenet.fields import ConfigError, Sentences, field_table, setting, specs_of, to_word
 from gradviz.lenet.layout import layout
 from gradviz.messages import Message, say
 from gradviz.record.layout import Layout
@@ -157,6 +158,11 @@ class RunConfig:
         high=2**31 - 1,
     )
     device: str = setting("auto", str, "Device", "Where the arithmetic runs.", choices=DEVICES)
+    changes: tuple[Change, ...] = dataclasses.field(default=(), metadata={"spec": ChangesSpec(
+        tuple, "Changes while it trains", "What is turned during the run, each right before the step that it names: "
+        "another optimiser or treatment begins afresh, another learning rate or threshold keeps what they have gathered.",
+        of=specs_of(treatment=treatment, threshold=threshold, optimizer=optimizer, lr=lr),
+    )})  # fmt: skip
 
     def __post_init__(self) -> None:
         for name in FIELDS:
@@ -171,6 +177,21 @@ class RunConfig:
             object.__setattr__(self, "branch_scale", "one")
         if self.init_range is not None:
             object.__setattr__(self, "init", "default")
+        check_steps("changes", FIELDS["changes"].spec.label, self.changes, self.steps)
+        object.__setattr__(self, "changes", effective(self._set_up, self.changes))
+
+    @property
+    def _set_up(self) -> Knobs:
+        return Knobs(**{name: getattr(self, name) for name in KNOBS})
+
+    def knobs(self, step: int) -> Knobs:
+        """What is in force at this step."""
+        return dataclasses.replace(self._set_up, **{each.field: each.value for each in self.changes if each.step <= step})
+
+    def turned(self, step: int, **knobs: Any) -> RunConfig:
+        """The same run, in which these knobs are turned right before this step. Raises ConfigError."""
+        kept = [each for each in self.changes if each.step != step or each.field not in knobs]
+        return dataclasses.replace(self, changes=(*kept, *(Change(step, name, value) for name, value in knobs.items())))
 
     @property
     def layers(self) -> int:
@@ -205,7 +226,9 @@ class RunConfig:
         parts += [self.init] * (self.init != "default")
         parts += [f"±{self.init_range:g}"] if self.init_range is not None else []
         parts += [f"{self.treatment} {self.threshold:g}"] if self.treatment != "none" else []
-        return " · ".join([*parts, f"{self.optimizer} {self.lr:g}", self.dataset])
+        parts += [f"{self.optimizer} {self.lr:g}", self.dataset]
+        count = len(self.changes)
+        return " · ".join(parts + [ngettext("{n} change", "{n} changes", count).format(n=count)] * bool(count))
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -243,7 +266,13 @@ class RunConfig:
                     values[name] = FIELDS[name].spec.read(name, given)
                 except ConfigError as error:
                     problems.append(say("default-used", problem=error.message))
-        return cls(**values), problems + misspelt(query)
+        try:
+            config = cls(**values)
+        except ConfigError as error:  # each value is right by itself, but a change comes after the last step
+            del values[error.field]
+            problems.append(say("default-used", problem=error.message))
+            config = cls(**values)
+        return config, problems + misspelt(query)
 
 
 def unescaped(query: Mapping[str, Any]) -> dict[str, Any]:

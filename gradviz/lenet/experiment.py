@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gradviz.lenet.activations import ACTIVATIONS
+from gradviz.lenet.changes import Knobs
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Dataset, Shelf
 from gradviz.lenet.fields import ConfigError
@@ -17,13 +18,14 @@ from gradviz.lenet.idx import DataError
 from gradviz.lenet.net import DeepLeNet, initialise
 from gradviz.messages import say
 from gradviz.record.arithmetic import Arithmetic
+from gradviz.record.layout import Layout
 from gradviz.record.sample import BlockDeletion, deleted_blocks
 from gradviz.train.ahead import Capture
 from gradviz.train.device import NoDevice, find_device, here, keep_float32
 from gradviz.train.task import Accuracy, Examples, Shortcut, Task
 from gradviz.train.trainer import Trainer
 from gradviz.train.training import Interrupted, Train, never, stop_if_asked
-from gradviz.train.treatment import steer, treat
+from gradviz.train.treatment import Treat, steer, treat
 
 _DELETION_IMAGES = 250  # of the test subset
 
@@ -61,18 +63,18 @@ def task(config: RunConfig, data: Dataset, device: torch.device, interrupt: Call
     model = DeepLeNet(config)
     look = partial(stop_if_asked, interrupt)
     initialise(model, config.init_range or config.init, generator, data.train_images, look)
-    steer(config.treatment, config.threshold, model.weight_layers, layout)
     model.to(device)
     if device.type == "cpu":  # suits the CPU's convolution kernels for 16 channels: ×0.9 of the time (benchmarks/)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # PyTorch's stubs leave it out
     # 250 or fewer in deep nets: more would keep the first point from the screen.
+    hand = _Hand(config, model, layout)
     count = min(250, max(64, 12_000 // max(1, config.blocks)), len(data.test_labels))
     subset = data.test_images[:count], data.test_labels[:count]
     return Task(
         layout=layout,
         model=model,
         weights=[layer.weight for layer in model.weight_layers],
-        optimizer=_optimizer(config, list(model.parameters())),
+        optimizer=hand.optimizer,
         examples=(data.train_images, data.train_labels),
         batches=_batches(images, config.batch_size, generator, device),
         batch_size=config.batch_size,
@@ -80,7 +82,8 @@ def task(config: RunConfig, data: Dataset, device: torch.device, interrupt: Call
         subset=subset,
         test=(data.test_images, data.test_labels),
         preview=preview_images(config),
-        treat=partial(treat, config.treatment, config.threshold) if config.treatment != "none" else None,
+        treat=hand.treat,
+        before=hand.before,
         lost=_lost(config),
         shortcuts=[Shortcut(block, block.conv1) for block in model.each_block] if config.shortcut else [],
         deletion=partial(_deletion, config, model, subset) if config.shortcut else None,
@@ -129,7 +132,41 @@ def _batches(count: int, size: int, generator: torch.Generator, device: torch.de
             yield order[start : start + size]
 
 
-def _optimizer(config: RunConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+class _Hand:
+    """At the knobs of a training: before each step it turns them to what the config says of it.
+
+    Another optimiser begins without a memory, another treatment with gains of 0; a learning rate or a threshold alone leaves
+    alone what has been gathered.
+    """
+
+    def __init__(self, config: RunConfig, model: DeepLeNet, layout: Layout):
+        self._config, self._model, self._layout, self._knobs = config, model, layout, config.knobs(0)
+        self._steps = {change.step for change in config.changes}
+        self.optimizer = _optimizer(self._knobs, list(model.parameters()))
+        self.treat, self._undo = self._treatment(afresh=True)
+
+    def before(self, task: Task, step: int) -> bool:
+        if step not in self._steps:
+            return False
+        old, self._knobs = self._knobs, self._config.knobs(step)
+        if self._knobs.optimizer != old.optimizer:
+            self.optimizer = _optimizer(self._knobs, list(self._model.parameters()))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._knobs.lr
+        if (self._knobs.treatment, self._knobs.threshold) != (old.treatment, old.threshold):
+            self._undo()
+            self.treat, self._undo = self._treatment(afresh=self._knobs.treatment != old.treatment)
+        task.optimizer, task.treat = self.optimizer, self.treat
+        return True
+
+    def _treatment(self, afresh: bool) -> tuple[Treat | None, Callable[[], None]]:
+        """What is done before each step, and what undoes what is done on the way back."""
+        word, threshold = self._knobs.treatment, self._knobs.threshold
+        undo = steer(word, threshold, self._model.weight_layers, self._layout, afresh)
+        return (partial(treat, word, threshold) if word != "none" else None), undo
+
+
+def _optimizer(config: Knobs, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """Adam (Kingma & Ba 2015) or SGD with PyTorch's defaults, in their fused form: one kernel for all parameters."""
     device = parameters[0].device.type
     fused = device in ("cpu", "cuda")

@@ -45,7 +45,7 @@ _BOOLEANS = {"on": True, "off": False, "true": True, "false": False, "1": True, 
 class Spec:
     """What one setting means and may be: read by the page, the command line, the URL and the validation."""
 
-    kind: type  # bool, int, float or str
+    kind: type  # bool, int, float, str or tuple
     label: str
     help: str
     choices: Mapping[str, str] | None = None  # word -> teaching sentence
@@ -111,6 +111,11 @@ def setting(default: Any, kind: type, label: str, help: str, **limits: Any) -> A
     return dataclasses.field(default=default, metadata={"spec": Spec(kind, label, help, **limits)})
 
 
+def specs_of(**fields: Any) -> dict[str, Spec]:
+    """Of fields made with `setting`, in the class's own text."""
+    return {name: field.metadata["spec"] for name, field in fields.items()}
+
+
 @dataclass(frozen=True)
 class FieldInfo:
     default: Any
@@ -130,4 +135,6 @@ def to_word(value: Any) -> str:
         return "default"
     if isinstance(value, float):
         return short if float(short := f"{value:g}") == value else repr(value)  # repr gives the float back exactly
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     return str(value)

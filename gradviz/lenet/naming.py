@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from gradviz.lenet.changes import Change
 from gradviz.lenet.config import RunConfig
-from gradviz.words import ENGLISH, N_, ngettext, speaking
+from gradviz.words import ENGLISH, N_, listed, ngettext, speaking
 from gradviz.words import gettext as _
 
 
@@ -13,6 +14,7 @@ def net_name(config: RunConfig) -> str:
     parts += [config.optimizer] if config.optimizer != "adam" else []
     parts += [f"±{config.init_range:g}"] if config.init_range is not None else []
     parts += [_("seed {seed}").format(seed=config.seed)] if config.seed else []
+    parts += [setting_text("changes", config.changes)] if config.changes else []
     return " ".join(parts)
 
 
@@ -35,6 +37,8 @@ def setting_text(name: str, value: object) -> str:
         return label if value else _("no {setting}").format(setting=label)
     if value is None:
         return _("no init range")
+    if isinstance(value, tuple):
+        return listed([changed_text(change) for change in value]) or _("no changes")
     if isinstance(value, str):
         alone = name in _SAID_ALONE and value != "none"
         return value if alone else _("{setting} {value}").format(setting=label, value=value)
@@ -44,11 +48,17 @@ def setting_text(name: str, value: object) -> str:
     return _("{setting} {value}").format(setting=label, value=said)
 
 
+def changed_text(change: Change) -> str:
+    """'lr 0.0003 from step 120'."""
+    return _("{setting} from step {step}").format(setting=setting_text(change.field, change.value), step=change.step)
+
+
 _SHORT = {
     "activation": N_("activation function"), "batch_norm": N_("batch norm"), "other_norm": N_("other norm"),
     "shortcut": N_("shortcut"), "branch_scale": N_("branch scale"), "blocks": N_("blocks"),
     "activation_everywhere": N_("activation everywhere"), "init": N_("init"), "init_range": N_("init"),
     "treatment": N_("treatment"), "threshold": N_("threshold"), "optimizer": N_("optimizer"), "lr": N_("lr"),
     "dataset": N_("data set"), "batch_size": N_("batch"), "steps": N_("steps"), "seed": N_("seed"), "device": N_("device"),
+    "changes": N_("changes"),
 }  # fmt: skip
 _SAID_ALONE = ("activation", "optimizer", "dataset", "treatment")

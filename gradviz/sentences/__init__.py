@@ -123,6 +123,14 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "range-whole": "a whole number from {low} to {high}",
     "range-number": "a number from {low} to {high}",
     "range-optional": "{range}, or default",
+    "range-changes": "STEP:SETTING=VALUE, at most {most} with commas between them, such as 120:lr=0.0003, of the settings "
+    "{names}",
+    "change-no-knob": "{label:word} ({name}): {given!r} cannot change during a run; {names} can.",
+    "change-value": "{label:word} ({name}), at step {step}: {problem}",
+    "change-twice": "{of:word} ({name}): at step {step}, {label:word} ({field}) changes twice; it can become one value only.",
+    "change-step": "{label:word} ({name}): of a run of {steps:,} steps a change must be at a step from 1 to {last:,}; {step:,} "
+    "is none of them.",
+    "change-no-step": "{label:word} ({name}): in a run of one step nothing can change; step {step:,} is none of it.",
     "setting-range": "{label:word} ({name}) must be {range}; {given!r} is not.",
     "default-used": "{problem} The default is used.",
     "no-language": "There is no language {given!r} here; there are {languages}.",

@@ -306,7 +306,7 @@ class RunManager:
         return self._previews.get(id)
 
     def _train_preview(self, config: RunConfig, interrupt: Callable[[], bool]) -> Training:
-        check(replace(config, steps=1), self._limits)
+        check(replace(config, steps=1, changes=()), self._limits)
         check_memory(replace(config, batch_size=preview_images(config)), self._memory_left())
         return self._train(config, interrupt)
 

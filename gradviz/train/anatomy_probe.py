@@ -27,7 +27,7 @@ class AnatomyProbe:
     """
 
     def __init__(self, task: Task):
-        self._steps, self._treated, self._lost, self._shortcuts = task.steps, task.treat is not None, task.lost, task.shortcuts
+        self._task, self._steps, self._lost, self._shortcuts = task, task.steps, task.lost, task.shortcuts
         self._weights = list(task.weights)
         self._parameters = list(task.model.parameters())
         layers = len(self._weights)
@@ -110,7 +110,7 @@ class AnatomyProbe:
             for layer in self._pictured:
                 weight = self._weights[layer]
                 self._pictures[layer] = (_picture(weight), _picture(gradients([weight])[0]))
-        if self._treated:
+        if self._task.treat:
             self._before = [gradient.clone() for gradient in gradients(self._parameters)]
 
     @torch.no_grad()

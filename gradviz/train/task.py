@@ -26,9 +26,10 @@ class Shortcut:
     entrance: nn.Module  # the first module of the branch, which the block's input goes into
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Task:
-    """All of it lies on one device, and belongs to one training."""
+    """All of it lies on one device, and belongs to one training. `before` alone may exchange what stands here, `optimizer` and
+    `treat`."""
 
     layout: Layout
     model: nn.Module  # (images, watch) -> logits (n, classes)
@@ -42,6 +43,8 @@ class Task:
     test: Examples  # the whole of it, for the end
     preview: int  # examples of the first batch that a preview looks at
     treat: Callable[[Sequence[nn.Parameter]], None] | None = None  # changes the gradients before each step, in place
+    # Called before each step, in their order; says whether the step is another from now on.
+    before: Callable[[Task, int], bool] | None = None
     lost: Sequence[str | None] = ()  # for each row: its units can be "dead" (0 for every image) or "saturated" (near 0 or 1)
     shortcuts: Sequence[Shortcut] = ()  # in forward order, one above the other
     deletion: Callable[[Accuracy], BlockDeletion | None] | None = None  # asked once the training is finished

@@ -66,6 +66,7 @@ class Trainer:
         self._step = Step(task, interrupt, deferred=not self._looks)
         self._sampled = frozenset(sampled_steps(task.steps) if sampled is None else sampled)
         self._replay: Callable[[], None] | None = None
+        self._warm = _WARM  # the first step that may be captured
 
     def __iter__(self) -> Iterator[StepRecord]:
         task, seconds = self.task, 0.0
@@ -100,6 +101,7 @@ class Trainer:
         seconds = 0.0
         for step in range(self.task.steps):
             begin = self._clock()
+            self._turn(step)
             tested = self._accuracy(*self.task.subset) if step % self._test_interval == 0 else None
             anatomy = self._anatomy_of(step)
             scores = self._step.backward(next(self.task.batches), anatomy).tolist()
@@ -147,11 +149,12 @@ class Trainer:
             try:
                 while steps < length and not sample:
                     self._stop_if_asked()
+                    self._turn(first + steps)
                     if (first + steps) % self._test_interval == 0:
                         tested[first + steps] = self._right(*self.task.subset)
                     self._step.indices.copy_(next(self.task.batches))
                     anatomy = self._anatomy_of(first + steps)
-                    if anatomy or first + steps < _WARM or self._capture is None:
+                    if anatomy or first + steps < self._warm or self._capture is None:
                         self._step.advance(anatomy)
                     elif self._replay is None:
                         self._replay = repeated(self._step, self._capture)
@@ -174,6 +177,11 @@ class Trainer:
             last = len(records) == chunk.steps - 1
             records.append(self._record(step, scores, layers, tested, chunk.anatomy if last else None))
         return records
+
+    def _turn(self, step: int) -> None:
+        """What changes before this step."""
+        if self.task.before and self.task.before(self.task, step):
+            self._replay, self._warm = None, step + _WARM
 
     def _anatomy_of(self, step: int) -> AnatomyProbe | None:
         if step not in self._sampled:

@@ -8,11 +8,13 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from gradviz.record.layout import Layout
 from gradviz.train.layer_probe import gradients
 
 Scaled = Callable[[torch.Tensor], torch.Tensor]  # a signal -> the one that goes on
+Treat = Callable[[Sequence[nn.Parameter]], None]  # changes the gradients of the parameters in place
 
 FEEDBACK_GAIN = 0.2  # of the error in log signal, corrected per step: what is left of it after 20 steps is 1 %
 
@@ -39,23 +41,34 @@ def _floor(gradient: torch.Tensor, threshold: float) -> None:
     gradient.copy_(torch.where(gradient.abs() < threshold, raised, gradient))
 
 
-def steer(treatment: str, target: float, layers: Sequence[nn.Module], layout: Layout) -> None:
+def steer(
+    treatment: str, target: float, layers: Sequence[nn.Module], layout: Layout, afresh: bool = True
+) -> Callable[[], None]:
     """For "normalise" and "feedback": scales the backward signal ∂loss/∂z of every layer below the head, at its place.
 
     The head is what comes after `layout.inside`; it keeps the loss's own signal. A layer's weight gradient and everything
-    below it come from the scaled signal. Call it once per net, with the layers of the layout's rows; for any other
-    treatment it does nothing. See docs/remedies.md.
+    below it come from the scaled signal. Call it with the layers of the layout's rows; for any other treatment it does
+    nothing. What it returns undoes it. Not `afresh`: the gains of an earlier feedback are kept. See docs/remedies.md.
     """
+    handles: list[RemovableHandle] = []
     if treatment not in ("normalise", "feedback"):
-        return
+        return lambda: None
     controller = _Feedback(target)
     for index, layer in enumerate(layers[: layout.inside.stop]):
         if treatment == "feedback":  # a buffer: it belongs to the net's state, and goes where the net goes
-            layer.register_buffer("feedback_gain", torch.zeros(()), persistent=False)
+            if afresh:
+                device = next(layer.parameters()).device
+                layer.register_buffer("feedback_gain", torch.zeros((), device=device), persistent=False)
             scaled: Scaled = partial(controller.scaled, index, layer)
         else:
             scaled = partial(_normalised, target)
-        layer.register_forward_hook(partial(_on_the_way_back, scaled))
+        handles.append(layer.register_forward_hook(partial(_on_the_way_back, scaled)))
+
+    def undo() -> None:
+        for handle in handles:
+            handle.remove()
+
+    return undo
 
 
 def _on_the_way_back(scaled: Scaled, _layer: nn.Module, _inputs: tuple[torch.Tensor], z: torch.Tensor) -> None:

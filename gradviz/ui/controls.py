@@ -10,6 +10,7 @@ import streamlit as st
 from gradviz.lenet.activations import ACTIVATIONS
 from gradviz.lenet.config import FIELDS, PRESETS, RunConfig, unescaped
 from gradviz.lenet.fields import ConfigError
+from gradviz.lenet.naming import changed_text
 from gradviz.record.run import Summary
 from gradviz.ui.language import write_address
 from gradviz.words import as_text
@@ -135,7 +136,7 @@ def sidebar(locked: bool = False) -> RunConfig:
         if st.session_state[_PRESET] in PRESETS:
             st.caption(_(PRESETS[st.session_state[_PRESET]].sentence))
         values = _network() | _initialisation() | _treatment()
-        values |= _more_remedies(values) | _optimiser() | _run()
+        values |= _more_remedies(values) | _optimiser() | _run() | _changes()
         try:
             st.session_state[CONFIG] = RunConfig(**values)
         except ConfigError as error:
@@ -256,6 +257,17 @@ def _optimiser() -> dict[str, Any]:
         "lr", _("Learning rate, exactly"), format="%g", step=1e-4,
         on_change=_copy, args=("lr", "lr_quick", lambda rate: _nearest(_QUICK_RATES, rate)),
     ))
+
+
+def _changes() -> dict[str, Any]:
+    """Those of a link, or of a run in which somebody turned a knob: they go with the settings until they are left out."""
+    changes = st.session_state[_key("changes")]
+    if changes:
+        spec = FIELDS["changes"].spec
+        st.header(_(spec.label), help=_(spec.help))
+        st.markdown("\n".join(f"- {changed_text(change)}" for change in changes))
+        st.button(_("Leave the changes out"), key="changes_out", on_click=_place, args=("changes", ()), disabled=_locked())
+    return dict(changes=changes)
 
 
 def _run() -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from gradviz.lenet.codegen import code
-from gradviz.lenet.config import FIELDS, PRESETS, RunConfig
+from gradviz.lenet.config import FIELDS, OPTIMIZERS, PRESETS, TREATMENTS, RunConfig
 from gradviz.lenet.data import Shelf
 from gradviz.lenet.experiment import training
 from gradviz.record.arithmetic import arithmetic_text
@@ -46,6 +46,14 @@ CASES = {
     "lsuv, batch norm, feedback": dict(activation="relu", init="lsuv", batch_norm=True, treatment="feedback"),
     "lsuv, no block": dict(activation="relu", init="lsuv", blocks=0),
     "critical": dict(activation="relu", init="critical", optimizer="sgd", lr=0.1),
+    "turned: rate and optimisers": dict(
+        activation="relu", changes="1:lr=0.01,2:optimizer=momentum,3:optimizer=adam,3:lr=0.001,4:optimizer=sgd"),
+    "turned: treatments of the step": dict(
+        activation="relu", optimizer="sgd", lr=0.1, treatment="floor", threshold=1e-3,
+        changes="1:treatment=clip-norm,2:threshold=0.1,3:treatment=clip-value,4:treatment=none"),
+    "turned: treatments of the way back": dict(
+        init="lsuv", treatment="feedback", threshold=1e-3,
+        changes="2:threshold=0.01,3:treatment=normalise,4:treatment=feedback"),
     "critical, sigmoid everywhere, normalise": dict(init="critical", activation_everywhere=True, treatment="normalise"),
 }
 FLOAT = r"([-+.\dinfaem]+)"
@@ -110,7 +118,11 @@ def generated(count, seed):
     for _ in range(count):
         words = {name: draw.choice(list(field.spec.choices)) for name, field in FIELDS.items() if field.spec.choices}
         switches = {name: draw.random() < 0.4 for name, field in FIELDS.items() if field.spec.kind is bool}
+        knobs = {"lr": 10 ** draw.uniform(-4, 0), "threshold": 10 ** draw.uniform(-9, 1),
+                 "optimizer": draw.choice(list(OPTIMIZERS)), "treatment": draw.choice(list(TREATMENTS))}  # fmt: skip
+        changes = {(draw.randrange(1, 40), name): knobs[name] for name in draw.choices(list(knobs), k=draw.choice([0, 0, 1, 3]))}
         yield RunConfig(**words | switches | dict(
+            changes=[(step, name, value) for (step, name), value in changes.items()],
             blocks=draw.choice([0, 1, 1, 2]), init_range=draw.choice([None, None, None, 0.05, 0.3, 1.0]),
             threshold=10 ** draw.uniform(-9, 1), lr=10 ** draw.uniform(-4, 0), batch_size=draw.choice([1, 2, 3, 5, 8, 16]),
             seed=draw.randrange(2**31), steps=40, dataset="digits", device="cpu"))  # fmt: skip

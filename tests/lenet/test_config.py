@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradviz.lenet.changes import KNOBS, MOST_CHANGES, Change
 from gradviz.lenet.config import FIELDS, PRESETS, ConfigError, RunConfig, misspelt, unescaped
 from gradviz.messages import Message
 from gradviz.settings import Limits
@@ -28,7 +29,15 @@ def values(name):
     return st.none() | numbers if spec.optional else numbers
 
 
-configs = st.builds(RunConfig, **{name: values(name) for name in FIELDS})
+def changed(config):
+    """The config, and in runs of two steps or more some turns of its knobs."""
+    steps = st.integers(1, max(1, config.steps - 1))
+    change = st.sampled_from(KNOBS).flatmap(lambda name: st.tuples(steps, st.just(name), values(name)))
+    several = st.lists(change, max_size=4 if config.steps > 1 else 0, unique_by=lambda each: each[:2])
+    return several.map(lambda changes: replace(config, changes=changes))
+
+
+configs = st.builds(RunConfig, **{name: values(name) for name in FIELDS if name != "changes"}).flatmap(changed)
 anything = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.lists(st.integers())
 
 
@@ -96,6 +105,8 @@ def test_a_bad_value_is_refused_by_field_and_range(name):
         bad += [1.5, "1.5", "1e1"]
     if not spec.optional:
         bad += [None, ""]
+    if spec.kind is tuple:
+        bad.remove([])
     for value in bad:
         with pytest.raises(ConfigError) as refusal:
             RunConfig(**{name: value})
@@ -110,6 +121,71 @@ def test_the_ends_of_a_range_are_allowed_and_spelled_out(name):
         assert getattr(RunConfig(**{"treatment": "floor", name: end}), name) == end
     numbers = [float(word) for word in spec.range_text.removesuffix(", or default").split() if word[0].isdigit()]
     assert numbers == [spec.low, spec.high]
+
+
+def test_without_changes_every_id_and_link_is_what_it_was():
+    assert RunConfig(changes=[]).id == RunConfig().id and "changes" not in RunConfig(blocks=3).to_query()
+
+
+@given(configs, st.integers(0, 400))
+def test_what_is_in_force_at_a_step_is_what_was_said_last(config, step):
+    expected = {name: getattr(config, name) for name in KNOBS}
+    for change in sorted(config.changes):
+        expected |= {change.field: change.value} if change.step <= step else {}
+    assert vars(config.knobs(step)) == expected
+
+
+def test_changes_travel_as_a_word_and_stand_in_the_order_of_their_steps():
+    config = RunConfig(lr=0.01, changes="200:optimizer=sgd,120:lr=3e-4,200:lr=1")
+    assert config.changes == (Change(120, "lr", 3e-4), Change(200, "optimizer", "sgd"), Change(200, "lr", 1.0))
+    assert config.to_query()["changes"] == "120:lr=0.0003,200:optimizer=sgd,200:lr=1"
+    assert "3 changes" in config.title
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ("120:lr=0.001", ""), ("120:threshold=5", ""), ("120:lr=0.1,130:lr=0.1", "120:lr=0.1"),
+        ("100:threshold=5,120:treatment=floor", "120:treatment=floor,120:threshold=5"),
+        ("100:treatment=floor,110:treatment=none,120:threshold=5", "100:treatment=floor,110:treatment=none"),
+    ],
+)  # fmt: skip
+def test_a_change_that_changes_nothing_makes_no_second_run(changes, said):
+    assert RunConfig(changes=changes).id == RunConfig(changes=said or ()).id
+    assert RunConfig(changes=changes).to_query().get("changes", "") == said
+
+
+@pytest.mark.parametrize(
+    "changes, settings, words",
+    [
+        ("300:lr=1", {}, "300 steps a change must be at a step from 1 to 299; 300 is none"),
+        ("0:lr=1", {}, "from 1 to 299; 0 is none"),
+        ("1:lr=1", {"steps": 1}, "in a run of one step nothing can change"),
+        ("9:lr=1,9:lr=2", {}, "at step 9, Learning rate (lr) changes twice"),
+        ("9:blocks=3", {}, "'blocks' cannot change during a run; treatment, threshold, optimizer, lr can"),
+        ("9:lr=100", {}, "at step 9: Learning rate (lr) must be a number from 1e-07 to 10; '100' is not"),
+        ("9:treatment=cut", {}, "Gradient treatment (treatment) must be one of none, clip-norm"),
+        ([[9, "lr", 1], 3], {}, "STEP:SETTING=VALUE"),
+        ([[9, "lr", 1]] * (MOST_CHANGES + 1), {}, f"at most {MOST_CHANGES}"),
+    ],
+)  # fmt: skip
+def test_a_bad_change_is_refused_by_field_step_and_range(changes, settings, words):
+    with pytest.raises(ConfigError) as refusal:
+        RunConfig(changes=changes, **settings)
+    assert refusal.value.field == "changes" and str(refusal.value).startswith("Changes while it trains (changes)")
+    assert words in str(refusal.value)
+
+
+def test_a_link_whose_change_comes_after_the_last_step_gives_the_rest_of_its_settings():
+    config, (problem,) = RunConfig.from_query({"changes": "120:lr=0.1", "steps": "100", "blocks": "3"})
+    assert config == RunConfig(steps=100, blocks=3)
+    assert "from 1 to 99; 120 is none of them. The default is used." in str(problem)
+
+
+def test_turning_a_knob_at_a_step_replaces_what_was_to_change_there():
+    config = RunConfig(changes="120:lr=0.1,120:optimizer=sgd").turned(120, lr=0.01)
+    assert config == RunConfig(changes="120:lr=0.01,120:optimizer=sgd") and config.turned(120, lr=0.001).changes == (
+        Change(120, "optimizer", "sgd"),)  # fmt: skip
 
 
 def test_numbers_may_come_as_words_and_take_the_type_of_the_setting():

@@ -217,6 +217,11 @@ def _net(config: RunConfig) -> str:
     outside = ACTIVATIONS[config.activation if config.activation_everywhere else "relu"].code
     make_blocks = f"        self.blocks = nn.Sequential(*(Block() for _ in range({config.blocks})))\n" if config.blocks else ""
     use_blocks = "        x = self.blocks(x)\n" if config.blocks else ""
+    if config.blocks and config.shortcut and config.device in ("auto", "cpu"):
+        when = "x.requires_grad" + ' and device == "cpu"' * (config.device == "auto")
+        why = _("the order of memory that the blocks have: shortcuts would carry the other one through all of them")
+        use_blocks += f"        if {when}:  # {why}\n"
+        use_blocks += "            x.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))\n"
     return f'''\
 class DeepLeNet(nn.Module):
     """(batch, 1, 28, 28) -> {_("logits")} (batch, 10)."""

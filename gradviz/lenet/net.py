@@ -90,6 +90,7 @@ class DeepLeNet(nn.Module):
         self.to_empty(device="cpu")
         self.activation = config.activation
         self.gain = ACTIVATIONS[config.activation].gain
+        self._shortcut = config.shortcut
         self._inside = activation_function(config.activation)
         self._outside = self._inside if config.activation_everywhere else F.relu
 
@@ -106,6 +107,10 @@ class DeepLeNet(nn.Module):
         for block in self.blocks:
             x = block(x, self._inside, index, watch)
             index += 2
+        if self._shortcut and x.requires_grad and x.is_contiguous(memory_format=torch.channels_last):
+            # The gradient of flatten has a pixel's channels apart. Shortcuts would carry that through all blocks, where no
+            # kernel takes two orders of memory at once but slowly.
+            x.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
         h = x.flatten(1)
         for linear in (self.fc1, self.fc2):
             z = linear(h)

@@ -16,7 +16,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
-from benchmarks import eye, gpu, machine, recording, training
+from benchmarks import eye, gpu, live_cost, machine, recording, training
 from benchmarks.common import ROOT
 
 PARTS = {
@@ -27,6 +27,7 @@ PARTS = {
     "depth": machine.depth,
     "wire": eye.wires,
     "browser": eye.browsers,
+    "live": live_cost.cost,
     "waits": eye.waits,
     "store": eye.stores,
     "gpu": gpu.measure,

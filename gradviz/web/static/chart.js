@@ -1,6 +1,6 @@
 // A chart: a title, buttons, a Plotly plot, how to read it.
 
-import { make } from "./look.js";
+import { make, put } from "./look.js";
 import { fill } from "./numbers.js";
 import { openTable, rows, summary, tableButton } from "./said.js";
 
@@ -50,7 +50,7 @@ export class Chart {
     this.frame.addEventListener("pointerenter", () => this.settle());
   }
   openTable() {
-    this.said.textContent = this.inWords();
+    put(this.said, this.inWords());
     openTable(this.box, this.title.textContent, this.said.textContent, this.inNumbers(), this.panel.words);
   }
   // What the picture shows now. Whose drawing does not say it by itself puts others in the place of these two.
@@ -70,10 +70,10 @@ export class Chart {
   }
   say(title, read) {
     const { words } = this.panel;
-    this.title.textContent = title;
-    this.read.textContent = read;
+    put(this.title, title);
+    put(this.read, read);
     for (const button of this.head.querySelectorAll("[data-format]")) {
-      button.textContent = words[button.dataset.format];
+      put(button, words[button.dataset.format]);
       button.title = button.ariaLabel = fill(words.save, { format: words[button.dataset.format] });
     }
   }
@@ -83,11 +83,14 @@ export class Chart {
     const zoom = this.zoom[name];
     return zoom && zoom.meaning === `${this.panel.id} ${meaning ?? ""}` ? zoom.range : given;
   }
+  // Looks where the page has put it: before anything is written, since every look after that has the page laid out once more.
+  measure() {
+    Object.assign(this, { width: Math.floor(this.box.clientWidth), top: this.box.offsetTop });
+  }
   // data and layout are complete each time. Where only numbers differ, they are put into the drawing that stands there, a tenth
   // of the work of Plotly.react, which does the rest; it keeps hover and zoom.
   draw(data, layout, height) {
-    const { Plotly, look } = this.panel;
-    const width = Math.floor(this.frame.clientWidth);
+    const { panel: { Plotly, look }, width } = this;
     if (!Plotly || width < 50) return;
     const axis = { gridcolor: look.grid, linecolor: look.faint, zeroline: false, ticks: "outside", tickcolor: look.faint, title: { standoff: 6 } };
     const full = {
@@ -110,7 +113,7 @@ export class Chart {
       meanings[name] = `${this.panel.id} ${meaning ?? ""}`;
     }
     this.given = data;
-    this.said.textContent = this.inWords();
+    put(this.said, this.inWords());
     const shape = JSON.stringify([full, data.map(({ x, y, text, source, ...rest }) => rest)]);
     this.pending = { data, full };
     if (shape === this.shape && this.panel.run?.live && !this.frame.matches(":hover") && this.patch(data)) return;

@@ -96,6 +96,6 @@ export function layerAxis(chart, names, pixels, words) {
 }
 
 // Characters that a layer's name may have beside a chart.
-export const room = (chart) => Math.max(18, Math.min(30, Math.floor(chart.frame.clientWidth / 20)));
+export const room = (chart) => Math.max(18, Math.min(30, Math.floor(chart.width / 20)));
 
 export const labelWidth = (ticks) => 34 + 6.3 * Math.max(...ticks.map((text) => text.length));

@@ -2,7 +2,7 @@
 
 import { frameOf, stepAxis } from "./curves.js";
 import { labelWidth, layerAxis, room } from "./depth.js";
-import { ABSENT_COLOUR, MARKS, SCALE, paint } from "./look.js";
+import { ABSENT_COLOUR, MARKS, SCALE, paint, put } from "./look.js";
 import { fill, measured, power, stepsText, superscript } from "./numbers.js";
 import { heldCodes, isGroup, rowLabels } from "./rows.js";
 import { LEVELS, firstLayer } from "./wire.js";
@@ -99,7 +99,7 @@ export class Heatmap {
     if (run.sizes?.some((size) => size > 1)) read.push(words.folded_read);
     if (run.every > 1) read.push(words.held_read);
     chart.say(words.heatmap_title, read.join(" "));
-    chart.meaning.textContent = words.quantities[run.quantity].meaning;
+    put(chart.meaning, words.quantities[run.quantity].meaning);
     const { low, high } = run, source = this.picture.draw(run, Math.ceil(frameOf(run) / run.stride));
     this.panel.root.dataset.painted = run.codes.length;
     const decades = [1, 2, 3, 5, 10, 15, 20].find((n) => n >= (high - low) / 6) ?? 20;
@@ -120,7 +120,7 @@ export class Heatmap {
       showlegend: false,
       plot_bgcolor: look.empty,
       margin: { l: labelWidth(axis.ticktext), r: 14, t: HEAT_TOP, b: HEAT_BOTTOM },
-      annotations: [markLegend(marks, chart.frame.clientWidth - 90, words, look)],
+      annotations: [markLegend(marks, chart.width - 90, words, look)],
       xaxis: { ...stepAxis(run, words), constrain: "range" },
       yaxis: { ...axis, scaleanchor: false, constrain: "range", domain: [0, share] },
       xaxis2: { anchor: "y2", side: "top", range: [low, high], tickvals, ticktext: tickvals.map((v) => (linear ? `${100 * v} %` : power(v))),

@@ -63,6 +63,11 @@ export function theme(element) {
   };
 }
 
+// The browser lays the page out anew for a text that is put in, even where it is the same.
+export function put(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
 export function make(tag, name, parent, text) {
   const element = document.createElement(tag);
   if (name) element.className = name;

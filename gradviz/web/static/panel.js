@@ -4,7 +4,7 @@ import { Chart, loadPlotly } from "./chart.js";
 import { drawAccuracy, drawLoss } from "./curves.js";
 import { Feed } from "./feed.js";
 import { Heatmap } from "./heatmap.js";
-import { make, theme } from "./look.js";
+import { make, put, theme } from "./look.js";
 import { decimal, duration, fill, measured, percent } from "./numbers.js";
 import { Pointer } from "./pointer.js";
 import { drawPreview, drawProfile } from "./profile.js";
@@ -21,7 +21,7 @@ const CSS = `
 .gv-figure.gv-long span { font-size: 13px; font-weight: 400; padding-top: 4px; }
 .gv-progress { display: flex; align-items: center; gap: 12px; margin: 10px 0 6px; font-size: 13px; flex-wrap: wrap; }
 .gv-bar { flex: 1 1 160px; height: 8px; border-radius: 4px; overflow: hidden; background: color-mix(in srgb, var(--st-text-color, #888) 14%, transparent); }
-.gv-bar div { height: 100%; width: 0; background: var(--st-primary-color, #1f6feb); transition: width .3s; }
+.gv-bar div { height: 100%; width: 0; background: var(--st-primary-color, #1f6feb); }
 .gv-state { font-size: 16px; line-height: 1.4; margin: 4px 0 10px; min-height: 1.4em; }
 .gv-notice { font-size: 14px; margin: 6px 0; padding: 6px 10px; border-left: 3px solid var(--st-primary-color, #1f6feb); }
 .gv-notice:empty { display: none; }
@@ -165,7 +165,7 @@ export class Panel {
   // -- What the feed says --
 
   tell(text) {
-    this.notice.textContent = text;
+    put(this.notice, text);
   }
 
   began() {
@@ -235,6 +235,7 @@ export class Panel {
       this.frame = 0;
       if (this.destroyed) return;
       const started = performance.now();
+      for (const chart of Object.values(this.charts)) chart.measure();
       if (this.mode === "live") this.drawRun();
       else if (this.preview) this.drawNet();
       this.stale.clear();
@@ -282,8 +283,8 @@ export class Panel {
     const left = run.seconds_left === null || !run.steps ? "" : ` · ${fill(words.seconds_left, { time: duration(run.seconds_left, words) })}`;
     const place = run.place === null ? "" : ` · ${fill(words.place, { place: run.place })}`;
     const wait = run.wait === null ? "" : ` · ${fill(words.wait, { time: duration(run.wait, words) })}`;
-    this.progressText.textContent = words.status[run.status] + left + place + wait;
-    this.state.textContent = [run.sentence, run.sentence && run.status === "diverged" ? "" : run.message].filter(Boolean).join(" ");
+    put(this.progressText, words.status[run.status] + left + place + wait);
+    put(this.state, [run.sentence, run.sentence && run.status === "diverged" ? "" : run.message].filter(Boolean).join(" "));
     // What has changed, not each number on the way.
     this.voice.say(`${words.status[run.status]}. ${this.state.textContent}`, `${this.id} ${run.status} ${run.verdict} ${run.steps > 0}`);
   }

@@ -2,6 +2,7 @@
 
 import { decades, depthTraces, labelWidth, layerAxis, layerTicks, room, theoryTraces, valueAxis } from "./depth.js";
 import { HEAT_BOTTOM, HEAT_TOP, HEIGHT, SCALE_HEIGHT } from "./heatmap.js";
+import { put } from "./look.js";
 import { fill, stepsText } from "./numbers.js";
 import { reasonOf, rowLabels } from "./rows.js";
 import { firstLayer } from "./wire.js";
@@ -14,11 +15,11 @@ export function drawProfile(chart, { run, words, look, feed: { reference }, poin
   let when = exact ? stepsText(exact.from_step, run, words) : fill(words.newest, { step: run.newest_step });
   if (exact && exact.from_step === pinned) when = fill(words.pinned, { text: when });
   chart.say(words.profile_title, linear ? words.profile_read_linear : run.every === null ? words.profile_read : words.profile_read_any);
-  chart.meaning.textContent = when;
+  put(chart.meaning, when);
   const start = reference?.values[run.quantity];
   const range = linear ? [0, 1] : decades(run.low, run.high, values, start ?? []);
   const edges = linear ? [0, 1] : range.map((e) => 10 ** e);
-  const beside = charts.heatmap.box.offsetTop === chart.box.offsetTop; // then its rows go on here
+  const beside = charts.heatmap.top === chart.top; // then its rows go on here
   const top = beside ? HEAT_TOP + SCALE_HEIGHT : 40, bottom = beside ? HEAT_BOTTOM : 74, height = beside ? HEIGHT : 440;
   const axis = layerAxis(chart, rowLabels(run, room(chart)), height - top - bottom, words);
   const traces = depthTraces(places, values, { name: words.quantities[run.quantity].label, color: look.first, edges, linear, up: true, names: run.names, reason: (place) => reasonOf(run, place) }, words);
@@ -31,7 +32,7 @@ export function drawProfile(chart, { run, words, look, feed: { reference }, poin
   traces.unshift(...theoryTraces(reference?.theory, run.quantity, true, look.second, words));
   chart.draw(traces, {
     margin: { l: labelWidth(axis.ticktext), r: 16, t: top, b: bottom },
-    xaxis: valueAxis(chart, "xaxis", range, linear, words.units[run.quantity].replace(" (", "<br>("), Math.max(2, Math.floor(chart.frame.clientWidth / 70))),
+    xaxis: valueAxis(chart, "xaxis", range, linear, words.units[run.quantity].replace(" (", "<br>("), Math.max(2, Math.floor(chart.width / 70))),
     yaxis: { ...axis, showgrid: true },
     shapes: layer === null ? [] : [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: layer, y1: layer, line: { color: look.text, width: 1.5 } }],
     legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", font: { size: 11 }, bgcolor: "rgba(0,0,0,0)" },
@@ -44,7 +45,7 @@ export function drawPreview(chart, { preview, words, look }) {
   const range = decades(-24, 0, ...series);
   const edges = range.map((e) => 10 ** e);
   const names = preview.names, places = [...names.keys()];
-  const width = chart.frame.clientWidth - 80;
+  const width = chart.width - 80;
   const wide = Math.max(...names.map((name) => name.length)) * 0.45;
   const ticks = layerTicks(names, 0, names.length - 1, width / Math.max(1.3, wide / 5));
   chart.draw([

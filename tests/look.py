@@ -3,48 +3,155 @@
     python tests/look.py compare page.png                          of the app begun for this, without a run
     python tests/look.py http://127.0.0.1:8501/?run=… page.png     of the app that runs there
     python tests/look.py classroom page.png 390                    so many pixels wide; else 1280
+    python tests/look.py all FOLDER zh [word …]                    of every page in every state, two themes, two widths, in that
+                                                                   language; those whose name has one of the words
 """
 
 from __future__ import annotations
 
+import contextlib
+import re
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))  # as if it had been installed
+
+import states
+from axe import complaints, settled
 from chromium import MISSING, find
-from playwright.sync_api import sync_playwright
+from legible import cut, overlapping, texts
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
 from running import Server
+
+THEMES, WIDTHS = ("light", "dark"), (1280, 390)
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=find(), args=["--headless=new", "--no-sandbox", "--disable-gpu"])
 
 
 def look(url: str, picture: str, width: int) -> None:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find(), args=["--headless=new", "--no-sandbox", "--disable-gpu"])
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": width, "height": 900})
         page.goto(url)
         page.wait_for_selector("[data-test-script-state=notRunning]", timeout=60_000)
         page.wait_for_timeout(1000)  # for what the page fetches and draws by itself
         page.screenshot(path=picture, full_page=True)
-        browser.close()
 
 
-def main(what: str, picture: str, width: str = "1280") -> int:
+class Gallery:
+    """Pictures of states into `folder`; of each state a line is printed: what axe, the eye for cuts and that for words found."""
+
+    def __init__(self, folder: Path, server: Server, browser: Browser, language: str, wanted: list[str]):
+        self.folder, self.server, self.language, self.wanted = folder, server, language, wanted
+        self.page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+        self.page.set_default_timeout(60_000)
+
+    def show(self, name: str, address: str, act=None, page: Page | None = None) -> None:
+        if self.wanted and not any(word in name for word in self.wanted):
+            return
+        page = page or self.page
+        try:
+            page.emulate_media(color_scheme="light")
+            page.set_viewport_size({"width": 1280, "height": 900})
+            page.goto(f"{self.server.url}/{address}{'&' if '?' in address else '?'}lang={self.language}")
+            settled(page)
+            if act:
+                act(page)
+            self.shoot(name, page)
+        except Exception as error:  # the others are shown all the same
+            page.screenshot(path=self.folder / f"{name}-broken.png")
+            print(name, "BROKEN", str(error)[:300], flush=True)
+
+    def shoot(self, name: str, page: Page) -> None:
+        settled(page)
+        found, sheet = complaints(page), []
+        for width in WIDTHS:
+            for theme in THEMES:
+                page.emulate_media(color_scheme=theme)
+                page.set_viewport_size({"width": width, "height": 900})
+                settled(page)
+                page.wait_for_timeout(400)
+                if theme == "light":
+                    found += [f"{width} cut: {text}" for text in cut(page)]
+                    found += [f"{width} over: {text}" for text in overlapping(page)]
+                    found += [f"{width} wide"] * page.evaluate("document.documentElement.scrollWidth > innerWidth")
+                high = page.locator(".stMainBlockContainer").evaluate("e => e.scrollHeight")
+                page.set_viewport_size({"width": width, "height": min(high + 80, 9000)})
+                page.wait_for_timeout(400)
+                sheet.append(self.folder / f"{name}-{width}-{theme}.png")
+                page.screenshot(path=sheet[-1])
+        if self.language != "en":
+            found += sorted({word for text in texts(page) for word in re.findall(r"[A-Za-z]{2,}(?: [A-Za-z]{2,})*", text)})
+        montage(sheet, self.folder / f"sheet-{name}.png")
+        print(name, len(found), *found, sep="\n    ", flush=True)
+
+
+def montage(pictures: list[Path], sheet: Path) -> None:
+    """Side by side."""
+    shown = [Image.open(picture) for picture in pictures]
+    whole = Image.new("RGB", (sum(each.width + 8 for each in shown), max(each.height for each in shown)), "#888")
+    left = 0
+    for each in shown:
+        whole.paste(each, (left, 0))
+        left += each.width + 8
+    whole.save(sheet)
+
+
+def gallery(folder: Path, language: str, wanted: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as place, chromium() as browser, contextlib.ExitStack() as stack:
+        server = Server(Path(place), {"GRADVIZ_PIN": states.PIN, "GRADVIZ_WORKERS": "2", "GRADVIZ_DOWNLOAD": "off"})
+        states.stock(server.store)
+        server.start()
+        stack.callback(server.kill)
+        shown = Gallery(folder, server, browser, language, wanted)
+        shown.show("lab-nothing", "")
+        shown.show("anatomy-nothing", "anatomy")
+        runs = {name: states.train(shown.page, server, query, status) for name, (query, status) in states.TRAINED.items()}
+        print(runs, flush=True)
+        for name, how in (("live", "goes"), ("failed", "fails"), ("over", "ends")):
+            runs[name] = stack.enter_context(states.watched(server.store, how))
+        for name, address, act in states.of_one_reader(runs):
+            shown.show(name, address, act)
+        teacher = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+        teacher.set_default_timeout(60_000)
+        shown.show("teacher", "classroom", states.enter, teacher)
+        for word in ("lock", "announce"):
+            states.click(f".st-key-class_{word} button")(teacher)
+            settled(teacher)
+        shown.shoot("teacher-locks", teacher)
+        for name, address in (("lab", ""), ("sweep", "sweep?dataset=digits"), ("classroom", "classroom"), ("compare", "compare")):
+            shown.show(f"locked-{name}", address)
+
+
+def main(what: str, picture: str, *more: str) -> int:
     if find() is None:
         print(MISSING, file=sys.stderr)
         return 1
+    if what == "all":
+        gallery(Path(picture), *(more[:1] or ("en",)), list(more[1:]))
+        return 0
+    width = int(*more[:1] or (1280,))
     if "://" in what:
-        look(what, picture, int(width))
+        look(what, picture, width)
         return 0
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder), {})
         try:
             server.start()
-            look(f"{server.url}/{what}", picture, int(width))
+            look(f"{server.url}/{what}", picture, width)
         finally:
             server.kill()
     return 0
 
 
 if __name__ == "__main__":
-    if not 3 <= len(sys.argv) <= 4:
+    if len(sys.argv) < 3:
         sys.exit(__doc__)
     sys.exit(main(*sys.argv[1:]))

@@ -9,8 +9,10 @@ import sys
 import threading
 import tokenize
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+import streamlit
 from asgi import ask
 from pseudo import LANGUAGE, make, unbracketed
 from recorded import finished_run
@@ -28,7 +30,7 @@ from gradviz.lenet.sweep import Sweep
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.reading import quantity_at
 from gradviz.web.language import COOKIE, Language
-from gradviz.web.texts import card_words, plotly_words
+from gradviz.web.texts import card_words, plotly_words, streamlit_words
 
 
 @pytest.fixture
@@ -134,6 +136,16 @@ def test_the_command_line_speaks_the_locale_and_lang_goes_before_it():
 
 def test_every_text_of_the_live_elements_is_translated(strange):
     assert outside([card_words(), plotly_words()]) == []
+
+
+def test_what_streamlit_says_by_itself_is_what_it_still_says():
+    """Else the reader would get its English words: another version of it may put them otherwise."""
+    scripts = "".join(path.read_text(encoding="utf-8") for path in (Path(streamlit.__file__).parent / "static").rglob("*.js"))
+    with words.speaking("zh_CN"):
+        said = streamlit_words()
+    made = {"Press Enter to apply": "Press Enter to ${", "Press Enter to submit form": "`submit form`"}  # in pieces
+    assert len(said) > 60
+    assert [text for text in said if made.get(text, text.split("{")[0].strip()) not in scripts] == []
 
 
 def test_every_text_of_the_charts_is_translated(strange):

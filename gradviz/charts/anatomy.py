@@ -310,8 +310,8 @@ def magnitude_figure(sample: AnatomySample, layer: int) -> go.Figure:
         for words, (place, x) in ends.items():
             if counts[place]:
                 figure.add_scatter(
-                    x=[x], y=[100 * counts[place]], mode="markers+text", text=[words], textposition="top center",
-                    showlegend=False, cliponaxis=False,
+                    x=[x], y=[100 * counts[place]], mode="markers+text", text=[words],
+                    textposition="middle right" if place == anatomy.ZERO else "middle left", showlegend=False, cliponaxis=False,
                     marker={"color": colour, "size": 10, "symbol": "triangle-down" if place == anatomy.ZERO else "x"},
                     hovertemplate=f"{label}, {words}: %{{y:.3g}} %<extra></extra>",
                 )  # fmt: skip
@@ -358,13 +358,14 @@ def filters_figure(picture: Picture) -> go.Figure:
         figure.add_heatmap(
             z=_tiles(values) * (reach / 127), zmin=-reach, zmax=reach, colorscale="RdBu", reversescale=True,
             row=1, col=1 + place, hoverongaps=False, hovertemplate="%{z:.3g}<extra></extra>",
-            colorbar={"x": 0.43 + 0.58 * place, "len": 0.9, "thickness": 12, "exponentformat": "power", "nticks": 5},
+            colorbar={"orientation": "h", "x": 0.21 + 0.58 * place, "y": -0.03, "yanchor": "top", "len": 0.42, "thickness": 10,
+                      "tickvals": [-reach, 0, reach], "ticktext": [number(-reach), "0", number(reach)]},
         )  # fmt: skip
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False, autorange="reversed")
     for place in (1, 2):
         figure.update_yaxes(scaleanchor=f"x{place if place > 1 else ''}", row=1, col=place)
-    figure.update_layout(height=380, margin={"l": 10, "r": 10, "t": 40, "b": 10})
+    figure.update_layout(height=400, margin={"l": 10, "r": 10, "t": 40, "b": 40})
     return figure
 
 

@@ -174,6 +174,7 @@ def heatmaps_figure(runs: Mapping[str, Run[Recipe]], quantity: str, limits: tupl
     figure = Draft("", "")
     figure.layout |= {
         "height": 90 + 210 * rows, "margin": {"l": 60, "r": 10, "t": 40, "b": 50}, "annotations": [], "showlegend": False,
+        "meta": {"titles": wide},  # the share of the width that each has; where it is drawn, it is made to fit
     }  # fmt: skip
     for place, (name, run) in enumerate(runs.items()):
         stride, values = _columns(run, quantity, MOST_POINTS if rows < 3 else MOST_POINTS // 3)
@@ -237,7 +238,7 @@ def difference_figure(first: Run[Recipe], second: Run[Recipe], quantity: str) ->
     figure.layout["xaxis"] |= {"showgrid": False, "constrain": "range", "range": [-0.5, min(_frame(first), _frame(second)) - 0.5]}
     figure.layout["yaxis"] |= {
         "range": [0.5, len(names) + 0.5], "tickvals": [int(i) + 1 for i in shown], "ticktext": [labels[i] for i in shown],
-        "showgrid": False, **_STRETCHED,
+        "showgrid": False, **_STRETCHED, "automargin": True, "title": {"text": _("layer"), "standoff": 8},
     }  # fmt: skip
     figure.layout["margin"]["l"], figure.layout["height"], figure.layout["showlegend"] = 130, 380, False
     return figure.done()

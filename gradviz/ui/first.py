@@ -38,8 +38,8 @@ def steps(trained: bool) -> None:
     if not (step := session[_STEP]):
         return
     text, place = _STEPS[step - 1]
-    ring = "outline: 3px solid light-dark(#1659c4, #58a6ff); outline-offset: 4px; border-radius: 6px"
-    st.html(f"<style>:is({place}) {{{ring}}}</style>")
+    ring = "outline: 3px solid light-dark(#1659c4, #58a6ff); outline-offset: 1px; border-radius: 6px"
+    st.html(f"<style>:is({place}) {{{ring}}} .gv-preview .gv-read {{margin-top: 8px}}</style>")
     with st.container(border=True, horizontal=True, vertical_alignment="center", key="first"):
         st.markdown(_("{n} of 3 · {text}").format(n=step, text=_(text)), width="stretch")
         if step < len(_STEPS):

@@ -7,7 +7,6 @@ import streamlit as st
 from gradviz.words import gettext as _
 
 PARAMETER = "projector"  # of the URL; on the class's wall it is always so
-_INK = {"light": ("#000000", "#ffffff"), "dark": ("#ffffff", "#000000")}
 
 
 def on() -> bool:
@@ -16,16 +15,16 @@ def on() -> bool:
 
 def begin() -> None:
     """The page becomes it. CSS zooms what is drawn, its lines too."""
-    text, ground = _INK["dark" if st.context.theme.type == "dark" else "light"]
     st.html(
         "<style>[data-testid=stHeader], .stSidebar, .st-key-language, .gv-head button, "
         ".gv-head .gv-table-button, .gv-controls, .gv-read {display: none !important} "
-        # What the page has drawn by itself changes with the theme at once, before the script has run again.
+        # light-dark(): the theme may change, and the script does not run again for that.
         ".stApp, .stMain {background: light-dark(#ffffff, #000000)} .stMainBlockContainer {padding: 1rem 2rem} "
-        f".stMain [data-testid=stBidiComponentRegular] {{--st-text-color: {text} !important; "
-        f"--st-background-color: {ground} !important}} "
+        ".stMain [data-testid=stBidiComponentRegular] {--st-text-color: light-dark(#000000, #ffffff) !important; "
+        "--st-background-color: light-dark(#ffffff, #000000) !important} "
         ".gv, .gvc {color: light-dark(#000000, #ffffff)} .gv-figure b, .gv-meaning {opacity: 1} "
-        ".gv-figures, .gv-progress, .gv-state {zoom: 1.5} .gv-charts {zoom: 1.35; gap: 0 14px} .gv-bar {height: 12px} "
+        ".gv-figures, .gv-progress, .gv-state {zoom: 1.5} .gv-charts {gap: 0 14px} .gv-bar {height: 12px} "
+        "@media (min-width: 700px) {.gv-charts {zoom: 1.35}} "  # on a phone they are as large as there is room
         ".gv-plot .js-line {stroke-width: 3.2px !important} .gv-state {font-weight: 600}</style>"
     )
 

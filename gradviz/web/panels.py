@@ -17,7 +17,7 @@ from gradviz.record.watched import Watched
 from gradviz.serve.previews import Preview
 from gradviz.web.cards import LOSS_TOP
 from gradviz.web.scripts import plotly_url, script_url
-from gradviz.web.texts import card_words, owners, unloaded, words
+from gradviz.web.texts import card_words, owners, streamlit_words, unloaded, words
 from gradviz.words import language, tag
 
 # Streamlit sends this text at every mount, so it only fetches the real script, which the browser keeps. Streamlit may call
@@ -111,7 +111,8 @@ def notice_panel(
     """Invisible: reruns the page when the server's notice differs from what the page has `drawn`, and keeps this browser's
     display name (None: not known yet) across reloads. A name that it remembers is the trigger `name`.
     `seen`: it is to remember that too, in the cookie SEEN."""
-    _class({"mode": "notice", "drawn": drawn, "name": name, "seen": seen and SEEN}, key, name=on_name_change, changed=None)
+    data = {"mode": "notice", "drawn": drawn, "name": name, "seen": seen and SEEN, "streamlit": streamlit_words()}
+    _class(data, key, name=on_name_change, changed=None)
 
 
 def _class(data: dict[str, Any], key: str, **triggers: Callable[[], None] | None) -> None:

@@ -50,6 +50,12 @@ def plotly_words() -> dict[str, str]:
     return {text: _(text) for text in _PLOTLY}
 
 
+def streamlit_words() -> dict[str, str]:
+    """What Streamlit says by itself, in English -> what is said instead. `{name}` in it stands for anything."""
+    said = {text: _(text) for text in _STREAMLIT} | {text: _(ours) for text, ours in _INSTEAD.items()}
+    return {text: ours for text, ours in said.items() if ours != text}
+
+
 def owners(names: tuple[str, ...]) -> str:
     """Whose a run is."""
     return listed(names) or _(_CARDS["nobody"])
@@ -216,3 +222,31 @@ _PLOTLY = (
     N_("Double-click to zoom back out"), N_("Double-click on legend to isolate one trace"),
     N_("Taking snapshot - this may take a few seconds"), N_("Snapshot succeeded"),
 )  # fmt: skip
+
+# A test asks whether the Streamlit that is installed still says so.
+_STREAMLIT = (
+    # around the page
+    N_("Skip to main content"), N_("App pages"), N_("Sidebar"), N_("Collapse sidebar"), N_("Expand sidebar"), N_("Notifications"),
+    N_("Running..."), N_("Stop"), N_("Close"), N_("Connecting"), N_("Main menu"), N_("Link to heading"),
+    # fields
+    N_("Press Enter to apply"), N_("Press Enter to submit form"), N_("Show password"), N_("Hide password"), N_("Clear entry"),
+    N_("Clear value"), N_("Increment"), N_("Decrement"), N_("Help"), N_("Help for {label}"), N_("progress"),
+    # lists to choose from
+    N_("Choose an option"), N_("Choose options"), N_("No results"), N_("Open"), N_("Dismiss"), N_("Clear all"),
+    N_("Remove {value}"), N_("Selected values"), N_("Select all"),
+    # programs and tables
+    N_("Copy to clipboard"), N_("Show/hide columns"), N_("Download as CSV"), N_("Search"), N_("Fullscreen"),
+    N_("Close fullscreen"), N_("Type to search"), N_("Close Search"), N_("Next Result"), N_("Previous Result"),
+    N_("Dataframe column menu"), N_("Sort ascending"), N_("Sort descending"), N_("Format"), N_("Autosize"), N_("Pin column"),
+    N_("Unpin column"), N_("Hide column"), N_("Copy column name"), N_("Statistics"), N_("Automatic"), N_("Localized"),
+    N_("Plain"),
+    N_("Compact"), N_("Dollar"), N_("Euro"), N_("Yen"), N_("Percent"), N_("Scientific"), N_("Accounting"),
+)  # fmt: skip
+_AWAY = N_("The server does not answer. This page goes on by itself as soon as it does; what it trains is kept there.")
+_INSTEAD = {
+    "Connection error": N_("No connection"),
+    "Is Streamlit still running? If you accidentally stopped Streamlit, just restart it in your terminal:": _AWAY,
+    "Streamlit server is not responding. Are you connected to the internet?": _AWAY,
+    "Connecting to Streamlit server": N_("Connecting to the server"),
+    "Unable to connect to Streamlit server": N_("The server cannot be reached"),
+}

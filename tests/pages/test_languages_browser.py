@@ -81,6 +81,13 @@ def test_a_run_begun_in_english_is_read_by_another_in_chinese_who_keeps_his_lang
         expect(chinese.locator(state)).to_contain_text("梯度", timeout=120 * SECONDS)
         expect(chinese.locator("html")).to_have_attribute("lang", "zh-CN")
         assert "lang" not in chinese.url  # his browser says so: a link that he copies is in its reader's language
+
+        # What Streamlit says by itself is Chinese too, in what it draws later as well, and its programs are reached by keyboard.
+        expect(chinese.get_by_role("button", name="“批量归一化”的说明")).to_be_visible(timeout=120 * SECONDS)
+        chinese.get_by_placeholder("1 到 24 个字符").fill("王")
+        expect(chinese.get_by_text("按回车键生效")).to_be_visible()
+        chinese.locator(".st-key-code summary").click()
+        expect(chinese.locator("[data-testid=stCode] pre")).to_have_attribute("tabindex", "0", timeout=120 * SECONDS)
         chinese.get_by_role("link", name="课程").first.click()
         expect(chinese.get_by_role("heading", level=1)).to_have_text(CHINESE, timeout=120 * SECONDS)
         assert not CHINESE.search(english.locator(state).inner_text())

@@ -5,6 +5,7 @@
 import { Poll, get } from "./feed.js";
 import { MARKS, make, paint, theme } from "./look.js";
 import { decimal, fill } from "./numbers.js";
+import { speak } from "./streamlit.js";
 import { ABOVE, ABSENT, FIRST_LEVEL, INFINITE, LEVELS, Message } from "./wire.js";
 
 export function render(state, component) {
@@ -38,7 +39,7 @@ const CSS = `
 .gvc-buttons button:hover { border-color: var(--st-primary-color, #1f6feb); }
 .gvc-notice { font-size: 13px; opacity: .8; margin: 8px 0 0; }
 .gvc-notice:empty { display: none; }
-.gvc .gvc-title:is(h1, h2) { margin: 0; padding: 0; font-size: clamp(26px, 3.6vw, 60px); font-weight: 700; line-height: 1.15; overflow: hidden; overflow-wrap: anywhere; }
+.gvc .gvc-title:is(h1, h2) { margin: 0; padding: 0; font-size: clamp(26px, 3.6vw, 60px); font-weight: 700; line-height: 1.3; overflow: hidden; overflow-wrap: anywhere; }
 .gvc-subtitle { font-size: clamp(16px, 1.8vw, 30px); margin-top: 4px; overflow-wrap: anywhere; }
 `;
 
@@ -247,7 +248,9 @@ class Notice extends Part {
     this.poll = new Poll(() => this.ask(), () => 2500);
   }
   update(component) {
+    const spoken = this.data?.lang;
     super.update(component);
+    if (spoken !== this.data.lang) speak(this.data.streamlit);
     this.keepName();
     this.poll.again(this.told ? 3000 : 500);
   }

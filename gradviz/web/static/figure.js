@@ -5,6 +5,8 @@ import { loadPlotly } from "./chart.js";
 import { make } from "./look.js";
 import { openTable, rows, style, summary, tableButton } from "./said.js";
 
+const COLOUR_BAR = 70; // pixels that Plotly gives to it
+
 // Around the plot: what it shows in words, and its numbers on request. What can be pressed in it stands in no image, and its
 // drawing is read to nobody, for it is thousands of marks.
 function frame(host) {
@@ -30,6 +32,34 @@ function speak(plot, { label, words }) {
   plot.table.ariaLabel = `${words.table_title}: ${label}`;
 }
 
+// Titles of pictures side by side, each in its share of the width, and names in the legend in all of it: in two lines at most, and of
+// many names in one. Plotly would let them lie on each other, and cut them. A mouse that points at a title is told all of it.
+function fitted({ data, layout }, width, family) {
+  const { annotations, margin: { l = 0, r = 0 } = {}, meta } = layout, pen = make("canvas").getContext("2d");
+  const broken = (text, room, size, most = 2) => {
+    pen.font = `${size}px ${family}`;
+    const fits = (part) => pen.measureText(part).width <= room;
+    let [lines, rest] = [[], text];
+    while (rest && lines.length < most) {
+      const words = rest.split(/(?<= )/), last = lines.length === most - 1;
+      let line = words.shift();
+      while (words.length && fits(line + words[0])) line += words.shift();
+      if (last && words.length) [line, words.length] = [rest, 0];
+      while (line.length > 2 && !fits(line)) line = `${line.slice(0, -2)}…`;
+      lines.push(line.trim());
+      rest = words.join("");
+    }
+    return lines.join("<br>");
+  };
+  const names = data.filter(({ name, showlegend }) => name && showlegend !== false);
+  return {
+    data: data.map((trace) => (names.includes(trace) ? { ...trace, name: broken(trace.name, width - 60, 12, names.length > 4 ? 1 : 2), meta: { name: trace.name } } : trace)),
+    layout: meta?.titles ? { ...layout, annotations: annotations.map((title) => ({
+      ...title, text: broken(title.text, meta.titles * (width - l - r - COLOUR_BAR) - 8, title.font.size), hovertext: title.text, captureevents: true,
+    })) } : layout,
+  };
+}
+
 export function render(_state, component) {
   const { data, parentElement: host } = component;
   const plot = host.querySelector(".gv-figure") ?? frame(host);
@@ -51,15 +81,17 @@ export function render(_state, component) {
     const grid = getComputedStyle(probe).color.replace(/^color\(srgb ([\d.e-]+) ([\d.e-]+) ([\d.e-]+).*$/, (all, r, g, b) =>
       `rgb(${[r, g, b].map((part) => Math.round(255 * part)).join(",")})`);
     probe.remove();
-    const layout = { ...figure.layout, width, paper_bgcolor: back, plot_bgcolor: back, uirevision: data.id,
-      font: { family: read("--st-font", "sans-serif"), color: text, size: 12, ...figure.layout.font } };
+    const family = read("--st-font", "sans-serif");
+    const made = fitted(figure, width, family);
+    const layout = { ...made.layout, width, paper_bgcolor: back, plot_bgcolor: back, uirevision: data.id,
+      font: { family, color: text, size: 12, ...made.layout.font } };
     for (const name of Object.keys(layout)) {
       if (/^[xy]axis\d*$/.test(name)) layout[name] = { gridcolor: grid, linecolor: grid, zerolinecolor: grid, ...layout[name] };
     }
     const ink = (part) => JSON.parse(JSON.stringify(part).replaceAll(JSON.stringify(data.ink), JSON.stringify(text)));
     const config = { displaylogo: false, showSendToCloud: false, responsive: false, modeBarButtonsToRemove: ["select2d", "lasso2d"],
       locale: "page", locales: { page: { dictionary: data.plotly_words, format: {} } } };
-    return Plotly.react(plot, ink(figure.data), ink(layout), config).then(() => speak(plot, data));
+    return Plotly.react(plot, ink(made.data), ink(layout), config).then(() => speak(plot, data));
   }).catch((error) => {
     plot.shown = null; // the next call tries again
     if (!window.Plotly) plot.textContent = data.unloaded;

@@ -134,12 +134,13 @@ export class Heatmap {
 
 // The special marks in words, as text under the axis: Plotly's legend would move the plot when it wraps.
 function markLegend(marks, room, words, look) {
-  const lines = [""];
+  const lines = [""], size = 11.5, pen = document.createElement("canvas").getContext("2d");
+  pen.font = `${size}px ${look.font}`; // a Chinese letter is as wide as two
   let used = 0;
   for (const name of marks) {
     const white = name === "exact_zero" && !look.dark;
     const sign = `<span style="color:${white ? look.text : (MARKS[name] ?? ABSENT_COLOUR)};font-size:18px">${white ? "□" : "■"}</span> ${words[name]}`;
-    const width = 6.2 * words[name].length + 34;
+    const width = pen.measureText(words[name]).width + 34;
     if (used && used + width > room) {
       lines.push("");
       used = 0;
@@ -147,6 +148,6 @@ function markLegend(marks, room, words, look) {
     lines[lines.length - 1] += (used ? "    " : "") + sign.replaceAll(" ", "\u00a0");
     used += width;
   }
-  return { text: lines.map((line) => line.replaceAll("span\u00a0", "span ")).join("<br>"), align: "left", showarrow: false, font: { size: 11.5 },
+  return { text: lines.map((line) => line.replaceAll("span\u00a0", "span ")).join("<br>"), align: "left", showarrow: false, font: { size },
     xref: "paper", x: 0, xanchor: "left", yref: "paper", y: 0, yanchor: "top", yshift: -42 };
 }

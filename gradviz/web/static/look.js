@@ -43,18 +43,18 @@ export function paint(canvas, columns, from = 0, upwards = false) {
 }
 
 export function theme(element) {
-  const style = getComputedStyle(element);
-  const read = (name, fallback) => style.getPropertyValue(name).trim() || fallback;
-  const probe = document.createElement("canvas").getContext("2d");
-  probe.fillStyle = read("--st-background-color", "#ffffff");
+  const asked = make("i", "", element), style = getComputedStyle(asked);
+  // light-dark() is resolved in a colour alone, and not in the variable that holds it.
+  const colour = (name, fallback) => { asked.style.color = `var(${name}, ${fallback})`; return style.color; };
+  const background = colour("--st-background-color", "#ffffff"), probe = document.createElement("canvas").getContext("2d");
+  probe.fillStyle = background;
   probe.fillRect(0, 0, 1, 1);
   const [r, g, b] = probe.getImageData(0, 0, 1, 1).data;
   const dark = 0.299 * r + 0.587 * g + 0.114 * b < 128;
+  const text = colour("--st-text-color", dark ? "#fafafa" : "#31333f"), font = style.getPropertyValue("--st-font").trim() || "sans-serif";
+  asked.remove();
   return {
-    dark,
-    text: read("--st-text-color", dark ? "#fafafa" : "#31333f"),
-    background: read("--st-background-color", "#ffffff"),
-    font: read("--st-font", "sans-serif"),
+    dark, text, background, font,
     grid: dark ? "#3c424d" : "#dfe2e8",
     empty: dark ? "#262b35" : "#e4e7ec", // where nothing has been trained yet
     first: dark ? COLOURS.sky : "#0072b2",

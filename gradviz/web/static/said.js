@@ -44,7 +44,7 @@ function told(trace, i) {
   return plain(template.replace(/%\{(\w+)(?::([^}]*))?\}/g, (_all, word, format) => formatted(at(trace[word], i) ?? (word === "x" ? i : null), format)));
 }
 
-const nameOf = (trace) => plain(/<extra>(.+)<\/extra>/.exec(at(trace.hovertemplate, 0) ?? "")?.[1] ?? (trace.showlegend === false ? "" : trace.name ?? ""));
+const nameOf = (trace) => plain(/<extra>(.+)<\/extra>/.exec(at(trace.hovertemplate, 0) ?? "")?.[1] ?? (trace.showlegend === false ? "" : trace.meta?.name ?? trace.name ?? ""));
 
 // [[a line's name, [place of each of its points that is a number]]], of the traces that a mouse can ask.
 function lines(traces) {

@@ -1,0 +1,67 @@
+// What Streamlit says by itself, which it does in English alone, in the reader's words; and what it leaves out for the keyboard.
+
+// Ours, and what people wrote, is as it should be.
+const OURS = ".gv, .gvc, .gv-window, figure, .stMarkdown, [data-testid=stMarkdownContainer], pre, code, style, script, svg";
+const ATTRIBUTES = ["aria-label", "title", "placeholder"];
+
+// {text: what to say}, `{name}` in a text stands for anything. Once for a page; again when the reader's language changes.
+export function speak(words) {
+  const page = document.documentElement;
+  page.gradvizWords?.stop();
+  page.gradvizWords = new Words(words, page.gradvizWords?.english);
+}
+
+class Words {
+  constructor(words, english = new Map()) {
+    this.english = english; // of what was put in the place of it, in whatever language
+    this.whole = new Map(Object.entries(words));
+    this.patterns = Object.entries(words).filter(([text]) => text.includes("{")).map(([text, said]) => [
+      new RegExp(`^${text.replace(/[.*+?^$()|[\]\\]/g, "\\$&").replace(/\{\w+\}/, "(.+)")}$`, "s"), said,
+    ]);
+    this.observer = new MutationObserver((records) => { for (const { target, type, addedNodes } of records) this.changed(target, type, addedNodes); });
+    this.all(document.body);
+    this.observer.observe(document.body, { subtree: true, childList: true, characterData: true, attributes: true, attributeFilter: ATTRIBUTES });
+  }
+  stop() {
+    this.observer.disconnect();
+  }
+  changed(target, type, added) {
+    const within = target.nodeType === Node.TEXT_NODE ? target.parentElement : target;
+    if (!within?.isConnected || within.closest(OURS)) {
+      if (type === "childList" && within?.matches(":not(.gv *) [data-testid=stCode], [data-testid=stCode] *")) this.reachable(within);
+      return;
+    }
+    if (type === "attributes") this.named(within);
+    else if (type === "characterData") this.text(target);
+    else for (const node of added) node.nodeType === Node.TEXT_NODE ? this.text(node) : node.nodeType === Node.ELEMENT_NODE && this.all(node);
+  }
+  all(root) {
+    this.reachable(root);
+    const walker = document.createTreeWalker(root, NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_TEXT, (node) => (
+      node.nodeType === Node.ELEMENT_NODE && node.matches(OURS) ? NodeFilter.FILTER_REJECT : NodeFilter.FILTER_ACCEPT));
+    for (let node = walker.currentNode; node; node = walker.nextNode()) node.nodeType === Node.TEXT_NODE ? this.text(node) : this.named(node);
+  }
+  reachable(root) { // a program that is wider than the screen is scrolled by keyboard too
+    for (const program of root.querySelectorAll("[data-testid=stCode] pre:not([tabindex])")) program.tabIndex = 0;
+  }
+  text(node) {
+    const said = this.said(node.data);
+    if (said !== node.data) node.data = said;
+  }
+  named(element) {
+    for (const name of ATTRIBUTES) {
+      const text = element.getAttribute(name), said = text && this.said(text);
+      if (said !== text) element.setAttribute(name, said);
+    }
+  }
+  said(given) {
+    const text = this.english.get(given) ?? given;
+    let said = this.whole.get(text);
+    for (const [pattern, words] of said ? [] : this.patterns) {
+      const found = pattern.exec(text);
+      if (found) { said = words.replace(/\{\w+\}/, () => found[1]); break; }
+    }
+    if (said && said !== text) this.english.set(said, text);
+    return said ?? text;
+  }
+}

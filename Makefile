@@ -67,8 +67,8 @@ $(VENV)/app.stamp: requirements.txt constraints.txt | $(VENV)/pyvenv.cfg
 	@$(INSTALL) requirements.txt
 	@touch $@
 
-$(VENV)/tests.stamp: requirements-dev.txt constraints.txt | $(VENV)/app.stamp
-	@$(INSTALL) requirements-dev.txt
+$(VENV)/tests.stamp: requirements-dev.txt requirements-ray.txt constraints.txt | $(VENV)/app.stamp
+	@$(INSTALL) requirements-dev.txt requirements-ray.txt
 	@touch $@
 
 $(VENV)/words.stamp: $(wildcard gradviz/locale/*/LC_MESSAGES/*.po) | $(VENV)/app.stamp

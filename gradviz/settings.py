@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from gradviz import machine
 from gradviz.messages import Told, say
 
-_SECRETS = {"GRADVIZ_PIN", "GRADVIZ_INGEST_TOKEN", "STREAMLIT_SERVER_COOKIE_SECRET"}
+_SECRETS = {"GRADVIZ_PIN", "GRADVIZ_INGEST_TOKEN", "STREAMLIT_SERVER_COOKIE_SECRET", "RAY_AUTH_TOKEN"}
+MOST_SLOTS = 1024  # trainings of one server on a cluster
 
 
 class SettingsError(Told, ValueError):
@@ -35,6 +37,20 @@ def ingest_token(environment: Mapping[str, str] = os.environ) -> str:
     if token and not re.fullmatch(r"[!-~]{16,200}", token):
         raise SettingsError(say("server-ingest"))  # and is not repeated here: logs are read
     return token
+
+
+def _ray(environment: Mapping[str, str], platform: str, is_here: Callable[[str], object]) -> str:
+    """auto, the address of a cluster's head, or empty for none. Raises SettingsError."""
+    address = environment.get("GRADVIZ_RAY", "").strip()
+    if address and address != "auto" and not re.fullmatch(r"[A-Za-z0-9._-]+:\d{1,5}", address, re.ASCII):
+        raise SettingsError(say("server-ray", given=address[:40]))
+    if address and environment.get("GRADVIZ_TRAIN_IN") == "process":
+        raise SettingsError(say("server-ray-alone"))
+    if address and platform != "linux":
+        raise SettingsError(say("server-ray-linux"))
+    if address and not is_here("ray"):
+        raise SettingsError(say("server-ray-missing"))
+    return address
 
 
 def _folder(environment: Mapping[str, str], name: str, default: str) -> Path:
@@ -73,6 +89,7 @@ class Settings:
     pin: str = field(default="", repr=False)  # GRADVIZ_PIN: the teacher's; empty, there is no teacher's mode
     ingest: str = field(default="", repr=False)  # GRADVIZ_INGEST_TOKEN: of who may bring watched runs; empty, nobody may
     hosts: tuple[str, ...] = ()  # GRADVIZ_HOSTS: names the server may be called, beside addresses and the machine's own
+    ray: str = ""  # GRADVIZ_RAY: the cluster that trains instead, auto or the address of its head; GRADVIZ_WORKERS are its slots
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ, cores: float | None = None) -> Settings:
@@ -106,7 +123,8 @@ class Settings:
             if not re.fullmatch(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", name, re.ASCII):
                 raise SettingsError(say("server-hosts", given=name[:40]))
         highest = Limits()
-        workers = whole("GRADVIZ_WORKERS", max(1, min(int(cores), 8)))
+        ray = _ray(environment, sys.platform, find_spec)
+        workers = whole("GRADVIZ_WORKERS", MOST_SLOTS if ray else max(1, min(int(cores), 8)), high=MOST_SLOTS if ray else 64)
         return cls(
             data=_folder(environment, "GRADVIZ_DATA", "data"),
             store=store_folder(environment),
@@ -114,6 +132,7 @@ class Settings:
             # Threads of one training wait for each other: one core too few costs them more than the others give.
             threads=whole("GRADVIZ_THREADS", max(1, min((int(cores) - 1) // workers, 64))),
             download=word("GRADVIZ_DOWNLOAD", "on", "off") == "on",
+            ray=ray,
             train_in=train_in,
             limits=Limits(
                 blocks=whole("GRADVIZ_MAX_BLOCKS", highest.blocks, 0, highest.blocks),

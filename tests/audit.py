@@ -23,7 +23,7 @@ SAID = ROOT / ".venv" / "audit.txt"  # what the last audit said, one line
 
 def pins() -> list[str]:
     """Every `name==version` of the project, what the container is built with included."""
-    files = ("requirements.txt", "requirements-dev.txt", "constraints.txt", "requirements-build.lock")
+    files = ("requirements.txt", "requirements-dev.txt", "requirements-ray.txt", "constraints.txt", "requirements-build.lock")
     text = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in files)
     return re.findall(r"^[\w.-]+==[\w.]+", text, re.MULTILINE)
 

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 # A room is a file or a package of gradviz, or a part of one: the longest name here that a module's name begins with. It
 # imports only rooms that stand before it.
 ORDER = """
-    words sentences messages machine settings record train diagnosis store lenet serve charts report reproduce watched lightning
-    transformers web ui __main__ pages app
+    words sentences messages machine settings record train diagnosis store lenet serve cluster charts report reproduce watched
+    lightning transformers web ui __main__ pages app
 """.split()
 BESIDE = {"train": "diagnosis", "diagnosis": "train", "serve": "charts", "charts": "serve"}  # neither imports the other
 DOORS = {
@@ -22,6 +22,7 @@ DOORS = {
     "torch": {"train", "lightning", "lenet.data", "lenet.net", "lenet.experiment"},
     "torchvision": {"lenet.data"},
     "plotly": {"charts", "web"},
+    "ray": {"cluster"},
     "lightning": {"lightning"},
     "transformers": {"transformers"},
 }

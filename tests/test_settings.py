@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from running import ROOT
 
 from gradviz import machine
 from gradviz.lenet.config import RunConfig
@@ -110,6 +112,40 @@ def test_processes_are_for_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
     with pytest.raises(SettingsError, match="GRADVIZ_TRAIN_IN must be thread here"):
         Settings.from_environment({"GRADVIZ_TRAIN_IN": "process"}, 2)
+
+
+@pytest.mark.parametrize(
+    "variables, platform, words",
+    [
+        (dict(GRADVIZ_RAY="10.0.0.5"), "linux", "GRADVIZ_RAY must be auto or the address"),
+        (dict(GRADVIZ_RAY="ray://10.0.0.5:10001"), "linux", "GRADVIZ_RAY must be auto or the address"),
+        (dict(GRADVIZ_RAY="auto", GRADVIZ_TRAIN_IN="process"), "linux", "GRADVIZ_TRAIN_IN and GRADVIZ_RAY exclude each other"),
+        (dict(GRADVIZ_RAY="auto"), "darwin", "need Linux"),
+        (dict(GRADVIZ_RAY="auto"), "linux", "requirements-ray.txt"),
+    ],
+)
+def test_a_cluster_that_cannot_be_used_is_refused_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], platform: str, words: str
+) -> None:
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setattr("gradviz.settings.find_spec", lambda name: None)
+    with pytest.raises(SettingsError, match=words):
+        Settings.from_environment(variables, 2)
+
+
+def test_on_a_cluster_the_workers_are_slots_and_by_default_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("gradviz.settings.find_spec", lambda name: name == "ray")
+    settings = Settings.from_environment({"GRADVIZ_RAY": "head.school.example:6379"}, 2)
+    assert settings.ray == "head.school.example:6379" and settings.workers == 1024 and settings.threads == 1
+    assert Settings.from_environment({"GRADVIZ_RAY": "auto", "GRADVIZ_WORKERS": "100"}, 2).workers == 100
+
+
+def test_without_a_cluster_nothing_of_ray_is_imported() -> None:
+    program = "import gradviz.ui.server, gradviz.__main__, sys; print({n for n in sys.modules if n.split('.')[0] == 'ray'})"
+    program += "; print('gradviz.cluster.cluster' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["set()", "False"]
 
 
 def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

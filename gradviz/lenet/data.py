@@ -120,6 +120,10 @@ class Shelf:
         threading.Thread(target=self._download, args=(name,), name=f"download-{name}", daemon=True).start()
         return self.state(name)
 
+    def missing(self, name: str) -> Message:
+        """As `request`; what its state says, NOTHING if it is ready."""
+        return NOTHING if (state := self.request(name)).status == "ready" else state.message
+
     def effective(self, name: str) -> tuple[str, Message]:
         """The data set to use now for the one asked for, and what to say if it is another."""
         state = self.request(name)

@@ -67,6 +67,23 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "process-signal": "The training's process was ended by signal {number} ({name}).",
     "process-not-memory": "The system has not counted it as a want of memory.",
     "process-exit": "The training's process ended itself with exit code {number}; the server's log has the details.",
+    # cluster
+    "computer-lost": "The computer that trained this run is gone ({name}). What it recorded is kept; "
+    "Start afresh trains it anew.",
+    "cluster-begins": "gradviz joins the cluster that trains ({address}); runs wait until then.",
+    "cluster-away": "The cluster that trains does not answer ({address}). gradviz tries again every few seconds.",
+    "cluster-empty": "No computer of the cluster is there to train: runs wait until one comes.",
+    "cluster-token": "The cluster ({address}) does not take this server's token: RAY_AUTH_TOKEN must be the same on all its "
+    "computers and on this one.",
+    "cluster-version": "The cluster ({address}) has another version of Ray or of Python than this server: {reason}",
+    "node-broken": "gradviz does not begin on the computer {name}, which trains nothing: {reason}",
+    "node-version": "The computer {name} has another version of gradviz ({there}) than this server ({here}) and trains nothing: "
+    "install the same on both.",
+    "node-silent": "The computer {name} does not answer at the moment and gets no new runs.",
+    "node-disk": "The disk of the computer {name} is full: it cannot take the data set.",
+    "node-file": "A file of the data set did not come to the computer {name} as it was sent.",
+    "node-refuses": "The computer {name} cannot take the run: {reason}.",
+    "node-flaps": "The computer {name} comes and goes ({n} times within {minutes:.0f} minutes): runs on it are lost each time.",
     # serve: what is kept
     "not-deleted": "The run was not deleted: {reason}",
     "not-kept-yet": "In memory, but not kept yet: {live} runs that go on and {ended} that have ended.",
@@ -101,6 +118,10 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "server-setting": "{name} must be {range}, not {given!r}.",
     "server-home": "{name} names the home of a user who is not there: {given!r}.",
     "server-linux": "GRADVIZ_TRAIN_IN must be thread here: trainings in processes of their own need Linux.",
+    "server-ray": "GRADVIZ_RAY must be auto or the address of a cluster's head such as 10.0.0.5:6379, not {given!r}.",
+    "server-ray-alone": "GRADVIZ_TRAIN_IN and GRADVIZ_RAY exclude each other: trainings are in one place or the other.",
+    "server-ray-linux": "GRADVIZ_RAY cannot be used here: trainings on a cluster need Linux.",
+    "server-ray-missing": "GRADVIZ_RAY needs Ray, which is not installed: pip install -r requirements-ray.txt.",
     "server-pin": "GRADVIZ_PIN must have 4 to 64 characters.",
     "server-hosts": "GRADVIZ_HOSTS must be names such as school.example or *.school.example, with commas between them and "
     "without port, not {given!r}.",

@@ -24,6 +24,10 @@ class WorkerSilent(WorkerDied):
         self.pid = pid
 
 
+class ComputerLost(WorkerDied):
+    """The machine of a training is gone, or nobody there answers: no fault of the run."""
+
+
 class WorkerError(RuntimeError):
     """An error inside a child; `kind` is its class, its text has the child's traceback, `errno` is the system's."""
 

@@ -10,6 +10,7 @@ from gradviz.lenet.fields import ConfigError
 from gradviz.lenet.idx import DataError
 from gradviz.messages import Message, Told
 from gradviz.record.codec import pack
+from gradviz.serve.admission import Refused
 from gradviz.serve.failures import WorkerError
 
 NEXT, PREVIEW = b"n", b"p"
@@ -29,11 +30,13 @@ def pack_error(error: BaseException) -> bytes:
 
 
 def error_of(header: Mapping[str, Any]) -> Exception:
-    """What pack_error was given: a ConfigError, a DataError, a Told, or a WorkerError for all else."""
+    """What pack_error was given: a ConfigError, a DataError, a Refused, a Told, or a WorkerError for all else."""
     kind = str(header["error"])
     if header["told"] is None:
         return WorkerError(kind, str(header["words"]), header["errno"])
     message = Message.from_json(header["told"])
     if kind == "ConfigError":
         return ConfigError(str(header["field"]), message)
+    if kind == "Refused":
+        return Refused("memory", message)
     return DataError(message) if kind == "DataError" else Told(message)

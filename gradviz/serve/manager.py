@@ -190,6 +190,11 @@ class RunManager:
         with self._lock:
             return id in self._jobs.all and self._jobs.all[id].driven
 
+    def resize(self, workers: int) -> None:
+        """So many at once from now on: computers come and go. Runs that have a worker keep it."""
+        with self._lock:
+            self._workers.resize(workers)
+
     @property
     def settled(self) -> bool:
         """Whether nothing happens before a training has its next step or somebody wishes something."""

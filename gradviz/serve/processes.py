@@ -29,11 +29,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from gradviz import machine
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.data import Shelf
 from gradviz.lenet.idx import DataError
 from gradviz.messages import Message, say, text
 from gradviz.record.arithmetic import Arithmetic
@@ -54,10 +53,20 @@ _SILENCE = 20.0  # seconds in which it owes an answer and does nothing
 _HEADER, _BODY = 1 << 20, 1 << 28  # bytes of a frame at most; a step of 1000 blocks with pictures has some 2 MB
 
 
+class Data(Protocol):
+    """What a nursery asks of a Shelf: where the data sets are, and whether one is there. Without PyTorch, for who has none."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    def missing(self, name: str) -> Message:
+        """Why the data set is not there, or not yet; NOTHING if it is."""
+
+
 class Nursery:
     """Makes trainings in processes: a `Train` of the run manager. Every method may be called from any thread."""
 
-    def __init__(self, shelf: Shelf, threads: int = 1, patience: float = _SILENCE):
+    def __init__(self, shelf: Data, threads: int = 1, patience: float = _SILENCE):
         """`threads`: processor threads of each training. `shelf` says what data is there; the nursery reads it itself.
 
         `patience`: seconds after which a process is ended that owes an answer and does nothing.
@@ -84,7 +93,7 @@ class Nursery:
                 with theirs, self._lock:  # closed here at once: else its end would not be the end of the line
                     process = self._process
                     process = self._send(request, theirs)
-                return RemoteTraining(ours, config, interrupt, process.pid, self._patience, self._fate)
+                return RemoteTraining(ours, config, interrupt, process.pid, self._patience, Here(self.fate))
             except OSError as error:  # the nursery is gone, or does not even take the request
                 ours.close()
                 if isinstance(error, TimeoutError):
@@ -104,6 +113,21 @@ class Nursery:
                     raise
         raise AssertionError
 
+    def bear(self, request: dict[str, Any], line: socket.socket) -> None:
+        """Has a child born that speaks over this line, whoever is at its other end; as `RemoteTraining` expects it. Raises
+        OSError if there is no nursery to do it."""
+        for last_try in (False, True):
+            try:
+                with self._lock:
+                    process = self._process
+                    self._send(request, line)
+                return
+            except OSError as error:
+                if isinstance(error, TimeoutError):
+                    self._replace(process)
+                if last_try:
+                    raise
+
     def load(self, name: str) -> None:
         """Has the nursery read this data set now, so that the first training does not wait for it. Returns at once."""
         try:
@@ -120,9 +144,8 @@ class Nursery:
             self._end()
 
     def _expect(self, name: str) -> None:
-        state = self._shelf.request(name)
-        if state.status != "ready":
-            raise DataError(state.message)
+        if missing := self._shelf.missing(name):
+            raise DataError(missing)
 
     def _send(self, request: dict[str, Any], *sockets: socket.socket) -> subprocess.Popen[bytes]:
         """The nursery that has it, another one if the last has ended. Raises OSError if it ends just now."""
@@ -142,7 +165,7 @@ class Nursery:
                 self._end()
                 self._process, self._control = self._start()
 
-    def _fate(self, pid: int) -> int | None:
+    def fate(self, pid: int) -> int | None:
         """The exit code of a child that has just ended, negative for a signal; None if it ended as it should or nobody knows."""
         deadline = time.monotonic() + 1.0
         while time.monotonic() < deadline:
@@ -195,6 +218,45 @@ def _ended(process: subprocess.Popen[bytes]) -> bool:
     return process.returncode is not None
 
 
+class Here:
+    """Children of this machine: what a RemoteTraining asks of where its child is."""
+
+    def __init__(self, fate: Callable[[int], int | None] = lambda _pid: None):
+        """`fate(pid)`: how a child ended, as `Nursery.fate`."""
+        self._fate = fate
+
+    def activity(self, pid: int) -> tuple[str, int] | None:
+        """As `machine.activity`; None too where only what the child says shows that it lives."""
+        return machine.activity(pid)
+
+    def kill(self, pid: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    def lost(self, quiet: float) -> Exception | None:
+        """What has become of the place, if nobody there can answer any more; the child has been quiet for so many seconds."""
+
+    def farewell(self, pid: int, kills: int | None, refusals: int) -> Message:
+        """What was measured of the end of this child, since whose beginning the system has counted more than so many, or not.
+        Raises ComputerLost."""
+        code = self._fate(pid) if pid else None
+        kills_now = machine.memory_kills()
+        if code in (None, -signal.SIGKILL) and kills_now is not None and kills_now > (kills or 0):
+            return say("process-memory")
+        if code is None:
+            if pid and machine.activity(pid):
+                self.kill(pid)
+            return say("process-mute")
+        if code < 0:
+            ended = say("process-signal", number=-code, name=_signal_name(-code))
+            if code == -signal.SIGKILL and kills_now is not None:
+                return say("sentences", first=ended, second=say("process-not-memory"))
+            return ended
+        if machine.process_refusals() > refusals:
+            return shortage(errno.EAGAIN, "")
+        return say("process-exit", number=code)
+
+
 class RemoteTraining:
     """A training in a child process; the manager drives it as it does a Trainer."""
 
@@ -205,21 +267,23 @@ class RemoteTraining:
         interrupt: Callable[[], bool],
         nursery: int = 0,
         patience: float = _SILENCE,
-        fate: Callable[[int], int | None] = lambda _pid: None,
+        place: Here = Here(),  # noqa: B008 (it has nothing of its own)
     ):
         """Waits until the child has built its net. Raises DataError, ConfigError, Interrupted, WorkerDied or WorkerError.
 
-        `nursery`: its pid, watched until the child is there. `fate(pid)`: how a child ended, as `Nursery._fate`.
+        `nursery`: its pid, watched until the child is there. `place`: where the child is.
         """
         self.config = config
         self.outcome: Outcome | None = None
         self._connection, self._interrupt = connection, interrupt
-        self._watched, self._patience, self._fate = nursery, patience, fate
+        self._watched, self._patience, self._place = nursery, patience, place
         self._kills, self._refusals = machine.memory_kills(), machine.process_refusals()
         connection.settimeout(_LOOK)  # by poll: select takes no descriptor of 1024 and more
         self.pid = 0
         try:
-            self.pid = self._watched = self._receive()[0]["pid"]
+            born, _body = self._receive()
+            self.pid = self._watched = born["pid"]
+            self._kills, self._refusals = born.get("kills", self._kills), born.get("refusals", self._refusals)
             header, _body = self._receive()
         except BaseException:
             self._close()
@@ -259,13 +323,12 @@ class RemoteTraining:
         """The child ends with its line; one that is stopped cannot."""
         if self._connection.fileno() >= 0:
             self._connection.close()
-            if self.pid and (now := machine.activity(self.pid)) and now[0] in "Tt":
+            if self.pid and (now := self._place.activity(self.pid)) and now[0] in "Tt":
                 self._kill()
 
     def _kill(self) -> None:
         if self.pid:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+            self._place.kill(self.pid)
 
     def _send(self, letter: bytes) -> None:
         try:
@@ -274,6 +337,11 @@ class RemoteTraining:
             pass  # it has ended: what it said last may still be read
 
     def _receive(self) -> tuple[dict[str, Any], memoryview]:
+        while "beat" in (frame := self._frame())[0]:
+            pass  # it works, and has nothing else to say
+        return frame
+
+    def _frame(self) -> tuple[dict[str, Any], memoryview]:
         head, body = FRAME.unpack(self._read(FRAME.size))
         try:
             if head > _HEADER or body > _BODY:
@@ -301,7 +369,9 @@ class RemoteTraining:
                     raise Interrupted from None
                 quiet += _LOOK
                 if self._watched and quiet % _PULSE < _LOOK:
-                    state, now = machine.activity(self._watched) or ("X", ticks)
+                    if lost := self._place.lost(quiet):
+                        raise lost from None
+                    state, now = self._place.activity(self._watched) or ("X", ticks)
                     if now != ticks:
                         quiet, ticks = 0.0, now
                     elif quiet >= self._patience:
@@ -311,28 +381,9 @@ class RemoteTraining:
             except OSError:
                 got = 0
             if not got:
-                raise WorkerDied(self._end_in_words())
+                raise WorkerDied(self._place.farewell(self.pid, self._kills, self._refusals))
             have, quiet = have + got, 0.0
         return data
-
-    def _end_in_words(self) -> Message:
-        """What was measured of the end of the child."""
-        code = self._fate(self.pid) if self.pid else None
-        kills = machine.memory_kills()
-        if code in (None, -signal.SIGKILL) and kills is not None and kills > (self._kills or 0):
-            return say("process-memory")
-        if code is None:
-            if self.pid and machine.activity(self.pid):
-                self._kill()
-            return say("process-mute")
-        if code < 0:
-            ended = say("process-signal", number=-code, name=_signal_name(-code))
-            if code == -signal.SIGKILL and kills is not None:
-                return say("sentences", first=ended, second=say("process-not-memory"))
-            return ended
-        if machine.process_refusals() > self._refusals:
-            return shortage(errno.EAGAIN, "")
-        return say("process-exit", number=code)
 
 
 def _signal_name(number: int) -> str:

@@ -139,7 +139,7 @@ class Queue:
         """Seconds until one of so many workers takes the run; None if it does not wait, or nobody can say."""
         order, rank = self.order(), self.ranks()
         job = next((job for job in order if job.run.id == id), None)
-        if job is None:
+        if job is None or not workers:
             return None
         mine = rank(job)
         before = [other for other in order[: order.index(job)] if rank(other) == mine]

@@ -25,6 +25,7 @@ log = logging.getLogger("gradviz")
 LESSON = "lesson "  # begins the name of a lesson's sweep
 _MOST_AT_ONCE = 8  # live runs of sweeps, when so many people have one
 _MOST_OF_ONE = 8  # active sweeps of one person
+_AGAIN = 2  # times that a run starts again whose computer was lost
 _MOST_KEPT = 300  # definitions; see _surplus
 
 
@@ -63,6 +64,7 @@ class _Results:
     def __init__(self, manager: RunManager):
         self._manager = manager
         self._found: dict[str, Result] = {}  # by run id
+        self._lost = Counter[str]()  # run id -> times that its computer was lost under it
         self._mute: dict[str, float] = {}  # run id -> created, of ended runs that have no result
 
     def known(self, config: RunConfig, early: bool) -> Result | None:
@@ -86,6 +88,13 @@ class _Results:
         for summary in self._manager.list() if missing else ():
             if summary.id in missing and not summary.status.live and self._mute.get(summary.id) != summary.created:
                 self.judge(missing[summary.id])
+
+    def lost(self, run: Run[RunConfig] | None) -> bool:
+        """Whether it ended because its computer was lost, and has not for too often: then it starts again."""
+        if run is None or run.message.code not in ("computer-lost", "cluster-empty") or self._lost[run.id] >= _AGAIN:
+            return False
+        self._lost[run.id] += 1
+        return True
 
     def forget(self, run_id: str) -> None:
         self._found.pop(run_id, None)
@@ -273,6 +282,8 @@ class SweepRunner:
                 self._ours.discard(run_id)
                 self._turns.landed(run_id)
                 self._results.judge(config)
+                if self._results.lost(run):
+                    self._tried.discard(run_id)
             elif run_id in self._ours and not run.clients and (looked(run) or (self._early(config) and trained_already(run))):
                 self._manager.stop(run_id)  # but who has joined it wants all of it
         for run_id, config in self._flying.items():

@@ -5,13 +5,14 @@ process, with the same records, fits the same loop.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
 
 from gradviz.lenet.config import RunConfig
 from gradviz.record.run import Outcome, Status
-from gradviz.serve.failures import WorkerDied, in_words
+from gradviz.serve.failures import ComputerLost, WorkerDied, in_words
 from gradviz.serve.job import Job
 from gradviz.serve.jobs import Jobs
 from gradviz.serve.memory import Memory
@@ -27,11 +28,20 @@ class Workers:
 
     def __init__(self, count: int, jobs: Jobs, memory: Memory, train: Train[RunConfig], threads: int):
         """`threads`: processor threads of each training."""
-        self.count = count
+        self.count = 0
         self.steps = self.crashes = 0  # recorded; of trainings in processes of their own
         self.ended = threading.Event()  # set by `close`
         self._jobs, self._memory, self._train, self._threads = jobs, memory, train, threads
-        self._all = [daemon(self._work, f"worker-{number}") for number in range(count)]
+        self._all: list[threading.Thread] = []
+        self._driving = 0  # workers that have a job
+        with jobs.lock:
+            self.resize(count)
+
+    def resize(self, count: int) -> None:
+        """So many from now on; those too many end what they have. Whoever calls holds the lock."""
+        self.count = count
+        self._all += [daemon(self._work, f"worker-{number}") for number in range(len(self._all), count)]
+        self._jobs.lock.notify_all()
 
     def close(self, deadline: float) -> None:
         """Waits until all have given their jobs away, but not beyond `deadline`, by time.monotonic. `jobs.closing` is set."""
@@ -44,12 +54,17 @@ class Workers:
         with self._jobs.lock:
             driven = [job for job in self._jobs.all.values() if job.driven]
             counted = all(job.counted == job.run.history.steps for job in self._jobs.all.values())
-            return counted and (len(driven) == self.count or self._memory.first_that_fits() is None)
+            return counted and (len(driven) >= self.count or self._memory.first_that_fits() is None)
 
     def _work(self) -> None:
         limit_threads(self._threads)
         while job := self._next():
-            self._drive(job)
+            try:
+                self._drive(job)
+            finally:
+                with self._jobs.lock:
+                    self._driving -= 1
+                    self._jobs.lock.notify_all()  # one that was one too many a moment ago may begin
 
     def _next(self) -> Job | None:
         jobs = self._jobs
@@ -57,11 +72,13 @@ class Workers:
             while True:
                 if jobs.closing:
                     return None
-                if (job := self._memory.first_that_fits()) is not None:
+                has_turn = self._driving < self.count
+                if has_turn and (job := self._memory.first_that_fits()) is not None:
                     break
-                if jobs.queue.waiting:
+                if has_turn and jobs.queue.waiting:
                     self._memory.make_room()
-                jobs.lock.wait(1.0 if jobs.queue.waiting else None)  # memory comes back without a word
+                jobs.lock.wait(1.0 if has_turn and jobs.queue.waiting else None)  # memory comes back without a word
+            self._driving += 1
             jobs.queue.take(job)
             job.driven, job.since, job.begun, job.urgent = True, jobs.clock(), job.run.history.steps, False
             if not job.held and job.run.status is not Status.RUNNING:
@@ -88,6 +105,9 @@ class Workers:
                 raise RuntimeError("the training does not say how it ended")
         except Interrupted:  # before the first step
             outcome = Outcome(Status.STOPPED)
+        except ComputerLost as error:  # no fault of the run, which may be started afresh
+            log.warning("event=computer-lost run=%s steps=%d reason=%s", run.id, run.history.steps, json.dumps(str(error)))
+            outcome = Outcome(Status.INTERRUPTED, message=error.message)
         except Exception as error:  # whatever it is, it is the end of this run and not of the worker
             with self._jobs.lock:
                 self.crashes += isinstance(error, WorkerDied)

@@ -6,11 +6,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.data import Shelf
 from gradviz.lenet.experiment import arithmetic_of, trainer_on
+from gradviz.messages import NOTHING
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.spool import FOLDER
 from gradviz.record.watched import Watched
@@ -25,6 +26,9 @@ from gradviz.settings import Settings
 from gradviz.store.store import RunStore
 from gradviz.train.training import Train
 
+if TYPE_CHECKING:
+    from gradviz.cluster.cluster import Cluster
+
 
 @dataclass(frozen=True)
 class Server:
@@ -35,10 +39,11 @@ class Server:
     sweeps: SweepRunner
     classroom: Classroom
     people: People
-    nursery: Nursery | None  # None: trainings are threads of this process
+    nursery: Nursery | None  # None: trainings are threads of this process, or elsewhere
     desk: Desk  # for pictures of many runs
     inbox: Inbox  # of runs that are watched on other machines
     exports: Desk  # for files to take home; a slow line keeps its place for long
+    cluster: Cluster | None = None  # whose computers train
 
 
 class Once:
@@ -73,16 +78,37 @@ def build(
     shelf = Shelf(settings.data, settings.download)
     store: RunStore[Any] = RunStore(settings.store, {**READERS, "watched": Watched.from_dict})
     nursery = Nursery(shelf, settings.threads) if settings.train_in == "process" and train is None else None
-    if train is None:
-        train, arithmetic = nursery or trainer_on(shelf), partial(arithmetic_of, threads=settings.threads)
-    manager = RunManager(store, train, arithmetic, settings.workers, settings.threads, settings.limits)
+    cluster = _cluster(settings, shelf) if settings.ray and train is None else None
+    if cluster:
+        train = cluster  # whose computers may have several kinds of arithmetic
+        manager = RunManager(store, train, None, 0, settings.threads, settings.limits, memory_left=cluster.memory_left)
+    else:
+        if train is None:
+            train, arithmetic = nursery or trainer_on(shelf), partial(arithmetic_of, threads=settings.threads)
+        manager = RunManager(store, train, arithmetic, settings.workers, settings.threads, settings.limits)
     # One worker stays free of sweeps, for whoever presses Start.
     sweeps = SweepRunner(manager, settings.store / "sweeps", at_once=max(1, settings.workers - 1))
+    if cluster:
+        cluster.follow(partial(_resize, manager, sweeps))
     classroom = Classroom(settings.store / "classroom.json", settings.pin)
     people = People(settings.store / "people.secret")
     desk, exports = Desk(2, hope=15.0), Desk(4, share=2, hope=15.0)
     inbox = Inbox(settings.store / FOLDER, settings.limits)
-    return Server(settings, shelf, store, manager, sweeps, classroom, people, nursery, desk, inbox, exports)
+    return Server(settings, shelf, store, manager, sweeps, classroom, people, nursery, desk, inbox, exports, cluster)
+
+
+def _cluster(settings: Settings, shelf: Shelf) -> Cluster:
+    from gradviz.cluster.cluster import Cluster  # here: who trains on this machine alone needs none of it
+
+    cluster = Cluster(shelf, settings.ray, settings.threads, settings.workers)
+    cluster.load(RunConfig().dataset)
+    return cluster
+
+
+def _resize(manager: RunManager, sweeps: SweepRunner, slots: int) -> None:
+    """Computers have come or gone. Sweeps take all slots: a run of theirs gives its own to whoever presses Start."""
+    manager.resize(slots)
+    sweeps.at_once = max(1, slots)
 
 
 # The only thing of a module that changes: pages and routes are given nothing by Streamlit that they could hold it by. One for
@@ -100,7 +126,8 @@ def kept_words(places: bool = False) -> str:
     say where on the server."""
     here = server()
     here.classroom.tend()
-    told = [here.manager.warning, *here.store.told, here.classroom.damage, here.sweeps.damage]
+    away = here.cluster.trouble if here.cluster else NOTHING
+    told = [away, here.manager.warning, *here.store.told, here.classroom.damage, here.sweeps.damage]
     return " ".join(str(message if places else message.without_places()) for message in told if message)
 
 
@@ -110,5 +137,7 @@ def close_server() -> None:
     here.manager.close(timeout=1.5)
     if here.nursery:
         here.nursery.close()
+    if here.cluster:
+        here.cluster.close()
     here.inbox.close()
     here.store.close()

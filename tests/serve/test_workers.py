@@ -18,9 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clusters import MISSING, TOKEN, LoopbackCluster
 from timing import until
 
 from gradviz import machine
+from gradviz.cluster.cluster import Cluster
 from gradviz.lenet.config import READERS, ConfigError, RunConfig
 from gradviz.lenet.data import DataError, Shelf
 from gradviz.lenet.experiment import training
@@ -63,11 +65,29 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
 
 
 @pytest.fixture(scope="module")
-def nursery(shelf: Shelf) -> Iterator[Nursery]:
-    nursery = Nursery(shelf)
+def cluster(shelf: Shelf, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackCluster]:
+    loopback = LoopbackCluster(GRADVIZ_DATA=str(tmp_path_factory.mktemp("data")))
+    loopback.computer(slots=2)
+    yield loopback
+    loopback.close()
+
+
+BACKENDS = ["process", pytest.param("cluster", marks=pytest.mark.skipif(bool(MISSING), reason=MISSING))]
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def nursery(shelf: Shelf, request: pytest.FixtureRequest) -> Iterator[Nursery | Cluster]:
+    """Children of this machine's, and of another that a cluster has."""
+    if request.param == "cluster":
+        os.environ["RAY_AUTH_TOKEN"] = TOKEN
+        nursery = Cluster(shelf, request.getfixturevalue("cluster").address)
+        until(lambda: nursery.sight.slots == 2)
+    else:
+        nursery = Nursery(shelf)
     list(nursery(replace(SMALL, steps=1), never))  # is there, and has read the data
     yield nursery
     nursery.close()
+    os.environ.pop("RAY_AUTH_TOKEN", None)
 
 
 class Counted:

@@ -70,6 +70,7 @@ class Limits:
     queue: int = 200  # GRADVIZ_MAX_QUEUE: runs that wait for their turn
     runs: int = 5000  # GRADVIZ_MAX_RUNS: runs kept
     disk: int = 20  # GRADVIZ_MAX_DISK: GB of the folder of runs
+    states: int = 2  # GRADVIZ_MAX_STATES: GB of the states of nets from which runs go on; 0: none is kept
     free_disk: float = 300e6  # bytes that stay for everything else
     kept_bytes: float = 128e6  # of ended runs held in memory; the store has them all
     unsaved_bytes: float = 512e6  # of ended runs that wait in memory for a store that refuses
@@ -141,6 +142,7 @@ class Settings:
                 queue=whole("GRADVIZ_MAX_QUEUE", highest.queue, 1, 10_000),
                 runs=whole("GRADVIZ_MAX_RUNS", highest.runs, 10, 1_000_000),
                 disk=whole("GRADVIZ_MAX_DISK", highest.disk, 1, 100_000),
+                states=whole("GRADVIZ_MAX_STATES", highest.states, 0, 100_000),
             ),
             pin=pin,
             ingest=ingest_token(environment),

@@ -150,11 +150,11 @@ def test_without_a_cluster_nothing_of_ray_is_imported() -> None:
 
 def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "linux")
-    names = dict(BLOCKS="40", STEPS="500", BATCH="64", QUEUE="30", RUNS="100", DISK="2")
+    names = dict(BLOCKS="40", STEPS="500", BATCH="64", QUEUE="30", RUNS="100", DISK="2", STATES="0")
     variables = {f"GRADVIZ_MAX_{name}": value for name, value in names.items()}
     variables |= dict(GRADVIZ_TRAIN_IN="process", GRADVIZ_WORKERS="3", GRADVIZ_THREADS="2", GRADVIZ_DOWNLOAD="off")
     settings = Settings.from_environment({**variables, "GRADVIZ_DATA": "/d", "GRADVIZ_STORE": "/s", "GRADVIZ_PIN": "2718"}, 64)
-    assert settings == Settings(Path("/d"), Path("/s"), 3, 2, False, "process", Limits(40, 500, 64, 30, 100, 2), "2718")
+    assert settings == Settings(Path("/d"), Path("/s"), 3, 2, False, "process", Limits(40, 500, 64, 30, 100, 2, 0), "2718")
 
 
 @pytest.mark.parametrize(

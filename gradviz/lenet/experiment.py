@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,16 +16,20 @@ from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Dataset, Shelf
 from gradviz.lenet.fields import ConfigError
 from gradviz.lenet.idx import DataError
+from gradviz.lenet.keeping import Keeper
 from gradviz.lenet.net import DeepLeNet, initialise
 from gradviz.messages import say
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.layout import Layout
 from gradviz.record.sample import BlockDeletion, deleted_blocks
+from gradviz.store.states import States
 from gradviz.train.ahead import Capture
 from gradviz.train.device import NoDevice, find_device, here, keep_float32
+from gradviz.train.epochs import Epochs
+from gradviz.train.state import State, StateGone, put, read
 from gradviz.train.task import Accuracy, Examples, Shortcut, Task
 from gradviz.train.trainer import Trainer
-from gradviz.train.training import Interrupted, Train, never, stop_if_asked
+from gradviz.train.training import Interrupted, TrainFrom, never, stop_if_asked
 from gradviz.train.treatment import Treat, steer, treat
 
 _DELETION_IMAGES = 250  # of the test subset
@@ -51,10 +56,17 @@ def preview_images(config: RunConfig) -> int:
     return min(config.batch_size, max(8, 16_000 // max(1, config.blocks)))
 
 
-def task(config: RunConfig, data: Dataset, device: torch.device, interrupt: Callable[[], bool] = never) -> Task:
+def task(
+    config: RunConfig,
+    data: Dataset,
+    device: torch.device,
+    interrupt: Callable[[], bool] = never,
+    state: State | None = None,
+) -> Task:
     """The net as initialised, on the device with its data. All randomness comes from one generator, seeded by the config.
 
-    Raises Interrupted; ConfigError if the data set has fewer images than a batch: no epoch would ever have one.
+    With `state` the net and all else as they were then. Raises Interrupted; StateGone if it is not one of this net; ConfigError
+    if the data set has fewer images than a batch: no epoch would ever have one.
     """
     if config.batch_size > (images := len(data.train_labels)):
         raise ConfigError("batch_size", say("batch-too-large", images=images, size=config.batch_size))
@@ -62,21 +74,22 @@ def task(config: RunConfig, data: Dataset, device: torch.device, interrupt: Call
     generator = torch.Generator().manual_seed(config.seed)
     model = DeepLeNet(config)
     look = partial(stop_if_asked, interrupt)
-    initialise(model, config.init_range or config.init, generator, data.train_images, look)
+    if state is None:
+        initialise(model, config.init_range or config.init, generator, data.train_images, look)
     model.to(device)
     if device.type == "cpu":  # suits the CPU's convolution kernels for 16 channels: ×0.9 of the time (benchmarks/)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # PyTorch's stubs leave it out
     # 250 or fewer in deep nets: more would keep the first point from the screen.
-    hand = _Hand(config, model, layout)
+    hand = _Hand(config, model, layout, state.step if state else 0)
     count = min(250, max(64, 12_000 // max(1, config.blocks)), len(data.test_labels))
     subset = data.test_images[:count], data.test_labels[:count]
-    return Task(
+    made = Task(
         layout=layout,
         model=model,
         weights=[layer.weight for layer in model.weight_layers],
         optimizer=hand.optimizer,
         examples=(data.train_images, data.train_labels),
-        batches=_batches(images, config.batch_size, generator, device),
+        batches=Epochs(images, config.batch_size, generator, device),
         batch_size=config.batch_size,
         steps=config.steps,
         subset=subset,
@@ -88,6 +101,9 @@ def task(config: RunConfig, data: Dataset, device: torch.device, interrupt: Call
         shortcuts=[Shortcut(block, block.conv1) for block in model.each_block] if config.shortcut else [],
         deletion=partial(_deletion, config, model, subset) if config.shortcut else None,
     )
+    if state is not None:
+        put(made, state)
+    return made
 
 
 def training(
@@ -96,21 +112,31 @@ def training(
     device: torch.device,
     interrupt: Callable[[], bool] = never,
     capture: Capture | None = None,
+    states: States | None = None,
+    begin: Path | None = None,
 ) -> Trainer:
-    """See `task` and Trainer."""
+    """See `task` and Trainer. `states`: where to keep states on the way. `begin`: a kept one of a training that was the same up
+    to there, with the same arithmetic; raises StateGone if it cannot be used."""
     if device.type == "cuda":
         keep_float32()
-    return Trainer(task(config, data, device, interrupt), interrupt, capture)
+    state = read(begin) if begin else None
+    arithmetic = here(device)
+    if state and state.about.get("arithmetic") != arithmetic.to_dict():
+        raise StateGone(say("state-gone"))
+    made = task(config, data, device, interrupt, state)
+    keeping = Keeper(made, states, config, arithmetic) if states else None
+    return Trainer(made, interrupt, capture, begin=state.step if state else 0, keeping=keeping)
 
 
-def trainer_on(shelf: Shelf) -> Train[RunConfig]:
-    """Trains in the calling thread, on the data sets of `shelf`."""
+def trainer_on(shelf: Shelf, states: States | None = None) -> TrainFrom[RunConfig]:
+    """Trains in the calling thread, on the data sets of `shelf`; keeps states in `states`."""
 
-    def train(config: RunConfig, interrupt: Callable[[], bool]) -> Trainer:
+    def train(config: RunConfig, interrupt: Callable[[], bool], begin: Path | None = None) -> Trainer:
         state = shelf.request(config.dataset)
         if state.status != "ready":
             raise DataError(state.message)
-        return training(config, shelf.load(config.dataset), resolve_device(config.device), interrupt)
+        data, device = shelf.load(config.dataset), resolve_device(config.device)
+        return training(config, data, device, interrupt, states=states, begin=begin)
 
     return train
 
@@ -123,15 +149,6 @@ def _lost(config: RunConfig) -> list[str | None]:
     return [inside if row in config.layout.inside else outside if row < rows[-1] else None for row in rows]
 
 
-def _batches(count: int, size: int, generator: torch.Generator, device: torch.device) -> Iterator[torch.Tensor]:
-    """Places of `size` examples: shuffled epochs without end; what is left over at an epoch's end is dropped."""
-    while count >= size:  # an epoch without a batch would be asked for another for ever
-        order = torch.randperm(count, generator=generator)
-        order = order.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else order.to(device)
-        for start in range(0, count - size + 1, size):
-            yield order[start : start + size]
-
-
 class _Hand:
     """At the knobs of a training: before each step it turns them to what the config says of it.
 
@@ -139,8 +156,9 @@ class _Hand:
     alone what has been gathered.
     """
 
-    def __init__(self, config: RunConfig, model: DeepLeNet, layout: Layout):
-        self._config, self._model, self._layout, self._knobs = config, model, layout, config.knobs(0)
+    def __init__(self, config: RunConfig, model: DeepLeNet, layout: Layout, begin: int = 0):
+        """`begin`: the first step, before which the knobs stand as after the last one."""
+        self._config, self._model, self._layout, self._knobs = config, model, layout, config.knobs(max(0, begin - 1))
         self._steps = {change.step for change in config.changes}
         self.optimizer = _optimizer(self._knobs, list(model.parameters()))
         self.treat, self._undo = self._treatment(afresh=True)

@@ -74,6 +74,18 @@ class History:
             view.tests, view.samples = list(self.tests), list(self.samples)
         return view
 
+    def until(self, step: int) -> History | None:
+        """A copy of the records of the steps before `step`; None if they do not end there with a column."""
+        with self._lock:
+            if not 0 < step <= self.steps or (step % self.stride and step != self.steps):
+                return None
+            tests = [test for test in self.tests if test[0] < step]
+            samples = [sample for sample in self.samples if sample.step < step]
+            columns = self._columns[: math.ceil(step / self.stride)].copy()
+            return History.restored(
+                columns, self._scalars[:step].copy(), tests, self.stride, self.max_columns, samples, self.quantities
+            )
+
     @property
     def columns(self) -> np.ndarray:
         """float32 (columns, len(quantities), layers); the last column may still grow."""

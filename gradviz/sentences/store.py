@@ -74,8 +74,13 @@ STORE: dict[str, str | tuple[str, str]] = {
     "sqlite-busy": "another program holds it locked",
     "sqlite-readonly": "it may not be written",
     "sqlite-full": "the disk is full",
+    "state-no-memory": "the memory is full",
     "sqlite-cantopen": "it cannot be opened or made",
     "sqlite-ioerr": "reading or writing the disk failed",
     "sqlite-corrupt": "it is damaged",
     "sqlite-notadb": "it is not a database",
+    # states of trainings
+    "state-gone": "The state from which it was to go on is not kept any more, so it was trained again from the start.",
+    "state-not-kept": "The state of its net was not kept ({why}): to go on from there, it would be trained again from the start.",
+    "state-too-large": "its {size:,.0f} MB are more than GRADVIZ_MAX_STATES leaves for one, {most:,.0f} MB",
 }

@@ -25,6 +25,7 @@ from gradviz.lenet.data import Dataset, Shelf
 from gradviz.lenet.experiment import resolve_device, training
 from gradviz.record.codec import pack, pack_outcome, pack_record
 from gradviz.serve.frames import NEXT, PREVIEW, pack_error
+from gradviz.store.states import States
 from gradviz.train.device import limit_threads, warm_up
 
 log = logging.getLogger("gradviz")
@@ -91,35 +92,37 @@ def _birth(control: socket.socket, connection: socket.socket, shelf: Shelf, requ
             return
         if child == 0:
             control.close()
-            _live(connection, config, data, request["threads"], request.get("beat", 0.0))
+            _live(connection, config, data, request)
 
 
-def _live(connection: socket.socket, config: RunConfig, data: Dataset, threads: int, beat: float) -> NoReturn:
-    """The child: trains, and never comes back. `beat`: seconds between two words that it works, 0 for none."""
+def _live(connection: socket.socket, config: RunConfig, data: Dataset, request: dict[str, Any]) -> NoReturn:
+    """The child: trains, and never comes back. `beat` of the request: seconds between two words that it works, 0 for none."""
     status = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         counts = {"kills": machine.memory_kills(), "refusals": machine.process_refusals()}
         connection.sendall(pack({"pid": os.getpid()} | counts))  # from now on it is the child that is waited for
         _volunteer()
-        limit_threads(threads)
+        limit_threads(request["threads"])
         try:
-            line = _Line(connection, beat)
+            line = _Line(connection, request.get("beat", 0.0))
         except Exception as error:  # no room for its thread
             connection.sendall(pack_error(error))
             raise
         try:
-            trainer = training(config, data, resolve_device(config.device))
+            states = States(Path(request["states"].pop("folder")), **request["states"]) if request.get("states") else None
+            begin = Path(request["begin"]) if request.get("begin") else None
+            trainer = training(config, data, resolve_device(config.device), states=states, begin=begin)
             arithmetic = trainer.arithmetic.to_dict()
             line.send(pack({"device": trainer.device, "arithmetic": arithmetic}))
             if line.wants_preview():
                 line.send(pack_record(trainer.preview()))
             else:
-                for record in trainer:
+                for count, record in enumerate(trainer, 1):
                     line.send(pack_record(record))
-                    if record.step == 0:  # somebody waits for the first picture
+                    if count == 1:  # somebody waits for the first picture
                         os.nice(_NICE)
-                    line.wait(record.step + 1)
+                    line.wait(count)
                 if trainer.outcome is None:
                     raise RuntimeError("the training does not say how it ended")
                 line.send(pack_outcome(trainer.outcome))
@@ -182,7 +185,8 @@ class _Line:
             return self._preview
 
     def wait(self, step: int) -> None:
-        """Until this step may begin: it is asked for, or soon will be to judge by what is asked right now."""
+        """Until this step, counted from the first that is trained here, may begin: it is asked for, or soon will be to judge by
+        what is asked right now."""
 
         def may_begin() -> bool:
             return step < self._asked or step < self._asked + _AHEAD and time.monotonic() - self._heard < _AHEAD_SECONDS

@@ -12,6 +12,7 @@ from gradviz.messages import Message, Told
 from gradviz.record.codec import pack
 from gradviz.serve.admission import Refused
 from gradviz.serve.failures import WorkerError
+from gradviz.train.state import StateGone
 
 NEXT, PREVIEW = b"n", b"p"
 
@@ -30,7 +31,7 @@ def pack_error(error: BaseException) -> bytes:
 
 
 def error_of(header: Mapping[str, Any]) -> Exception:
-    """What pack_error was given: a ConfigError, a DataError, a Refused, a Told, or a WorkerError for all else."""
+    """What pack_error was given: a ConfigError, a DataError, a StateGone, a Refused, a Told, or a WorkerError for all else."""
     kind = str(header["error"])
     if header["told"] is None:
         return WorkerError(kind, str(header["words"]), header["errno"])
@@ -39,4 +40,5 @@ def error_of(header: Mapping[str, Any]) -> Exception:
         return ConfigError(str(header["field"]), message)
     if kind == "Refused":
         return Refused("memory", message)
-    return DataError(message) if kind == "DataError" else Told(message)
+    kinds: dict[str, type[Told]] = {"DataError": DataError, "StateGone": StateGone}
+    return kinds.get(kind, Told)(message)

@@ -10,6 +10,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 from gradviz.lenet.config import RunConfig
 from gradviz.messages import NOTHING, Message, say
@@ -39,10 +40,16 @@ class Jobs:
         job = self.all.get(id)
         return job if job and job.run.status.live and not job.stop.is_set() else None
 
-    def begin(self, run: Run[RunConfig], address: str = "", old: Run[RunConfig] | None = None) -> None:
-        """Puts the run in the queue. `old`: what it replaces once it has as many records."""
+    def begin(
+        self,
+        run: Run[RunConfig],
+        address: str = "",
+        old: Run[RunConfig] | None = None,
+        origin: Run[RunConfig] | None = None,
+    ) -> None:
+        """Puts the run in the queue. `old`: what it replaces once it has as many records. `origin`: what it begins from."""
         self._count += 1
-        job = Job(run, number=self._count, addresses={address} - {""})
+        job = Job(run, number=self._count, addresses={address} - {""}, origin=origin)
         if old:
             job.replaces, job.heirs = old if old.history.steps else None, old.clients
         job.fresh = not run.clients or self.queue.hurries(run.clients[0], job.addresses)
@@ -123,6 +130,9 @@ class Jobs:
         if self.closing and outcome.status is Status.STOPPED:
             outcome = Outcome(Status.INTERRUPTED, message=INTERRUPTED)
         self.ended[outcome.status] += 1
+        if job.note:
+            both = say("sentences", first=job.note, second=outcome.message)
+            outcome = replace(outcome, message=both if outcome.message else job.note)
         for heir in job.heirs:
             run.clients = with_one_more(run.clients, heir)
         run.end(outcome)

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 from gradviz import machine
 from gradviz.lenet.config import RunConfig
@@ -25,6 +26,7 @@ from gradviz.record.run import Outcome, Run, Status, Summary
 from gradviz.record.spool import FOLDER
 from gradviz.serve.admission import Refused, check, check_disk, check_memory
 from gradviz.serve.age import Dates
+from gradviz.serve.begins import Begins
 from gradviz.serve.jobs import Jobs
 from gradviz.serve.kept import Kept
 from gradviz.serve.memory import Memory
@@ -35,8 +37,9 @@ from gradviz.serve.troubles import Troubles
 from gradviz.serve.workers import Workers
 from gradviz.serve.writer import EVERY, Writer
 from gradviz.settings import Limits
+from gradviz.store.states import States
 from gradviz.store.store import RunStore
-from gradviz.train.training import Train, Training
+from gradviz.train.training import Train, TrainFrom, Training
 
 log = logging.getLogger("gradviz")
 
@@ -76,6 +79,7 @@ class RunManager:
         hold: float = 2 * 3600.0,
         memory_left: Callable[[], float | None] = machine.memory_left,
         clock: Callable[[], float] = time.monotonic,
+        states: States | None = None,
     ):
         """`train`: what makes a training: `trainer_on(shelf)`, a Nursery, any other. `arithmetic`: what a training of
         a config computes with here, None if its device is not on this machine; without it nobody knows. `threads`: processor
@@ -83,7 +87,8 @@ class RunManager:
 
         `slice`: seconds after which a run gives its worker to another that waits. `hold`: seconds for which a paused training
         keeps its memory, if nobody needs it before. `memory_left`: bytes, or None if that cannot be known. `clock`: seconds,
-        for slices and looks.
+        for slices and looks. `states`: where states of trainings are kept; then `train` is a TrainFrom. Without, every training
+        begins at step 0.
         """
         self.arithmetic = arithmetic
         self._store, self._threads, self._limits, self._memory_left = store, threads, limits, memory_left
@@ -93,13 +98,14 @@ class RunManager:
         self._lock, self._queue = self._jobs.lock, self._jobs.queue
         self._spools = Spools(store.folder / FOLDER, lambda run: self._writer.take_in(run))
         self._kept = Kept(store, self._jobs, self._spools, self._troubles, memory_left, limits.kept_bytes)
-        self._writer = Writer(store, self._jobs, self._kept, self._spools, self._troubles, limits)
+        self.begins = Begins(states, cast("TrainFrom[RunConfig]", train)) if states else None
+        self._writer = Writer(store, self._jobs, self._kept, self._spools, self._troubles, limits, states)
         self._memory = Memory(self._jobs, memory_left, hold)
         self._dates = Dates(self._writer.newest())
         for run, old in self._writer.left_waiting(self._dates):
             with self._lock:
                 self._jobs.begin(run, old=old)
-        self._workers = Workers(workers, self._jobs, self._memory, self._train, threads)
+        self._workers = Workers(workers, self._jobs, self._memory, self._train, threads, self.begins)
         self._tending = daemon(self._tend, "store-writer")
         self._spools.begin()
         self._previews = Previews(self._train_preview, threads)
@@ -111,20 +117,24 @@ class RunManager:
         """Says so while the store cannot be read or written, else NOTHING."""
         return self._troubles.worst
 
-    def start(self, config: RunConfig, again: bool = False, client: str = "", address: str = "") -> Run[RunConfig]:
+    def start(
+        self, config: RunConfig, again: bool = False, client: str = "", address: str = "", origin: str = ""
+    ) -> Run[RunConfig]:
         """The run of this config: the live or kept one if there is one, else a new one in the queue.
 
         `again` starts an interrupted, stopped or failed run afresh; its records are kept until the new one has as many
         or has come to its own end. `client` is the person
         who asks, whose other runs then take second place; without one it is work that nobody sits before. `address`, where
-        he is, keeps one who calls himself many people from having the turns of all.
+        he is, keeps one who calls himself many people from having the turns of all. `origin` is a run, live or ended, that is the
+        same up to some step, or the run itself with `again`: the new one begins from its newest state that is kept before that,
+        with its records until there; where there is none it begins at step 0, and its message says so.
         Raises Refused if this server does not take the run, RuntimeError once the manager is closed.
         """
         if (joined := self._join(self.get(config.id), config, again, client, address)) is not None:
             return joined
         try:
             self._admit(config, again, client)
-            old = self.get(config.id) if again else None
+            old, parent = self.get(config.id) if again else None, self.get(origin) if origin else None
             with self._lock:
                 meanwhile = self.at_hand(config.id)  # what was started; nothing is read under the lock
                 if (joined := self._join(meanwhile, config, again, client, address)) is not None:
@@ -133,7 +143,7 @@ class RunManager:
                 history = History(config.layers, max_columns(config.layers))
                 run = Run(config, history, created=self._dates.now(), clients=(client,) if client else ())
                 unsaved = self._jobs.all.get(run.id)
-                self._jobs.begin(run, address, unsaved.replaces or old if unsaved else old)
+                self._jobs.begin(run, address, unsaved.replaces or old if unsaved else old, parent)
                 self._kept.forget(run.id)
         except Refused as refusal:
             with self._lock:

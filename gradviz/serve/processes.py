@@ -43,6 +43,7 @@ from gradviz.serve.admission import shortage
 from gradviz.serve.failures import WorkerDied, WorkerSilent
 from gradviz.serve.frames import NEXT, PREVIEW, error_of
 from gradviz.settings import of_children
+from gradviz.store.states import States
 from gradviz.train.training import Interrupted
 
 log = logging.getLogger("gradviz")
@@ -66,11 +67,13 @@ class Data(Protocol):
 class Nursery:
     """Makes trainings in processes: a `Train` of the run manager. Every method may be called from any thread."""
 
-    def __init__(self, shelf: Data, threads: int = 1, patience: float = _SILENCE):
+    def __init__(self, shelf: Data, threads: int = 1, patience: float = _SILENCE, states: States | None = None):
         """`threads`: processor threads of each training. `shelf` says what data is there; the nursery reads it itself.
 
-        `patience`: seconds after which a process is ended that owes an answer and does nothing.
+        `patience`: seconds after which a process is ended that owes an answer and does nothing. `states`: where the trainings
+        keep states.
         """
+        self._states = states
         self._shelf, self._threads, self._patience = shelf, threads, patience
         self._fates: dict[int, int] = {}  # pid -> exit code, of children that did not end as they should
         self._heard = b""
@@ -83,10 +86,14 @@ class Nursery:
         """Of the nursery process."""
         return self._process.pid
 
-    def __call__(self, config: RunConfig, interrupt: Callable[[], bool]) -> RemoteTraining:
-        """Raises DataError, ConfigError, Interrupted or WorkerDied."""
+    def __call__(self, config: RunConfig, interrupt: Callable[[], bool], begin: Path | None = None) -> RemoteTraining:
+        """A TrainFrom. Raises DataError, ConfigError, StateGone, Interrupted or WorkerDied."""
         self._expect(config.dataset)
-        request = {"config": config.to_dict(), "threads": self._threads}
+        request: dict[str, Any] = {"config": config.to_dict(), "threads": self._threads}
+        if self._states:
+            folder = str(self._states.folder.absolute())
+            request["states"] = {"folder": folder, "most_bytes": self._states.most_bytes, "free": self._states.free}
+            request["begin"] = str(begin.absolute()) if begin else None
         for last_try in (False, True):
             ours, theirs = socket.socketpair()
             try:
@@ -269,7 +276,8 @@ class RemoteTraining:
         patience: float = _SILENCE,
         place: Here = Here(),  # noqa: B008 (it has nothing of its own)
     ):
-        """Waits until the child has built its net. Raises DataError, ConfigError, Interrupted, WorkerDied or WorkerError.
+        """Waits until the child has built its net. Raises DataError, ConfigError, StateGone, Interrupted, WorkerDied or
+        WorkerError.
 
         `nursery`: its pid, watched until the child is there. `place`: where the child is.
         """

@@ -9,16 +9,19 @@ import json
 import logging
 import threading
 import time
+from dataclasses import replace
 
 from gradviz.lenet.config import RunConfig
+from gradviz.messages import say
 from gradviz.record.run import Outcome, Status
+from gradviz.serve.begins import Begins
 from gradviz.serve.failures import ComputerLost, WorkerDied, in_words
 from gradviz.serve.job import Job
 from gradviz.serve.jobs import Jobs
 from gradviz.serve.memory import Memory
 from gradviz.serve.threads import daemon
 from gradviz.train.device import limit_threads
-from gradviz.train.training import Interrupted, Train
+from gradviz.train.training import Interrupted, Train, Training
 
 log = logging.getLogger("gradviz")
 
@@ -26,12 +29,21 @@ log = logging.getLogger("gradviz")
 class Workers:
     """So many at once. The methods for other threads say whether they take the lock over the jobs."""
 
-    def __init__(self, count: int, jobs: Jobs, memory: Memory, train: Train[RunConfig], threads: int):
+    def __init__(
+        self,
+        count: int,
+        jobs: Jobs,
+        memory: Memory,
+        train: Train[RunConfig],
+        threads: int,
+        begins: Begins | None = None,
+    ):
         """`threads`: processor threads of each training."""
         self.count = 0
         self.steps = self.crashes = 0  # recorded; of trainings in processes of their own
         self.ended = threading.Event()  # set by `close`
         self._jobs, self._memory, self._train, self._threads = jobs, memory, train, threads
+        self._begins = begins
         self._all: list[threading.Thread] = []
         self._driving = 0  # workers that have a job
         with jobs.lock:
@@ -92,13 +104,13 @@ class Workers:
             training, records = job.training, job.records
             if training is None or records is None:
                 self._memory.check(run.recipe)  # it may have waited long, or since a restart
-                job.training = training = self._train(run.recipe, job.stop.is_set)
+                job.training = training = self._begun(job)
                 run.device, run.arithmetic = training.device, training.arithmetic
                 job.records = records = iter(training)
             if not self._goes_on(job):
                 return
             for record in records:
-                run.take(record)
+                run.take(replace(record, seconds=job.spent + record.seconds) if job.spent else record)
                 if not self._goes_on(job):
                     return
             if (outcome := training.outcome) is None:
@@ -114,7 +126,23 @@ class Workers:
             log.exception("event=error run=%s steps=%d", run.id, run.history.steps)
             outcome = Outcome(Status.FAILED, message=in_words(error))
         with self._jobs.lock:
+            deleted = self._jobs.all.get(run.id) is not job
             self._jobs.end(job, outcome)
+        if deleted and self._begins:
+            self._begins.states.delete(run.id)  # what it kept in its last step
+
+    def _begun(self, job: Job) -> Training:
+        """The job's training, from the newest state of its origin that it can begin from; else from the start, and says so."""
+        origin, job.origin = job.origin, None  # its records are not needed any longer
+        if origin is not None:
+            if self._begins is not None and (found := self._begins.training(origin, job.run.recipe, job.stop.is_set)):
+                training, history = found
+                with self._jobs.lock:
+                    job.run.history, job.spent = history, history.latest[1]
+                    job.begun = job.counted = history.steps
+                return training
+            job.note = say("state-gone")
+        return self._train(job.run.recipe, job.stop.is_set)
 
     def _goes_on(self, job: Job) -> bool:
         """Whether the worker may ask for another step. If not, the job is no longer the worker's."""

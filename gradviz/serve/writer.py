@@ -24,6 +24,7 @@ from gradviz.serve.kept import Kept
 from gradviz.serve.spools import Spools
 from gradviz.serve.troubles import Troubles
 from gradviz.settings import Limits
+from gradviz.store.states import States
 from gradviz.store.store import INTERRUPTED, RunStore, StoreError
 
 log = logging.getLogger("gradviz")
@@ -49,8 +50,16 @@ class Writer:
     """One transaction at a time: `flush` and `delete` wait for each other. Neither may be called under the lock."""
 
     def __init__(
-        self, store: RunStore[RunConfig], jobs: Jobs, kept: Kept, spools: Spools, troubles: Troubles, limits: Limits
+        self,
+        store: RunStore[RunConfig],
+        jobs: Jobs,
+        kept: Kept,
+        spools: Spools,
+        troubles: Troubles,
+        limits: Limits,
+        states: States | None = None,
     ):
+        self._states = states
         self._store, self._jobs, self._kept, self._troubles = store, jobs, kept, troubles
         self._spools, self._limits = spools, limits
         self._saving = threading.Lock()  # taken before the lock over the jobs, never after
@@ -101,6 +110,8 @@ class Writer:
             except StoreError as error:
                 self._troubles.warn("delete", say("not-deleted", reason=error.message))
                 self._refusal = self._jobs.clock()
+            if self._states:
+                self._states.delete(id)
             self._kept.forget(id, deleted=True)  # somebody may have read it while it was being deleted
         log.info("event=deleted run=%s", json.dumps(id))
 

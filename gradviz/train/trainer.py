@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from gradviz.messages import Message, say
+from gradviz.messages import NOTHING, Message, say
 from gradviz.record.history import StepRecord
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.reading import first_nonfinite
@@ -24,9 +24,9 @@ from gradviz.train.device import device_text, here
 from gradviz.train.layer_probe import LayerProbe
 from gradviz.train.step import Step
 from gradviz.train.task import Task
-from gradviz.train.training import Interrupted, never, stop_if_asked
+from gradviz.train.training import Interrupted, Keeping, never, stop_if_asked
 
-_TESTS = 20  # looks at the test subset over a run, the first at step 0
+_TESTS = 20  # looks at the test subset over a run at most, the first at step 0
 _TEST_EVERY = 10  # steps between two looks, at least
 _TEST_BATCH = 250
 
@@ -38,7 +38,7 @@ _WARM = 3  # steps before one is captured
 class Trainer:
     """One training in the calling thread, measured at every step: a Training (gradviz/train/training.py).
 
-    Iterating yields the StepRecords of steps 0 … steps−1; the gradients of step 0 are those of the net as it was handed
+    Iterating yields the StepRecords of steps 0 … steps−1; the gradients of the first are those of the net as it was handed
     in. Then `outcome` says how it ended. It draws nothing at random: the same task gives the same numbers on the same
     `arithmetic`, whatever else runs (but see Arithmetic.repeatable).
     """
@@ -50,10 +50,14 @@ class Trainer:
         capture: Capture | None = None,
         sampled: Collection[int] | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        begin: int = 0,
+        keeping: Keeping | None = None,
     ):
         """`capture` is what makes a step into its own repetition, on CUDA by default a CUDA graph; see gradviz/train/ahead.py.
 
         `sampled`: steps that are taken apart, by default those of `sample.sampled_steps`. `clock`: seconds, rising.
+
+        `begin`: the first step, if the task is one in the state before that.
         """
         device = task.weights[0].device
         self.task, self.model = task, task.model
@@ -64,9 +68,10 @@ class Trainer:
         self._capture = cuda_graph if capture is None and device.type == "cuda" else capture
         self._looks = device.type == "cpu" and capture is None  # at each step before the next is begun
         self._step = Step(task, interrupt, deferred=not self._looks)
+        self._begin, self._keeping = begin, keeping
         self._sampled = frozenset(sampled_steps(task.steps) if sampled is None else sampled)
         self._replay: Callable[[], None] | None = None
-        self._warm = _WARM  # the first step that may be captured
+        self._warm = begin + _WARM  # the first step that may be captured
 
     def __iter__(self) -> Iterator[StepRecord]:
         task, seconds = self.task, 0.0
@@ -76,14 +81,19 @@ class Trainer:
                     seconds = record.seconds
                     yield record
                     if not math.isfinite(record.loss):
-                        self.outcome = Outcome(Status.DIVERGED, None, seconds, _diverged(record))
+                        self.outcome = Outcome(Status.DIVERGED, None, seconds, self._with_trouble(_diverged(record)))
                         return
+            if self._keeping:
+                self._keeping.keep(task.steps)
             begin = self._clock()  # what was between the steps was not training: pauses, and turns of others
             final = self._accuracy(*task.test)
             deletion = task.deletion(self._accuracy) if task.deletion else None
-            self.outcome = Outcome(Status.FINISHED, final, seconds + self._clock() - begin, deletion=deletion)
+            seconds += self._clock() - begin
+            self.outcome = Outcome(Status.FINISHED, final, seconds, self._with_trouble(), deletion)
         except Interrupted:
-            self.outcome = Outcome(Status.STOPPED, None, seconds)
+            if self._keeping:
+                self._keeping.stopped()
+            self.outcome = Outcome(Status.STOPPED, None, seconds, self._with_trouble())
 
     def preview(self) -> StepRecord:
         """Step 0 without its update, on `task.preview` examples; `seconds` estimates one full step on this machine.
@@ -98,8 +108,11 @@ class Trainer:
 
     def _each(self) -> Generator[StepRecord, None, None]:
         """One step after the other; `seconds` leaves out what a consumer does between two of them."""
-        seconds = 0.0
-        for step in range(self.task.steps):
+        seconds, keeping = 0.0, self._keeping
+        for step in range(self._begin, self.task.steps):
+            if keeping:
+                self._keep(step)
+                keeping.begin(step)
             begin = self._clock()
             self._turn(step)
             tested = self._accuracy(*self.task.subset) if step % self._test_interval == 0 else None
@@ -109,13 +122,15 @@ class Trainer:
                 self._step.learn(anatomy)
             record = self._record(step, scores, self._step.probe.read(), tested, anatomy.read() if anatomy else None)
             seconds += self._clock() - begin
+            if keeping:
+                keeping.end()
             yield replace(record, seconds=seconds)
             self._stop_if_asked()
 
     def _ahead(self) -> Generator[StepRecord, None, None]:
         """The same for a GPU: one more chunk of steps is launched before the numbers of the last one are looked at."""
         lane = Lane(self._step.scores.device, _CHUNK, self._step.numbers.numel())
-        step, length, seconds = 0, 1, 0.0
+        step, length, seconds = self._begin, 1, 0.0
         waiting: _Chunk | None = None
         ended: Exception | None = None
         try:
@@ -142,12 +157,14 @@ class Trainer:
             self._replay = None  # and with it the memory that a graph keeps for itself
 
     def _launch(self, lane: Lane, first: int, length: int) -> _Chunk:
-        """So many steps at most: the chunk ends with a sampled one, and where somebody asks to stop or something fails."""
-        steps = 0
+        """So many steps at most: the chunk ends with a sampled one, before one whose state is to be kept, and where somebody asks
+        to stop or something fails."""
+        steps, kept = 0, self._keeping.steps if self._keeping else ()
         ended, sample, tested = None, None, {}
         with lane.open():
             try:
-                while steps < length and not sample:
+                self._keep(first)
+                while steps < length and not sample and not (steps and first + steps in kept):
                     self._stop_if_asked()
                     self._turn(first + steps)
                     if (first + steps) % self._test_interval == 0:
@@ -183,6 +200,15 @@ class Trainer:
         if self.task.before and self.task.before(self.task, step):
             self._replay, self._warm = None, step + _WARM
 
+    def _keep(self, step: int) -> None:
+        if self._keeping and step in self._keeping.steps and step != self._begin:
+            self._keeping.keep(step)
+
+    def _with_trouble(self, message: Message = NOTHING) -> Message:
+        """The message, and why a state of the training was not kept."""
+        trouble = self._keeping.trouble if self._keeping else NOTHING
+        return say("sentences", first=message, second=trouble) if message and trouble else message or trouble
+
     def _anatomy_of(self, step: int) -> AnatomyProbe | None:
         if step not in self._sampled:
             return None
@@ -204,7 +230,7 @@ class Trainer:
 
     @property
     def _test_interval(self) -> int:
-        return max(_TEST_EVERY, -(-self.task.steps // _TESTS))
+        return test_interval(self.task.steps)
 
     def _accuracy(self, images: torch.Tensor, labels: torch.Tensor) -> float:
         return int(self._right(images, labels)) / len(labels)
@@ -230,6 +256,14 @@ class _Chunk:
     tested: dict[int, torch.Tensor]  # step -> how much of the test subset was right before it
     anatomy: AnatomySample | None  # of the last step
     ended: Exception | None  # why no step can follow: Interrupted, or what went wrong
+
+
+def test_interval(steps: int) -> int:
+    """Steps between two looks at the test subset: a longer run looks only where a shorter one of the same settings does."""
+    interval = _TEST_EVERY
+    while steps > _TESTS * interval:
+        interval *= 2
+    return interval
 
 
 def _diverged(record: StepRecord) -> Message:

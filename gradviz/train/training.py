@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 from typing import Protocol, TypeVar
 
+from gradviz.messages import Message
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import StepRecord
 from gradviz.record.recipe import Recipe
@@ -24,6 +26,24 @@ def stop_if_asked(interrupt: Callable[[], bool]) -> None:
     """Raises Interrupted."""
     if interrupt():
         raise Interrupted
+
+
+class Keeping(Protocol):
+    """Keeps what a training would have to know to begin in its middle. It changes nothing of it, and never raises."""
+
+    steps: Collection[int]  # before which `keep` is called
+    trouble: Message  # why something was not kept, or NOTHING
+
+    def keep(self, step: int) -> None:
+        """Before the step `step`, or behind the last one."""
+
+    def begin(self, step: int) -> None:
+        """A step begins that may be left in its middle; else `end` comes."""
+
+    def end(self) -> None: ...
+
+    def stopped(self) -> None:
+        """Somebody asked to stop, in the middle of a step or between two. Keeps what was before it."""
 
 
 class Training(Protocol):
@@ -57,3 +77,15 @@ class Training(Protocol):
 Asked = TypeVar("Asked", bound=Recipe)
 # (recipe, whether to stop) -> the training, its net made. Raises Interrupted, and what is wrong with the recipe here as Told.
 Train = Callable[[Asked, Callable[[], bool]], Training]
+
+
+A = TypeVar("A", bound=Recipe, contravariant=True)
+
+
+class TrainFrom(Protocol[A]):
+    """A Train that can begin from a kept state too, the file `begin`: its first record is then that of the state's step.
+
+    Raises StateGone (gradviz/train/state.py) if that cannot be used here.
+    """
+
+    def __call__(self, recipe: A, interrupt: Callable[[], bool], begin: Path | None = None, /) -> Training: ...

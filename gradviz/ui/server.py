@@ -23,6 +23,8 @@ from gradviz.serve.people import People
 from gradviz.serve.processes import Nursery
 from gradviz.serve.sweeps import SweepRunner
 from gradviz.settings import Settings
+from gradviz.store.states import FOLDER as FOLDER_OF_STATES
+from gradviz.store.states import States
 from gradviz.store.store import RunStore
 from gradviz.train.training import Train
 
@@ -77,15 +79,19 @@ def build(
     settings = Settings.from_environment()
     shelf = Shelf(settings.data, settings.download)
     store: RunStore[Any] = RunStore(settings.store, {**READERS, "watched": Watched.from_dict})
-    nursery = Nursery(shelf, settings.threads) if settings.train_in == "process" and train is None else None
+    limits, states, nursery = settings.limits, None, None
     cluster = _cluster(settings, shelf) if settings.ray and train is None else None
     if cluster:
         train = cluster  # whose computers may have several kinds of arithmetic
-        manager = RunManager(store, train, None, 0, settings.threads, settings.limits, memory_left=cluster.memory_left)
+        manager = RunManager(store, train, None, 0, settings.threads, limits, memory_left=cluster.memory_left)
     else:
         if train is None:
-            train, arithmetic = nursery or trainer_on(shelf), partial(arithmetic_of, threads=settings.threads)
-        manager = RunManager(store, train, arithmetic, settings.workers, settings.threads, settings.limits)
+            if limits.states:
+                states = States(settings.store / FOLDER_OF_STATES, limits.states * 1e9, limits.free_disk)
+            if settings.train_in == "process":
+                nursery = Nursery(shelf, settings.threads, states=states)
+            train, arithmetic = nursery or trainer_on(shelf, states), partial(arithmetic_of, threads=settings.threads)
+        manager = RunManager(store, train, arithmetic, settings.workers, settings.threads, limits, states=states)
     # One worker stays free of sweeps, for whoever presses Start.
     sweeps = SweepRunner(manager, settings.store / "sweeps", at_once=max(1, settings.workers - 1))
     if cluster:

@@ -1,0 +1,37 @@
+"""Runs that begin with the steps of another: what they have in common, and where they part."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gradviz.lenet.config import RunConfig
+from gradviz.record.history import History
+from gradviz.record.quantities import QUANTITIES
+from gradviz.record.sample import pictured_steps, sampled_steps
+from gradviz.train.trainer import test_interval
+
+
+def same_until(one: RunConfig, other: RunConfig) -> int:
+    """The step before which trainings of both are one and the same: 0 if they are two from the beginning.
+
+    A change comes right before its step, and so is no part of the state that is kept before that.
+    """
+    steps, changes = min(one.steps, other.steps), set(one.changes) ^ set(other.changes)
+    if replace(one, steps=1, changes=()) != replace(other, steps=1, changes=()):
+        return 0
+    return min([steps, *(change.step for change in changes)])
+
+
+def taken_over(history: History, config: RunConfig, step: int) -> History | None:
+    """Of the records of a run that is the same as that of `config` until `step` what that one would have recorded itself until
+    there; None if that is not in them."""
+    found = history.until(step)
+    if found is None or found.quantities != tuple(QUANTITIES):
+        return None
+    interval, sampled, pictured = test_interval(config.steps), sampled_steps(config.steps), pictured_steps(config.steps)
+    found.tests = [test for test in found.tests if test[0] % interval == 0]
+    samples = [sample for sample in found.samples if sample.step in sampled]
+    found.samples = [sample if sample.step in pictured else replace(sample, images=b"") for sample in samples]
+    if len(found.tests) < -(-step // interval) or len(samples) < sum(each < step for each in sampled):
+        return None  # of a longer run: that looks less often
+    return found

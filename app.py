@@ -2,7 +2,6 @@
 
 import atexit
 import logging
-import math
 import os
 import sys
 import threading
@@ -10,20 +9,17 @@ from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import streamlit as st
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from gradviz import machine
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.diagnosis import headline
-from gradviz.lenet.theory.predict import predict
-from gradviz.record.recipe import Recipe
 from gradviz.record.sender import ROUTE
 from gradviz.serve.archive import archive
 from gradviz.serve.people import COOKIE
 from gradviz.settings import SettingsError
+from gradviz.share.routes import shared_pages
 from gradviz.store.store import StoreError
 from gradviz.ui.opening import SHELL
 from gradviz.ui.server import close_server, notice, server
@@ -32,24 +28,20 @@ from gradviz.web.cards import Board, classroom_routes
 from gradviz.web.connections import Connections
 from gradviz.web.download import download_routes
 from gradviz.web.frontend import Files, Frontend
+from gradviz.web.given import theory_of, words_of
 from gradviz.web.guard import Guard
 from gradviz.web.ingest import ingest_routes
 from gradviz.web.language import Language
 from gradviz.web.logs import Bounded
 from gradviz.web.metrics import Metrics
-from gradviz.web.routes import Described, Theory, build_routes
+from gradviz.web.routes import Described, build_routes
 from gradviz.web.scripts import link_header, warm_up
 from gradviz.words import gettext as _
 
 MOST_CONNECTIONS = 8000
 
 
-def _words(run):
-    verdict, sentence = headline(run)
-    return str(verdict), sentence
-
-
-_describe = Described(_words)
+_describe = Described(words_of)
 
 
 def _problem() -> str:
@@ -68,14 +60,6 @@ def _look(run_id):
     return place, None if place is None else manager.expected_wait(run_id)  # asked at every poll, and few runs wait
 
 
-def _theory(recipe: Recipe) -> Theory | None:
-    prediction = predict(recipe) if isinstance(recipe, RunConfig) else None
-    if prediction is None or np.isnan(prediction.weight_grad_rms).all():
-        return None
-    names = ("weight_grad_rms", "signal_rms", "activation_rms", "std")
-    return {name: [round(x, 2) if math.isfinite(x) else None for x in getattr(prediction, name).tolist()] for name in names}
-
-
 def _archive():
     manager = server().manager
     return archive(manager.each(), server().classroom.names)
@@ -83,7 +67,7 @@ def _archive():
 
 @cache
 def _board() -> Board:
-    return Board(server().manager, server().classroom, Described(_words, again=0))  # a card keeps what it was told
+    return Board(server().manager, server().classroom, Described(words_of, again=0))  # a card keeps what it was told
 
 
 @cache
@@ -173,13 +157,14 @@ _routes = [*build_routes(
     get_metrics=lambda: _metrics()(),
     look=_look,
     get_at_hand=lambda run_id: server().manager.at_hand(run_id),
-    get_theory=_theory,
+    get_theory=theory_of,
 ), *classroom_routes(_board, notice), *download_routes(
     get_run=lambda run_id: server().manager.get(run_id),
     get_desk=lambda: server().exports,
     get_archive=_archive,
     get_key=lambda: server().classroom.key,
     get_person=lambda request: _person(request.cookies.get(COOKIE)),
+    pages=shared_pages(lambda run_id: server().manager.get(run_id)),
 ), *ingest_routes(lambda: server().inbox, lambda: server().settings.ingest)]
 _files = Files(Path(st.__file__).parent / "static")
 # Streamlit puts its own routes under the base path, but not ours.

@@ -73,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     watched.add_argument("place", nargs="?", metavar="FOLDER|FILE", help=_("of runs, or one .spool file; here GRADVIZ_STORE"))
     watched.add_argument("--to", metavar="ADDRESS", help=_("send the file to that server; both have GRADVIZ_INGEST_TOKEN"))
     watched.set_defaults(command=_watched, prog=watched.prog)
+    share = commands.add_parser("share", help=_("a run as one file, a page without a server and a network"), allow_abbrev=False)
+    share.add_argument("run", metavar="RUN", help=_("how its id begins, or the .spool file of a watched net"))
+    share.add_argument("-o", "--out", metavar="FILE", help=_("the page; here gradviz-RUN.html"))
+    share.add_argument("--folder", metavar="FOLDER", help=_("of runs; here GRADVIZ_STORE"))
+    share.add_argument("--server", metavar="ADDRESS", help=_("of the pages, to which the file then has a link"))
+    share.set_defaults(command=_share, prog=share.prog)
     reproduce = commands.add_parser("reproduce", help=_("put every claim of the article to the test"), allow_abbrev=False)
     reproduce.add_argument("--quick", action="store_true", help=_("one seed, at most 15 minutes; a rerun goes on where it was"))
     reproduce.add_argument("--seeds", type=int, metavar="N", help=_("seeds near each border of trainability; 3, quick 1"))
@@ -168,6 +174,23 @@ def _watched(given: dict[str, Any]) -> int:
         return _complain(f"{place}: {error}", 1)
     except NotSent as error:
         return _complain(str(error), 1)
+    return 0
+
+
+def _share(given: dict[str, Any]) -> int:
+    from gradviz.share.command import NotShared, share
+    from gradviz.store.opening import StoreError
+
+    out = Path(given["out"] or f"gradviz-{Path(given['run']).stem}.html")
+    try:
+        size = share(given["run"], Path(given["folder"] or Settings.from_environment().store), out, given["server"])
+    except NotShared as error:
+        return _complain(str(error), 2)
+    except (StoreError, SpoolError) as error:
+        return _complain(str(error), 1)
+    except OSError as error:
+        return _complain(f"{out}: {error.strerror or error}", 1)
+    print(_("{file}: {size:,} bytes.").format(file=out, size=size))
     return 0
 
 

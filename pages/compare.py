@@ -30,7 +30,7 @@ from gradviz.ui.heavy import heavily, said_if_refused
 from gradviz.ui.language import spoken, write_address
 from gradviz.ui.server import server
 from gradviz.web.figure import figure_panel
-from gradviz.web.panels import chance_of
+from gradviz.web.given import chance_of
 from gradviz.words import N_, as_text
 from gradviz.words import gettext as _
 

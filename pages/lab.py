@@ -16,6 +16,7 @@ from gradviz.record.measuring import why_missing
 from gradviz.record.quantities import described, is_described
 from gradviz.record.run import Run, Status
 from gradviz.serve.manager import AFRESH
+from gradviz.share.routes import RUN as RUN_FILE
 from gradviz.ui import classroom, controls, first, projector
 from gradviz.ui.heavy import said_if_refused
 from gradviz.ui.language import spoken, write_address
@@ -203,6 +204,11 @@ def program_words(config: RunConfig, run: Run | None) -> None:
         st.code(code, language="python")
 
 
+def share(run: Run) -> None:
+    if run.history.steps:
+        download_button(_("Share as one file"), RUN_FILE.format(id=run.id), f"gradviz-{run.id}.html", key="share", home=True)
+
+
 def downloads(run: Run) -> None:
     labels = {
         "layers.csv": _("Layers as CSV"), "layers.parquet": _("Layers as Parquet"),
@@ -224,6 +230,7 @@ def watched_net(run: Run) -> None:
     st.button(_("To the Lab"), key="close", type="tertiary", icon=":material/arrow_back:", on_click=show, args=(None,),
               help=_("To the nets that are trained here. This run goes on where it is, and is kept."))
     live_panel(run, status=status)
+    share(run)
     if run.history.steps:
         st.caption(_("Computed with: {arithmetic}.").format(arithmetic=arithmetic_text(run.arithmetic)))
     diagnosis_words(run)
@@ -332,6 +339,7 @@ if run is not None:
     if run.arithmetic and other:
         st.info(as_text(other), icon=":material/memory:")  # before the numbers, for who has just joined the run
     live_panel(run, status=status)
+    share(run)
     if run.history.steps and bool(run.arithmetic) != bool(other):
         st.caption(other or _("Computed with: {arithmetic}.").format(arithmetic=arithmetic_text(run.arithmetic)))
     diagnosis_words(run)

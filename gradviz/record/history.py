@@ -66,12 +66,15 @@ class History:
         history._scalars = _grown(scalars, max(len(scalars), len(history._scalars)))
         return history
 
-    def snapshot(self) -> History:
-        """A consistent view for another thread. It shares the arrays: only its last column may still change."""
+    def snapshot(self, steps: int | None = None) -> History:
+        """A consistent view for another thread, of all or of the first `steps`, which are whole columns. It shares the arrays:
+        only its last column may still change."""
         view = History.__new__(History)
         with self._lock:
             view.__dict__.update(self.__dict__)
-            view.tests, view.samples = list(self.tests), list(self.samples)
+            view.steps = self.steps if steps is None else min(steps, self.steps)
+            view.tests = [test for test in self.tests if test[0] < view.steps]
+            view.samples = [sample for sample in self.samples if sample.step < view.steps]
         return view
 
     def until(self, step: int) -> History | None:

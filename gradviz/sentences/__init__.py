@@ -18,6 +18,12 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     ),
     "both": "{first}, {second}",
     "stopped-early": "Stopped as soon as it counted as trained.",
+    # share
+    "share-none": "No run of {folder} has an id that begins with {given}; the newest there: {some}.",
+    "share-many": "Several runs of {folder} have an id that begins with {given}: {some}.",
+    "share-unreadable": "The run {run} cannot be read by this version.",
+    "share-no-step": "The run {run} has no step yet: there is nothing to show.",
+    "share-home": "--server must be an address such as http://school.example:8501, not {given}.",
     # serve: what is refused, and why something waits
     "limit-blocks": "This server takes runs of at most {most:,} blocks, not {asked:,}: choose a smaller number.",
     "limit-steps": "This server takes runs of at most {most:,} steps, not {asked:,}: choose a smaller number.",

@@ -25,6 +25,7 @@ STORE: dict[str, str | tuple[str, str]] = {
     "store-in-use": (
         "The folder {folder} is in use by another gradviz server: stop that one, or set GRADVIZ_STORE to another folder."
     ),
+    "store-none": "No runs are kept in the folder {folder}.",
     "store-newer": (
         "The file of runs {name} was written by a newer gradviz: update this one, or set GRADVIZ_STORE to another folder."
     ),

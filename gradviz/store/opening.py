@@ -191,10 +191,11 @@ def _salvage(path: Path, recipes: Recipes[Recipe]) -> Message:
     return told if saved.complete else say("sentences", first=told, second=say("store-list-damaged"))
 
 
-def brought_over(old: sqlite3.Connection, db: sqlite3.Connection) -> int:
-    """Copies the runs of `old` of which `db` has none or fewer steps; says how many."""
+def brought_over(old: sqlite3.Connection, db: sqlite3.Connection, only: str | None = None) -> int:
+    """Copies the runs of `old` of which `db` has none or fewer steps, or `only` the one with this id; says how many."""
     count = 0
-    for run in old.execute("SELECT * FROM runs ORDER BY rowid").fetchall():
+    where, which = ("", ()) if only is None else ("WHERE id = ?", (only,))
+    for run in old.execute(f"SELECT * FROM runs {where} ORDER BY rowid", which).fetchall():
         here = db.execute("SELECT steps FROM runs WHERE id = ?", (run["id"],)).fetchone()
         if here and is_whole(here["steps"]) and is_whole(run["steps"]) and here["steps"] >= run["steps"]:
             continue

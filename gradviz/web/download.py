@@ -6,7 +6,7 @@ Streamlit's own button holds the whole file in the server's memory until the ses
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import anyio
@@ -36,8 +36,11 @@ def download_routes(
     get_key: Callable[[], str],
     get_person: Callable[[Request], str] = lambda _: "",
     stall: float = STALL,
+    pages: Mapping[str, Callable[[Request], bytes | None]] | None = None,
 ) -> list[Route]:
     """Routes for `st.App`: each of export.ALL_FILES of a run, and the class's archive for who knows its key.
+
+    `pages`: path -> the page in one file that a request under it asks for; None if what it is about is not there.
 
     `get_person(request)`: who asks, empty if that is not known; then his address is who he is.
     With `ask` in the query the answer is one sentence about the line, empty if there is none, or 503.
@@ -64,7 +67,18 @@ def download_routes(
         there = request.client.host if request.client else ""
         return await _answer(request, get_desk(), (get_person(request) or there, _NEED, there), begin, name, media, stall)
 
-    return [Route("/api/runs/{id}/{name}", run_file), Route("/api/archive", archive)]
+    def shared(path: str, make: Callable[[Request], bytes | None]) -> Route:
+        async def page(request: Request) -> Response:
+            def begin() -> Iterator[bytes] | None:
+                made = make(request)
+                return None if made is None else iter([made])
+
+            return await answer(request, begin, f"gradviz-{request.path_params.get('id', 'comparison')}.html", "text/html")
+
+        return Route(path, page)
+
+    own = [shared(path, make) for path, make in (pages or {}).items()]
+    return [*own, Route("/api/runs/{id}/{name}", run_file), Route("/api/archive", archive)]
 
 
 async def _answer(
@@ -125,7 +139,9 @@ def _said(place: int) -> str:
     return _("Others are being served: the file comes as number {n}.").format(n=place) if place else ""
 
 
-def download_button(label: str, url: str, file: str, key: str) -> None:
-    """Looks and works as st.download_button. `url`: of one of the routes above, relative to the page's base."""
+def download_button(label: str, url: str, file: str, key: str, home: bool = False) -> None:
+    """Looks and works as st.download_button. `url`: of one of the routes above, relative to the page's base; with `home` it is
+    told where the pages are, as this browser sees them."""
     offline = _("No connection to the server; try again.")
-    mount("download.js", key, {"label": label, "url": url, "file": file, "offline": offline}, width="content")
+    data = {"label": label, "url": url, "file": file, "offline": offline, "home": home}
+    mount("download.js", key, data, width="content")

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
 
-from gradviz.lenet.config import RunConfig
 from gradviz.lenet.diagnosis import CHANCE
-from gradviz.record.quantities import OF_WATCHED, QUANTITIES, described, ranges_of
 from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run, Status
-from gradviz.record.watched import Watched
 from gradviz.serve.previews import Preview
 from gradviz.web.cards import LOSS_TOP
+from gradviz.web.given import chance_of, scales
 from gradviz.web.scripts import plotly_url, script_url
 from gradviz.web.texts import card_words, owners, streamlit_words, unloaded, words
 from gradviz.words import language, tag
@@ -117,22 +114,6 @@ def notice_panel(
 
 def _class(data: dict[str, Any], key: str, **triggers: Callable[[], None] | None) -> None:
     mount("classroom.js", key, data, triggers)
-
-
-def chance_of(recipe: Recipe) -> float | None:
-    """Loss of a guess, nats; None where it is not known."""
-    if isinstance(recipe, Watched):
-        return -math.log(recipe.chance) if recipe.chance else None
-    return CHANCE if isinstance(recipe, RunConfig) else None
-
-
-def scales(watched: bool = False) -> dict[str, Any]:
-    """The colour ranges offered for each quantity, the default first, and which quantities are not shown as log10."""
-    names = [*QUANTITIES, *(OF_WATCHED if watched else ())]
-    return {
-        "ranges": {name: ranges_of(name, watched) for name in names},
-        "linear": [name for name in names if described(name).linear],
-    }
 
 
 def _live(mode: str, id: str, key: str, data: dict[str, Any], triggers: dict[str, Callable[[], None] | None]) -> None:

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from gradviz.messages import NOTHING, Message, say
+from gradviz.messages import NOTHING, say
 from gradviz.record.quantities import described, is_described
 from gradviz.record.recipe import R, Recipe
 from gradviz.record.run import Run, Status
@@ -24,6 +24,7 @@ from gradviz.serve.admission import Refused
 from gradviz.serve.previews import Preview
 from gradviz.web import wire
 from gradviz.web.answers import NEVER, binary, refuse
+from gradviz.web.given import Theory, Words
 from gradviz.web.metrics import CONTENT_TYPE
 from gradviz.web.scripts import script_routes
 from gradviz.words import gettext as _
@@ -33,9 +34,6 @@ _FEW_COLUMNS = 50
 _MOST_GROUPS = 100  # of layers, unfolded
 _AT_ONCE = 4  # runs that are read or packed at once: each takes some ten megabytes meanwhile
 _SAID_AGAIN = 1.0  # seconds for which a training run's verdict is not worked out again
-# What theory predicts of a net before its first step: name of a quantity -> log10 for each layer.
-Theory = Mapping[str, Sequence[float | None]]
-Words = tuple[str, Message]  # a run's verdict, as its word, and what is to say of it
 
 
 def build_routes(

@@ -48,6 +48,16 @@ def link_header(page: str) -> str:
     return ", ".join(links)
 
 
+def bundle(name: str) -> str:
+    """A module of static/ with all that it imports, which does by itself what its `render` does: for a page without a server."""
+    return joined(_modules(), name) + "render();\n"
+
+
+def plotly_text() -> str:
+    """plotly.js as browsers get it."""
+    return _plotly().decode()
+
+
 def warm_up() -> None:
     """Packs plotly.js, so that the first reader does not wait for it."""
     _zipped_plotly()

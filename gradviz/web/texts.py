@@ -45,6 +45,11 @@ def card_words() -> dict[str, Any]:
     }
 
 
+def shared_words() -> dict[str, str]:
+    """Of a page in one file."""
+    return {name: _(text) for name, text in _SHARED.items()}
+
+
 def plotly_words() -> dict[str, str]:
     """What plotly.js says by itself -> the same in the reader's language."""
     return {text: _(text) for text in _PLOTLY}
@@ -215,6 +220,16 @@ _CARDS = {
     "spark_any": N_("Loss over the steps, on a scale of its own."),
     "spark": N_("Loss over the steps, 0 to 3 nats; dashed: guessing."),
     "heat": N_("Weight gradient, layers (input at the bottom) × steps."),
+}
+
+_SHARED = {
+    "run": N_("Run"),
+    "replay": N_("Replay"),
+    "pause": N_("Pause"),
+    "until": N_("Up to which step the training is shown"),
+    "step_of_all": N_("step {step} of {last}"),
+    "dark": N_("Dark colours"),
+    "light": N_("Light colours"),
 }
 
 _PLOTLY = (

@@ -18,6 +18,7 @@ import numpy as np
 from gradviz.messages import Message, Told, say
 from gradviz.record.arithmetic import device_said
 from gradviz.record.history import History
+from gradviz.record.layout import Layout
 from gradviz.record.measuring import why_missing
 from gradviz.record.quantities import OF_WATCHED, QUANTITIES, described
 from gradviz.record.raster import MAX_ROWS, encode, fitted, means, measured_columns, pool, rows_of
@@ -43,12 +44,13 @@ def delta(
     place: int | None = None,
     wait: float | None = None,
     fit: bool = False,
-    opened: tuple[int, ...] = (),
+    opened: tuple[int, ...] | None = (),
 ) -> bytes:
     """The columns that a client lacks which holds `since` steps in columns of `stride` steps (0, 0: it holds nothing).
 
     `place` in the queue and expected `wait` in seconds are said of a queued run. `fit`: the colour range holds all that was
-    measured; `low` and `high` are then what the client has. `opened`: groups of layers that are unfolded, see rows.folded.
+    measured; `low` and `high` are then what the client has. `opened`: groups of layers that are unfolded, see rows.folded;
+    None: nothing is folded.
     Header: `total` steps are asked for, null where nobody knows; `first` is the first column sent and `columns` the number
     that exist, so columns − first are sent, each with mean loss, mean training accuracy and `rows` codes. A column that was
     incomplete is sent again, of a watched run those too whose loss may only now have come. Everything is sent (first = 0, and
@@ -61,7 +63,7 @@ def delta(
     status = run.status  # read before the history: a run that says it has ended is then complete
     history = run.history.snapshot()
     _check(quantity, low, high, fit, history.quantities)
-    columns, values, rows = len(history.columns), history.quantity(quantity), folded(run.recipe.layout, opened)
+    columns, values, rows = len(history.columns), history.quantity(quantity), _rows(run.recipe.layout, opened)
     if fit and (low, high) != (ends := fitted(values, quantity)):
         (low, high), since, stride = ends, 0, 0
     first = _first(run, since, stride, history)
@@ -87,6 +89,10 @@ def delta(
         np.array([accuracy for _, accuracy in tests], np.float32),
         encode(pooled(values[first:]), quantity, low, high),
     )
+
+
+def _rows(layout: Layout, opened: tuple[int, ...] | None) -> Rows | None:
+    return None if opened is None else folded(layout, opened)
 
 
 def _first(run: Run[Recipe], since: int, stride: int, history: History) -> int:
@@ -196,7 +202,7 @@ def net_profile(
 
 def pack(header: dict[str, Any], *arrays: np.ndarray) -> bytes:
     """One message as described at the top of this module."""
-    text = json.dumps(_plain(header), separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    text = json.dumps(_plain(header), separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
     text += b" " * (-len(text) % 4)
     little = (np.ascontiguousarray(array, array.dtype.newbyteorder("<")) for array in arrays)
     return b"".join([struct.pack("<I", len(text)), text, *(array.tobytes() for array in little)])

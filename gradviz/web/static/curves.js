@@ -4,8 +4,8 @@ import { MARKS } from "./look.js";
 import { decimal } from "./numbers.js";
 import { told } from "./rows.js";
 
-// The frame of steps grows by doubling, so that it rarely jumps and is never mostly empty.
-export const frameOf = ({ live, total, steps }) => (live ? Math.min(total ?? Infinity, Math.max(32, 2 ** Math.ceil(Math.log2(steps * 1.02)))) : steps);
+// The frame of steps grows by doubling, so that it rarely jumps and is never mostly empty. A replay has the `frame` of its run.
+export const frameOf = ({ live, total, steps, frame }) => frame ?? (live ? Math.min(total ?? Infinity, Math.max(32, 2 ** Math.ceil(Math.log2(steps * 1.02)))) : steps);
 
 export function stepAxis(run, words) {
   const frame = frameOf(run);

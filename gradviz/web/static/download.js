@@ -25,8 +25,10 @@ export function render(_state, component) {
     button.type = "button";
     note.setAttribute("role", "status");
     button.addEventListener("click", async () => {
-      const { url, file, offline } = box.data;
-      const source = address(url), question = new URL(source);
+      const { url, file, offline, home } = box.data;
+      const source = address(url);
+      if (home) source.searchParams.set("home", new URL(".", document.baseURI).href);
+      const question = new URL(source);
       question.searchParams.set("ask", "");
       button.disabled = true;
       try {

@@ -97,8 +97,13 @@ export class Feed {
   // The groups of layers that are unfolded, by their first layers.
   unfold(unfolded) {
     this.unfolded = unfolded;
+    this.again();
+  }
+
+  // Asks once more, of a run that has ended too.
+  again() {
     this.poll.ended = false;
-    this.poll.now();
+    return this.poll.now();
   }
 
   forget() {

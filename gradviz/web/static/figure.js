@@ -60,8 +60,7 @@ function fitted({ data, layout }, width, family) {
   };
 }
 
-export function render(_state, component) {
-  const { data, parentElement: host } = component;
+export function show(host, data) {
   const plot = host.querySelector(".gv-figure") ?? frame(host);
   const figure = JSON.parse(data.figure);
   plot.style.minHeight = `${figure.layout.height}px`;
@@ -98,4 +97,8 @@ export function render(_state, component) {
     console.error(error);
   });
   plot.draw();
+}
+
+export function render(_state, { data, parentElement }) {
+  show(parentElement, data);
 }

@@ -56,7 +56,8 @@ export class Pointer {
     select.value = layer ?? "";
     link.style.visibility = layer === null ? "hidden" : ""; // its room stays free, so that the picture stays where it is
     const group = run && layer !== null && isGroup(run, layer);
-    link.style.display = group ? "none" : "";
+    const { home } = panel.component.data; // where the pages are; null in a file that does not know
+    link.style.display = group || home === null ? "none" : "";
     this.unfolding.style.display = group ? "" : "none";
     this.folding.style.display = run?.opened?.length ? "" : "none";
     if (group) this.unfolding.textContent = fill(words.unfold, { layer: run.names[layer], n: run.sizes[layer] });
@@ -65,7 +66,7 @@ export class Pointer {
     if (layer !== null) {
       const query = new URLSearchParams({ run: panel.id, layer: run.names[layer], view: "layer" });
       if (this.pinned !== null) query.set("step", this.pinned);
-      link.href = new URL(`anatomy?${query}`, document.baseURI).href;
+      link.href = new URL(`anatomy?${query}`, home ?? document.baseURI).href;
     }
     if (run) link.textContent = fill(words.open_layer, { layer: run.names[layer ?? run.layers - 1] });
     this.placeLine();

@@ -72,7 +72,8 @@ def _board() -> Board:
 
 @cache
 def _metrics() -> Metrics:
-    return Metrics(server().manager.statistics)
+    cluster = server().cluster
+    return Metrics(server().manager.statistics, computers=cluster.by_state if cluster else None)
 
 
 def _names() -> set[str]:

@@ -9,7 +9,7 @@ from gradviz.lenet.outcome import JUDGED, OUTCOMES
 from gradviz.messages import say
 from gradviz.record.watched import Watched
 from gradviz.serve.classroom import ClassSweep
-from gradviz.ui import classroom, controls, projector
+from gradviz.ui import classroom, controls, machines, projector
 from gradviz.ui.heavy import heavily, said_if_refused
 from gradviz.ui.language import link, spoken, write_address
 from gradviz.ui.server import server
@@ -212,6 +212,8 @@ def everybody() -> None:
             "scale; red: not finite."
         ))  # fmt: skip
     teacher()
+    if server().cluster:
+        machines.computers()
     summaries = manager.list()
     if any(isinstance(summary.recipe, Watched) for summary in summaries):
         st.caption(_("Nets that other processes train have scales of their own: the loss from 0 to its largest, the weight "

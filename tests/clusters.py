@@ -83,20 +83,21 @@ class LoopbackCluster:
         self.head = self._begin("head", "--port", str(self.port))
         return self.head
 
-    def computer(self, name: str = "one", slots: int = 1, **environment: str) -> Machine:
-        return self._begin("node", self.address, "--slots", str(slots), "--name", name, **environment)
+    def computer(self, name: str = "one", slots: int = 1, root: Path = ROOT, **environment: str) -> Machine:
+        """`root`: of the gradviz that it has."""
+        return self._begin("node", self.address, "--slots", str(slots), "--name", name, root=root, **environment)
 
     def close(self) -> None:
         for machine in reversed(self.machines):
             machine.end()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _begin(self, *words: str, **environment: str) -> Machine:
+    def _begin(self, *words: str, root: Path = ROOT, **environment: str) -> Machine:
         log = self.folder / f"{len(self.machines)}.log"
         command = [sys.executable, "-m", "gradviz.cluster", *words, "--address", "127.0.0.1", "--folder", str(self.folder)]
         with log.open("w") as errors:
             process = subprocess.Popen(
-                command, cwd=ROOT, env=self.environment | environment, stdout=subprocess.PIPE, stderr=errors, text=True,
+                command, cwd=root, env=self.environment | environment, stdout=subprocess.PIPE, stderr=errors, text=True,
                 start_new_session=True,
             )  # fmt: skip
         machine = Machine(process, log)

@@ -32,6 +32,9 @@ def main(descriptor: int, address: str) -> int:
     threading.Thread(target=_end_with, args=(server,), daemon=True).start()
     if address.rpartition(":")[0] in ("127.0.0.1", "localhost"):  # else Ray takes the outer address in its place
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    if nobody := _nobody(address):  # Ray itself takes half a minute to say so
+        _tell(server, {"trouble": nobody.to_json()})
+        return 1
     import ray
 
     os.chdir("/")  # Ray has its workers look for modules where the driver stands, before where they themselves would
@@ -46,6 +49,17 @@ def main(descriptor: int, address: str) -> int:
     while True:
         _tell(server, {"nodes": hosts.look()})
         time.sleep(_EVERY)
+
+
+def _nobody(address: str) -> Message:
+    """That nobody listens at this address; NOTHING if somebody does, or it is to be found."""
+    host, _colon, port = address.rpartition(":")
+    try:
+        if host:
+            socket.create_connection((host, int(port)), 5.0).close()
+    except (OSError, ValueError):
+        return say("cluster-away", address=address)
+    return NOTHING
 
 
 def _end_with(server: socket.socket) -> None:

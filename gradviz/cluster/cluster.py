@@ -65,7 +65,7 @@ class Cluster:
     def __init__(self, shelf: Data, address: str = "auto", threads: int = 1, most: int = 1024, patience: float = _SILENCE):
         """`shelf`: the server's data sets, which computers without them are given. `address`: of the head, or auto for the
         cluster that this machine is in. `threads`: processor threads of each training. `most`: trainings at once."""
-        self._shelf, self._address, self._threads, self._patience = shelf, address, threads, patience
+        self.shelf, self._address, self._threads, self._patience = shelf, address, threads, patience
         self._computers = Computers(most)
         self._trouble = say("cluster-begins", address=address)
         self._heard = time.monotonic()
@@ -85,6 +85,11 @@ class Cluster:
     def sight(self) -> Sight:
         return Sight(self._computers.all, self._computers.slots, self.trouble, self._computers.troubles)
 
+    def by_state(self) -> dict[str, int]:
+        """How many computers are ready, and how many are not."""
+        ready = [each.ready for each in self._computers]
+        return {"ready": sum(ready), "not_ready": len(ready) - sum(ready)}
+
     @property
     def trouble(self) -> Message:
         """What is wrong with the cluster as a whole, NOTHING if all is well."""
@@ -103,7 +108,7 @@ class Cluster:
 
     def __call__(self, config: RunConfig, interrupt: Callable[[], bool]) -> RemoteTraining:
         """Raises DataError, ConfigError, Refused, Interrupted or WorkerDied; ComputerLost if no computer takes it."""
-        if missing := self._shelf.missing(config.dataset):
+        if missing := self.shelf.missing(config.dataset):
             raise DataError(missing)
         deadline = time.monotonic() + _NOBODY
         refusal: Told | None = None
@@ -170,14 +175,14 @@ class Cluster:
             place = self._bringing.setdefault((computer.id, name), threading.Lock())
         with place:
             if "wants" in ask(computer, {"load": name}):
-                bring(partial(ask, computer), self._shelf.folder, name)
+                bring(partial(ask, computer), self.shelf.folder, name)
 
     def _prepare(self, computer: Computer) -> None:
         name = self._preload
 
         def work() -> None:
             with suppress(OSError, Told):
-                if "wants" in ask(computer, {"load": name}) and not self._shelf.missing(name):
+                if "wants" in ask(computer, {"load": name}) and not self.shelf.missing(name):
                     self._bring(computer, name)
                     ask(computer, {"load": name})
 

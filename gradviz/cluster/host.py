@@ -16,6 +16,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,13 @@ BUILT_IN = "digits"
 class Host:
     """Its methods are called through Ray, from the bridges."""
 
-    def __init__(self, name: str, address: str):
-        """`name`: of this computer, in words. `address`: in the cluster's network."""
+    def __init__(self, name: str, address: str, leave: Callable[[], object] = lambda: os._exit(0)):
+        """`name`: of this computer, in words. `address`: in the cluster's network. `leave()`: what is done once nobody has
+        asked for it for long."""
         self._name, self._folder = name, data_folder()
         self._key, self._seen = secrets.token_bytes(32), time.monotonic()
-        self._nursery = Nursery(_Files(self._folder))
+        self._nursery = Nursery(_Files(self._folder), apart=True)  # Ray ends the group of a host that dies
+        self._leave, self._over = leave, threading.Event()
         self._place, self._taking = Here(self._nursery.fate), threading.Lock()
         self._listener = socket.create_server((address, 0))
         self._facts = {
@@ -62,11 +65,17 @@ class Host:
         self._seen = time.monotonic()
         return self._facts | {"memory": machine.memory_left(), "trainings": len(self._children())}
 
+    def close(self) -> None:
+        """Takes nothing any more; what trains goes on until its line ends."""
+        self._over.set()
+        self._listener.close()
+        self._nursery.close()
+
     def _listen(self) -> None:
-        while True:
+        while not self._over.is_set():
             try:
                 caller, _address = self._listener.accept()
-            except OSError as error:  # no descriptors, for a while
+            except OSError as error:  # no descriptors, for a while; or closed
                 log.error("event=host-accept reason=%s", error.strerror)
                 time.sleep(0.5)
                 continue
@@ -147,8 +156,7 @@ class Host:
     def _tend(self) -> None:
         """Ends what was stopped and would never notice that its server is gone; and itself, once nobody asks for it."""
         stopped: dict[int, float] = {}
-        while True:
-            time.sleep(1.0)
+        while not self._over.wait(1.0):
             now, children = time.monotonic(), self._children()
             found = [pid for pid in children if (machine.activity(pid) or "X")[0] in ("T", "t")]
             stopped = {pid: stopped.get(pid, now) for pid in found}
@@ -157,8 +165,9 @@ class Host:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
             if now - self._seen > _ALONE and not children:
-                self._nursery.close()
-                os._exit(0)
+                self.close()
+                self._leave()
+                return
 
 
 class _Files:

@@ -67,13 +67,16 @@ class Data(Protocol):
 class Nursery:
     """Makes trainings in processes: a `Train` of the run manager. Every method may be called from any thread."""
 
-    def __init__(self, shelf: Data, threads: int = 1, patience: float = _SILENCE, states: States | None = None):
+    def __init__(
+        self, shelf: Data, threads: int = 1, patience: float = _SILENCE, states: States | None = None, apart: bool = False
+    ):
         """`threads`: processor threads of each training. `shelf` says what data is there; the nursery reads it itself.
 
         `patience`: seconds after which a process is ended that owes an answer and does nothing. `states`: where the trainings
-        keep states.
+        keep states. `apart`: in a session of its own, so that whoever ends all processes of this one's group leaves it to end
+        by itself.
         """
-        self._states = states
+        self._states, self._apart = states, apart
         self._shelf, self._threads, self._patience = shelf, threads, patience
         self._fates: dict[int, int] = {}  # pid -> exit code, of children that did not end as they should
         self._heard = b""
@@ -206,8 +209,9 @@ class Nursery:
         command = [sys.executable, "-m", "gradviz.serve.forks", str(theirs.fileno()), str(self._shelf.folder.absolute())]
         with theirs:
             process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, cwd=Path(__file__).parents[2], env=of_children()
-            )
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, cwd=Path(__file__).parents[2], env=of_children(),
+                start_new_session=self._apart,
+            )  # fmt: skip
         return process, control
 
     def _end(self) -> None:

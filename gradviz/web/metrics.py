@@ -24,14 +24,17 @@ class Metrics:
         statistics: Callable[[], Statistics],
         clock: Callable[[], float] = time.monotonic,
         memory: Callable[[], Mapping[str, int]] = lambda: resident_memory(),
+        computers: Callable[[], Mapping[str, int]] | None = None,
     ):
-        self._statistics, self._clock, self._memory = statistics, clock, memory
+        """`computers()`: of a cluster, by state."""
+        self._statistics, self._clock, self._memory, self._computers = statistics, clock, memory, computers
         # (when, steps so far) of the scrapes of about the last half minute
         self.seen: deque[tuple[float, int]] = deque([(clock(), statistics().steps)])
         self._lock = threading.Lock()
 
     def __call__(self) -> str:
         now = self._statistics()
+        there = self._computers() if self._computers else None
         return "".join([
             _family("runs", "gauge", "Live runs now.", "status", now.live),
             _family("queue_length", "gauge", "Runs that wait for a worker.", None, {"": now.queue}),
@@ -42,6 +45,7 @@ class Metrics:
             _family("refusals_total", "counter", "Starts that were refused, by which limit.", "reason", now.refused),
             _family("worker_crashes_total", "counter", "Worker processes that the system ended.", None, {"": now.crashes}),
             _family("resident_memory_bytes", "gauge", "Memory in use.", "process", self._memory()),
+            "" if there is None else _family("computers", "gauge", "Computers of the cluster.", "state", there),
             _family("start_time_seconds", "gauge", "When the server began, Unix time.", None, {"": now.started}),
         ])  # fmt: skip
 

@@ -51,5 +51,6 @@ class Begins:
                 log.info("event=state-gone run=%s step=%d", origin.id, step)
                 continue
             if training.arithmetic == origin.arithmetic:
+                self.states.share(origin.id, config.id, step)
                 return training, history
         return None

@@ -30,6 +30,7 @@ from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import PIXELS, Dataset, torchvision_datasets
 from gradviz.lenet.experiment import task
 from gradviz.lenet.net import DeepLeNet, initialise
+from gradviz.train.cores import Cores
 from gradviz.train.trainer import Trainer
 
 ARMS = ("bare", "dataloader", "tensorboard", "wandb", "wandb-all")
@@ -120,8 +121,8 @@ def wandb_record(what: str, folder: str) -> Callable:
 
 def arm(name: str, config: RunConfig, folder: str) -> Iterator[None]:
     """Raises ImportError if the arm's package is not installed."""
-    if name == "app":
-        return iter(Trainer(task(config, load_data(), CPU), sampled=()))
+    if name.startswith("app"):
+        return iter(Trainer(task(config, load_data(), CPU), sampled=(), cores=Cores() if name == "app-free" else None))
     if name.startswith("part-"):
         from benchmarks import shards  # here: it asks this file for its net
 
@@ -139,6 +140,8 @@ def arm(name: str, config: RunConfig, folder: str) -> Iterator[None]:
 
 
 def main(name: str, blocks: str) -> None:
+    if cores := os.environ.get("GRADVIZ_BENCHMARK_CORES"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(cores)])
     config = relu_shortcut(int(blocks), BATCH)
     folder = tempfile.mkdtemp(prefix="gradviz-benchmark-")
     try:

@@ -66,6 +66,22 @@ def activity(pid: int, proc: Path = PROC) -> tuple[str, int] | None:
     return (fields[0], int(fields[11]) + int(fields[12])) if len(fields) > 12 else None
 
 
+def used_by_others(proc: Path = PROC) -> tuple[float, float] | None:
+    """(seconds that all processes but this one have used of the processors it may run on, since the machine began; how many).
+
+    None where that cannot be read (macOS, Windows).
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    lines = [words for line in _text(proc / "stat").splitlines() if (words := line.split()) and words[0] in mine]
+    if not lines or not all(len(words) >= 9 and all(map(str.isdecimal, words[1:9])) for words in lines):
+        return None
+    # user, nice, system, idle, waiting for disks, interrupts, soft interrupts, stolen by another guest of the host
+    busy = sum(sum(map(int, words[1:9])) - int(words[4]) - int(words[5]) for words in lines)
+    return busy / os.sysconf("SC_CLK_TCK") - time.process_time(), float(len(lines))
+
+
 def _count(path: Path, name: str) -> int | None:
     found = dict(line.split() for line in _text(path).splitlines() if len(line.split()) == 2).get(name, "")
     return int(found) if found.isdecimal() else None

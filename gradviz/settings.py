@@ -84,6 +84,8 @@ class Settings:
     store: Path = Path("runs")  # GRADVIZ_STORE: the database of runs
     workers: int = 1  # GRADVIZ_WORKERS: trainings at the same time
     threads: int = 1  # GRADVIZ_THREADS: processor threads of one training
+    # Whether it was given: else only what must be repeatable has so many, and other trainings those that are free.
+    fixed: bool = field(default=False, compare=False, kw_only=True)
     download: bool = True  # GRADVIZ_DOWNLOAD=off: never ask the network for a data set
     train_in: str = "thread"  # GRADVIZ_TRAIN_IN: of the server, or a process of its own for each training
     limits: Limits = Limits()
@@ -106,13 +108,13 @@ class Settings:
                 raise refusal(name, "range-whole", low=low, high=high)
             return int(text)
 
-        def word(name: str, first: str, other: str) -> str:
-            text = environment.get(name, first)
+        def word(name: str, first: str, other: str, default: str) -> str:
+            text = environment.get(name, default)
             if text not in (first, other):
                 raise refusal(name, "range-two", first=first, other=other)
             return text
 
-        train_in = word("GRADVIZ_TRAIN_IN", "thread", "process")
+        train_in = word("GRADVIZ_TRAIN_IN", "thread", "process", "process" if sys.platform == "linux" else "thread")
         if train_in == "process" and sys.platform != "linux":
             raise SettingsError(say("server-linux"))
         pin = environment.get("GRADVIZ_PIN", "")
@@ -130,9 +132,10 @@ class Settings:
             data=_folder(environment, "GRADVIZ_DATA", "data"),
             store=store_folder(environment),
             workers=workers,
+            fixed="GRADVIZ_THREADS" in environment,
             # Threads of one training wait for each other: one core too few costs them more than the others give.
             threads=whole("GRADVIZ_THREADS", max(1, min((int(cores) - 1) // workers, 64))),
-            download=word("GRADVIZ_DOWNLOAD", "on", "off") == "on",
+            download=word("GRADVIZ_DOWNLOAD", "on", "off", "on") == "on",
             ray=ray,
             train_in=train_in,
             limits=Limits(

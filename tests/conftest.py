@@ -10,6 +10,8 @@ from pathlib import Path
 
 # One thread: no fight for the cores. Two are another arithmetic, under which the tests hold too. Before torch is imported.
 os.environ["OMP_NUM_THREADS"] = os.environ.get("GRADVIZ_TEST_THREADS", "1")
+os.environ.setdefault("GRADVIZ_TRAIN_IN", "thread")  # a server of a test is there the sooner; processes have tests of their own
+os.environ.setdefault("GRADVIZ_THREADS", "1")  # nor do numbers hang on which cores are free, but where a test says so
 os.environ.setdefault("GRADVIZ_DOWNLOAD", "off")  # no test waits for the network
 
 import pytest

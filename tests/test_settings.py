@@ -103,9 +103,9 @@ def test_fewer_workers_have_more_threads_and_one_core_is_left_to_the_pages() -> 
 
 def test_without_variables_everything_the_controls_allow_is_allowed() -> None:
     settings = Settings.from_environment({}, 2)
-    assert settings == Settings(workers=2)
+    assert settings == Settings(workers=2, train_in="process" if sys.platform == "linux" else "thread")
     assert settings.limits == Limits(blocks=1000, steps=100_000, batch=1024, queue=200, runs=5000, disk=20)
-    assert settings.train_in == "thread" and settings.pin == ""
+    assert settings.pin == "" and not settings.fixed and Settings.from_environment({"GRADVIZ_THREADS": "1"}, 2).fixed
 
 
 def test_processes_are_for_linux(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,3 +226,18 @@ def test_the_pin_is_not_inherited_by_what_the_server_starts(process, tmp_path, m
 )
 def test_an_address_is_the_machines_own_or_not(text: str, own: bool) -> None:
     assert machine.has_address(text) is own
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux counts it")
+def test_what_others_use_of_our_processors_is_counted_without_their_rest_and_without_ours(tmp_path: Path) -> None:
+    def used(seconds: int) -> float:
+        mine = [f"cpu{number} {100 * seconds} 0 0 987654 4321 0 0 0 0 0" for number in sorted(os.sched_getaffinity(0))]
+        lines = ["cpu 1 2 3 4 5 6 7 8 9 10", *mine, "cpu9999 7 7 7 7 7 7 7 7", "intr 5"]
+        proc = kernel(tmp_path, {"proc/stat": "\n".join(lines)})["proc"]
+        found, processors = machine.used_by_others(proc)
+        assert processors == MINE
+        return found
+
+    ticks = os.sysconf("SC_CLK_TCK") / 100
+    assert used(50) - used(20) == pytest.approx(30 * MINE / ticks, abs=1)
+    assert machine.used_by_others(tmp_path / "nothing") is None

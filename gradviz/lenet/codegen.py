@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 
 from gradviz.lenet.activations import ACTIVATIONS, critical_start
 from gradviz.lenet.config import RunConfig
@@ -56,7 +57,8 @@ def code(config: RunConfig, arithmetic: Arithmetic | None = None, own: bool = Tr
     """
     title = _("{title}: a LeNet of {layers} layers and its training.").format(title=config.title, layers=config.layers)
     parts = [_header(config, title, arithmetic, own)]
-    parts += [part(config) for part in (_data, _block, _net, _initialisation, _loop)]
+    parts += [part(config) for part in (_data, _block, _net, _initialisation)]
+    parts.append(_loop(config, arithmetic.threads_from if arithmetic else {}))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -434,7 +436,7 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _loop(config: RunConfig) -> str:
+def _loop(config: RunConfig, threads: Mapping[int, int]) -> str:
     first, last = ("blocks[0].conv1", "blocks[-1].conv2") if config.blocks else ("conv1", "fc3")
     words = ("first block", "last block") if config.blocks else ("conv1", "fc3")
     batch = config.batch_size
@@ -444,6 +446,10 @@ def _loop(config: RunConfig) -> str:
     )
     start = f"len(order) - {batch} + 1, {batch}" if batch > 1 else "len(order)"
     collected = _("batch norm now uses the means it collected")
+    following = table = ""
+    if len(set(threads.values())) > 1:
+        table = f"threads = {dict(threads)}  # {_('from these steps on so many, as the run had them')}\n"
+        following = "    if step in threads:\n        torch.set_num_threads(threads[step])\n"
     evaluation = f"model.eval()  # {collected}\n" if config.batch_norm and config.blocks else ""
     return f'''\
 def batches():
@@ -462,8 +468,8 @@ def rms(gradient):
 
 
 # {_("Training: one batch per step")}
-for step, batch in zip(range({config.steps}), batches()):
-{_turning(config)}    labels = train_labels[batch]
+{table}for step, batch in zip(range({config.steps}), batches()):
+{following}{_turning(config)}    labels = train_labels[batch]
     logits = model(train_images[batch])
     loss = F.cross_entropy(logits, labels)
     optimizer.zero_grad()

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from gradviz.lenet.activations import ACTIVATIONS
-from gradviz.lenet.branch import same_until
 from gradviz.lenet.changes import Knobs
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Dataset, Shelf
@@ -19,12 +18,13 @@ from gradviz.lenet.fields import ConfigError
 from gradviz.lenet.idx import DataError
 from gradviz.lenet.keeping import Keeper
 from gradviz.lenet.net import DeepLeNet, initialise
-from gradviz.messages import Told, say
+from gradviz.messages import say
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.layout import Layout
 from gradviz.record.sample import BlockDeletion, deleted_blocks
 from gradviz.store.states import States
 from gradviz.train.ahead import Capture
+from gradviz.train.cores import Cores
 from gradviz.train.device import NoDevice, find_device, here, keep_float32
 from gradviz.train.epochs import Epochs
 from gradviz.train.state import State, StateGone, put, read
@@ -98,7 +98,6 @@ def task(
         preview=preview_images(config),
         treat=hand.treat,
         before=hand.before,
-        recipe=lambda: hand.config,
         lost=_lost(config),
         shortcuts=[Shortcut(block, block.conv1) for block in model.each_block] if config.shortcut else [],
         deletion=partial(_deletion, config, model, subset) if config.shortcut else None,
@@ -116,6 +115,7 @@ def training(
     capture: Capture | None = None,
     states: States | None = None,
     begin: Path | None = None,
+    cores: Cores | None = None,
 ) -> Trainer:
     """See `task` and Trainer. `states`: where to keep states on the way. `begin`: a kept one of a training that was the same up
     to there, with the same arithmetic; raises StateGone if it cannot be used."""
@@ -123,19 +123,11 @@ def training(
         keep_float32()
     state = read(begin) if begin else None
     arithmetic = here(device)
-    if state and not (state.about.get("arithmetic") == arithmetic.to_dict() and _begins(config, state)):
+    if state and state.about.get("arithmetic") != arithmetic.to_dict():
         raise StateGone(say("state-gone"))
     made = task(config, data, device, interrupt, state)
-    keeping = Keeper(made, states, arithmetic) if states else None
-    return Trainer(made, interrupt, capture, begin=state.step if state else 0, keeping=keeping)
-
-
-def _begins(config: RunConfig, state: State) -> bool:
-    """Whether the state is one that a training of this config comes by."""
-    try:
-        return same_until(RunConfig.from_dict(state.about["config"]), config) >= state.step
-    except (Told, TypeError, KeyError, AttributeError):
-        return False
+    keeping = Keeper(made, states, config, arithmetic) if states else None
+    return Trainer(made, interrupt, capture, begin=state.step if state else 0, keeping=keeping, cores=cores)
 
 
 def trainer_on(shelf: Shelf, states: States | None = None) -> TrainFrom[RunConfig]:
@@ -168,7 +160,7 @@ class _Hand:
 
     def __init__(self, config: RunConfig, model: DeepLeNet, layout: Layout, begin: int = 0):
         """`begin`: the first step, before which the knobs stand as after the last one."""
-        self.config, self._model, self._layout, self._knobs = config, model, layout, config.knobs(max(0, begin - 1))
+        self._config, self._model, self._layout, self._knobs = config, model, layout, config.knobs(max(0, begin - 1))
         self._steps = {change.step for change in config.changes}
         self.optimizer = _optimizer(self._knobs, list(model.parameters()))
         self.treat, self._undo = self._treatment(afresh=True)
@@ -176,7 +168,7 @@ class _Hand:
     def before(self, task: Task, step: int) -> bool:
         if step not in self._steps:
             return False
-        old, self._knobs = self._knobs, self.config.knobs(step)
+        old, self._knobs = self._knobs, self._config.knobs(step)
         if self._knobs.optimizer != old.optimizer:
             self.optimizer = _optimizer(self._knobs, list(self._model.parameters()))
         for group in self.optimizer.param_groups:

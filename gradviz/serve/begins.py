@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gradviz.lenet.branch import same_until, taken_over
 from gradviz.lenet.config import RunConfig
+from gradviz.record.arithmetic import differences
 from gradviz.record.history import History
 from gradviz.record.run import Run, Status
 from gradviz.store.states import States
@@ -50,7 +51,6 @@ class Begins:
             except StateGone:
                 log.info("event=state-gone run=%s step=%d", origin.id, step)
                 continue
-            if training.arithmetic == origin.arithmetic:
-                self.states.share(origin.id, config.id, step)
+            if not differences(training.arithmetic, origin.arithmetic):
                 return training, history
         return None

@@ -26,7 +26,9 @@ from gradviz.lenet.experiment import resolve_device, training
 from gradviz.record.codec import pack, pack_outcome, pack_record
 from gradviz.serve.frames import NEXT, PREVIEW, pack_error
 from gradviz.store.states import States
+from gradviz.train.cores import Cores
 from gradviz.train.device import limit_threads, warm_up
+from gradviz.train.trainer import Trainer
 
 log = logging.getLogger("gradviz")
 
@@ -112,13 +114,17 @@ def _live(connection: socket.socket, config: RunConfig, data: Dataset, request: 
         try:
             states = States(Path(request["states"].pop("folder")), **request["states"]) if request.get("states") else None
             begin = Path(request["begin"]) if request.get("begin") else None
-            trainer = training(config, data, resolve_device(config.device), states=states, begin=begin)
-            arithmetic = trainer.arithmetic.to_dict()
-            line.send(pack({"device": trainer.device, "arithmetic": arithmetic}))
+            cores = Cores() if request.get("free") else None
+            trainer = training(config, data, resolve_device(config.device), states=states, begin=begin, cores=cores)
+            line.send(_computed_with(trainer))
+            said = trainer.arithmetic
             if line.wants_preview():
                 line.send(pack_record(trainer.preview()))
             else:
                 for count, record in enumerate(trainer, 1):
+                    if trainer.arithmetic is not said:
+                        said = trainer.arithmetic
+                        line.send(_computed_with(trainer))
                     line.send(pack_record(record))
                     if count == 1:  # somebody waits for the first picture
                         os.nice(_NICE)
@@ -132,6 +138,10 @@ def _live(connection: socket.socket, config: RunConfig, data: Dataset, request: 
         line.linger()
     finally:
         os._exit(status)  # nothing that the nursery prepared for its own end is the child's business
+
+
+def _computed_with(trainer: Trainer) -> bytes:
+    return pack({"device": trainer.device, "arithmetic": trainer.arithmetic.to_dict()})
 
 
 def _volunteer() -> None:

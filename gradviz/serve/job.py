@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from gradviz.lenet.config import RunConfig
 from gradviz.messages import NOTHING, Message, say
+from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import StepRecord
 from gradviz.record.run import Run, Status
 from gradviz.train.training import Training
@@ -32,6 +33,7 @@ class Job:
     replaces: Run[RunConfig] | None = None  # whose records the store keeps until this one has as many
     origin: Run[RunConfig] | None = None  # from one of whose kept states it is to begin
     spent: float = 0.0  # seconds of training that its origin had until there
+    earlier: Arithmetic | None = None  # of its origin
     note: Message = NOTHING  # said with how it ended
     heirs: tuple[str, ...] = ()  # whose the run before was: it is theirs again once it has ended, whoever began it anew
     held: bool = False  # a pause was asked for

@@ -68,16 +68,24 @@ class Nursery:
     """Makes trainings in processes: a `Train` of the run manager. Every method may be called from any thread."""
 
     def __init__(
-        self, shelf: Data, threads: int = 1, patience: float = _SILENCE, states: States | None = None, apart: bool = False
+        self,
+        shelf: Data,
+        threads: int = 1,
+        patience: float = _SILENCE,
+        states: States | None = None,
+        apart: bool = False,
+        free: Callable[[RunConfig], bool] = lambda _: False,
     ):
-        """`threads`: processor threads of each training. `shelf` says what data is there; the nursery reads it itself.
+        """`threads`: processor threads of each training, but for those that are `free` to take the cores that are.
+
+        `shelf` says what data is there; the nursery reads it itself.
 
         `patience`: seconds after which a process is ended that owes an answer and does nothing. `states`: where the trainings
         keep states. `apart`: in a session of its own, so that whoever ends all processes of this one's group leaves it to end
         by itself.
         """
         self._states, self._apart = states, apart
-        self._shelf, self._threads, self._patience = shelf, threads, patience
+        self._shelf, self._threads, self._patience, self._free = shelf, threads, patience, free
         self._fates: dict[int, int] = {}  # pid -> exit code, of children that did not end as they should
         self._heard = b""
         self._lock = threading.Lock()
@@ -92,7 +100,7 @@ class Nursery:
     def __call__(self, config: RunConfig, interrupt: Callable[[], bool], begin: Path | None = None) -> RemoteTraining:
         """A TrainFrom. Raises DataError, ConfigError, StateGone, Interrupted or WorkerDied."""
         self._expect(config.dataset)
-        request: dict[str, Any] = {"config": config.to_dict(), "threads": self._threads}
+        request: dict[str, Any] = {"config": config.to_dict(), "threads": self._threads, "free": self._free(config)}
         if self._states:
             folder = str(self._states.folder.absolute())
             request["states"] = {"folder": folder, "most_bytes": self._states.most_bytes, "free": self._states.free}
@@ -300,8 +308,7 @@ class RemoteTraining:
         except BaseException:
             self._close()
             raise
-        self.device: str = header["device"]  # in words
-        self.arithmetic = Arithmetic.from_dict(header["arithmetic"])
+        self._say(header)
 
     def __iter__(self) -> Iterator[StepRecord]:
         layers = self.config.layers
@@ -309,6 +316,9 @@ class RemoteTraining:
             while not self._interrupt():
                 self._send(NEXT)
                 header, body = self._receive()
+                if "arithmetic" in header:  # it has another number of threads from now on
+                    self._say(header)
+                    header, body = self._receive()
                 if "status" in header:
                     self.outcome = outcome_of(header)
                     return
@@ -318,6 +328,10 @@ class RemoteTraining:
             self.outcome = Outcome(Status.STOPPED)
         finally:
             self._close()
+
+    def _say(self, header: dict[str, Any]) -> None:
+        self.device: str = header["device"]  # in words
+        self.arithmetic = Arithmetic.from_dict(header["arithmetic"])
 
     def preview(self) -> StepRecord:
         """As `Trainer.preview`."""

@@ -105,12 +105,13 @@ class Workers:
             if training is None or records is None:
                 self._memory.check(run.recipe)  # it may have waited long, or since a restart
                 job.training = training = self._begun(job)
-                run.device, run.arithmetic = training.device, training.arithmetic
+                self._say(job, training)
                 job.records = records = iter(training)
             if not self._goes_on(job):
                 return
             for record in records:
                 run.take(replace(record, seconds=job.spent + record.seconds) if job.spent else record)
+                self._say(job, training)  # the number of threads may change
                 if not self._goes_on(job):
                     return
             if (outcome := training.outcome) is None:
@@ -133,16 +134,24 @@ class Workers:
 
     def _begun(self, job: Job) -> Training:
         """The job's training, from the newest state of its origin that it can begin from; else from the start, and says so."""
-        origin, job.origin = job.origin, None  # its records are not needed any longer
+        origin, job.origin, job.earlier = job.origin, None, None  # its records are not needed any longer
         if origin is not None:
             if self._begins is not None and (found := self._begins.training(origin, job.run.recipe, job.stop.is_set)):
                 training, history = found
                 with self._jobs.lock:
                     job.run.history, job.spent = history, history.latest[1]
+                    job.earlier = origin.arithmetic
                     job.begun = job.counted = history.steps
                 return training
             job.note = say("state-gone")
         return self._train(job.run.recipe, job.stop.is_set)
+
+    @staticmethod
+    def _say(job: Job, training: Training) -> None:
+        """With what the run is computed."""
+        arithmetic = training.arithmetic
+        job.run.device = training.device
+        job.run.arithmetic = arithmetic.after(job.earlier) if arithmetic and job.earlier else arithmetic
 
     def _goes_on(self, job: Job) -> bool:
         """Whether the worker may ask for another step. If not, the job is no longer the worker's."""

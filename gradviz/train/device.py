@@ -39,9 +39,12 @@ def find_device(word: str) -> torch.device:
 def device_text(device: torch.device) -> str:
     """What the run got, in words: 'cpu, 1 thread' or 'cuda, NVIDIA H100'."""
     if device.type == "cpu":
-        threads = torch.get_num_threads()
-        return f"cpu, {threads} thread{'s' * (threads != 1)}"
+        return cpu_text(torch.get_num_threads())
     return f"cuda, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+
+
+def cpu_text(threads: int) -> str:
+    return f"cpu, {threads} thread{'s' * (threads != 1)}"
 
 
 def limit_threads(threads: int) -> None:

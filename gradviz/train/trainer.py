@@ -20,7 +20,8 @@ from gradviz.record.run import Outcome, Status
 from gradviz.record.sample import AnatomySample, sampled_steps
 from gradviz.train.ahead import Capture, Lane, cuda_graph, repeated
 from gradviz.train.anatomy_probe import AnatomyProbe
-from gradviz.train.device import device_text, here
+from gradviz.train.cores import Cores
+from gradviz.train.device import cpu_text, device_text, here
 from gradviz.train.layer_probe import LayerProbe
 from gradviz.train.step import Step
 from gradviz.train.task import Task
@@ -52,16 +53,21 @@ class Trainer:
         clock: Callable[[], float] = time.perf_counter,
         begin: int = 0,
         keeping: Keeping | None = None,
+        cores: Cores | None = None,
     ):
         """`capture` is what makes a step into its own repetition, on CUDA by default a CUDA graph; see gradviz/train/ahead.py.
 
         `sampled`: steps that are taken apart, by default those of `sample.sampled_steps`. `clock`: seconds, rising.
 
         `begin`: the first step, if the task is one in the state before that.
+        `cores`: how many threads each step is given on the processor, by default those of the calling thread.
         """
         device = task.weights[0].device
         self.task, self.model = task, task.model
         self.device, self.arithmetic = device_text(device), here(device)
+        self._cores = cores if device.type == "cpu" else None
+        if self._cores:
+            self.arithmetic = self.arithmetic.changed(begin, self._cores.threads)
         self.outcome: Outcome | None = None
         self._stop_if_asked = partial(stop_if_asked, interrupt)
         self._clock = clock
@@ -124,8 +130,18 @@ class Trainer:
             seconds += self._clock() - begin
             if keeping:
                 keeping.end()
+            if self._cores:
+                self._share(self._cores, step, self._clock() - begin, anatomy is None and tested is None)
             yield replace(record, seconds=seconds)
             self._stop_if_asked()
+
+    def _share(self, cores: Cores, step: int, seconds: float, routine: bool) -> None:
+        """What this step shows about the number of threads, and what is said of it if it changes."""
+        before = cores.threads
+        cores.took(seconds, routine)
+        if cores.threads != before:
+            self.device = cpu_text(cores.threads)
+            self.arithmetic = self.arithmetic.changed(step + 1, cores.threads)
 
     def _ahead(self) -> Generator[StepRecord, None, None]:
         """The same for a GPU: one more chunk of steps is launched before the numbers of the last one are looked at."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.data import Shelf
 from gradviz.lenet.experiment import arithmetic_of, trainer_on
+from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.messages import NOTHING
-from gradviz.record.arithmetic import Arithmetic
+from gradviz.record.arithmetic import FREE, Arithmetic
 from gradviz.record.spool import FOLDER
 from gradviz.record.watched import Watched
 from gradviz.serve.classroom import Classroom
@@ -71,9 +72,7 @@ class Once:
             self._built = None
 
 
-def build(
-    train: Train[RunConfig] | None = None, arithmetic: Callable[[RunConfig], Arithmetic | None] | None = None
-) -> Server:
+def build(train: Train[RunConfig] | None = None, arithmetic: Callable[[RunConfig], Arithmetic | None] | None = None) -> Server:
     """By the GRADVIZ_* variables. `train` makes the trainings in the place of those that GRADVIZ_TRAIN_IN names; then
     `arithmetic` says what they compute with here (see RunManager), and without it nothing is said of their digits."""
     settings = Settings.from_environment()
@@ -88,9 +87,10 @@ def build(
         if train is None:
             if limits.states:
                 states = States(settings.store / FOLDER_OF_STATES, limits.states * 1e9, limits.free_disk)
+            free = partial(_is_free, settings, _of_lessons())
             if settings.train_in == "process":
-                nursery = Nursery(shelf, settings.threads, states=states)
-            train, arithmetic = nursery or trainer_on(shelf, states), partial(arithmetic_of, threads=settings.threads)
+                nursery = Nursery(shelf, settings.threads, states=states, free=free)
+            train, arithmetic = nursery or trainer_on(shelf, states), partial(_arithmetic, settings.threads, free)
         manager = RunManager(store, train, arithmetic, settings.workers, settings.threads, limits, states=states)
     # One worker stays free of sweeps, for whoever presses Start.
     sweeps = SweepRunner(manager, settings.store / "sweeps", at_once=max(1, settings.workers - 1))
@@ -115,6 +115,23 @@ def _resize(manager: RunManager, sweeps: SweepRunner, slots: int) -> None:
     """Computers have come or gone. Sweeps take all slots: a run of theirs gives its own to whoever presses Start."""
     manager.resize(slots)
     sweeps.at_once = max(1, slots)
+
+
+def _of_lessons() -> frozenset[str]:
+    """Ids of their nets, on one data set with one seed: the digits of a lesson are the same in every class."""
+    return frozenset(replace(config, seed=0).id for lesson in LESSONS.values() for config in lesson.configs("digits"))
+
+
+def _is_free(settings: Settings, of_lessons: frozenset[str], config: RunConfig) -> bool:
+    """Whether its threads may follow the cores that are free. Not in the server's own process: pages and a training would wait
+    for each other, and its threads with it."""
+    may = settings.train_in == "process" and not settings.fixed
+    return may and replace(config, dataset="digits", seed=0).id not in of_lessons
+
+
+def _arithmetic(threads: int, free: Callable[[RunConfig], bool], config: RunConfig) -> Arithmetic | None:
+    found = arithmetic_of(config, threads)
+    return replace(found, threads=1, thread_changes=FREE) if found and found.device == "cpu" and free(config) else found
 
 
 # The only thing of a module that changes: pages and routes are given nothing by Streamlit that they could hold it by. One for

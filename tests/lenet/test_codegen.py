@@ -19,6 +19,7 @@ from gradviz.lenet.data import Shelf
 from gradviz.lenet.experiment import training
 from gradviz.record.arithmetic import arithmetic_text
 from gradviz.record.run import Status
+from gradviz.train.cores import Cores
 from gradviz.train.device import here
 
 pytestmark = pytest.mark.trains
@@ -155,6 +156,23 @@ def test_the_program_takes_as_many_threads_as_the_run_had(tmp_path):
         torch.set_num_threads(one)
     assert "torch.set_num_threads(2)" in code(config, arithmetic) and arithmetic_text(arithmetic) in code(config, arithmetic)
     assert_equal(numbers(run_alone(config, tmp_path, arithmetic)), rows)
+
+
+def test_the_program_of_a_run_that_followed_the_free_cores_has_its_threads_step_by_step(tmp_path, one_thread):
+    """And with them its losses, to the last bit; with one thread throughout they are others."""
+
+    class Given(Cores):
+        def took(self, seconds, routine=True):
+            self.threads = 3 - self.threads
+            torch.set_num_threads(self.threads)
+
+    config = RunConfig(**BASE | dict(activation="relu", batch_norm=True, batch_size=32, steps=3))
+    data = Shelf(tmp_path, download=False).load("digits")
+    trainer = training(config, data, torch.device("cpu"), cores=Given(1.0))
+    losses = [record.loss for record in trainer]
+    assert trainer.arithmetic.threads_from == {0: 1, 1: 2, 2: 1, 3: 2}
+    printed = [line[1] for line in numbers(run_alone(config, tmp_path, trainer.arithmetic))]
+    np.testing.assert_array_equal(np.float32(printed), np.float32(losses))
 
 
 def test_the_program_says_that_a_gpu_need_not_repeat_itself_where_it_may_run_on_one():

@@ -375,6 +375,23 @@ def test_a_run_through_the_manager_is_the_run_of_a_thread(managed: RunManager, s
     assert preview.ready.wait(60) and preview.record.loss == here[0].loss
 
 
+def test_a_process_that_may_take_free_cores_says_with_how_many_threads_each_step_was_computed(
+    shelf: Shelf, tmp_path: Path
+) -> None:
+    nursery = Nursery(shelf, free=lambda config: config.seed == 1)
+    try:
+        assert not [remote for remote in [nursery(SMALL, never)] if list(remote) and remote.arithmetic.thread_changes]
+        remote, said = nursery(replace(SMALL, seed=1), never), []
+        for record in remote:
+            said.append((record.step, remote.device, remote.arithmetic.thread_changes))
+        assert remote.outcome.status is Status.FINISHED and said[0][1:] == ("cpu, 1 thread", "")
+        for step, device, changes in said:  # on a machine with free cores some steps have more
+            had = [word.split(":") for word in changes.split()]
+            assert device.split()[1] == (had[-1][1] if had else "1") and all(int(at) <= step + 1 for at, _threads in had)
+    finally:
+        nursery.close()
+
+
 def test_a_child_that_is_stopped_is_ended_and_the_run_says_for_how_long_it_was_silent(shelf: Shelf, tmp_path: Path) -> None:
     nursery, store = Nursery(shelf, patience=2.0), RunStore(tmp_path / "runs", READERS)
     counted = Counted(nursery)

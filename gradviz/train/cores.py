@@ -1,0 +1,108 @@
+"""With how many threads a training computes that has a process of its own: those that are free, while more make it faster.
+
+More threads than free cores make a step many times slower: they wait for each other in every operation, spinning. So a
+training begins with one, looks at what other processes use of the machine, and tries 2, 4, 8 … while cores are free. It
+keeps what made its steps shorter, and gives cores back at once when others want them or its steps are no shorter any more.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from statistics import median
+
+from gradviz import machine
+from gradviz.train.device import limit_threads
+
+_LOOK, _OLD = 0.5, 3.0  # seconds between two looks at the machine, and until the last one says nothing of now
+_LEFT = 0.6  # of a core that others may take without our giving it up: the page that shows the training
+_KEPT, _ENOUGH = 7, 5  # steps of one number of threads that are thought of; so many before it is judged
+_GAIN = 0.97  # of the time of a step: what is not at least so much faster is no gain
+_STUCK = 4.0  # times as long: threads that wait for each other
+_RESTS = 10.0, 320.0  # seconds until what did not help is tried again: doubled each time
+_BACK = 2.0  # seconds for which cores that were given back are left alone
+MOST_CHANGES = 50  # then it stays with one: each is noted, so that the run can be computed again to the digit
+
+
+class Cores:
+    """Of one training. `threads` is the present number, set in the calling thread; `took` is told of each step."""
+
+    def __init__(
+        self,
+        cores: float | None = None,
+        set_threads: Callable[[int], None] = limit_threads,
+        clock: Callable[[], float] = time.monotonic,
+        used: Callable[[], tuple[float, float] | None] = machine.used_by_others,
+    ):
+        """`cores`: by default those that the machine grants. `used`: see there."""
+        self.threads = 1
+        self._cores = machine.cores() if cores is None else cores
+        self._set, self._clock, self._used = set_threads, clock, used
+        self._looked: tuple[float, float] | None = None  # when others had used how many seconds
+        self._free: int | None = None  # cores, ours included; None: not known
+        self._times: dict[int, deque[float]] = {}  # threads -> seconds of its last steps
+        self._proven = 1  # the number that another is being tried in the place of
+        self._first = True  # the next step is the first with this number, and makes its threads
+        self._rest, self._again, self._changes = _RESTS[0], -math.inf, 0
+        set_threads(1)
+
+    def took(self, seconds: float, routine: bool = True) -> None:
+        """Not `routine`: a step that did more than others, and says nothing of the number."""
+        if self._cores < 2:
+            return
+        now = self._clock()
+        self._look(now)
+        free = self.threads if self._free is None else self._free
+        if self.threads > free:
+            self._times = {1: self._times[1]} if 1 in self._times else {}
+            self._again, self._rest = now + _BACK, _RESTS[0]
+            self._change(max(count for count in self._choices if count <= free), proven=True)
+        elif routine and not self._first:
+            times = self._times.setdefault(self.threads, deque(maxlen=_KEPT))
+            times.append(seconds)
+            self._judge(times, now, free)
+        elif routine:
+            self._first = False
+
+    @property
+    def _choices(self) -> list[int]:
+        most = int(self._cores)
+        return sorted({most, *(1 << power for power in range(most.bit_length()))})
+
+    def _look(self, now: float) -> None:
+        before = self._looked
+        if before is not None and now - before[0] < _LOOK:
+            return
+        used = self._used()
+        if used is None:  # nobody can say: the times of the steps must
+            self._looked, self._free = (now, 0.0), int(self._cores)
+            return
+        self._looked, self._free = (now, used[0]), None
+        if before is not None and now - before[0] < _OLD:
+            # What the machine's other cores can bear is not missed here.
+            others = max(0.0, (used[0] - before[1]) / (now - before[0]) - (used[1] - self._cores))
+            self._free = max(1, int(min(self._cores, self._cores - others + _LEFT)))
+
+    def _judge(self, times: deque[float], now: float, free: int) -> None:
+        tried, enough = self.threads != self._proven, len(times) >= _ENOUGH
+        known = median(self._times.get(self._proven if tried else 1) or [math.inf])
+        useless = enough and self.threads > 1 and median(times) > known * (_GAIN if tried else 1)
+        if useless or tried and times[-1] > _STUCK * known:
+            self._again, self._rest = now + self._rest, min(2 * self._rest, _RESTS[1])
+            self._change(self._proven if tried else 1, proven=True)
+        elif enough:
+            self._proven = self.threads
+            more = next((count for count in self._choices if self.threads < count <= free), None)
+            if more and now >= self._again and self._changes < MOST_CHANGES - 1:
+                self._times.pop(more, None)
+                self._change(more)
+
+    def _change(self, threads: int, proven: bool = False) -> None:
+        if proven:
+            self._proven = threads
+        if threads != self.threads:
+            self.threads, self._first = threads, True
+            self._changes += 1
+            self._set(threads)

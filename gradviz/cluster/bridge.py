@@ -46,9 +46,12 @@ def main(descriptor: int, address: str) -> int:
         _tell(server, {"trouble": _why(error, address).to_json()})
         return 1
     hosts = _Hosts(ray)
-    while True:
-        _tell(server, {"nodes": hosts.look()})
-        time.sleep(_EVERY)
+    try:
+        while True:
+            _tell(server, {"nodes": hosts.look()})
+            time.sleep(_EVERY)
+    except OSError:
+        return 0  # the server has gone
 
 
 def _nobody(address: str) -> Message:
@@ -63,8 +66,10 @@ def _nobody(address: str) -> Message:
 
 
 def _end_with(server: socket.socket) -> None:
-    server.recv(1)
-    os._exit(0)
+    try:
+        server.recv(1)
+    finally:
+        os._exit(0)
 
 
 def _tell(server: socket.socket, words: dict[str, Any]) -> None:

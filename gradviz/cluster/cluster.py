@@ -4,7 +4,7 @@
        \\------ TCP ------------- host -> nursery -> child, which has the line from then on
 
 Ray knows who belongs to the cluster and keeps a host on each computer. What is asked of a child and what it records goes straight
-between it and the server, so that neither the bridge nor a host nor the cluster's head can take a training with it that goes on.
+between it and the server: a bridge that dies takes no training with it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The host: one process on each computer that trains, kept there by Ray. It has a nursery, and takes requests on a port of its
-own from whoever knows its key, which Ray brings to the server. What a child says goes to the server without passing here, so
-that a host that dies takes no training with it; a child ends with its line.
+own from whoever knows its key, which Ray brings to the server. What a child says goes to the server without passing here; it
+ends with its line.
 
 It imports neither PyTorch, which the nursery has, nor Ray.
 """

@@ -16,7 +16,6 @@ _NEEDED = {
     "RAY_health_check_period_ms": "1000",  # a frozen computer is noticed in 9 s; by default it takes a minute
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "3",
-    "RAY_DISABLE_IMPORT_WARNING": "1",
     "RAY_AUTH_MODE": "token",
 }
 

@@ -21,7 +21,7 @@ _LEFT = 0.6  # of a core that others may take without our giving it up: the page
 _KEPT, _ENOUGH = 7, 5  # steps of one number of threads that are thought of; so many before it is judged
 _GAIN = 0.97  # of the time of a step: what is not at least so much faster is no gain
 _STUCK = 4.0  # times as long: threads that wait for each other
-_RESTS = 10.0, 320.0  # seconds until what did not help is tried again: doubled each time
+_RESTS = 4.0, 320.0  # seconds until what did not help is tried again: doubled each time
 _BACK = 2.0  # seconds for which cores that were given back are left alone
 MOST_CHANGES = 50  # then it stays with one: each is noted, so that the run can be computed again to the digit
 

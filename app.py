@@ -159,6 +159,7 @@ _routes = [*build_routes(
     look=_look,
     get_at_hand=lambda run_id: server().manager.at_hand(run_id),
     get_theory=theory_of,
+    get_notice=notice,
 ), *classroom_routes(_board, notice), *download_routes(
     get_run=lambda run_id: server().manager.get(run_id),
     get_desk=lambda: server().exports,

@@ -274,8 +274,9 @@ class Viewer:
         await self._open(tab, page, "")
         seen, leave = "", min(self.until, time.monotonic() + 5)
         while time.monotonic() < leave:
-            await self._get("/api/classroom/notice")
-            if page == "classroom" and (body := await self._get(f"/api/classroom?{urlencode({'seen': seen})}")):
+            if page != "classroom":
+                await self._get("/api/classroom/notice")
+            elif body := await self._get(f"/api/classroom?{urlencode({'seen': seen, 'notice': 1})}"):
                 seen = json.loads(body[4 : 4 + struct.unpack_from("<I", body)[0]])["seen"]
             await asyncio.sleep(1)
 
@@ -295,8 +296,10 @@ class Viewer:
         opened, since, stride, status, noticed = time.monotonic(), 0, 0, None, 0.0
         while time.monotonic() < min(until, self.until):
             asked = time.monotonic()
-            query = urlencode({"since": since, "stride": stride, "quantity": "weight_grad_rms", "low": -30, "high": 15})
-            body = await self._get(f"/api/runs/{run}?{query}")
+            query = {"since": since, "stride": stride, "quantity": "weight_grad_rms", "low": -30, "high": 15}
+            if asked > noticed + 2:  # what the page is told of the class comes along
+                query["notice"], noticed = 1, asked
+            body = await self._get(f"/api/runs/{run}?{urlencode(query)}")
             now = time.monotonic()
             if body is None:
                 if self._status == 404:  # the page is run again, as the element asks for
@@ -318,11 +321,8 @@ class Viewer:
             if not header["live"]:
                 await asyncio.sleep(min(5, max(0, self.until - now)))
                 return
-            if now > noticed + 2.5:
-                await self._get("/api/classroom/notice")
-                noticed = now
-            fresh = now - opened < 10
-            await asyncio.sleep(0.1 if fresh and status == "running" and not since else 0.3 if fresh else 1.0)
+            fresh, rests = now - opened < 10, status == "paused" or (header["place"] or 0) > 1
+            await asyncio.sleep(0.1 if fresh and status == "running" and not since else 0.3 if fresh else 2.5 if rests else 1.0)
         if began is not None and time.monotonic() < self.until:
             self._tally.first.append(time.monotonic() - began)  # left without a point: it took at least that
 

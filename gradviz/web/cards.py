@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio.to_thread
@@ -26,7 +26,7 @@ from gradviz.serve.admission import Refused
 from gradviz.serve.classroom import Classroom
 from gradviz.serve.manager import RunManager
 from gradviz.web import wire
-from gradviz.web.answers import NEVER, binary, refuse
+from gradviz.web.answers import NEVER, binary, noticed, refuse
 from gradviz.words import language
 
 MOST_CARDS = 40
@@ -233,7 +233,7 @@ def _card(summary: Summary[Recipe], place: int | None, names: tuple[str, ...]) -
 # Routes
 
 
-def classroom_routes(get_board: Callable[[], Board], get_notice: Callable[[], dict[str, str | bool]]) -> list[Route]:
+def classroom_routes(get_board: Callable[[], Board], get_notice: Callable[[], Mapping[str, str | bool]]) -> list[Route]:
     """Routes for `st.App` beside those of gradviz.web.routes."""
 
     async def cards(request: Request) -> Response:
@@ -241,7 +241,7 @@ def classroom_routes(get_board: Callable[[], Board], get_notice: Callable[[], di
             body = await anyio.to_thread.run_sync(get_board().answer, request.query_params.get("seen", ""))
         except wire.WireError as error:
             return refuse(400, str(error))
-        return binary(body)
+        return noticed(binary(body), request, get_notice)
 
     async def notice(_: Request) -> Response:
         return JSONResponse(get_notice(), headers=NEVER)

@@ -23,7 +23,7 @@ from gradviz.record.run import Run, Status
 from gradviz.serve.admission import Refused
 from gradviz.serve.previews import Preview
 from gradviz.web import wire
-from gradviz.web.answers import NEVER, binary, refuse
+from gradviz.web.answers import NEVER, binary, noticed, refuse
 from gradviz.web.given import Theory, Words
 from gradviz.web.metrics import CONTENT_TYPE
 from gradviz.web.scripts import script_routes
@@ -45,6 +45,7 @@ def build_routes(
     look: Callable[[str], tuple[int | None, float | None]] = lambda _: (None, None),
     get_at_hand: Callable[[str], Run[R] | None] = lambda _: None,
     get_theory: Callable[[Recipe], Theory | None] = lambda _: None,
+    get_notice: Callable[[], Mapping[str, str | bool]] = dict,
     patience: float = PREVIEW_SECONDS,
 ) -> list[Route]:
     """Routes for `st.App`.
@@ -53,7 +54,7 @@ def build_routes(
     be a Described. `get_problem()` gives the sentence of `/ready` while the server cannot keep runs, `get_metrics()` the
     text of `/metrics`. `look(id)` is called whenever somebody's page asks for the run, and gives its place in the queue
     and the seconds it is expected to wait. `get_at_hand(id)` gives the run if nothing need be read for that, and
-    `get_theory(recipe)` what is drawn beside the first step, if there is a theory of such nets.
+    `get_theory(recipe)` what is drawn beside the first step, if there is a theory of such nets. `get_notice()`: see `noticed`.
     """
 
     async def ready(_: Request) -> Response:
@@ -64,7 +65,7 @@ def build_routes(
         return Response(await anyio.to_thread.run_sync(get_metrics), media_type=CONTENT_TYPE, headers=NEVER)
 
     return [
-        *_run_routes(get_run, get_at_hand, describe, look, get_theory),
+        *_run_routes(get_run, get_at_hand, describe, look, get_theory, get_notice),
         _preview_route(get_preview, get_theory, patience),
         Route("/ready", ready),
         Route("/metrics", metrics),
@@ -78,6 +79,7 @@ def _run_routes(
     describe: Callable[[Run[R]], Words],
     look: Callable[[str], tuple[int | None, float | None]],
     get_theory: Callable[[Recipe], Theory | None],
+    get_notice: Callable[[], Mapping[str, str | bool]],
 ) -> list[Route]:
     few = anyio.CapacityLimiter(_AT_ONCE)
 
@@ -112,9 +114,8 @@ def _run_routes(
             )
 
         run = get_at_hand(request.path_params["id"])
-        if run is not None and _little(run, query):
-            return _made(run, make)
-        return await answer(request, make)
+        little = run is not None and _little(run, query)
+        return noticed(_made(run, make) if little else await answer(request, make), request, get_notice)
 
     async def profile(request: Request) -> Response:
         def make(run: Run[R]) -> bytes:

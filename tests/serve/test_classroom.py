@@ -440,7 +440,10 @@ def test_the_routes_answer_and_refuse_rubbish_with_a_sentence(tmp_path):
     for rubbish in ("x", "1", f"{seen}0000000000000", "-1", "zzzzzzzz-1", "00000000-²"):
         refused = ask(app, "/api/classroom", f"seen={rubbish}")
         assert refused.status == 400 and "must be" in refused.text
-    assert json.loads(ask(app, "/api/classroom/notice").body) == {"lesson": "", "locked": False, "wall": ""}
+    notice = {"lesson": "", "locked": False, "wall": ""}
+    assert json.loads(ask(app, "/api/classroom/notice").body) == notice
+    assert json.loads(ask(app, "/api/classroom", "notice=1").headers["gradviz-notice"]) == notice
+    assert "gradviz-notice" not in answer.headers
 
 
 # The picture of the class

@@ -302,10 +302,14 @@ class Reply:
 class Site:
     """The routes behind a real ASGI application, without a socket."""
 
-    def __init__(self, describe=lambda run: ("healthy", "All is well."), patience: float = 60, get_theory=lambda _: None):
+    def __init__(
+        self, describe=lambda run: ("healthy", "All is well."), patience: float = 60, get_theory=lambda _: None, get_notice=dict
+    ):
         self.runs: dict[str, Run] = {}
         self.previews: dict[str, Preview] = {}
-        own = build_routes(self.runs.get, self.previews.get, describe, get_theory=get_theory, patience=patience)
+        own = build_routes(
+            self.runs.get, self.previews.get, describe, get_theory=get_theory, get_notice=get_notice, patience=patience
+        )
         self.app = Starlette(routes=own)
 
     def add(self, run: Run) -> str:
@@ -342,6 +346,17 @@ def test_the_delta_route_answers_with_the_delta_and_the_description():
     assert reply.status_code == 200 and reply.headers["cache-control"] == "no-store"
     assert (header["quantity"], header["low"], header["high"], header["verdict"]) == ("signal_rms", -12, 0, "healthy")
     assert read(site.get(f"{url}?since=9&stride=1").content)[0]["first"] == 9
+
+
+def test_the_notice_of_the_class_comes_along_with_a_runs_news_where_it_is_asked_for():
+    notice = {"lesson": "", "locked": True, "kept": "Läuft nicht: 磁盘\n."}
+    site = Site(get_notice=lambda: notice)
+    url = site.add(a_run(2, 9))
+    reply = site.get(f"{url}?since=9&stride=1&notice=1")
+    assert json.loads(reply.headers["gradviz-notice"]) == notice and read(reply.content)[0]["first"] == 9
+    assert reply.headers["gradviz-notice"].isascii() and "\n" not in reply.headers["gradviz-notice"]
+    assert json.loads(site.get("/api/runs/000000000000?notice=1").headers["gradviz-notice"]) == notice
+    assert "gradviz-notice" not in site.get(f"{url}?since=9&stride=1").headers
 
 
 @pytest.mark.parametrize("query, named", [

@@ -35,6 +35,12 @@ def test_a_line_patched_in_past_plotly_is_the_line_that_plotly_draws(server, pag
         "document.querySelector(`[data-mode=live] .gv-${name}`)?.dataset.patches >= 2)",
         timeout=120_000,
     )
+    both = lambda request: "/api/runs/" in request.url and "notice=1" in request.url  # noqa: E731
+    asked = []
+    page.wait_for_event("request", both)
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_event("request", both)
+    assert not [url for url in asked if "/api/classroom" in url]  # a page that is live has one poll, which brings that too
     page.get_by_role("button", name="Pause").click()
     page.get_by_role("button", name="Resume").wait_for(timeout=60_000)
     page.mouse.move(2, 2)

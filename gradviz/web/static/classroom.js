@@ -245,7 +245,9 @@ const NAME = "gradviz-name";
 class Notice extends Part {
   constructor(host) {
     super(host);
+    this.next = Infinity; // when it may be asked for along with something else
     this.poll = new Poll(() => this.ask(), () => 2500);
+    window.gradvizNotice = this; // for whatever else of this page asks the server, in other scripts too
   }
   update(component) {
     const spoken = this.data?.lang;
@@ -266,16 +268,34 @@ class Notice extends Part {
       }
     } catch { /* a browser that remembers nothing */ }
   }
+  // Whether it is time to hear again: before it asks by itself, where somebody else asks once a second.
+  due() {
+    return performance.now() > this.next;
+  }
+  // What has come along with another answer.
+  hear(notice) {
+    this.next = performance.now() + 1900;
+    this.poll.again(4500);
+    this.compare(notice);
+  }
   async ask() {
     this.told = true;
+    this.next = performance.now() + 1200;
     const reply = await get("api/classroom/notice");
-    if (reply.ok) await this.compare(await reply.json());
+    if (reply.ok) this.compare(await reply.json());
     return 2500;
   }
   async compare(notice) {
-    const differs = () => Object.entries(this.data.drawn).some(([word, value]) => notice[word] !== value);
-    if (!differs()) return;
+    const differs = () => Object.entries(this.data.drawn).some(([word, value]) => this.newest[word] !== value);
+    this.newest = notice;
+    if (this.comparing || !differs()) return;
+    this.comparing = true;
     await new Promise((done) => setTimeout(done, 1500 * Math.random())); // not all pages of the class at once
-    if (!this.poll.destroyed && differs()) this.component.setTriggerValue("changed", JSON.stringify(notice));
+    this.comparing = false;
+    if (!this.poll.destroyed && differs()) this.component.setTriggerValue("changed", JSON.stringify(this.newest));
+  }
+  destroy() {
+    if (window.gradvizNotice === this) window.gradvizNotice = null;
+    super.destroy();
   }
 }

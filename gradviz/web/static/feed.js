@@ -44,7 +44,16 @@ export function address(path) {
   return url;
 }
 
-export const get = (path) => fetch(address(path), { cache: "no-store" });
+// What the page is told of the class (Notice in classroom.js, if the page has one) comes along once it is due, and is then not
+// asked for by itself: of a page that is live there is one poll.
+export async function get(path) {
+  const url = address(path), notice = window.gradvizNotice, due = notice?.due();
+  if (due) url.searchParams.set("notice", 1);
+  const reply = await fetch(url, { cache: "no-store" });
+  const told = due && reply.headers.get("Gradviz-Notice");
+  if (told) notice.hear(JSON.parse(told));
+  return reply;
+}
 
 // The run as it is known, with the columns of a message joined to it, or null: they do not fit to what is here, ask for
 // everything. Names and title come with the first answer only, and stay.
@@ -165,7 +174,8 @@ export class Feed {
     this.askReference();
     // Often at first; seldom where drawing is slow, so that a page never takes more than a fifth of a busy machine.
     const young = performance.now() - this.opened < 10000;
-    const wanted = young && next.status === "running" && !steps ? 100 : young ? 300 : 1000;
+    const rests = next.status === "paused" || next.place > 1; // what this page does about it is asked for at once
+    const wanted = young && next.status === "running" && !steps ? 100 : young ? 300 : rests ? 2500 : 1000;
     return Math.min(3000, Math.max(wanted, 4 * this.drawMs));
   }
 

@@ -41,8 +41,11 @@ class Preview:
     dropped: threading.Event = field(default_factory=threading.Event)  # nobody does any more
     yields: threading.Event = field(default_factory=threading.Event)  # somebody else's small one goes before it
     aside: int = 0  # how often that has been
+    looks: int = 0  # times that the measuring has asked whether to go on
+    looks_in_all: int = 0  # 0: nobody knows
 
     def interrupted(self) -> bool:
+        self.looks += 1
         return self.dropped.is_set() or self.yields.is_set()
 
     @property
@@ -53,6 +56,11 @@ class Preview:
     def measured(self) -> RunConfig:
         """With the images that it is measured on."""
         return replace(self.config, batch_size=preview_images(self.config))
+
+    @property
+    def share(self) -> float | None:
+        """How much of the measuring is done, 0 to 1; None where that is not known."""
+        return min(1.0, self.looks / self.looks_in_all) if self.looks_in_all else None
 
     @property
     def seconds_per_step(self) -> float | None:
@@ -153,7 +161,10 @@ class Previews:
                 preview = self._running = self._next()
             record, error = None, NOTHING
             try:
-                record = self._train(preview.config, preview.interrupted).preview()
+                preview.looks_in_all = 0
+                training = self._train(preview.config, preview.interrupted)
+                preview.looks, preview.looks_in_all = 0, getattr(training, "looks_per_step", 0)  # a process does not say
+                record = training.preview()
             except Interrupted:
                 error = say("preview-dropped")
             except Exception as problem:  # whatever it is, the next preview must not suffer

@@ -70,6 +70,7 @@ class Trainer:
             self.arithmetic = self.arithmetic.changed(begin, self._cores.threads)
         self.outcome: Outcome | None = None
         self._stop_if_asked = partial(stop_if_asked, interrupt)
+        self.looks_per_step = 2 * len(task.weights)  # times that a step asks `interrupt` on its way
         self._clock = clock
         self._capture = cuda_graph if capture is None and device.type == "cuda" else capture
         self._looks = device.type == "cpu" and capture is None  # at each step before the next is begun

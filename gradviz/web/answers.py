@@ -13,8 +13,8 @@ from gradviz.serve.desk import RETRY
 NEVER = {"Cache-Control": "no-store"}  # the next answer to the same question may be another
 
 
-def binary(body: bytes) -> Response:
-    return Response(body, media_type="application/octet-stream", headers=NEVER)
+def binary(body: bytes, status: int = 200) -> Response:
+    return Response(body, status, media_type="application/octet-stream", headers=NEVER)
 
 
 def refuse(status: int, sentence: str) -> Response:

@@ -30,6 +30,8 @@ from gradviz.web.scripts import script_routes
 from gradviz.words import gettext as _
 
 PREVIEW_SECONDS = 5.0  # how long a request waits for a preview before it answers 202, and the client asks again
+# How long it waits if the client wants to hear before it is there: what theory says (1), or how much is done (2).
+_AHEAD = {"1": 0.25, "2": 1.0}
 _FEW_COLUMNS = 50
 _MOST_GROUPS = 100  # of layers, unfolded
 _AT_ONCE = 4  # runs that are read or packed at once: each takes some ten megabytes meanwhile
@@ -135,10 +137,14 @@ def _preview_route(
         preview = get_preview(request.path_params["id"])
         if preview is None:
             return refuse(404, _("There is no such preview on this server."))
-        with anyio.move_on_after(patience):
+        ahead, layout = request.query_params.get("ahead", ""), preview.config.layout
+        with anyio.move_on_after(min(patience, _AHEAD.get(ahead, patience))):
             while not preview.ready.is_set():
                 await anyio.sleep(0.02)
         record = preview.record
+        if record is None and not preview.ready.is_set() and ahead in _AHEAD:
+            theory = await anyio.to_thread.run_sync(get_theory, preview.measured) if ahead == "1" else None
+            return binary(wire.foretold(layout.names, layout.ends, theory, preview.share), 202)
         if record is None:
             return refuse(409, str(preview.error)) if preview.error else refuse(202, _("The net is still being measured."))
         extra = {
@@ -148,7 +154,7 @@ def _preview_route(
             "ms_per_step": round(1000 * record.seconds, 3),
             "theory": await anyio.to_thread.run_sync(get_theory, preview.measured),
         }
-        return binary(wire.net_profile(record.layers, preview.config.layout.names, preview.config.layout.ends, **extra))
+        return binary(wire.net_profile(record.layers, layout.names, layout.ends, **extra))
 
     return Route("/api/previews/{id}", profile)
 

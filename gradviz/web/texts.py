@@ -98,6 +98,7 @@ _TEXTS = {
     "hours": N_("{n} h"),
     "loading": N_("Loading the run …"),
     "measuring": N_("Measuring this net at initialisation …"),
+    "measuring_share": N_("Measuring this net at initialisation: {n} % …"),
     "no_point": N_("The first step is being computed …"),
     "lost": N_("The server does not know this run; asking again."),
     "offline": N_("No connection to the server; trying again."),

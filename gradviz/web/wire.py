@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -198,6 +198,18 @@ def net_profile(
         **extra,
     }
     return pack(header, layers)
+
+
+def foretold(
+    names: tuple[str, ...], ends: tuple[int, int], theory: Mapping[str, Sequence[float | None]] | None, share: float | None
+) -> bytes:
+    """Of a net that is being measured: the profile without its quantities, with what theory says, and how much is done."""
+    header: dict[str, Any] = {
+        "ahead": True, "share": share, "theory": theory, "layers": len(names), "quantities": [], "names": names,
+        "first_layer": names[ends[0]], "last_layer": names[ends[1]],
+        **dict.fromkeys(("first_gradient", "last_gradient", "ratio", "loss", "accuracy")),
+    }  # fmt: skip
+    return pack(header)
 
 
 def pack(header: dict[str, Any], *arrays: np.ndarray) -> bytes:

@@ -29,6 +29,7 @@ def test_a_preview_is_the_first_step_of_the_real_run(managed: Callable, shelf: S
     assert np.array_equal(preview.record.layers[rows], first.layers[rows])
     assert preview.record.loss == first.loss
     assert preview.seconds_per_step > 0
+    assert preview.share == 1 and preview.looks == preview.looks_in_all > SMALL.layers  # it counted as it went
     assert manager.get_preview(preview.id) is preview
 
 

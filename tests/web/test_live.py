@@ -480,6 +480,24 @@ def test_a_preview_is_waited_for_and_then_exact():
     assert header["names"] == list(preview.config.layout.names)
 
 
+def test_while_a_preview_is_measured_theory_is_there_and_how_much_is_done():
+    site = Site(get_theory=lambda recipe: {"signal_rms": [1.0, None]})
+    preview = Preview(RunConfig(blocks=2))
+    site.previews[preview.id] = preview
+    url = f"/api/previews/{preview.id}"
+    reply = site.get(f"{url}?ahead=1")
+    header, body = read(reply.content)
+    assert reply.status_code == 202 and header["ahead"] and not header["quantities"] and not body
+    assert header["theory"] == {"signal_rms": [1.0, None]} and header["share"] is None
+    assert header["names"] == list(preview.config.layout.names) and header["layers"] == 9
+    preview.looks, preview.looks_in_all = 9, 18
+    assert read(site.get(f"{url}?ahead=2").content)[0] == header | {"theory": None, "share": 0.5}  # theory is known by now
+    preview.record = a_record(0, 9, np.random.default_rng(0))
+    preview.ready.set()
+    reply = site.get(f"{url}?ahead=2")
+    assert reply.status_code == 200 and reply.content == site.get(url).content and "ahead" not in read(reply.content)[0]
+
+
 def test_a_preview_that_failed_says_why():
     site = Site()
     preview = Preview(RunConfig(blocks=2), error="The memory does not suffice.")

@@ -79,7 +79,8 @@ const KEPT = 60; // exact columns
 
 // One run, or one preview of a net, as the server has it. The panel hears of it: tell(text); began() another run, or the same
 // anew; took({ first, grown, fresh }), the columns from `first` on, whether there is anything new, and whether it knew none
-// before; referred(), the first column is there; measured(preview), null if that failed; lost(), the server knows of none.
+// before; referred(), the first column is there; foretold(preview), what theory says of it while it is measured and how far that
+// is; measured(preview), null if that failed; lost(), the server knows of none.
 export class Feed {
   constructor(panel) {
     this.panel = panel;
@@ -92,7 +93,7 @@ export class Feed {
   }
 
   open(id, preview) {
-    Object.assign(this, { id, isPreview: preview, opened: performance.now(), unfolded: [] });
+    Object.assign(this, { id, isPreview: preview, opened: performance.now(), unfolded: [], foretold: false });
     this.poll.ended = false;
     this.forget();
   }
@@ -210,11 +211,14 @@ export class Feed {
 
   async askPreview(wish) {
     const { id } = wish, { panel } = this;
-    const reply = await get(`api/previews/${encodeURIComponent(id)}`);
+    const reply = await get(`api/previews/${encodeURIComponent(id)}?ahead=${this.foretold ? 2 : 1}`);
     if (this.away(wish)) return 0;
     if (reply.status === 404) return this.lost();
     if (reply.status === 202) {
-      panel.tell(panel.words.measuring);
+      const ahead = new Message(await reply.arrayBuffer()).takeProfile();
+      if (this.away(wish)) return 0;
+      panel.foretold(ahead);
+      this.foretold = true;
       return 0;
     }
     const text = reply.ok ? "" : await reply.text();

@@ -213,6 +213,16 @@ export class Panel {
     this.component.setTriggerValue("lost", this.id);
   }
 
+  foretold(ahead) {
+    const { words } = this;
+    this.tell(ahead.share ? fill(words.measuring_share, { n: Math.round(100 * ahead.share) }) : words.measuring);
+    if (!ahead.theory) return; // the last profile stays, faintly
+    this.preview = ahead;
+    this.charts.preview.frame.classList.remove("gv-waiting");
+    Object.assign(this.root.dataset, { foretold: this.id, layers: ahead.layers });
+    this.redraw();
+  }
+
   measured(preview) {
     if (!preview) {
       this.root.dataset.status = "failed-preview";
@@ -299,7 +309,7 @@ export class Panel {
       ...(preview.ms_per_step === undefined ? [] : [["ms_per_step", fill(words.milliseconds, { n: decimal(preview.ms_per_step, words) })]]),
     ]);
     drawPreview(this.charts.preview, this);
-    if (this.Plotly) this.root.dataset.plots = "drawn";
+    if (this.Plotly && !preview.ahead) this.root.dataset.plots = "drawn";
   }
 }
 

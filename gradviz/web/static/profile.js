@@ -41,8 +41,9 @@ export function drawProfile(chart, { run, words, look, feed: { reference }, poin
 
 export function drawPreview(chart, { preview, words, look }) {
   chart.say(words.preview_title, words.preview_read);
-  const series = ["signal_rms", "weight_grad_rms"].map((name) => preview.values[name]);
-  const range = decades(-24, 0, ...series);
+  const quantities = ["signal_rms", "weight_grad_rms"], predicted = (name) => (preview.theory?.[name] ?? []).map((power) => 10 ** (power ?? NaN));
+  const series = preview.ahead ? [] : quantities.map((name) => preview.values[name]);
+  const range = decades(-24, 0, ...(preview.ahead ? quantities.map(predicted) : series));
   const edges = range.map((e) => 10 ** e);
   const names = preview.names, places = [...names.keys()];
   const width = chart.width - 80;
@@ -51,8 +52,7 @@ export function drawPreview(chart, { preview, words, look }) {
   chart.draw([
     ...theoryTraces(preview.theory, "weight_grad_rms", false, look.first, words),
     ...theoryTraces(preview.theory, "signal_rms", false, look.second, words).map((trace) => ({ ...trace, showlegend: false })),
-    ...depthTraces(places, series[0], { name: words.quantities.signal_rms.label, color: look.second, edges, linear: false, up: false, names }, words),
-    ...depthTraces(places, series[1], { name: words.quantities.weight_grad_rms.label, color: look.first, edges, linear: false, up: false, names }, words),
+    ...series.flatMap((values, i) => depthTraces(places, values, { name: words.quantities[quantities[i]].label, color: [look.second, look.first][i], edges, linear: false, up: false, names }, words)),
   ], {
     margin: { l: 64, r: 16, t: 34, b: 92 },
     xaxis: { range: [-0.5, names.length - 0.5], tickmode: "array", ...ticks, tickangle: -45, title: { text: words.layer_axis }, showgrid: false },

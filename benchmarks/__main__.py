@@ -16,7 +16,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
-from benchmarks import eye, gpu, live_cost, machine, recording, training
+from benchmarks import drawing, eye, gpu, live_cost, machine, recording, training
 from benchmarks.common import ROOT
 
 PARTS = {
@@ -28,6 +28,7 @@ PARTS = {
     "wire": eye.wires,
     "browser": eye.browsers,
     "live": live_cost.cost,
+    "drawing": drawing.measure,
     "waits": eye.waits,
     "store": eye.stores,
     "gpu": gpu.measure,

@@ -7,6 +7,7 @@ import argparse
 import json
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -27,20 +28,47 @@ from gradviz.record.sender import NotSent
 from gradviz.record.spool import SpoolError
 from gradviz.settings import Settings, SettingsError
 from gradviz.watched import lines, send
-from gradviz.words import ENGLISH, found, joined, languages, listed, speaking, word_of
+from gradviz.words import ENGLISH, N_, found, joined, languages, listed, speaking, word_of
 from gradviz.words import gettext as _
 
 _METAVAR = {int: "N", float: "X", tuple: "STEP:SETTING=VALUE,…"}
 
 
+_HEADINGS = (N_("options"), N_("positional arguments"))  # argparse's
+_WRONG = (  # what it says is wrong
+    N_("unrecognized arguments: {what}"), N_("the following arguments are required: {what}"),
+    N_("argument {name}: expected one argument"), N_("argument {name}: invalid choice: {what} (choose from {known})"),
+    N_("argument {name}: invalid {kind} value: {what}"), N_("argument {name}: ignored explicit argument {what}"),
+)  # fmt: skip
+
+
+class _Help(argparse.HelpFormatter):
+    """argparse's own words in the reader's language."""
+
+    def add_usage(self, usage: str | None, actions: Any, groups: Any, prefix: str | None = None) -> None:
+        super().add_usage(usage, actions, groups, _("usage: ") if prefix is None else prefix)
+
+    def start_section(self, heading: str | None) -> None:
+        super().start_section(_(heading) if heading in _HEADINGS else heading)
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
+    def __init__(self, add_help: bool = True, **more: Any):
+        super().__init__(add_help=False, formatter_class=_Help, **more)
+        if add_help:
+            self.add_argument("-h", "--help", action="help", help=_("show this help and end"))
+
     def error(self, message: str) -> NoReturn:
+        said = message
+        for form in _WRONG:
+            if parts := re.fullmatch(re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+?)", re.escape(form)), message):
+                said = _(form).format(**parts.groupdict())
         for name in FIELDS:
             if f"argument {option(name)}:" in message and FIELDS[name].spec.kind is not bool:  # its value is missing
-                message += _("; it must be {range}").format(range=FIELDS[name].spec.range)
-        self.exit(2, f"{self.prog}: {message}\n")
+                said += _("; it must be {range}").format(range=FIELDS[name].spec.range)
+        self.exit(2, f"{self.prog}: {said}\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -93,13 +93,18 @@ def label(summary) -> str:
     return f"{summary.recipe.title}{seed} · {summary.id.removeprefix('watched-')[:4]}"
 
 
+def shown(value) -> str:
+    """A setting in the table: a switch in the reader's language, all else by its word."""
+    return (_("on") if value else _("off")) if isinstance(value, bool) else to_word(value)
+
+
 def settings_table(runs: dict) -> None:
     lenets, varied, rows = all_lenets(runs.values()), varied_fields(runs.values()), []
     for name, run in runs.items():
         history = run.history.snapshot()
         row = {_("run"): name.split(" · ")[0]}
-        row |= {} if lenets else {_("net"): run.recipe.title}
-        row |= {_(FIELDS[field].spec.label): to_word(getattr(run.recipe, field)) for field in varied}
+        row |= {} if lenets else {_("net"): as_text(run.recipe.title)}
+        row |= {_(FIELDS[field].spec.label): shown(getattr(run.recipe, field)) for field in varied}
         row |= {
             _("status"): _(str(run.status)), _("steps"): history.steps,
             _("last loss"): f"{history.loss[-1]:.4g}" if history.steps else "—",

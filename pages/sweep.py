@@ -208,7 +208,7 @@ def picture(sweep: Sweep) -> None:
         if sweep.axes == ("blocks",):
             lines = {name: border((c, r) for c, r in results.items() if sweep.remedy(c) == remedy).text
                      for remedy, name in sweep.remedies().items()}
-            st.markdown("\n".join(f"- **{name}**: {text}" for name, text in lines.items()))
+            st.markdown("\n".join(_("- **{word}**: {meaning}").format(word=name, meaning=text) for name, text in lines.items()))
         figure_panel(ratio_figure(sweep, results, theory_ratios(sweep)), "ratio",
                      _("First to last gradient over depth"), sweep.id)  # fmt: skip
         st.caption(_(HOW_TO_READ["ratio"]))

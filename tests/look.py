@@ -5,12 +5,15 @@
     python tests/look.py classroom page.png 390                    so many pixels wide; else 1280
     python tests/look.py all FOLDER zh [word …]                    of every page in every state, two themes, two widths, in that
                                                                    language; those whose name has one of the words
+    python tests/look.py readme docs                               the pictures of README.md and README.zh-CN.md; wants MNIST
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -24,7 +27,9 @@ from chromium import MISSING, find
 from legible import cut, overlapping, texts
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
-from running import Server
+from running import ROOT, Server
+
+from gradviz.record.palette import PALETTE
 
 THEMES, WIDTHS = ("light", "dark"), (1280, 390)
 
@@ -130,10 +135,54 @@ def gallery(folder: Path, language: str, wanted: list[str]) -> None:
             shown.show(f"locked-{name}", address)
 
 
+def small(path: Path) -> None:
+    """In 256 colours: half of those of a heatmap, its marks, and the picture's own most frequent ones."""
+    image = Image.open(path).convert("RGB")
+    kept = [*PALETTE[:2], *PALETTE[2:-5:2], *PALETTE[-5:]]
+    often = [colour for _count, colour in sorted(image.getcolors(1 << 24), reverse=True) if colour not in set(kept)]
+    colours = Image.new("P", (1, 1))
+    colours.putpalette([int(part) for colour in (*kept, *often)[:256] for part in colour])
+    image.quantize(palette=colours, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def readme(folder: Path) -> None:
+    """The pictures of README.md, and the same in Chinese, small."""
+    net = "activation=sigmoid&blocks=12&steps=80&dataset=mnist&batch_size=32"
+    with tempfile.TemporaryDirectory() as place, chromium() as browser, contextlib.ExitStack() as stack:
+        server = Server(Path(place), {"GRADVIZ_WORKERS": "1"})
+        server.start()
+        stack.callback(server.kill)
+        page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+        example = [sys.executable, "examples/watch_digits.py", "200", str(server.store)]
+        subprocess.run(example, cwd=ROOT, check=True, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+        runs = {
+            "lab-vanishing": (states.train(page, server, net, "finished"), "light"),
+            "lab-shortcut-dark": (states.train(page, server, f"{net}&shortcut=on", "finished"), "dark"),
+            "watched-resnet": (next((server.store / "watched").glob("*.spool")).stem, "light"),
+        }
+        for name, (run, theme) in runs.items():
+            for language, suffix in (("en", ""), ("zh", ".zh-CN")):
+                page.emulate_media(color_scheme=theme)
+                page.set_viewport_size({"width": 1280, "height": 900})
+                page.goto(f"{server.url}/?run={run}&lang={language}")
+                page.wait_for_selector("[data-mode=live][data-plots=drawn]")
+                settled(page)
+                foot = page.locator(".gv-read").last.evaluate("e => e.getBoundingClientRect().bottom")
+                page.set_viewport_size({"width": 1280, "height": int(foot) + 12})
+                page.wait_for_timeout(1500)
+                path = folder / f"{name}{suffix}.png"
+                page.screenshot(path=path)
+                small(path)
+                print(path, path.stat().st_size, flush=True)
+
+
 def main(what: str, picture: str, *more: str) -> int:
     if find() is None:
         print(MISSING, file=sys.stderr)
         return 1
+    if what == "readme":
+        readme(Path(picture))
+        return 0
     if what == "all":
         gallery(Path(picture), *(more[:1] or ("en",)), list(more[1:]))
         return 0

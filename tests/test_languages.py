@@ -193,7 +193,13 @@ def test_the_help_and_the_words_of_the_command_line_are_translated(strange, caps
     monkeypatch.setenv("COLUMNS", "400")  # no line is broken
     with pytest.raises(SystemExit):
         main(["--lang", "en-XA", "--help"])
-    told = [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
+    out = capsys.readouterr().out
+    told = [line.split(maxsplit=1)[1] for line in out.splitlines() if line.startswith("    ")]
     assert len(told) > 3 and outside(told) == []
+    assert out.startswith("⟦usage:") and not {"options:", "positional arguments:", "show this help message"} & {*out.split("\n")}
+    for wrong in (["train", "--depth", "3"], ["train", "--blocks"], ["open", "--port", "x"], ["sing"]):
+        with pytest.raises(SystemExit):
+            main(["--lang", "en-XA", *wrong])
+        assert re.search("⟦.*[ēīōū]", capsys.readouterr().err), wrong
     assert main(["--lang", "en-XA", "train", "--blocks", "x"]) == 2
     assert "⟦" in capsys.readouterr().err

@@ -118,3 +118,35 @@ def test_every_message_that_is_said_is_in_the_table_with_its_arguments_and_every
         assert code in MESSAGES, code
         sentences = MESSAGES[code] if isinstance(MESSAGES[code], tuple) else (MESSAGES[code],)
         assert None in given or set().union(*map(names, sentences)) - {"n"} <= given, code
+
+
+def calls(function: ast.AST) -> set[str]:
+    """Names of what it calls."""
+    found = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+    return {getattr(each, "id", getattr(each, "attr", "")) for each in found}
+
+
+def test_what_streamlit_calls_back_says_messages_and_makes_no_sentence():
+    """Its thread has not been told whose language it speaks: neither has whatever a callback calls in turn."""
+    trees = [ast.parse(path.read_text("utf-8")) for folder in ("pages", "gradviz/ui") for path in (ROOT / folder).glob("*.py")]
+    functions = {node.name: node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    given = {
+        getattr(word.value, "id", getattr(word.value, "attr", ""))
+        for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)
+        for word in node.keywords if (word.arg or "").startswith("on_")
+    }  # fmt: skip
+    called = given & set(functions)
+    assert len(called) > 20 and {"start", "_name_typed", "start_changed"} <= called
+    for _depth in range(4):
+        called |= {name for function in called for name in calls(functions[function]) & set(functions)}
+    spoken = [name for name in called if {"_", "gettext", "ngettext"} & calls(functions[name])]
+    drawn = {name for name in spoken if any(getattr(each, "id", "") == "spoken" for each in functions[name].decorator_list)}
+    assert sorted(set(spoken) - drawn) == []
+
+
+@pytest.mark.parametrize("module", ["lightning", "transformers"])
+def test_a_trainer_s_callback_has_no_words_of_its_own(module):
+    """What a watch has to say is a code; its callback in another's trainer raises, prints and logs nothing."""
+    tree = ast.parse((ROOT / "gradviz" / f"{module}.py").read_text("utf-8"))
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Raise)]
+    assert not {"print", "warn", "warning", "info", "error", "_", "gettext"} & calls(tree)

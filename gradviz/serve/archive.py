@@ -14,6 +14,7 @@ from gradviz.lenet.diagnosis import headline
 from gradviz.record import export
 from gradviz.record.recipe import Recipe
 from gradviz.record.run import Run
+from gradviz.words import gettext as _
 
 ARCHIVE_BYTES = 1e9  # of one archive: some minutes of a core
 
@@ -39,7 +40,7 @@ def archive(
                         for data in make(run):
                             part.write(data)
                             yield sink.take()
-            rows.append(_row(run, names(run.id)) | {"files": "yes" if room else "no: the archive was full"})
+            rows.append(_row(run, names(run.id)) | {"files": _("yes") if room else _("no: the archive was full")})
             del run  # its records are not needed while the next one is read
         file.writestr("runs.csv", export.csv(pd.DataFrame(rows)))
     yield sink.take()

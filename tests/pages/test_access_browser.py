@@ -10,6 +10,7 @@ from axe import complaints, settled
 from playwright.sync_api import Page, expect
 from recorded import finished_run
 from running import Server
+from states import open_all
 
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.lessons.catalogue import LESSONS
@@ -60,6 +61,12 @@ def test_an_empty_page_has_nothing_that_axe_complains_of(reader, server, address
 ])  # fmt: skip
 def test_a_page_with_runs_has_nothing_that_axe_complains_of(go, address):
     check(go(address))
+
+
+def test_every_box_of_the_lab_opened_has_nothing_that_axe_complains_of(go):
+    page = go(f"?run={ENDED.id}")
+    open_all(page)
+    check(page)
 
 
 def test_a_live_run_and_its_anatomy_have_nothing_that_axe_complains_of(go):

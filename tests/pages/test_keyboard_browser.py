@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 from axe import settled
+from legible import cut
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 from recorded import finished_run
@@ -193,17 +194,47 @@ def test_with_forced_colours_switches_the_slider_and_the_bar_of_progress_are_the
     reader.emulate_media(forced_colors="none")
 
 
+# What Chrome does: a <font> with other words in the place of each text.
+TRANSLATE = """() => {
+    const walker = document.createTreeWalker(document.querySelector('.stMain'), NodeFilter.SHOW_TEXT), texts = [];
+    for (let text = walker.nextNode(); text; text = walker.nextNode())
+        if (!text.parentElement.closest('style, script, svg, pre')) texts.push(text);
+    for (const text of texts) {
+        const font = document.createElement('font');
+        font.textContent = text.data.toUpperCase();
+        text.replaceWith(font);
+    }
+}"""
+
+
+def test_a_page_that_the_browser_translates_goes_on_showing_what_is_set(reader, site):
+    reader.goto(f"{site.url}/?blocks=2&dataset=digits&steps=20&activation=relu")
+    reader.wait_for_selector("[data-mode=preview][data-status=ready]")
+    settled(reader)
+    main = reader.locator(".stMain")
+    reader.evaluate(TRANSLATE)
+    expect(main).to_contain_text("9 WEIGHT LAYERS")
+    reader.get_by_role("slider", name="Blocks").press("ArrowRight")
+    expect(main).to_contain_text("11 weight layers")
+    expect(main).to_contain_text("3 blocks")
+    expect(main).not_to_contain_text("2 BLOCKS")
+    reader.get_by_role("switch", name="Shortcut").press("Space")
+    expect(main).to_contain_text("3 blocks · relu · shortcut")
+
+
 @pytest.mark.parametrize("page", ["", "anatomy", "lessons", "compare", "sweep", "classroom"])
-def test_nothing_of_a_page_lies_beside_a_screen_of_320_pixels(reader, site, page):
-    """Which is one of 1280 pixels at a zoom of 400 %."""
-    reader.set_viewport_size({"width": 320, "height": 640})
+def test_nothing_of_a_page_lies_beside_the_screen_or_is_cut_at_a_zoom_of_200_and_400_percent(reader, site, page):
+    """A screen of 1280 pixels has 640 and 320 then."""
     try:
         reader.goto(f"{site.url}/{page}" + (f"?run={ENDED.id}" if page in ("", "anatomy") else ""))
-        settled(reader)
-        beside = reader.evaluate("""() => {
-            const main = document.querySelector('.stMain');
-            return [document.documentElement.scrollWidth - innerWidth, main.scrollWidth - main.clientWidth];
-        }""")
-        assert max(beside) <= 0
+        for width in (640, 320):
+            reader.set_viewport_size({"width": width, "height": 640})
+            settled(reader)
+            beside = reader.evaluate("""() => {
+                const main = document.querySelector('.stMain');
+                return [document.documentElement.scrollWidth - innerWidth, main.scrollWidth - main.clientWidth];
+            }""")
+            assert max(beside) <= 0, width
+            assert cut(reader) == [], width
     finally:
         reader.set_viewport_size({"width": 1280, "height": 800})

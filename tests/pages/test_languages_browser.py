@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Iterator
 
 import pytest
 from legible import cut, overlapping, texts
@@ -44,6 +45,47 @@ def trained(page: Page, url: str) -> str:
     return page.locator("[data-mode=live]").get_attribute("data-id")
 
 
+def found_in(page: Page, state: str) -> list[tuple[str, str, str]]:
+    """What went past the catalogue, is cut, or lies on something else."""
+    settled(page)
+    said = texts(page)
+    assert sum("⟦" in text for text in said) >= 3, state
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), state
+    past = [(state, "past", text) for text in said if unbracketed(text)]
+    return past + [(state, "cut", text) for text in cut(page)] + [(state, "over", pair) for pair in overlapping(page)]
+
+
+def states_of(page: Page, lab: str) -> Iterator[str]:
+    """Brings the page into each."""
+    page.goto(f"{lab}&blocks=2&activation=relu&init_range=2&optimizer=sgd&lr=9&batch_size=8&steps=20&dataset=digits")
+    page.locator(".st-key-start button").click()
+    page.wait_for_selector("[data-mode=live][data-status=diverged][data-plots=drawn]")
+    for key in ("diagnosis", "meanings", "theory"):
+        page.locator(f".st-key-{key} summary").click()
+    yield "diverged, its boxes open"
+    page.locator(".gv-heatmap .gv-plot").focus()
+    page.keyboard.press("ArrowUp")
+    page.wait_for_selector(".gv-cell", state="visible")
+    yield "diverged, a cell pointed at"
+    page.goto(f"{lab}&blocks=1&batch_size=8&steps=100000&dataset=digits")
+    page.locator(".st-key-start button").click()
+    page.wait_for_function("Number(document.querySelector('[data-mode=live]')?.dataset.steps) > 9")
+    page.locator(".st-key-pause button").click()
+    page.wait_for_selector("[data-mode=live][data-status=paused]")
+    yield "paused"
+    page.locator(".st-key-stop button").click()
+    page.goto(lab.replace("/?", "/classroom?"))
+    page.locator(".st-key-class_teacher_box summary").click()
+    page.locator(".st-key-class_pin input").fill("4711")
+    page.locator(".st-key-class_pin_enter button").click()
+    page.locator(".st-key-class_lock button").first.click()
+    page.locator(".st-key-class_announce button").first.click()
+    yield "the teacher's"
+    page.goto(f"{lab}&dataset=digits")
+    page.wait_for_selector(".st-key-class_banner")
+    yield "locked"
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("width", [1280, 390])
 def test_no_text_of_a_page_goes_past_the_catalogue_and_none_is_cut_or_lies_on_another(browser, strange_server, width):
@@ -52,18 +94,15 @@ def test_no_text_of_a_page_goes_past_the_catalogue_and_none_is_cut_or_lies_on_an
         run = trained(page, f"{strange_server.url}/?{QUICK}&seed={width}&lang=en-XA")
         bad = []
         for address in (
-            f"?run={run}", "?dataset=digits", f"anatomy?run={run}", f"anatomy?run={run}&view=layer",
-            f"anatomy?run={run}&view=motion", "lessons?lesson=sigmoid-depth&dataset=digits",
+            "?blocks=many&run=0123456789ab", f"?run={run}", "?dataset=digits", f"anatomy?run={run}",
+            f"anatomy?run={run}&view=layer", f"anatomy?run={run}&view=motion", "lessons?lesson=sigmoid-depth&dataset=digits",
             "lessons?lesson=exploding-init&dataset=digits&prediction=high", f"compare?runs={run}", "sweep?dataset=digits",
             "classroom", "classroom?wall",
         ):  # fmt: skip
             page.goto(f"{strange_server.url}/{address}{'&' if '?' in address else '?'}lang=en-XA")
-            settled(page)
-            said = texts(page)
-            assert sum("⟦" in text for text in said) >= 3, address
-            bad += [(address, "past", text) for text in said if unbracketed(text)]
-            bad += [(address, "cut", text) for text in cut(page)] + [(address, "over", pair) for pair in overlapping(page)]
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), address
+            bad += found_in(page, address)
+        if width == 390:
+            bad += [each for state in states_of(page, f"{strange_server.url}/?lang=en-XA") for each in found_in(page, state)]
         assert bad == []
     finally:
         page.context.close()

@@ -11,6 +11,19 @@ export function speak(words) {
   page.gradvizWords = new Words(words, page.gradvizWords?.english);
 }
 
+// A browser that translates the page puts a <font> in the place of each text. Streamlit goes on writing into the text, which
+// nobody sees any more: then it comes back, for the browser to translate anew.
+function translated({ removedNodes, addedNodes }) {
+  const font = [...addedNodes].find((node) => node.nodeName === "FONT");
+  for (const text of font ? removedNodes : []) {
+    if (text.nodeType !== Node.TEXT_NODE || text.isConnected) continue;
+    new MutationObserver((_changes, watch) => {
+      watch.disconnect();
+      if (font.isConnected) font.replaceWith(text);
+    }).observe(text, { characterData: true });
+  }
+}
+
 class Words {
   constructor(words, english = new Map()) {
     this.english = english; // of what was put in the place of it, in whatever language
@@ -18,7 +31,12 @@ class Words {
     this.patterns = Object.entries(words).filter(([text]) => text.includes("{")).map(([text, said]) => [
       new RegExp(`^${text.replace(/[.*+?^$()|[\]\\]/g, "\\$&").replace(/\{\w+\}/, "(.+)")}$`, "s"), said,
     ]);
-    this.observer = new MutationObserver((records) => { for (const { target, type, addedNodes } of records) this.changed(target, type, addedNodes); });
+    this.observer = new MutationObserver((records) => {
+      for (const record of records) {
+        this.changed(record.target, record.type, record.addedNodes);
+        translated(record);
+      }
+    });
     this.all(document.body);
     this.observer.observe(document.body, { subtree: true, childList: true, characterData: true, attributes: true, attributeFilter: ATTRIBUTES });
   }

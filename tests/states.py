@@ -58,8 +58,8 @@ def stock(folder: Path) -> None:
 def train(page: Page, server: Server, query: str, status: str) -> str:
     """Its id, once the run has ended like that."""
     page.goto(f"{server.url}/?{query}")
-    page.locator(".st-key-start button").click(timeout=60_000)
-    page.wait_for_selector(f"[data-mode=live][data-status={status}]", timeout=120_000)
+    page.locator(".st-key-start button").click(timeout=180_000)
+    page.wait_for_selector(f"[data-mode=live][data-status={status}]", timeout=300_000)
     return page.locator("[data-mode=live]").get_attribute("data-id")
 
 

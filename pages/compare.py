@@ -13,9 +13,11 @@ from gradviz.charts.runs import (
     difference_figure,
     heatmaps_figure,
     loss_figure,
+    parted,
     profile_figure,
     quantity_name,
 )
+from gradviz.lenet.branch import partings
 from gradviz.lenet.config import FIELDS, ConfigError, config_of
 from gradviz.lenet.diagnosis import headline
 from gradviz.lenet.fields import to_word
@@ -120,12 +122,21 @@ def settings_table(runs: dict) -> None:
             if name not in varied and (name in ALWAYS_SAID or getattr(first, name) != field.default)
         ]  # fmt: skip
         st.caption(_("In common: {settings}.").format(settings=" · ".join(same)))
+        for one, other, step in partings([run.recipe for run in runs.values()]):
+            st.caption(_("Until step {step} run {other} is run {one}: one and the same training.").format(
+                step=f"{step:,}", one=one + 1, other=other + 1))
     computed = {name.split(" · ")[0]: run.arithmetic for name, run in runs.items() if run.history.steps}
     if len(set(computed.values())) > 1:
         said = _("Not computed alike, so these runs may differ, a little at first, by more than their settings: {runs}.").format(
             runs="; ".join(f"{number}: {arithmetic_text(arithmetic)}" for number, arithmetic in computed.items())
         )
         st.info(as_text(said), icon=":material/memory:")
+
+
+def leave(figure, runs: dict) -> None:
+    """Marks where a run leaves the one that it begins with."""
+    for one, other, step in partings([run.recipe for run in runs.values()]) if all_lenets(runs.values()) else []:
+        parted(figure, step, _("{other} leaves {one}").format(one=one + 1, other=other + 1))
 
 
 def pictures(runs: dict) -> None:
@@ -135,12 +146,15 @@ def pictures(runs: dict) -> None:
     chance = chances.pop() if len(chances) == 1 else None  # of all of them
     with left:
         loss = loss_figure(runs, chance)
+        leave(loss, runs)
         figure_panel(loss, "loss", _("Training loss over steps"), f"{ids} {loss.layout.yaxis.type}")
         if guess:
             st.caption(_(HOW_TO_READ["loss"]))
     with right:
         title = _("Accuracy over steps") if any(run.watched for run in runs.values()) else _("Test accuracy over steps")
-        figure_panel(accuracy_figure(runs, None if chance is None else math.exp(-chance)), "accuracy", title, ids)
+        accuracy = accuracy_figure(runs, None if chance is None else math.exp(-chance))
+        leave(accuracy, runs)
+        figure_panel(accuracy, "accuracy", title, ids)
         if guess:
             st.caption(_(HOW_TO_READ["accuracy"]))
 

@@ -17,7 +17,7 @@ from gradviz.record.quantities import described, is_described
 from gradviz.record.run import Run, Status
 from gradviz.serve.manager import AFRESH
 from gradviz.share.routes import RUN as RUN_FILE
-from gradviz.ui import classroom, controls, first, projector
+from gradviz.ui import classroom, controls, first, going_on, projector
 from gradviz.ui.heavy import said_if_refused
 from gradviz.ui.language import spoken, write_address
 from gradviz.ui.meanings import MEANINGS
@@ -343,6 +343,7 @@ if run is not None:
     if run.history.steps and bool(run.arithmetic) != bool(other):
         st.caption(other or _("Computed with: {arithmetic}.").format(arithmetic=arithmetic_text(run.arithmetic)))
     diagnosis_words(run)
+    going_on.panel(run, show)
 if run is None or run.id != config.id:
     if run is not None:
         st.header(_("The next run, at initialisation"), anchor=False)

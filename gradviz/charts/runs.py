@@ -13,6 +13,7 @@ from gradviz.charts.draft import (
     COLOURS,
     DIFFERENCES,
     INFINITE_AT,
+    INK,
     MOST_POINTS,
     ZERO_AT,
     Draft,
@@ -276,3 +277,9 @@ def _thinned(values: np.ndarray, told: bool = False) -> tuple[np.ndarray, np.nda
     nan is one that was not told."""
     stride = max(1, math.ceil(len(values) / MOST_POINTS))
     return np.arange(0, len(values), stride), raster.means(values, stride, told)
+
+
+def parted(figure: go.Figure, step: int, words: str) -> None:
+    """A mark on the axis of steps where a run leaves another, whose training it was until there."""
+    figure.add_vline(step, line={"color": INK, "width": 1.5, "dash": "dash"}, annotation={
+        "text": words, "textangle": -90, "xanchor": "right", "yanchor": "top", "y": 1, "font": {"size": 11, "color": INK}})

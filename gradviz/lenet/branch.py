@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from gradviz.lenet.config import RunConfig
@@ -20,6 +21,18 @@ def same_until(one: RunConfig, other: RunConfig) -> int:
     if replace(one, steps=1, changes=()) != replace(other, steps=1, changes=()):
         return 0
     return min([steps, *(change.step for change in changes)])
+
+
+def partings(configs: Sequence[RunConfig]) -> list[tuple[int, int, int]]:
+    """(place of one, place of a later one, step) for each that is the same training as an earlier one until that step: of
+    several the one that it stays with longest."""
+    found = []
+    for place, config in enumerate(configs):
+        until = [(same_until(before, config), -earlier) for earlier, before in enumerate(configs[:place])]
+        if until and max(until)[0]:
+            step, earlier = max(until)
+            found.append((-earlier, place, step))
+    return found
 
 
 def taken_over(history: History, config: RunConfig, step: int) -> History | None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from gradviz.lenet.activations import ACTIVATIONS
+from gradviz.lenet.branch import same_until
 from gradviz.lenet.changes import Knobs
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Dataset, Shelf
@@ -18,7 +19,7 @@ from gradviz.lenet.fields import ConfigError
 from gradviz.lenet.idx import DataError
 from gradviz.lenet.keeping import Keeper
 from gradviz.lenet.net import DeepLeNet, initialise
-from gradviz.messages import say
+from gradviz.messages import Told, say
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.layout import Layout
 from gradviz.record.sample import BlockDeletion, deleted_blocks
@@ -98,6 +99,7 @@ def task(
         preview=preview_images(config),
         treat=hand.treat,
         before=hand.before,
+        recipe=hand.recipe,
         lost=_lost(config),
         shortcuts=[Shortcut(block, block.conv1) for block in model.each_block] if config.shortcut else [],
         deletion=partial(_deletion, config, model, subset) if config.shortcut else None,
@@ -123,11 +125,19 @@ def training(
         keep_float32()
     state = read(begin) if begin else None
     arithmetic = here(device)
-    if state and state.about.get("arithmetic") != arithmetic.to_dict():
+    if state and not (state.about.get("arithmetic") == arithmetic.to_dict() and _begins(config, state)):
         raise StateGone(say("state-gone"))
     made = task(config, data, device, interrupt, state)
-    keeping = Keeper(made, states, config, arithmetic) if states else None
+    keeping = Keeper(made, states, arithmetic) if states else None
     return Trainer(made, interrupt, capture, begin=state.step if state else 0, keeping=keeping, cores=cores)
+
+
+def _begins(config: RunConfig, state: State) -> bool:
+    """Whether the state is one that a training of this config comes by."""
+    try:
+        return same_until(RunConfig.from_dict(state.about["config"]), config) >= state.step
+    except (Told, TypeError, KeyError, AttributeError):
+        return False
 
 
 def trainer_on(shelf: Shelf, states: States | None = None) -> TrainFrom[RunConfig]:
@@ -164,6 +174,9 @@ class _Hand:
         self._steps = {change.step for change in config.changes}
         self.optimizer = _optimizer(self._knobs, list(model.parameters()))
         self.treat, self._undo = self._treatment(afresh=True)
+
+    def recipe(self) -> RunConfig:
+        return self._config
 
     def before(self, task: Task, step: int) -> bool:
         if step not in self._steps:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-from gradviz.lenet.config import RunConfig
 from gradviz.messages import NOTHING, Message, say
 from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.history import max_columns
@@ -37,21 +36,23 @@ def kept_steps(steps: int, layers: int, most: int = _MOST) -> frozenset[int]:
 class Keeper:
     """Keeps the states of one training: see Keeping in gradviz/train/training.py."""
 
-    def __init__(self, task: Task, states: States, config: RunConfig, arithmetic: Arithmetic):
+    def __init__(self, task: Task, states: States, arithmetic: Arithmetic):
+        """`task.recipe` says whose they are."""
         self.trouble: Message = NOTHING
-        self._task, self._states, self._config = task, states, config
-        self._about = {"run": config.id, "config": config.to_dict(), "arithmetic": arithmetic.to_dict()}
+        self._task, self._states, self._arithmetic = task, states, arithmetic.to_dict()
         size = _COPIES * sum(value.nbytes for value in task.model.parameters())
         most = min(_MOST, int(states.most_bytes / _SHARE / max(1, size)))
-        self.steps: Collection[int] = kept_steps(config.steps, config.layers, most)
+        self.steps: Collection[int] = kept_steps(task.steps, len(task.layout), most)
         self._between = Between(task)
         self._step, self._amid, self._last = 0, False, -1
 
     def keep(self, step: int) -> None:
-        if self.trouble or step == self._last:
+        if self.trouble or step == self._last or self._task.recipe is None:
             return
+        recipe = self._task.recipe()
+        about = {"step": step, "config": recipe.to_dict(), "arithmetic": self._arithmetic}
         try:
-            self.trouble = self._states.put(self._config.id, step, packed(self._task, {**self._about, "step": step}))
+            self.trouble = self._states.put(recipe.id, step, packed(self._task, about))
         except MemoryError:
             self.trouble = say("state-not-kept", why=say("state-no-memory"))
         self._last = step

@@ -82,6 +82,7 @@ STORE: dict[str, str | tuple[str, str]] = {
     "sqlite-notadb": "it is not a database",
     # states of trainings
     "state-gone": "The state from which it was to go on is not kept any more, so it was trained again from the start.",
+    "branch-same": "That is how it is at step {step} already: choose another value, else the branch would be the same run.",
     "state-not-kept": "The state of its net was not kept ({why}): to go on from there, it would be trained again from the start.",
     "state-too-large": "its {size:,.0f} MB are more than GRADVIZ_MAX_STATES leaves for one, {most:,.0f} MB",
 }

@@ -52,5 +52,6 @@ class Begins:
                 log.info("event=state-gone run=%s step=%d", origin.id, step)
                 continue
             if not differences(training.arithmetic, origin.arithmetic):
+                self.states.share(origin.id, config.id, step)
                 return training, history
         return None

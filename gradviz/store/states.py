@@ -29,6 +29,7 @@ class _File:
     path: Path
     size: int
     written: float  # Unix time
+    shared: int  # how many runs have it
 
     @property
     def step(self) -> int:
@@ -69,6 +70,14 @@ class States:
             return say("state-not-kept", why=why)
         return NOTHING
 
+    def share(self, id: str, other: str, until: int) -> None:
+        """The states of a run before step `until`, and at it, are those of another that has begun with it too: without a copy."""
+        for step in self.steps(id):
+            if step <= until:
+                with suppress(OSError):  # there already, gone, or a disk without links: it is trained again then
+                    self.path(other, step).parent.mkdir(parents=True, exist_ok=True)
+                    os.link(self.path(id, step), self.path(other, step))
+
     def delete(self, id: str) -> None:
         if _ID.fullmatch(id):
             shutil.rmtree(self.folder / id, ignore_errors=True)
@@ -82,13 +91,13 @@ class States:
             elif folder.name != id:
                 with suppress(OSError):
                     folder.rmdir()
-        over = sum(file.size for files in runs.values() for file in files) + size - self.most_bytes
+        over = sum(file.size / file.shared for files in runs.values() for file in files) + size - self.most_bytes
         order = sorted(runs, key=lambda other: (other == id, max(file.written for file in runs[other])))
         for file in (file for run in order for file in sorted(runs[run], key=lambda file: file.step)):
             if over <= 0:
                 return
             file.path.unlink(missing_ok=True)
-            over -= file.size
+            over -= file.size / file.shared
 
     @staticmethod
     def _of(folder: Path) -> list[_File]:
@@ -98,7 +107,7 @@ class States:
                 with suppress(OSError):
                     state = entry.stat()
                     if _FILE.fullmatch(entry.name):
-                        files.append(_File(Path(entry.path), state.st_size, state.st_mtime))
+                        files.append(_File(Path(entry.path), state.st_size, state.st_mtime, max(1, state.st_nlink)))
                     elif time.time() - state.st_mtime > _LEFT:  # of a process that was killed
                         os.unlink(entry.path)
         return files

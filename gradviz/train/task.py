@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from gradviz.record.layout import Layout
+from gradviz.record.recipe import Recipe
 from gradviz.record.sample import BlockDeletion
 
 # Called for each weight layer with its row in the layout, in the order of the forward pass; its output z before norm and
@@ -45,6 +46,7 @@ class Task:
     treat: Callable[[Sequence[nn.Parameter]], None] | None = None  # changes the gradients before each step, in place
     # Called before each step, in their order; says whether the step is another from now on.
     before: Callable[[Task, int], bool] | None = None
+    recipe: Callable[[], Recipe] | None = None  # whose training it is now: where knobs are turned it becomes another's
     lost: Sequence[str | None] = ()  # for each row: its units can be "dead" (0 for every image) or "saturated" (near 0 or 1)
     shortcuts: Sequence[Shortcut] = ()  # in forward order, one above the other
     deletion: Callable[[Accuracy], BlockDeletion | None] | None = None  # asked once the training is finished

@@ -59,6 +59,7 @@ def test_a_finished_run_goes_on_and_a_deleted_one_takes_its_states_with_it(manag
     assert longer.history.seconds[11] == short.history.seconds[11] and not longer.message
     assert manager.statistics().steps == 30  # trained, of 42 that were recorded
     assert weights(manager.begins.final(longer)).keys() and states.steps(LONG.id)[-1] == 30
+    assert states.steps(LONG.id) == [10, 12, 20, 30]  # those of the first are its own too
     manager.delete(LONG.id)
     assert states.steps(LONG.id) == [] and states.steps(SHORT.id) == [10, 12]
     assert_same(longer, ended(manager, manager.start(LONG)))

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from urllib.parse import urlencode
 
 import numpy as np
 import pandas as pd
@@ -27,10 +28,12 @@ from gradviz.record.arithmetic import arithmetic_text
 from gradviz.record.quantities import OF_WATCHED, QUANTITIES, described, ranges_of
 from gradviz.record.raster import fitted
 from gradviz.record.reading import quantity_at
+from gradviz.share.routes import COMPARISON
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily, said_if_refused
 from gradviz.ui.language import spoken, write_address
 from gradviz.ui.server import server
+from gradviz.web.download import download_button
 from gradviz.web.figure import figure_panel
 from gradviz.web.given import chance_of
 from gradviz.words import N_, as_text
@@ -185,6 +188,8 @@ def pictures(runs: dict) -> None:
                      "at 100 %."))
     figure_panel(heatmaps_figure(recorded, quantity, limits), "heatmaps", _("Heatmaps of all runs"), ids)
     st.caption(_(HOW_TO_READ["heatmap"]))
+    query = urlencode({"runs": ",".join(run.id for run in recorded.values()), "quantity": quantity})
+    download_button(_("Share as one file"), f"{COMPARISON}?{query}", "gradviz-comparison.html", key="share", home=True)
     if any(run.watched for run in recorded.values()):
         st.caption(_("Grey was not measured; a step between two that were has the colours of the one before."))
 

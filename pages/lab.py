@@ -10,6 +10,7 @@ from gradviz.lenet import codegen
 from gradviz.lenet.config import RunConfig, config_of
 from gradviz.lenet.diagnosis import diagnose
 from gradviz.lenet.net import parameter_count
+from gradviz.lenet.notebook import notebook
 from gradviz.lenet.theory.predict import critical_range, depth_marks, predict
 from gradviz.record.arithmetic import Arithmetic, arithmetic_text, other_arithmetic
 from gradviz.record.measuring import why_missing
@@ -200,7 +201,10 @@ def program_words(config: RunConfig, run: Run | None) -> None:
                 "of threads or PyTorch rounds sums otherwise, and the losses part sooner or later. A GPU need not repeat even "
                 "its own."
             ).format(arithmetic=arithmetic_text(arithmetic)))  # fmt: skip
-        st.download_button(_("Download the code"), code, f"gradviz-{config.id}.py", "text/x-python", on_click="ignore")
+        with st.container(horizontal=True):
+            st.download_button(_("Download the code"), code, f"gradviz-{config.id}.py", "text/x-python", on_click="ignore")
+            st.download_button(_("As a notebook"), notebook(code), f"gradviz-{config.id}.ipynb", "application/x-ipynb+json",
+                               on_click="ignore")  # fmt: skip
         st.code(code, language="python")
 
 

@@ -1,6 +1,7 @@
 """Lessons: predict first, then run, then compare."""
 
 from dataclasses import replace
+from urllib.parse import urlencode
 
 import pandas as pd
 import streamlit as st
@@ -10,16 +11,19 @@ from gradviz.charts.lessons import lesson_figures
 from gradviz.lenet import article_length
 from gradviz.lenet.lessons.catalogue import DIGITS_DIFFER, LESSONS
 from gradviz.lenet.lessons.lesson import RESULTS, Finding, Lesson, ended
+from gradviz.lenet.lessons.telling import answer_text, measured_text, title_of
 from gradviz.lenet.long_runs import BATCH as LONG_BATCH
 from gradviz.lenet.long_runs import STEPS as LONG_STEPS
 from gradviz.lenet.long_runs import KeepError
 from gradviz.lenet.naming import net_name
 from gradviz.lenet.sweep import Sweep, cost, estimate, measured_rate
 from gradviz.lenet.theory.predict import predict
+from gradviz.share.routes import LESSON as LESSON_FILE
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily
 from gradviz.ui.language import link, spoken, write_address
 from gradviz.ui.server import server
+from gradviz.web.download import download_button
 from gradviz.web.figure import figure_panel
 from gradviz.web.panels import live_panel
 from gradviz.words import as_text, duration, number
@@ -34,10 +38,6 @@ def go(**words) -> None:
     """Changes the URL, which holds the whole state of this page."""
     kept = {name: st.query_params[name] for name in (LESSON, PREDICTION, DATASET, CONTROLS) if name in st.query_params}
     write_address({name: value for name, value in {**kept, **words}.items() if value})
-
-
-def title_of(lesson: Lesson) -> str:
-    return (_("Claim {n}: ").format(n=lesson.claim) if lesson.claim else "") + _(lesson.title)
 
 
 def overview() -> None:
@@ -56,26 +56,6 @@ def overview() -> None:
                 st.markdown(f"**{title_of(lesson)}**")
                 st.caption(_(lesson.question))
                 st.button(_("Open"), key=f"open-{lesson.id}", on_click=go, kwargs={LESSON: lesson.id, PREDICTION: None})
-
-
-def answer_text(lesson: Lesson, word: str) -> str:
-    return _(lesson.choices[word]) if lesson.choices else counted(lesson, word)
-
-
-def counted(lesson: Lesson, value: str) -> str:
-    # Words: a number and what it counts: "14 convolutions", "1.16 per convolution"
-    return _("{n} {unit}").format(n=value, unit=_(lesson.number[2]))
-
-
-def read_prediction(lesson: Lesson) -> str | None:
-    word = st.query_params.get(PREDICTION)
-    if word is None or (lesson.choices and word in lesson.choices):
-        return word
-    try:
-        low, high, _unit = lesson.number or (0, -1, "")
-        return word if low <= float(word) <= high else None
-    except ValueError:
-        return None
 
 
 def ask(lesson: Lesson) -> None:
@@ -186,15 +166,6 @@ def at_length(lesson: Lesson, sweep: Sweep) -> None:
                      "the report in docs/reproduction.md."))
 
 
-def measured_text(lesson: Lesson, finding: Finding) -> str:
-    if finding.answer is None:
-        return _("no answer in these runs")
-    if isinstance(finding.answer, str):
-        return _(lesson.choices[finding.answer])
-    value = f"{finding.answer:.0f}" if float(finding.answer).is_integer() else number(finding.answer, 3)
-    return counted(lesson, value)
-
-
 def pictures(lesson: Lesson, runs: list) -> None:
     for kind, figure in lesson_figures(lesson, runs).items():
         figure_panel(figure, f"picture-{kind}", _(HOW_TO_READ[kind]), lesson.id)
@@ -236,7 +207,7 @@ def one(lesson: Lesson, plain: bool) -> None:
         st.info(as_text((f"{notice} " if notice else "") + _(DIGITS_DIFFER)), icon=":material/info:")
     st.header(_(lesson.question), anchor=False)
 
-    prediction = read_prediction(lesson)
+    prediction = lesson.read(st.query_params.get(PREDICTION))
     if prediction is None:
         ask(lesson)
         return
@@ -263,6 +234,9 @@ def answered(lesson: Lesson, sweep: Sweep, prediction: str, plain: bool) -> None
         finding = lesson.conclude(done)
         outcome(lesson, prediction, finding)
         at_length(lesson, sweep)
+        query = urlencode({"dataset": sweep.configs[0].dataset, "prediction": prediction})
+        download_button(_("Share as one file"), f"{LESSON_FILE.format(id=lesson.id)}?{query}", f"gradviz-{lesson.id}.html",
+                        key="share", home=True)  # fmt: skip
     if done:
         pictures(lesson, done)
     if not missing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import html
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,11 @@ from starlette.applications import Starlette
 
 from gradviz.__main__ import main
 from gradviz.lenet.config import READERS, RunConfig
+from gradviz.lenet.lessons.catalogue import LESSONS
 from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
+from gradviz.record.spool import read_spool
 from gradviz.serve.desk import Desk
 from gradviz.share import page
 from gradviz.share.kept import MOST_EXACT, Body, kept
@@ -153,6 +156,42 @@ def test_a_page_gets_the_file_in_its_readers_language_with_the_way_back_that_its
     assert '"home":null' in contents(ask(app, f"/api/runs/{run.id}/shared.html", "home=javascript:alert(1)//").body)
     assert ask(app, "/api/runs/nosuch/shared.html").status == 404
     assert ask(app, f"/api/runs/{run.id}/layers.csv").status == 200
+
+
+def asked(runs: list[Run], path: str, query: str) -> str:
+    """What a page of these runs has packed; empty if there is none."""
+    known = {run.id: run for run in runs}
+    own = download_routes(known.get, lambda: Desk(memory_left=lambda: None), list, lambda: "key", pages=shared_pages(known.get))
+    reply = ask(Starlette(routes=own), f"/api/{path}/shared.html", query)
+    assert (reply.status == 200) == reply.text.startswith("<!doctype")
+    return contents(reply.body) if reply.status == 200 else ""
+
+
+def test_a_comparison_is_one_file_of_all_its_runs_with_their_differences_and_pictures(tmp_path):
+    spool = Spooled(tmp_path)
+    spool.steps(6)
+    spool.end()
+    one, two, other = finished_run(SMALL, 5), finished_run(replace(SMALL, lr=0.01), 5), read_spool(spool.path)
+    text = asked([one, two, other], "comparison", f"runs={one.id},{two.id},{one.id}&quantity=activation_rms&home=http://a.b")
+    assert "2 runs compared" in text and "lr 0.01" in text and "In common: " in text and f"runs={one.id}%2C{two.id}" in text
+    assert text.count('"kind":"figure"') == 6 and text.count('"pictures":') == 2
+    mixed = asked([one, two, other], "comparison", f"runs={one.id},{other.id}")
+    assert "A net, SGD" in mixed and text.count('"pictures":') == 2
+    for query in ("", f"runs={one.id}", f"runs={one.id},nosuch", f"runs={one.id},{two.id}&quantity=colour"):
+        assert asked([one, two, other], "comparison", query) == ""
+
+
+def test_the_outcome_of_a_lesson_is_one_file_with_the_prediction_and_what_was_measured():
+    lesson = LESSONS["shortcut-fails"] if "shortcut-fails" in LESSONS else next(iter(LESSONS.values()))
+    runs = [finished_run(config, min(config.steps, 30)) for config in lesson.sweep("digits").configs]
+    word = next(iter(lesson.choices), None) or f"{lesson.number[0]:g}"
+    text = asked(runs, f"lessons/{lesson.id}", f"dataset=digits&prediction={word}&home=http://a.b")
+    finding = lesson.conclude(runs)
+    assert lesson.question in text and "Predicted: " in text and finding.answer_text.split(",")[0] in text
+    assert all(json.dumps(part.statement, ensure_ascii=False)[1:-1] in text for part in finding.parts)
+    assert f"lessons?lesson={lesson.id}" in text and '"kind":"figure"' in text
+    assert "Predicted: " not in asked(runs, f"lessons/{lesson.id}", "dataset=digits&prediction=%3Cscript%3E")
+    assert asked(runs[1:], f"lessons/{lesson.id}", "dataset=digits") == asked(runs, "lessons/nosuch", "") == ""
 
 
 @pytest.mark.parametrize("given", [

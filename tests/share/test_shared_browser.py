@@ -23,7 +23,8 @@ from gradviz.record.quantities import described
 from gradviz.record.run import Run, Status
 from gradviz.record.spool import read_spool
 from gradviz.share.outcome import run_shared
-from gradviz.share.page import written
+from gradviz.share.page import Shared, written
+from gradviz.share.several import compared
 from gradviz.web import wire
 from gradviz.web.given import theory_of, words_of
 
@@ -44,9 +45,9 @@ def shown(offline, tmp_path) -> Iterator[Callable[..., Page]]:
     wrong: list[str] = []
     pages: list[Page] = []
 
-    def opened(run: Run, home: str | None = None) -> Page:
+    def opened(what: Run | Shared, home: str | None = None) -> Page:
         file = tmp_path / "Größe # 数 %41.html"
-        file.write_bytes(written(run_shared(run, home)))
+        file.write_bytes(written(what if isinstance(what, Shared) else run_shared(what, home)))
         page = offline.new_page()
         pages.append(page)
         page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -192,6 +193,18 @@ def test_it_has_room_on_a_screen_and_on_a_phone_and_the_readers_colours(width, s
     page.get_by_role("button", name="colours").click()
     expect(page.locator(".gv-loss svg").first).to_have_css("background-color", light if scheme == "dark" else dark)
     expect(page.locator("body")).to_have_css("background-color", light if scheme == "dark" else dark)
+
+
+def test_a_comparison_shows_its_pictures_and_each_of_its_runs(shown):
+    runs = [finished_run(RunConfig(blocks=2, steps=12, dataset="digits", seed=seed), 12) for seed in (0, 1)]
+    page = shown(compared(runs, "activation_rms"))
+    expect(page.locator(".share-figure .plot-container")).to_have_count(6)
+    page.locator(".share-bar select").select_option(index=1)
+    expect(page.locator(".gv")).to_have_attribute("data-id", runs[1].id)
+    expect(page.locator(".gv")).to_have_attribute("data-plots", "drawn")
+    page.get_by_label("Up to which step").fill("3")
+    expect(page.locator("[data-figure=step] span")).to_have_text("3 of 11")
+    assert page.get_by_role("table").first.inner_text().count("finished") == 2
 
 
 HOSTILE = [

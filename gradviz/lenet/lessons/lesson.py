@@ -89,6 +89,16 @@ class Lesson:
         """What the runs say. Raises KeyError if one of the lesson's configs has no run."""
         return self.check(Evidence(runs))
 
+    def read(self, prediction: str | None) -> str | None:
+        """The word of a link, if it is an answer that this lesson offers."""
+        if prediction is None or (self.choices and prediction in self.choices):
+            return prediction
+        try:
+            low, high, _unit = self.number or (0, -1, "")
+            return prediction if low <= float(prediction) <= high else None
+        except ValueError:
+            return None
+
     def judge(self, prediction: str | float, finding: Finding) -> bool | None:
         """Whether the prediction was right: the same choice, or a number within a fifth (and within 1 of a whole one)."""
         if finding.answer is None:

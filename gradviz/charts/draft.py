@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import plotly.io as pio
 from PIL import Image
 
 from gradviz.record.palette import between
+from gradviz.record.recipe import Recipe, turns_of
 
 # Okabe and Ito's colours, those that stand out on white and on black alike.
 BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY = "#2b86c5", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
@@ -52,6 +55,23 @@ class Draft:
         picture.save(file, "PNG")
         source = "data:image/png;base64," + b64encode(file.getvalue()).decode()
         self.traces.append({"type": "image", "source": source, "x0": 0, "y0": 0.5 + trace["dy"] / 2, "zsmooth": False, **trace})
+
+    def turned(self, recipe: Recipe, colour: str = INK, axis: str = "", last: float = math.inf) -> None:
+        """A line right before each step at which something was turned, its word at the top, and on hover the sentence.
+
+        `axis`: which of several step axes ("", "2", …); `last`: where it ends.
+        """
+        across, up = f"x{axis}", f"y{axis} domain"
+        turns = [turn for turn in turns_of(recipe) if turn.step <= last]
+        for step, several in groupby(turns, key=lambda turn: turn.step):
+            same, at = list(several), {"xref": across, "yref": up}
+            mark = {"type": "line", "x0": step - 0.5, "x1": step - 0.5, "y0": 0, "y1": 1, **at}
+            self.layout.setdefault("shapes", []).append(mark | {"line": {"color": colour, "width": 1.5, "dash": "dot"}})
+            self.layout.setdefault("annotations", []).append({
+                "x": step - 0.5, "y": 1, "xanchor": "left", "yanchor": "top", "showarrow": False, "align": "left", **at,
+                "text": "<br>".join(turn.word for turn in same), "hovertext": "<br>".join(str(turn.sentence) for turn in same),
+                "font": {"size": 11, "color": colour},
+            })  # fmt: skip
 
     def colour_bar(
         self, title: str, limits: tuple[float, float], colours: Sequence[str], length: float = 1, **ticks: object

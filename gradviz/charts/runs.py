@@ -55,6 +55,7 @@ def loss_figure(runs: Mapping[str, Run[Recipe]], chance: float | None = None) ->
         first = max(first, float(np.max(loss[:1][finite[:1]], initial=0)))
         longest = max(longest, history.steps)
         line(figure, steps, np.where(finite, loss, np.nan), name, style)
+        figure.turned(run.recipe, style["color"], last=history.steps)
         if len(loss) and not finite.all():
             figure.scatter(
                 x=steps[~finite], y=np.full((~finite).sum(), loss[finite][-1] if finite.any() else chance or 1.0), mode="markers",
@@ -82,6 +83,7 @@ def accuracy_figure(runs: Mapping[str, Run[Recipe]], chance: float | None = None
             steps, shares = _thinned(history.accuracy, told=True)
             line(figure, steps[~np.isnan(shares)], 100 * shares[~np.isnan(shares)], name, style)
             continue
+        figure.turned(run.recipe, style["color"], last=history.steps)
         tests = np.array(history.tests, float).reshape(-1, 2)
         longest = max(longest, int(np.max(tests[:, 0], initial=0)))
         line(figure, tests[:, 0], 100 * tests[:, 1], name, style, mode="lines+markers")
@@ -144,6 +146,7 @@ def wake_figure(runs: Mapping[str, Run[Recipe]], quantity: str = "weight_grad_rm
         places = QUANTITIES[quantity].places(values)
         places = np.where(np.isneginf(places), ZERO_AT, np.where(np.isfinite(places), places, np.nan))
         line(figure, np.arange(len(values)) * history.stride, places, name, style)
+        figure.turned(run.recipe, style["color"], last=history.steps)
     return figure.done()
 
 
@@ -198,6 +201,7 @@ def heatmaps_figure(runs: Mapping[str, Run[Recipe]], quantity: str, limits: tupl
             "range": [0.5, len(run.recipe.layout) + 0.5], "showgrid": False,  # the input at the bottom, as in the Lab
             "title": {"text": "" if place % columns else _("layer")}, **_STRETCHED,
         }  # fmt: skip
+        figure.turned(run.recipe, "#ffffff", axis, run.history.steps)
         figure.layout["annotations"].append({
             "text": name, "x": left + wide / 2, "y": top, "xref": "paper", "yref": "paper", "xanchor": "center",
             "yanchor": "bottom", "showarrow": False, "font": {"size": 13},
@@ -233,6 +237,8 @@ def difference_figure(first: Run[Recipe], second: Run[Recipe], quantity: str) ->
         codes.T, DIFFERENCES, dx=stride, dy=1, customdata=np.clip(difference, -1e3, 1e3).astype(np.float32).T,
         hovertemplate="%{y:.0f}, %{x:.0f}: %{customdata:.2f}<extra></extra>",
     )  # fmt: skip
+    for run, colour in ((first, COLOURS[0]), (second, COLOURS[1])):
+        figure.turned(run.recipe, colour, last=common)
     figure.colour_bar(_(scale.unit) if scale.linear else _("decades"), (-span, span), BLUE_TO_RED)
     labels = [f"{place + 1} · {name}" for place, name in enumerate(names)]
     shown = even_choice(len(names), 12)

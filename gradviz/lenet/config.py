@@ -22,7 +22,7 @@ from gradviz.lenet.fields import ConfigError, Sentences, field_table, setting, s
 from gradviz.lenet.layout import layout
 from gradviz.messages import Message, say
 from gradviz.record.layout import Layout
-from gradviz.record.recipe import Recipe
+from gradviz.record.recipe import Recipe, Turn
 from gradviz.record.run import Run, Summary
 from gradviz.words import gettext as _
 from gradviz.words import ngettext
@@ -187,6 +187,13 @@ class RunConfig:
     def knobs(self, step: int) -> Knobs:
         """What is in force at this step."""
         return dataclasses.replace(self._set_up, **{each.field: each.value for each in self.changes if each.step <= step})
+
+    @property
+    def turns(self) -> list[Turn]:
+        def turn(step: int, name: str, word: str) -> Turn:
+            return Turn(step, f"{name} {word}", say(f"turned-{name}", step=step, value=word))
+
+        return [turn(each.step, each.field, to_word(each.value)) for each in self.changes]
 
     def turned(self, step: int, **knobs: Any) -> RunConfig:
         """The same run, in which these knobs are turned right before this step. Raises ConfigError."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+from gradviz.messages import Message
 from gradviz.record.layout import Layout
 
 
@@ -28,6 +29,19 @@ class Recipe(Protocol):
 
     def to_dict(self) -> Mapping[str, Any]:
         """All that makes it, as JSON has it. `kind` names what reads it (see RunStore); a deep LeNet's has none."""
+
+
+class Turn(NamedTuple):
+    """What was turned right before a step."""
+
+    step: int
+    word: str  # of the settings: "lr 0.0003"
+    sentence: Message
+
+
+def turns_of(recipe: Recipe) -> Sequence[Turn]:
+    """By rising step. Not every recipe knows of such."""
+    return getattr(recipe, "turns", ())
 
 
 R = TypeVar("R", bound=Recipe, covariant=True)  # whose run it is: Run[RunConfig] is one of a deep LeNet

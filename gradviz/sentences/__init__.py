@@ -12,6 +12,10 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     # training
     "loss-not-finite": "The loss is {loss} at step {step}; inf or nan first appears in {layer}.",
     "loss-alone-not-finite": "The loss is {loss} at step {step}; all layers are still finite.",
+    "turned-lr": "At step {step} the learning rate became {value}.",
+    "turned-optimizer": "At step {step} the optimiser became {value}.",
+    "turned-treatment": "At step {step} the gradient treatment became {value}.",
+    "turned-threshold": "At step {step} the threshold became {value}.",
     "no-device": "Device (device) {device} is not on this machine; it has {have}.",
     "batch-too-large": (
         "Batch size (batch_size) must be at most {images}, the training images of this data set; {size} is not."

@@ -23,7 +23,7 @@ from gradviz.record.measuring import why_missing
 from gradviz.record.quantities import OF_WATCHED, QUANTITIES, described
 from gradviz.record.raster import MAX_ROWS, encode, fitted, means, measured_columns, pool, rows_of
 from gradviz.record.reading import ratio
-from gradviz.record.recipe import Recipe
+from gradviz.record.recipe import Recipe, turns_of
 from gradviz.record.rows import Rows, folded
 from gradviz.record.run import Run, Status
 
@@ -56,6 +56,7 @@ def delta(
     incomplete is sent again, of a watched run those too whose loss may only now have come. Everything is sent (first = 0, and
     the layers' names) if the stride has changed, the client is ahead of the run, or the fitted range is another. `newest_step`
     is the last of the newest column that was measured; why it has no number of some rows, `missing` says for each reason.
+    `turns`: step, word and sentence of what was turned.
     Arrays: float32 loss, accuracy; float32 (rows,) of `quantity` in that column; int32 steps and float32 values of
     the `tests` test points from the first column on; uint8 (columns − first, rows).
     Raises WireError for a quantity or range that does not exist.
@@ -79,6 +80,7 @@ def delta(
         "newest_step": min(history.steps, (column + 1) * history.stride) - 1,
         "missing": _missing(run, quantity, newest, rows),
         "every": run.every,
+        "turns": [[turn.step, turn.word, str(turn.sentence)] for turn in turns_of(run.recipe)],
     }
     told = run.watched
     return pack(

@@ -205,3 +205,13 @@ def test_every_lesson_has_its_pictures_and_a_sentence_on_how_to_read_each(lesson
     assert set(figures) == set(lesson.look_at) <= set(HOW_TO_READ)
     assert all(figure.data for figure in figures.values())
     assert lesson_figures(lesson, []) == {}
+
+
+def test_what_was_turned_is_a_line_at_its_step_with_its_word_and_none_comes_before_its_step():
+    run = run_of(np.ones(7), losses=(2.3,) * 5, changes="3:optimizer=sgd,3:lr=0.1,9:lr=0.01")
+    for figure in (charts.loss_figure({"a": run}), charts.accuracy_figure({"a": run}),
+                   charts.heatmaps_figure({"a": run}, "weight_grad_rms", RANGE)):  # fmt: skip
+        (line,) = figure.layout.shapes
+        (label,) = [note for note in figure.layout.annotations if note.hovertext]
+        assert (line.x0, line.x1, label.x) == (2.5, 2.5, 2.5) and label.text == "optimizer sgd<br>lr 0.1"
+        assert "At step 3 the learning rate became 0.1." in label.hovertext

@@ -3,6 +3,7 @@
 import { MARKS } from "./look.js";
 import { decimal } from "./numbers.js";
 import { told } from "./rows.js";
+import { turnMarks } from "./turns.js";
 
 // The frame of steps grows by doubling, so that it rarely jumps and is never mostly empty. A replay has the `frame` of its run.
 export const frameOf = ({ live, total, steps, frame }) => frame ?? (live ? Math.min(total ?? Infinity, Math.max(32, 2 ** Math.ceil(Math.log2(steps * 1.02)))) : steps);
@@ -71,6 +72,7 @@ export function drawLoss(chart, { run, words, look, component: { data: { chance 
       meaning: log },
     yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
     hovermode: "x",
+    ...turnMarks(run, look),
   }, 250);
 }
 
@@ -89,5 +91,6 @@ export function drawAccuracy(chart, { run, words, look, component: { data: { cha
     xaxis: stepAxis(run, words),
     yaxis: { title: { text: words.accuracy_axis }, range: [0, 102], dtick: 25 },
     hovermode: "x",
+    ...turnMarks(run, look),
   }, 250);
 }

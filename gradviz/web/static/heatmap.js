@@ -5,6 +5,7 @@ import { labelWidth, layerAxis, room } from "./depth.js";
 import { ABSENT_COLOUR, MARKS, SCALE, paint, put } from "./look.js";
 import { fill, measured, power, stepsText, superscript } from "./numbers.js";
 import { heldCodes, isGroup, rowLabels } from "./rows.js";
+import { turnMarks } from "./turns.js";
 import { LEVELS, firstLayer } from "./wire.js";
 
 const FIT = "fit";
@@ -110,7 +111,7 @@ export class Heatmap {
     const plot = HEIGHT - HEAT_TOP - HEAT_BOTTOM, share = 1 - SCALE_HEIGHT / plot;
     const bin = run.layers / run.rows;
     const axis = layerAxis(chart, rowLabels(run, room(chart)), plot * share, words);
-    const width = (high - low) / LEVELS;
+    const width = (high - low) / LEVELS, turned = turnMarks(run, look, "y domain");
     chart.draw([
       { type: "image", source, x0: (run.stride - 1) / 2, dx: run.stride, y0: (bin - 1) / 2, dy: bin, hoverinfo: "skip", zsmooth: false },
       // The colour scale is a plot of its own: Plotly's colour bar moves the axes and their titles about.
@@ -120,7 +121,8 @@ export class Heatmap {
       showlegend: false,
       plot_bgcolor: look.empty,
       margin: { l: labelWidth(axis.ticktext), r: 14, t: HEAT_TOP, b: HEAT_BOTTOM },
-      annotations: [markLegend(marks, chart.width - 90, words, look)],
+      shapes: turned.shapes,
+      annotations: [...turned.annotations, markLegend(marks, chart.width - 90, words, look)],
       xaxis: { ...stepAxis(run, words), constrain: "range" },
       yaxis: { ...axis, scaleanchor: false, constrain: "range", domain: [0, share] },
       xaxis2: { anchor: "y2", side: "top", range: [low, high], tickvals, ticktext: tickvals.map((v) => (linear ? `${100 * v} %` : power(v))),

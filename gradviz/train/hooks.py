@@ -24,7 +24,8 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from gradviz.train.behind import behind, mark
-from gradviz.train.lengths import Number, length, nonzero
+from gradviz.train.eyes import Asked, Eyes
+from gradviz.train.lengths import Number, length
 from gradviz.train.modules import Row, callers, find_rows, is_lazy_net
 
 Part = tuple[Number, int]  # a length, and of how many entries
@@ -83,6 +84,7 @@ class Passes:
         self.seconds = 0.0  # of this thread, spent here while measuring
         self.calls: dict[int, None] = {}  # ids of modules in the order of their first calls, until `ordered`
         self.called: set[int] = set()  # ids of modules since the last step, while measuring
+        self.eyes = Eyes()
         self.behind: dict[int, str] = {}  # id of a module -> what stands behind it, as far as it was seen until `ordered`
         self._model = weakref.ref(model)
         self._guard = guard
@@ -136,6 +138,7 @@ class Passes:
 
     def close(self) -> None:
         self.measuring = False
+        self.eyes.close()
         for handle in [*self._handles, *self._first]:
             handle.remove()
         self._handles, self._first = [], []
@@ -152,7 +155,7 @@ class Passes:
             self._open.clear()  # outside of any backward pass: one that is still open has died of an error
             self.begun = True
         if self.measuring:
-            self._timed(lambda: self._look(module, inputs, output))
+            self._timed(partial(self._look, module, inputs, output))
 
     def _look(self, module: int, inputs: object, output: object) -> None:
         if self._lazy and (model := self._model()) is not None:
@@ -253,10 +256,14 @@ class Passes:
     @torch.no_grad()
     def measure_raw(self) -> None:
         """The gradients as they lie there now."""
+        there: list[tuple[Collected, torch.Tensor]] = []
         for row, found in zip(self.rows, self.collected, strict=True):
-            weight = row.weight
-            gradient = None if weight is None else weight.grad
-            found.raw = None if gradient is None or not plain(gradient) else raw(gradient)
+            weight, found.raw = row.weight, None
+            if weight is not None and (gradient := weight.grad) is not None and plain(gradient):
+                there.append((found, gradient.detach()))
+        looked = self.eyes.look([gradient for _found, gradient in there], Asked())
+        for (found, gradient), size, count in zip(there, looked.lengths, looked.nonzero, strict=True):
+            found.raw = Raw(size, gradient.numel(), count)
 
     def _timed(self, function: Callable[[], None]) -> None:
         begin = time.perf_counter()
@@ -278,11 +285,6 @@ def plain(tensor: torch.Tensor) -> bool:
     """Whether its entries are those of the weight itself: no shard of it on several machines, no packed integers."""
     ordinary = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.layout in (torch.strided, torch.sparse_coo)
     return ordinary and (tensor.is_floating_point() or tensor.is_complex()) and tensor.device.type != "meta"
-
-
-def raw(gradient: torch.Tensor) -> Raw:
-    count = None if gradient.layout != torch.strided else nonzero(gradient)
-    return Raw(length(gradient), gradient.numel(), count)
 
 
 def _first_tensor(output: object) -> torch.Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,15 @@ import numpy as np
 import torch
 
 from gradviz.record.watched import ABSENT, MEASURED, STILL
+from gradviz.train.eyes import Asked, Eyes
 from gradviz.train.hooks import Collected, Part, plain
-from gradviz.train.lengths import Number, bring, length, lengths, memory, nonzero
+from gradviz.train.lengths import Number, bring, memory, nonzero
 from gradviz.train.modules import Row
 
 MOST = 1 << 22  # entries of a weight that are kept for comparison; of a larger one every so-manieth
 Table = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+_SHARES = ("zero_share", STILL)
+_PLACES = {quantity: place for place, quantity in enumerate(MEASURED)}
 
 
 @dataclass
@@ -32,57 +36,101 @@ class Moved:
 @dataclass
 class _Before:
     k: int
-    old: torch.Tensor  # (n,): entries of the weight before the step
-    pushed: torch.Tensor | None = None  # (n,): where the treated gradient is not 0
+    old: torch.Tensor  # entries of the weight before the step
+    pushed: Number | None = None  # entries whose treated gradient is not 0; None: not known
+    where: torch.Tensor | None = None  # they; None: all of them
+
+
+class Room:
+    """Memory for a copy of the weights, kept from step to step: to ask the system for it anew takes longer than to measure.
+
+    It is the system's own: taken from the heap in the middle of a training it would move that training's tensors to where
+    they, too, have to be asked for anew at each step.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, torch.dtype], torch.Tensor] = {}
+
+    def of(self, k: int, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """For the k-th row, uninitialised. A GPU's memory is cheap to ask for and dear to hold."""
+        found = self._kept.get((k, dtype))
+        if found is None or found.shape != like.shape or found.stride() != like.stride() or found.device != like.device:
+            found = torch.empty_like(like, dtype=dtype)
+            if found.device.type == "cpu":
+                size, stride = found.shape, found.stride()
+                if found.nbytes > mmap.PAGESIZE:
+                    flat = torch.frombuffer(mmap.mmap(-1, found.nbytes), dtype=dtype, count=found.numel())
+                    found = flat.as_strided(size, stride)
+                self._kept[k, dtype] = found
+        return found
 
 
 class Updates:
     """One step of an optimiser: `weights` and `gradients` before it, `after` behind it. Memory: a copy of the weights."""
 
-    def __init__(self, rows: Sequence[Row], mine: Sequence[int]):
+    def __init__(self, rows: Sequence[Row], mine: Sequence[int], room: Room, eyes: Eyes):
         self._rows = [(k, weight) for k in mine if (weight := rows[k].weight) is not None and plain(weight)]
+        self._room, self._eyes = room, eyes
         self._before: list[_Before] = []
         self.moved: dict[int, Moved] = {}
 
     @torch.no_grad()
     def weights(self) -> None:
-        parts = lengths([weight.detach() for _k, weight in self._rows])
-        for (k, weight), part in zip(self._rows, parts, strict=True):
-            self.moved[k] = Moved((part, weight.numel()))
+        copies: list[torch.Tensor | None] = []
+        for k, weight in self._rows:
+            copies.append(None)
             if weight.requires_grad:
-                self._before.append(_Before(k, _taken(weight, weight).clone()))
+                entries = _taken(weight, weight)
+                self._before.append(_Before(k, self._room.of(k, entries, entries.dtype)))
+                if entries.numel() == weight.numel():
+                    copies[-1] = self._before[-1].old
+                else:
+                    self._before[-1].old.copy_(entries)
+        looked = self._eyes.look([weight.detach() for _k, weight in self._rows], Asked(False, copies=copies))
+        for (k, weight), length in zip(self._rows, looked.lengths, strict=True):
+            self.moved[k] = Moved((length, weight.numel()))
 
     @torch.no_grad()
     def gradients(self) -> None:
         """As the optimiser gets them."""
-        weights = dict(self._rows)
+        weights, given, into = dict(self._rows), [], []
         for before in self._before:
-            weight = weights[before.k]
-            gradient = weight.grad
-            if gradient is None or not plain(gradient):
-                continue
-            self.moved[before.k].treated = length(gradient), gradient.numel()
-            if gradient.layout == torch.strided:
-                before.pushed = _taken(gradient, weight) != 0
+            gradient = weights[before.k].grad
+            if gradient is not None and plain(gradient):
+                given.append((before, gradient.detach()))
+                if gradient.layout == torch.strided:
+                    before.where = self._room.of(before.k, before.old, torch.bool)
+                alike = before.where is not None and gradient.stride() == before.where.stride()
+                into.append(before.where if alike else None)
+        looked = self._eyes.look([gradient for _before, gradient in given], Asked(into=into))
+        for (before, gradient), length, pushed in zip(given, looked.lengths, looked.nonzero, strict=True):
+            self.moved[before.k].treated = length, gradient.numel()
+            before.pushed = pushed
+            if pushed is None and before.where is not None:  # of another order in memory, or too large to be compared as a whole
+                entries = torch.empty_like(before.old).copy_(_taken(gradient, weights[before.k]))
+                before.pushed = nonzero(entries, into=before.where)
+            if before.where is not None and before.pushed == before.where.numel():
+                before.where = None
 
     @torch.no_grad()
     def after(self, skipped: bool) -> None:
         """`skipped`: a fused optimiser has left the weights alone, because the gradient had overflown."""
         weights = dict(self._rows)
-        for before in self._before:
+        stepped = [before for before in self._before if self.moved[before.k].treated is not None]
+        new = [_taken(weights[before.k], weights[before.k]) for before in stepped]
+        looked = self._eyes.look([before.old for before in stepped], Asked(less=new, beside=[before.where for before in stepped]))
+        for before, length, changed in zip(stepped, looked.lengths, looked.nonzero, strict=True):
             moved = self.moved[before.k]
-            if moved.treated is None:
-                continue
-            undone = before.old.sub_(_taken(weights[before.k], weights[before.k]))
-            moved.change = length(undone), undone.numel()
-            if before.pushed is not None and not skipped:
-                pushed = nonzero(before.pushed)
-                moved.still = pushed - nonzero(before.pushed & (undone != 0)), pushed
+            moved.change = length, before.old.numel()
+            if before.pushed is not None and changed is not None and not skipped:
+                moved.still = before.pushed - changed, before.pushed
         self._before = []
 
 
 def _taken(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """(n,): its entries, of a large one every p-th, in an order that is the same for all tensors `like` that one."""
+    """Its entries; of a large one every p-th, (n,), in an order that is the same for all tensors `like` that one."""
+    if tensor.numel() <= MOST:
+        return tensor.detach()
     flat = memory(tensor) if tensor.stride() == like.stride() else None
     flat = tensor.detach().reshape(-1) if flat is None or memory(like) is None else flat
     return flat[:: stride(tensor.numel())]
@@ -114,33 +162,28 @@ class Tally:
     """Numbers that may still lie on a device, each with its place in a table; they are brought at once."""
 
     def __init__(self, layers: int):
-        self._layers = layers
-        self._sums: dict[tuple[str, int], list[tuple[int, int]]] = {}  # -> (place among the numbers, entries)
+        self._shape = len(MEASURED), layers
+        self._places: list[int] = []  # in the flat table
         self._numbers: list[Number] = []
+        self._wholes: list[Number] = []
 
-    def lengths(self, quantity: str, k: int, parts: Sequence[Part]) -> None:
-        """The root mean square over the parts."""
-        for number, entries in parts:
-            self._sums.setdefault((quantity, k), []).append((len(self._numbers), entries))
-            self._numbers.append(number)
-
-    def share(self, quantity: str, k: int, part: Number, whole: Number) -> None:
-        self._sums[quantity, k] = [(len(self._numbers), -1), (len(self._numbers) + 1, -1)]
-        self._numbers += [part, whole]
+    def take(self, quantity: str, k: int, number: Number, whole: Number) -> None:
+        """A length, and of how many entries: of several the root mean square comes of it. Or a share, and of how much."""
+        self._places.append(_PLACES[quantity] * self._shape[1] + k)
+        self._numbers.append(number)
+        self._wholes.append(whole)
 
     def table(self) -> Table:
         """float32 (len(MEASURED), layers)"""
-        brought = bring(self._numbers)
-        table = np.full((len(MEASURED), self._layers), ABSENT, np.float32)
-        for (quantity, k), places in self._sums.items():
-            values = [brought[place] for place, _entries in places]
-            if places[0][1] < 0:
-                value = values[0] / values[1] if values[1] else ABSENT
-            else:
-                value = math.hypot(*values) / math.sqrt(sum(entries for _place, entries in places))
-            with np.errstate(over="ignore"):
-                table[MEASURED.index(quantity), k] = value
-        return table
+        brought = np.array(bring(self._numbers + self._wholes)).reshape(2, -1)
+        places = np.array(self._places, int)
+        shares = np.array([quantity in _SHARES for quantity in MEASURED])[:, None]
+        sums, wholes = (np.zeros(self._shape) for _ in range(2))
+        with np.errstate(all="ignore"):
+            np.add.at(sums.ravel(), places, brought[0] ** np.where(shares.ravel()[places // max(self._shape[1], 1)], 1, 2))
+            np.add.at(wholes.ravel(), places, brought[1])
+            found = np.where(shares, sums / wholes, np.sqrt(sums) / np.sqrt(wholes))
+            return np.where(wholes > 0, found, ABSENT).astype(np.float32)
 
 
 def tabled(collected: Sequence[Collected], moved: Mapping[int, Moved], scales: Mapping[int, Scale], world: int) -> Table:
@@ -149,23 +192,25 @@ def tabled(collected: Sequence[Collected], moved: Mapping[int, Moved], scales: M
     `world`: processes whose mean the gradient is; 0 if that is not known, and with it the signals are not.
     """
     tally = Tally(len(collected))
+    take = tally.take
     for k, found in enumerate(collected):
-        if found.raw:
-            tally.lengths("weight_grad_rms", k, [(found.raw.length, found.raw.entries)])
-            if found.raw.nonzero is not None:
-                tally.share("zero_share", k, found.raw.entries - found.raw.nonzero, float(found.raw.entries))
-        if found.signals and world and not found.twice:
-            tally.lengths("signal_rms", k, found.signals)
-        if found.activations:
-            tally.lengths("activation_rms", k, found.activations)
+        if raw := found.raw:
+            take("weight_grad_rms", k, raw.length, raw.entries)
+            if raw.nonzero is not None:
+                take("zero_share", k, raw.entries - raw.nonzero, raw.entries)
+        if world and not found.twice:
+            for length, entries in found.signals:
+                take("signal_rms", k, length, entries)
+        for length, entries in found.activations:
+            take("activation_rms", k, length, entries)
         if change := moved.get(k):
-            tally.lengths("weight_rms", k, [change.weight])
+            take("weight_rms", k, *change.weight)
             if change.treated:
-                tally.lengths("treated_grad_rms", k, [change.treated])
+                take("treated_grad_rms", k, *change.treated)
             if change.change:
-                tally.lengths("update_ratio", k, [change.change])
+                take("update_ratio", k, *change.change)
             if change.still:
-                tally.share(STILL, k, *change.still)
+                take(STILL, k, *change.still)
     table = tally.table()
     for k, scale in scales.items():
         for name, by in (("weight_grad_rms", scale.loss), ("signal_rms", scale.loss), ("treated_grad_rms", scale.left)):

@@ -19,7 +19,7 @@ from gradviz.train.hooks import Collected, Passes
 from gradviz.train.missing import Circumstances, Missing, missing
 from gradviz.train.modules import order
 from gradviz.train.pace import Pace
-from gradviz.train.updates import Moved, Scale, Table, Updates, loss_scale, tabled
+from gradviz.train.updates import Moved, Room, Scale, Table, Updates, loss_scale, tabled
 
 
 @dataclass
@@ -43,6 +43,7 @@ class _Open:
     scales: dict[int, Scale] = field(default_factory=dict)  # by row
     updates: Updates | None = None  # of the optimiser that steps now
     called: set[int] = field(default_factory=set)
+    held: dict[int, list[int]] = field(default_factory=dict)  # by the id of an optimiser: rows
 
 
 class Watcher:
@@ -68,7 +69,7 @@ class Watcher:
         self.steps = 0
         self.passes = Passes(model, self._guard, owner)
         self.order: list[int] | None = None  # of the rows, in the order of their first calls; from the first step on
-        self._open = _Open()
+        self._open, self._room = _Open(), Room()
         self._known: list[weakref.ref[Optimizer]] = [weakref.ref(each) for each in optimizers or ()]
         self._settled = optimizers is not None  # which optimisers there are
         self._began = time.perf_counter()
@@ -106,7 +107,7 @@ class Watcher:
 
     def _let_go(self) -> None:
         """Of a step that is not seen to its end: what is open holds a copy of the weights."""
-        self._open = _Open()
+        self._open, self._room = _Open(), Room()
         self.passes.stop()
 
     def _guard(self, function: Callable[[], None]) -> None:
@@ -123,8 +124,13 @@ class Watcher:
     # --- the optimiser ---------------------------------------------------------------------------------------------
 
     def _held(self, optimizer: Optimizer) -> list[int]:
-        held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
-        return [k for k, row in enumerate(self.passes.rows) if id(row.weight) in held]
+        """Rows. It is asked for several times in a step and looked up once."""
+        known = self._open.held.get(id(optimizer))
+        if known is None:
+            held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+            known = [k for k, row in enumerate(self.passes.rows) if id(row.weight) in held]
+            self._open.held[id(optimizer)] = known
+        return known
 
     def _is_mine(self, optimizer: Optimizer) -> bool:
         if any(known() is optimizer for known in self._known):
@@ -143,6 +149,7 @@ class Watcher:
         return replaced[0] if replaced else None
 
     def _begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> list[tuple[Any, Any]]:
+        self._open.held.pop(id(optimizer), None)  # it may have been given more since
         if not self._is_mine(optimizer):
             return []
         if id(optimizer) in self._open.stepped:
@@ -151,11 +158,11 @@ class Watcher:
         self._open.updates = None  # of a step that an error has ended
         if not self.passes.measuring:
             return []
-        mine = self._held(optimizer)
+        mine = list(self._held(optimizer))
         if not self._open.stepped:  # the rows that nobody trains are looked at once a step
             others = {k for known in self._known if (other := known()) is not None for k in self._held(other)}
             mine += [k for k in range(len(self.passes.rows)) if k not in others and k not in mine]
-        updates = self._open.updates = Updates(self.passes.rows, sorted(mine))
+        updates = self._open.updates = Updates(self.passes.rows, sorted(mine), self._room, self.passes.eyes)
         updates.weights()
         closure = kwargs.get("closure") or next((each for each in args[1:] if callable(each)), None)
         if closure is None:
@@ -228,6 +235,7 @@ class Watcher:
             self.passes.ordered()
         seen = self._seen(step) if measured else Seen(None, {}, 0, self._classes())
         self._took(seen)
+        self._open.held.clear()
         now = time.perf_counter()
         self._pace.take(now - self._began, self.passes.seconds + now - begin, measured)
         self._began, self.passes.seconds = now, 0.0

@@ -142,8 +142,8 @@ def leave(figure, runs: dict) -> None:
         parted(figure, step, _("{other} leaves {one}").format(one=one + 1, other=other + 1))
 
 
-def pictures(runs: dict) -> None:
-    ids = " ".join(run.id for run in runs.values())
+def curves(runs: dict, ids: str) -> bool:
+    """Loss and accuracy. Whether all are deep LeNets, of which the page knows how to read a picture."""
     left, right = st.columns(2)
     guess, chances = all_lenets(runs.values()), {chance_of(run.recipe) for run in runs.values()}
     chance = chances.pop() if len(chances) == 1 else None  # of all of them
@@ -160,7 +160,12 @@ def pictures(runs: dict) -> None:
         figure_panel(accuracy, "accuracy", title, ids)
         if guess:
             st.caption(_(HOW_TO_READ["accuracy"]))
+    return guess
 
+
+def pictures(runs: dict) -> None:
+    ids = " ".join(run.id for run in runs.values())
+    guess = curves(runs, ids)
     first, second, third = st.columns(3)
     measured = [name for name in (*QUANTITIES, *OF_WATCHED) if all(name in run.history.quantities for run in runs.values())]
     quantity = first.selectbox(_("Quantity"), measured, key="compare_quantity", format_func=quantity_name)
@@ -188,11 +193,14 @@ def pictures(runs: dict) -> None:
                      "at 100 %."))
     figure_panel(heatmaps_figure(recorded, quantity, limits), "heatmaps", _("Heatmaps of all runs"), ids)
     st.caption(_(HOW_TO_READ["heatmap"]))
-    query = urlencode({"runs": ",".join(run.id for run in recorded.values()), "quantity": quantity})
-    download_button(_("Share as one file"), f"{COMPARISON}?{query}", "gradviz-comparison.html", key="share", home=True)
     if any(run.watched for run in recorded.values()):
         st.caption(_("Grey was not measured; a step between two that were has the colours of the one before."))
+    query = urlencode({"runs": ",".join(run.id for run in recorded.values()), "quantity": quantity})
+    download_button(_("Share as one file"), f"{COMPARISON}?{query}", "gradviz-comparison.html", key="share", home=True)
+    difference(recorded, quantity)
 
+
+def difference(recorded: dict, quantity: str) -> None:
     st.header(_("Difference of two"), anchor=False)
     one, other = st.columns(2)
     a = one.selectbox(_("This run"), list(recorded), key="compare_a")

@@ -22,7 +22,7 @@ from gradviz.settings import SettingsError
 from gradviz.share.routes import shared_pages
 from gradviz.store.store import StoreError
 from gradviz.ui.opening import SHELL
-from gradviz.ui.server import close_server, notice, server
+from gradviz.ui.server import close_server, notice, server, weights
 from gradviz.web.badge import Badge
 from gradviz.web.cards import Board, classroom_routes
 from gradviz.web.connections import Connections
@@ -166,7 +166,10 @@ _routes = [*build_routes(
     get_archive=_archive,
     get_key=lambda: server().classroom.key,
     get_person=lambda request: _person(request.cookies.get(COOKIE)),
-    pages=shared_pages(lambda run_id: server().manager.get(run_id)),
+    pages={
+        **shared_pages(lambda run_id: server().manager.get(run_id)),
+        "/api/runs/{id}/weights.safetensors": lambda request: weights(request.path_params["id"]),
+    },
 ), *ingest_routes(lambda: server().inbox, lambda: server().settings.ingest)]
 _files = Files(Path(st.__file__).parent / "static")
 # Streamlit puts its own routes under the base path, but not ours.

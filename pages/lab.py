@@ -9,6 +9,7 @@ import streamlit as st
 from gradviz.lenet import codegen
 from gradviz.lenet.config import RunConfig, config_of
 from gradviz.lenet.diagnosis import diagnose
+from gradviz.lenet.loading import loader
 from gradviz.lenet.net import parameter_count
 from gradviz.lenet.notebook import notebook
 from gradviz.lenet.theory.predict import critical_range, depth_marks, predict
@@ -22,7 +23,7 @@ from gradviz.ui import classroom, controls, first, going_on, projector
 from gradviz.ui.heavy import said_if_refused
 from gradviz.ui.language import spoken, write_address
 from gradviz.ui.meanings import MEANINGS
-from gradviz.ui.server import server
+from gradviz.ui.server import newest_state, server
 from gradviz.web.download import download_button
 from gradviz.web.panels import live_panel, preview_panel, title_panel
 from gradviz.words import as_text
@@ -205,6 +206,11 @@ def program_words(config: RunConfig, run: Run | None) -> None:
             st.download_button(_("Download the code"), code, f"gradviz-{config.id}.py", "text/x-python", on_click="ignore")
             st.download_button(_("As a notebook"), notebook(code), f"gradviz-{config.id}.ipynb", "application/x-ipynb+json",
                                on_click="ignore")  # fmt: skip
+            if newest_state(config.id):
+                file = f"gradviz-{config.id}-weights.safetensors"
+                download_button(_("The trained weights"), f"api/runs/{config.id}/weights.safetensors", file, key="weights")
+                st.download_button(_("The code that loads them"), loader(code, file), f"gradviz-{config.id}-load.py",
+                                   "text/x-python", on_click="ignore")  # fmt: skip
         st.code(code, language="python")
 
 

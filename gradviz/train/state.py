@@ -109,6 +109,11 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return {name: value for name, value in kept.items() if not name.endswith(_GAIN)}  # of the training, not the net
 
 
+def weights_file(path: Path) -> bytes:
+    """Those as a safetensors file of their own. Raises StateGone."""
+    return save({name: value.contiguous() for name, value in weights(path).items()})
+
+
 class Between:
     """What a step changes before its update, as it was when the step began: a step that is left in its middle never was."""
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradviz.lenet.config import READERS, RunConfig
@@ -27,6 +28,7 @@ from gradviz.settings import Settings
 from gradviz.store.states import FOLDER as FOLDER_OF_STATES
 from gradviz.store.states import States
 from gradviz.store.store import RunStore
+from gradviz.train.state import StateGone, weights_file
 from gradviz.train.training import Train
 
 if TYPE_CHECKING:
@@ -137,6 +139,21 @@ def _arithmetic(threads: int, free: Callable[[RunConfig], bool], config: RunConf
 # The only thing of a module that changes: pages and routes are given nothing by Streamlit that they could hold it by. One for
 # all sessions and for the routes. Raises SettingsError for a GRADVIZ_* variable that cannot be used.
 server = Once(build)
+
+
+def newest_state(run_id: str) -> Path | None:
+    """The file of the last state of its training that is kept."""
+    states = States(server().settings.store / FOLDER_OF_STATES, 0)
+    steps = states.steps(run_id)
+    return states.path(run_id, steps[-1]) if steps else None
+
+
+def weights(run_id: str) -> bytes | None:
+    """The weights of that state as a safetensors file; None if none is kept."""
+    try:
+        return weights_file(path) if (path := newest_state(run_id)) else None
+    except StateGone:
+        return None
 
 
 def notice() -> dict[str, str | bool]:

@@ -40,7 +40,7 @@ def download_routes(
 ) -> list[Route]:
     """Routes for `st.App`: each of export.ALL_FILES of a run, and the class's archive for who knows its key.
 
-    `pages`: path -> the page in one file that a request under it asks for; None if what it is about is not there.
+    `pages`: path -> what makes the file that is asked for under it, a page in one file say; None if that is not there.
 
     `get_person(request)`: who asks, empty if that is not known; then his address is who he is.
     With `ask` in the query the answer is one sentence about the line, empty if there is none, or 503.
@@ -73,7 +73,10 @@ def download_routes(
                 made = make(request)
                 return None if made is None else iter([made])
 
-            return await answer(request, begin, f"gradviz-{request.path_params.get('id', 'comparison')}.html", "text/html")
+            about, last = request.path_params.get("id", "comparison"), path.rpartition("/")[2]
+            is_page = last == "shared.html"
+            media = "text/html" if is_page else "application/octet-stream"
+            return await answer(request, begin, f"gradviz-{about}{'.html' if is_page else f'-{last}'}", media)
 
         return Route(path, page)
 

@@ -127,8 +127,9 @@ def gallery(folder: Path, language: str, wanted: list[str]) -> None:
         teacher = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
         teacher.set_default_timeout(60_000)
         shown.show("teacher", "classroom", states.enter, teacher)
+        teacher.set_viewport_size({"width": 1280, "height": 900})
         for word in ("lock", "announce"):
-            states.click(f".st-key-class_{word} button")(teacher)
+            states.click(f".st-key-class_{word} button:visible")(teacher)
             settled(teacher)
         shown.shoot("teacher-locks", teacher)
         for name, address in (("lab", ""), ("sweep", "sweep?dataset=digits"), ("classroom", "classroom"), ("compare", "compare")):

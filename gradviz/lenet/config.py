@@ -190,8 +190,10 @@ class RunConfig:
 
     @property
     def turns(self) -> list[Turn]:
+        codes = {"lr": "turned-lr", "optimizer": "turned-optimizer", "treatment": "turned-treatment", "threshold": "turned-threshold"}
+
         def turn(step: int, name: str, word: str) -> Turn:
-            return Turn(step, f"{name} {word}", say(f"turned-{name}", step=step, value=word))
+            return Turn(step, f"{name} {word}", say(codes[name], step=step, value=word))
 
         return [turn(each.step, each.field, to_word(each.value)) for each in self.changes]
 

@@ -384,7 +384,7 @@ def test_a_process_that_may_take_free_cores_says_with_how_many_threads_each_step
         remote, said = nursery(replace(SMALL, seed=1), never), []
         for record in remote:
             said.append((record.step, remote.device, remote.arithmetic.thread_changes))
-        assert remote.outcome.status is Status.FINISHED and said[0][1:] == ("cpu, 1 thread", "")
+        assert remote.outcome.status is Status.FINISHED and said[0][1:] == ("cpu, 1 thread", "0:1")
         for step, device, changes in said:  # on a machine with free cores some steps have more
             had = [word.split(":") for word in changes.split()]
             assert device.split()[1] == (had[-1][1] if had else "1") and all(int(at) <= step + 1 for at, _threads in had)

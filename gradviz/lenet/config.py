@@ -190,7 +190,9 @@ class RunConfig:
 
     @property
     def turns(self) -> list[Turn]:
-        codes = {"lr": "turned-lr", "optimizer": "turned-optimizer", "treatment": "turned-treatment", "threshold": "turned-threshold"}
+        codes = {
+            "lr": "turned-lr", "optimizer": "turned-optimizer", "treatment": "turned-treatment", "threshold": "turned-threshold",
+        }  # fmt: skip
 
         def turn(step: int, name: str, word: str) -> Turn:
             return Turn(step, f"{name} {word}", say(codes[name], step=step, value=word))

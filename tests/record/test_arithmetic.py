@@ -48,7 +48,7 @@ def test_here_says_threads_processor_and_what_holds_it_to_less(tmp_path):
 def test_what_differs_is_named_and_what_is_unknown_equals_nothing():
     assert differences(PLAIN, replace(PLAIN)) == ()
     for field in fields(Arithmetic):
-        other = replace(PLAIN, **{field.name: 1 if field.name == "threads" else "other"})
+        other = replace(PLAIN, **{field.name: {"threads": 1, "thread_changes": "0:1 7:3"}.get(field.name, "other")})
         assert differences(PLAIN, other) == (field.name,)
         text = arithmetic_text(other)
         assert text != arithmetic_text(PLAIN) and "\n" not in text and "{" not in text

@@ -1,6 +1,7 @@
 # make run    installs the app into .venv and starts it; a second start installs nothing
 # make test   installs what the tests need as well, checks style and types, and runs every test
 # make test-others  does the same, and before it runs the tests that train under two other arithmetics
+# make test-cluster  installs Ray and runs the tests of trainings on a cluster; those above skip them where Ray is not installed
 # make audit  asks a public database whether a dependency has a known weakness
 # make lock   writes the hashes of what the container installs, and whose software that is
 # make words  gathers the texts for translators (gradviz/locale); compiles the translations
@@ -16,7 +17,7 @@ BIN = $(VENV)/bin
 TORCH ?= auto
 INSTALL = $(BIN)/python deploy/install.py --torch $(TORCH)
 
-.PHONY: help run test test-others audit lock words plotly wheel base install clean
+.PHONY: help run test test-others test-cluster audit lock words plotly wheel base install clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -29,6 +30,10 @@ test test-others: $(VENV)/app.stamp $(VENV)/words.stamp $(VENV)/tests.stamp
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
 	@exec $(BIN)/python tests/parts.py $(if $(filter test-others,$@),--others)
+
+test-cluster: $(VENV)/app.stamp $(VENV)/words.stamp $(VENV)/tests.stamp
+	@$(INSTALL) requirements-ray.txt
+	@$(BIN)/python -m pytest tests/cluster tests/serve/test_workers.py
 
 audit: $(VENV)/app.stamp
 	@$(BIN)/python tests/audit.py
@@ -67,8 +72,8 @@ $(VENV)/app.stamp: requirements.txt constraints.txt | $(VENV)/pyvenv.cfg
 	@$(INSTALL) requirements.txt
 	@touch $@
 
-$(VENV)/tests.stamp: requirements-dev.txt requirements-ray.txt constraints.txt | $(VENV)/app.stamp
-	@$(INSTALL) requirements-dev.txt requirements-ray.txt
+$(VENV)/tests.stamp: requirements-dev.txt constraints.txt | $(VENV)/app.stamp
+	@$(INSTALL) requirements-dev.txt
 	@touch $@
 
 $(VENV)/words.stamp: $(wildcard gradviz/locale/*/LC_MESSAGES/*.po) | $(VENV)/app.stamp

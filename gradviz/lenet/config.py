@@ -242,7 +242,9 @@ class RunConfig:
         return " · ".join(parts + [ngettext("{n} change", "{n} changes", count).format(n=count)] * bool(count))
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """As JSON has it. Of `changes` nothing where there are none, as in runs that were kept before there could be any."""
+        values = dataclasses.asdict(self)
+        return values if self.changes else {name: value for name, value in values.items() if name != "changes"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:

@@ -15,7 +15,7 @@ def played(pace: Pace, bare: float, cost: float, steps: int) -> float:
     return spent / (bare * steps)
 
 
-@pytest.mark.parametrize("cost, every", [(0.0001, 1), (0.005, 2), (0.012, 5), (0.02, 10), (0.5, 200), (100.0, 1000)])
+@pytest.mark.parametrize("cost, every", [(0.0001, 1), (0.005, 5), (0.012, 20), (0.02, 20), (0.4, 500), (100.0, 1000)])
 def test_the_pace_is_the_smallest_that_costs_no_more_than_its_share(cost, every):
     pace = Pace(None)
     share = played(pace, 0.1, cost, 20_000)
@@ -34,8 +34,8 @@ def test_a_pace_that_was_asked_for_stays_and_still_says_what_it_costs():
 def test_measuring_that_has_become_cheap_is_done_more_often_again():
     pace = Pace(None)
     played(pace, 0.1, 0.02, 100)
-    assert pace.every == 10
-    played(pace, 1.0, 0.02, 200)
+    assert pace.every == 20
+    played(pace, 3.0, 0.02, 200)
     assert pace.every == 2
-    played(pace, 10.0, 0.02, 200)
+    played(pace, 30.0, 0.02, 200)
     assert pace.every == 1

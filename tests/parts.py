@@ -38,7 +38,8 @@ class Part:
 
 OWN = (
     Part("without a browser", ("-m", "not browser", "-n", "2", "--dist", "loadfile")),
-    Part("in a browser", ("-m", "browser", "-n", "2", "--dist", "loadfile")),
+    Part("in a browser", ("-m", "browser and not timed", "-n", "2", "--dist", "loadfile")),
+    Part("in a browser, by the clock", ("-m", "browser and timed")),
 )
 
 

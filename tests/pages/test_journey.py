@@ -145,6 +145,7 @@ def test_after_kill_and_restart_the_run_is_there_interrupted_with_all_but_its_la
     expect(page.get_by_role("button", name="Start afresh")).to_be_visible()
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_server_ends_within_two_seconds_in_the_middle_of_a_run(page: Page, start_server, number):
     server = start_server()
@@ -153,6 +154,7 @@ def test_the_server_ends_within_two_seconds_in_the_middle_of_a_run(page: Page, s
     assert server.stop(number) < 2.0
 
 
+@pytest.mark.timed
 def test_a_thousand_blocks_start_show_their_first_column_and_stop_within_three_seconds(page: Page, server):
     start(page, f"{server.url}/?activation=sigmoid&shortcut=on&blocks=1000&batch_size=4&dataset=digits")
     assert len(np.unique(colours(page), axis=0)) > 3

@@ -15,12 +15,13 @@ from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Dataset, Shelf
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
     from tests.running import Server
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+COLUMNS = 500  # of a made-up history
 
 
 def data_folder() -> Path:
@@ -66,6 +67,18 @@ def chromium() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=find(), args=CHROMIUM)
         yield browser
         browser.close()
+
+
+def live_page(browser: Browser, server: Server, blocks: int) -> tuple[Page, RunConfig]:
+    """The Lab's page of a made-up run (benchmarks/replay.py) that goes on, once it shows COLUMNS columns; and the run."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(120_000)
+    config = RunConfig(blocks=blocks, activation="relu", shortcut=True, dataset="digits", steps=100_000)
+    page.goto(f"{server.url}/?" + "&".join(f"{key}={value}" for key, value in config.to_query().items()))
+    page.get_by_role("button", name="Start").click()
+    page.wait_for_function(f"document.querySelector('[data-mode=live]')?.dataset.steps > {COLUMNS}")
+    page.wait_for_function("document.querySelector('[data-mode=live]')?.dataset.plots === 'drawn'")
+    return page, config
 
 
 def middle(values: Sequence[float], digits: int = 2) -> str:

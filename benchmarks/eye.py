@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from benchmarks import replay
-from benchmarks.common import chromium, load_data, middle, running_app, table
+from benchmarks.common import COLUMNS, chromium, live_page, load_data, middle, running_app, table
 from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.diagnosis import diagnose
 from gradviz.record.history import History, max_columns
@@ -30,7 +30,6 @@ from gradviz.store.store import RunStore
 from gradviz.web import wire
 
 BLOCKS = (12, 60, 1000)  # 29, 125 and 2005 layers
-COLUMNS = 500
 
 
 def made_up(blocks: int, steps: int, status: Status = Status.RUNNING, seed: int = 0) -> Run:
@@ -93,13 +92,7 @@ def browsers(quick: bool) -> str:
     rows, wanted = [], 4 if quick else 15
     with running_app("benchmarks.replay") as server, chromium() as browser:
         for blocks in BLOCKS:
-            page = browser.new_page(viewport={"width": 1280, "height": 900})
-            page.set_default_timeout(120_000)
-            config = RunConfig(blocks=blocks, activation="relu", shortcut=True, dataset="digits", steps=100_000)
-            page.goto(f"{server.url}/?" + "&".join(f"{key}={value}" for key, value in config.to_query().items()))
-            page.get_by_role("button", name="Start").click()
-            page.wait_for_function(f"document.querySelector('[data-mode=live]')?.dataset.steps > {COLUMNS}")
-            page.wait_for_function("document.querySelector('[data-mode=live]')?.dataset.plots === 'drawn'")
+            page, config = live_page(browser, server, blocks)
             page.evaluate(WATCH)
             page.wait_for_function(f"window.seen.length >= {wanted}", timeout=180_000)
             seen = page.evaluate("window.seen")

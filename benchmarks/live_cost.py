@@ -14,10 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.common import chromium, running_app, table
-from gradviz.lenet.config import RunConfig
+from benchmarks.common import chromium, live_page, running_app, table
 
-COLUMNS = 500
 PARTS = ("ScriptDuration", "RecalcStyleDuration", "LayoutDuration", "TaskDuration")
 WARM = 12.0  # seconds: at first a page asks more often than once a second
 
@@ -29,13 +27,7 @@ def cost(quick: bool, depths: Sequence[int] = (12, 60, 1000), seconds: float = 2
     with running_app("benchmarks.replay") as server, chromium() as browser:
         processes = browser.new_browser_cdp_session()
         for blocks in depths:
-            page = browser.new_page(viewport={"width": 1280, "height": 900})
-            page.set_default_timeout(120_000)
-            config = RunConfig(blocks=blocks, activation="relu", shortcut=True, dataset="digits", steps=100_000)
-            page.goto(f"{server.url}/?" + "&".join(f"{key}={value}" for key, value in config.to_query().items()))
-            page.get_by_role("button", name="Start").click()
-            page.wait_for_function(f"document.querySelector('[data-mode=live]')?.dataset.steps > {COLUMNS}")
-            page.wait_for_function("document.querySelector('[data-mode=live]')?.dataset.plots === 'drawn'")
+            page, config = live_page(browser, server, blocks)
             page.wait_for_timeout(1000 * WARM)
             metrics = page.context.new_cdp_session(page)
             metrics.send("Performance.enable")

@@ -19,30 +19,25 @@ from gradviz.charts.runs import (
     quantity_name,
 )
 from gradviz.lenet.branch import partings
-from gradviz.lenet.config import FIELDS, ConfigError, config_of
-from gradviz.lenet.diagnosis import headline
-from gradviz.lenet.fields import to_word
-from gradviz.lenet.naming import setting_text
+from gradviz.lenet.config import ConfigError, config_of
 from gradviz.messages import say
-from gradviz.record.arithmetic import arithmetic_text
 from gradviz.record.quantities import OF_WATCHED, QUANTITIES, described, ranges_of
 from gradviz.record.raster import fitted
 from gradviz.record.reading import quantity_at
 from gradviz.share.routes import COMPARISON
+from gradviz.share.several import all_lenets, common_chance, names_of, told
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily, said_if_refused
 from gradviz.ui.language import spoken, write_address
 from gradviz.ui.server import server
 from gradviz.web.download import download_button
 from gradviz.web.figure import figure_panel
-from gradviz.web.given import chance_of
 from gradviz.words import N_, as_text
 from gradviz.words import gettext as _
 
 MOST, CHOSEN = 8, "compare_runs"
 KEPT = "compare_kept"  # what was chosen: Streamlit forgets a widget that a page change took off the screen
 FIT = "fit"  # the colour range that holds all that was measured
-ALWAYS_SAID = ("activation", "blocks", "optimizer", "lr", "dataset", "batch_size", "steps")
 CHANGES = {  # one click each: what is different in the new run
     N_("batch norm on or off"): lambda config: replace(config, batch_norm=not config.batch_norm),
     N_("shortcut on or off"): lambda config: replace(config, shortcut=not config.shortcut),
@@ -73,67 +68,23 @@ def start_changed(run_id: str, change: str) -> None:
         st.session_state["compare_refusal"] = error.message
 
 
-def names_of(runs) -> dict:
-    """A name for each run, or summary of one, that says what tells it from the others."""
-    varied = varied_fields(runs)
-    return {
-        f"{number} · " + (" · ".join(setting_text(name, getattr(run.recipe, name)) for name in varied) or run.recipe.title): run
-        for number, run in enumerate(runs, 1)
-    }
-
-
-def all_lenets(runs) -> bool:
-    """Whether they can be told apart by their settings, and judged by what is known of such nets."""
-    return all(config_of(run) for run in runs)
-
-
-def varied_fields(runs) -> list:
-    """Names of the settings in which they differ; none where one of them has no such settings."""
-    return [name for name in FIELDS if len({getattr(run.recipe, name) for run in runs}) > 1] if all_lenets(runs) else []
-
-
 def label(summary) -> str:
     config = config_of(summary)
     seed = " · " + _("seed {seed}").format(seed=config.seed) if config else ""
     return f"{summary.recipe.title}{seed} · {summary.id.removeprefix('watched-')[:4]}"
 
 
-def shown(value) -> str:
-    """A setting in the table: a switch in the reader's language, all else by its word."""
-    return (_("on") if value else _("off")) if isinstance(value, bool) else to_word(value)
-
-
 def settings_table(runs: dict) -> None:
-    lenets, varied, rows = all_lenets(runs.values()), varied_fields(runs.values()), []
-    for name, run in runs.items():
-        history = run.history.snapshot()
-        row = {_("run"): name.split(" · ")[0]}
-        row |= {} if lenets else {_("net"): as_text(run.recipe.title)}
-        row |= {_(FIELDS[field].spec.label): shown(getattr(run.recipe, field)) for field in varied}
-        row |= {
-            _("status"): _(str(run.status)), _("steps"): history.steps,
-            _("last loss"): f"{history.loss[-1]:.4g}" if history.steps else "—",
-            _("test accuracy"): f"{history.tests[-1][1]:.1%}" if history.tests else "—",
-            _("gradients"): _(str(headline(run)[0])),
-        }
-        rows.append(row)
-    st.table(pd.DataFrame(rows).set_index(_("run")))
-    if lenets:
-        first = next(iter(runs.values())).recipe
-        same = [
-            setting_text(name, getattr(first, name)) for name, field in FIELDS.items()
-            if name not in varied and (name in ALWAYS_SAID or getattr(first, name) != field.default)
-        ]  # fmt: skip
-        st.caption(_("In common: {settings}.").format(settings=" · ".join(same)))
+    rows, common, otherwise = told(runs)
+    net = _("net")
+    st.table(pd.DataFrame([row | {net: as_text(row[net])} if net in row else row for row in rows]).set_index(_("run")))
+    if common:
+        st.caption(common)
         for one, other, step in partings([run.recipe for run in runs.values()]):
             st.caption(_("Until step {step} run {other} is run {one}: one and the same training.").format(
                 step=f"{step:,}", one=one + 1, other=other + 1))
-    computed = {name.split(" · ")[0]: run.arithmetic for name, run in runs.items() if run.history.steps}
-    if len(set(computed.values())) > 1:
-        said = _("Not computed alike, so these runs may differ, a little at first, by more than their settings: {runs}.").format(
-            runs="; ".join(f"{number}: {arithmetic_text(arithmetic)}" for number, arithmetic in computed.items())
-        )
-        st.info(as_text(said), icon=":material/memory:")
+    if otherwise:
+        st.info(as_text(otherwise), icon=":material/memory:")
 
 
 def leave(figure, runs: dict) -> None:
@@ -145,8 +96,7 @@ def leave(figure, runs: dict) -> None:
 def curves(runs: dict, ids: str) -> bool:
     """Loss and accuracy. Whether all are deep LeNets, of which the page knows how to read a picture."""
     left, right = st.columns(2)
-    guess, chances = all_lenets(runs.values()), {chance_of(run.recipe) for run in runs.values()}
-    chance = chances.pop() if len(chances) == 1 else None  # of all of them
+    guess, chance = all_lenets(runs.values()), common_chance(runs.values())
     with left:
         loss = loss_figure(runs, chance)
         leave(loss, runs)

@@ -18,6 +18,7 @@ from gradviz.record.measuring import why_missing
 from gradviz.record.quantities import described, is_described
 from gradviz.record.run import Run, Status
 from gradviz.serve.manager import AFRESH
+from gradviz.share.outcome import sections
 from gradviz.share.routes import RUN as RUN_FILE
 from gradviz.ui import classroom, controls, first, going_on, projector
 from gradviz.ui.heavy import said_if_refused
@@ -159,13 +160,8 @@ def _diagnosis(run_id: str) -> None:
     st.markdown(_("**{verdict}.** {sentence}").format(verdict=verdict, sentence=diagnosis.sentence))
     for line in diagnosis.advice:
         st.markdown(as_text(str(line)))
-    for title, lines in (
-        (_("Measured"), diagnosis.evidence),
-        (_("Likely the cause (theory, not measured)"), diagnosis.likely_cause),
-        (_("When it turned"), [_("step {step}: {what}").format(step=step, what=what) for step, what in diagnosis.turned_at]),
-    ):
-        if lines:
-            st.markdown(f"**{title}**\n" + "\n".join(f"- {line}" for line in lines))
+    for title, lines in sections(diagnosis):
+        st.markdown(f"**{title}**\n" + "\n".join(f"- {line}" for line in lines))
     if diagnosis.next_experiment:
         sentence, config = diagnosis.next_experiment
         st.markdown(f"**{_('Next experiment')}**\n- {sentence}")

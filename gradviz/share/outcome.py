@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
+from gradviz.diagnosis.examine import Diagnosis
 from gradviz.lenet.config import FIELDS, RunConfig, config_of, option
 from gradviz.lenet.diagnosis import diagnose
 from gradviz.lenet.fields import to_word
@@ -33,14 +34,19 @@ def said(run: Run[Any]) -> list[Block]:
     """The diagnosis in full."""
     diagnosis = diagnose(run)
     blocks: list[Block] = [{"kind": "text", "text": str(line)} for line in diagnosis.advice]
-    for title, lines in (
+    for title, lines in sections(diagnosis):
+        blocks += [{"kind": "heading", "text": title}, {"kind": "list", "items": lines}]
+    return blocks
+
+
+def sections(diagnosis: Diagnosis) -> list[tuple[str, list[str]]]:
+    """Title and lines of each part of it that says anything."""
+    parts = (
         (_("Measured"), diagnosis.evidence),
         (_("Likely the cause (theory, not measured)"), diagnosis.likely_cause),
         (_("When it turned"), [_("step {step}: {what}").format(step=step, what=what) for step, what in diagnosis.turned_at]),
-    ):
-        if lines:
-            blocks += [{"kind": "heading", "text": title}, {"kind": "list", "items": [str(line) for line in lines]}]
-    return blocks
+    )
+    return [(title, [str(line) for line in lines]) for title, lines in parts if lines]
 
 
 def about(run: Run[Any]) -> list[Block]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gradviz.charts import HOW_TO_READ
@@ -35,8 +35,7 @@ def compared(runs: Sequence[Run[Any]], quantity: str = "weight_grad_rms", home: 
     if missing := [run.id for run in runs if quantity not in run.history.quantities]:
         raise KeyError(f"{quantity} in {missing}")
     rows, common, otherwise = told(named)
-    lenets, chances = all_lenets(runs), {chance_of(run.recipe) for run in runs}
-    chance = chances.pop() if len(chances) == 1 else None
+    lenets, chance = all_lenets(runs), common_chance(runs)
     share = None if chance is None else math.exp(-chance)
     limits = ranges_of(quantity, all(run.watched for run in runs))[0]
     layers = None if lenets else {name: run.recipe.layout.names for name, run in named.items()}
@@ -101,9 +100,15 @@ def names_of(runs: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def all_lenets(runs: Sequence[Any]) -> bool:
+def all_lenets(runs: Iterable[Any]) -> bool:
     """Whether they can be told apart by their settings, and judged by what is known of such nets."""
     return all(config_of(run) for run in runs)
+
+
+def common_chance(runs: Iterable[Any]) -> float | None:
+    """The loss of guessing, where it is the same for all of them."""
+    chances = {chance_of(run.recipe) for run in runs}
+    return chances.pop() if len(chances) == 1 else None
 
 
 def varied_fields(runs: Sequence[Any]) -> list[str]:

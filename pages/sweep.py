@@ -31,9 +31,11 @@ REMEDIES = {
 }
 FIRST = {  # what the page asks when it is opened
     "remedies": ["sigmoid", "relu"], "axis": "blocks", "values": "1, 2, 3, 4, 6, 8, 10", "axis2": "", "values2": "", "seeds": 1,
-    "steps": 300, "batch_size": 32, "blocks": 4, "optimizer": "adam", "lr": 1e-3, "dataset": "mnist", "early": True,
+    "steps": 300, "batch_size": 32, "blocks": 4, "optimizer": "adam", "lr": 1e-3, "warmup": 0, "schedule": "constant",
+    "dataset": "mnist", "early": True,
 }  # fmt: skip
-VALUES = {"blocks": "1, 2, 3, 4, 6, 8, 10", "init_range": "0.03, 0.05, 0.1, 0.14, 0.2, 0.5", "lr": "0.0001, 0.0003, 0.001, 0.003"}
+VALUES = {"blocks": "1, 2, 3, 4, 6, 8, 10", "init_range": "0.03, 0.05, 0.1, 0.14, 0.2, 0.5", "lr": "0.0001, 0.0003, 0.001, 0.003",
+          "warmup": "0, 10, 30, 100"}  # fmt: skip
 PROBLEMS = "sweep_problems"  # sentences about the URL that was opened
 LONGEST_VALUES = 2000  # characters
 manager, shelf, sweeps = server().manager, server().shelf, server().sweeps
@@ -127,13 +129,18 @@ def question() -> Sweep | None:
             second.number_input(_(FIELDS["lr"].spec.label), 1e-7, 10.0, key=key("lr"), format="%g", step=1e-4, disabled=off)
         if "blocks" not in axes:
             third.number_input(_(FIELDS["blocks"].spec.label), 0, 1000, key=key("blocks"), disabled=off)
+        if "warmup" not in axes:
+            spec = FIELDS["warmup"].spec
+            fourth.number_input(_(spec.label), int(spec.low), int(spec.high), key=key("warmup"), help=_(spec.help), disabled=off)
+        spec = FIELDS["schedule"].spec
+        first.selectbox(_(spec.label), list(spec.choices), key=key("schedule"), help=_(spec.help), disabled=off)
         st.toggle(_("Stop a run as soon as it has trained"), key=key("early"), disabled=off)
     asked = {name: st.session_state.get(key(name), usual) for name, usual in FIRST.items()}
     dataset, notice = shelf.effective(asked["dataset"])
     if notice:
         st.info(as_text(str(notice)), icon=":material/info:")
     try:
-        shared = {name: asked[name] for name in ("steps", "batch_size", "optimizer", "lr", "blocks")}
+        shared = {name: asked[name] for name in ("steps", "batch_size", "optimizer", "lr", "warmup", "schedule", "blocks")}
         bases = [replace(REMEDIES[name], **shared, dataset=dataset) for name in asked["remedies"]]
         points = {axis: numbers(asked[values], axis) for axis, values in axes.items()}
         return Sweep.over(Sweep.name_over(asked["remedies"], axes), bases, points, range(asked["seeds"]), asked["early"])

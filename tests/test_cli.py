@@ -183,7 +183,7 @@ def test_every_setting_of_the_page_is_an_option_with_the_same_words(monkeypatch)
                 "init_range": "0.5", "treatment": "floor", "threshold": "1e-10", "optimizer": "momentum", "lr": "0.1",
                 "other_norm": "group", "branch_scale": "fixed", "init": "lsuv",
                 "dataset": "fashion", "batch_size": "32", "steps": "7", "seed": "9", "device": "cpu",
-                "changes": "3:lr=1"}  # fmt: skip
+                "warmup": "30", "schedule": "cosine", "changes": "3:lr=1"}  # fmt: skip
     assert settings.keys() == FIELDS.keys()
     words = [word for name, value in settings.items() for word in ([option(name)] if value is True else [option(name), value])]
     with pytest.raises(Seen) as given:

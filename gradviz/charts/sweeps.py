@@ -34,7 +34,7 @@ def border_figure(sweep: Sweep, results: Mapping[RunConfig, Result], claims: Map
     remedies = sweep.remedies()
     figure = Draft(_axis_title(axis), "")
     values = sorted({_axis_value(config, axis) for config in sweep.configs})
-    logarithmic = axis != "blocks" or (min(values) > 0 and max(values) / min(values) > 20)
+    logarithmic = _is_logarithmic(axis, values)
     for row, remedy in enumerate(remedies):
         points: dict[float, list[tuple[RunConfig, str, Result | None]]] = {value: [] for value in values}
         for config in sweep.configs:
@@ -115,7 +115,7 @@ def ratio_figure(
         )  # fmt: skip
     values = sorted({_axis_value(config, axis) for config in sweep.configs})
     level(figure, 0, values[-1] if values else 1, _("level"), first=values[0] if values else 0)
-    _axis_scale(figure, values, axis != "blocks" or (min(values) > 0 and max(values) / min(values) > 20))
+    _axis_scale(figure, values, _is_logarithmic(axis, values))
     figure.layout["height"] = 420
     return figure.done()
 
@@ -170,7 +170,12 @@ def grid_figure(sweep: Sweep, results: Mapping[RunConfig, Result]) -> go.Figure:
 
 
 def _axis_title(axis: str) -> str:
-    return {"blocks": _("blocks"), "init_range": _("init range a"), "lr": _("learning rate")}[axis]
+    return {"blocks": _("blocks"), "init_range": _("init range a"), "lr": _("learning rate"),
+            "warmup": _("warm-up")}[axis]  # fmt: skip
+
+
+def _is_logarithmic(axis: str, values: Sequence[float]) -> bool:
+    return axis not in ("blocks", "warmup") or (min(values) > 0 and max(values) / min(values) > 20)
 
 
 def _axis_value(config: RunConfig, axis: str) -> float:

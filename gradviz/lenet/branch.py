@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from gradviz.lenet.config import RunConfig
 from gradviz.record.history import History
@@ -15,12 +16,20 @@ from gradviz.train.trainer import test_interval
 def same_until(one: RunConfig, other: RunConfig) -> int:
     """The step before which trainings of both are one and the same: 0 if they are two from the beginning.
 
-    A change comes right before its step, and so is no part of the state that is kept before that.
+    A change comes right before its step, and so is no part of the state that is kept before that; so does another learning
+    rate of a schedule, and that hangs on how many steps there are to be.
     """
     steps, changes = min(one.steps, other.steps), set(one.changes) ^ set(other.changes)
-    if replace(one, steps=1, changes=()) != replace(other, steps=1, changes=()):
+    plain: dict[str, Any] = {"steps": 1, "changes": (), "warmup": 0, "schedule": "constant"}
+    if replace(one, **plain) != replace(other, **plain):
         return 0
+    if (one.is_scheduled or other.is_scheduled) and _paces(one) != _paces(other):
+        steps = next((step for step in range(steps) if one.share(step) != other.share(step)), steps)
     return min([steps, *(change.step for change in changes)])
+
+
+def _paces(config: RunConfig) -> tuple[object, ...]:
+    return config.warmup, config.schedule, config.steps
 
 
 def partings(configs: Sequence[RunConfig]) -> list[tuple[int, int, int]]:

@@ -12,6 +12,7 @@ from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import DIGITS_TRAIN, TORCHVISION_CLASS
 from gradviz.lenet.idx import FOLDERS, PIXELS
 from gradviz.lenet.net import LSUV_TOLERANCE, lsuv_images
+from gradviz.lenet.pace import PACED, share_code
 from gradviz.record.arithmetic import Arithmetic, arithmetic_text
 from gradviz.train.treatment import FEEDBACK_GAIN
 from gradviz.words import gettext as _
@@ -412,7 +413,9 @@ def _turning(config: RunConfig) -> str:
         lines.append(f"    if step == {step}:  # {_('turned while it trained')}")
         if new.optimizer != old.optimizer:
             lines.append(f"        optimizer = {_optimizer(new.optimizer, new.lr, config.device)}")
-        elif new.lr != old.lr:
+        if new.lr != old.lr and config.is_scheduled:
+            lines.append(f"        rate = {new.lr!r}")
+        elif new.lr != old.lr and new.optimizer == old.optimizer:
             lines += ["        for group in optimizer.param_groups:", f'            group["lr"] = {new.lr!r}']
         if new.treatment != old.treatment or new.threshold != old.threshold:
             lines.append(f'        treatment, threshold = "{new.treatment}", {new.threshold!r}')
@@ -467,9 +470,9 @@ def rms(gradient):
     return gradient.cpu().double().square().mean().sqrt().item()
 
 
-# {_("Training: one batch per step")}
+{share_code(config)}# {_("Training: one batch per step")}
 {table}for step, batch in zip(range({config.steps}), batches()):
-{following}{_turning(config)}    labels = train_labels[batch]
+{following}{_turning(config)}{PACED if config.is_scheduled else ""}    labels = train_labels[batch]
     logits = model(train_images[batch])
     loss = F.cross_entropy(logits, labels)
     optimizer.zero_grad()

@@ -20,6 +20,7 @@ from gradviz.lenet.activations import ACTIVATIONS
 from gradviz.lenet.changes import KNOBS, Change, ChangesSpec, Knobs, check_steps, effective
 from gradviz.lenet.fields import ConfigError, Sentences, field_table, setting, specs_of, to_word
 from gradviz.lenet.layout import layout
+from gradviz.lenet.schedules import SCHEDULES, part, share
 from gradviz.messages import Message, say
 from gradviz.record.layout import Layout
 from gradviz.record.recipe import Recipe, Turn
@@ -146,6 +147,15 @@ class RunConfig:
     )
     optimizer: str = setting("adam", str, "Optimiser", "How a gradient becomes a change of weights.", choices=OPTIMIZERS)
     lr: float = setting(1e-3, float, "Learning rate", "The size of the steps.", low=1e-7, high=10.0)
+    warmup: int = setting(
+        0, int, "Warm-up", "Steps over which the learning rate rises evenly to all of it; 0: none. Adam's first step moves every "
+        "weight by the whole learning rate, however small its gradient: it has nothing yet to judge its size by.",
+        low=0, high=MOST_STEPS,
+    )  # fmt: skip
+    schedule: str = setting(
+        "constant", str, "Schedule", "What becomes of the learning rate after the warm-up.",
+        choices=Sentences(SCHEDULES, lambda row: row.sentence),
+    )  # fmt: skip
     dataset: str = setting("mnist", str, "Data set", "The pictures to learn.", choices=DATASETS)
     batch_size: int = setting(64, int, "Batch size", "Images per step.", low=1, high=MOST_BATCH)
     steps: int = setting(300, int, "Steps", "Weight updates; one step is one batch.", low=1, high=MOST_STEPS)
@@ -170,7 +180,9 @@ class RunConfig:
         if self.treatment == "none":
             # Without a treatment the threshold decides nothing, so it must not make two runs of one.
             object.__setattr__(self, "threshold", FIELDS["threshold"].default)
-        # What another setting overrules decides nothing either.
+        # What another setting overrules decides nothing either, nor does a warm-up that is over with the first step.
+        if self.warmup == 1:
+            object.__setattr__(self, "warmup", 0)
         if self.batch_norm:
             object.__setattr__(self, "other_norm", "none")
         if not self.shortcut:
@@ -189,15 +201,42 @@ class RunConfig:
         return dataclasses.replace(self._set_up, **{each.field: each.value for each in self.changes if each.step <= step})
 
     @property
+    def is_scheduled(self) -> bool:
+        """Whether the learning rate changes by itself."""
+        return self.warmup > 0 or self.schedule != "constant"
+
+    def share(self, step: int) -> float:
+        """What this step takes of the learning rate that is in force."""
+        return share(self.schedule, self.warmup, self.steps, step)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of this step."""
+        return float(self.knobs(step).lr * self.share(step))
+
+    @property
     def turns(self) -> list[Turn]:
         codes = {
             "lr": "turned-lr", "optimizer": "turned-optimizer", "treatment": "turned-treatment", "threshold": "turned-threshold",
         }  # fmt: skip
 
         def turn(step: int, name: str, word: str) -> Turn:
+            if name == "lr" and self.is_scheduled:
+                return Turn(step, f"{name} {word}", say("turned-lr-of", step=step, value=word, rate=self._rate_word(step)))
             return Turn(step, f"{name} {word}", say(codes[name], step=step, value=word))
 
-        return [turn(each.step, each.field, to_word(each.value)) for each in self.changes]
+        found = [turn(each.step, each.field, to_word(each.value)) for each in self.changes]
+        return sorted([*found, *self._paced()], key=lambda each: each.step)
+
+    def _paced(self) -> list[Turn]:
+        """Where the learning rate begins to stay, or stays at less."""
+        warm, third = self.warmup, part(self.steps - self.warmup)
+        found = [(warm, "turned-warm")] * bool(warm)
+        found += [(warm + third, "turned-lr"), (warm + 2 * third, "turned-lr")] * (self.schedule == "step-decay")
+        rates = [(step, code, self._rate_word(step)) for step, code in found if step < self.steps]
+        return [Turn(step, f"lr {word}", say(code, step=step, value=word)) for step, code, word in rates]
+
+    def _rate_word(self, step: int) -> str:
+        return f"{self.rate(step):.4g}"
 
     def turned(self, step: int, **knobs: Any) -> RunConfig:
         """The same run, in which these knobs are turned right before this step. Raises ConfigError."""
@@ -231,20 +270,26 @@ class RunConfig:
         return parts + [_("{scale} branch").format(scale=self.branch_scale)] * (self.branch_scale != "one")
 
     @property
+    def pace(self) -> list[str]:
+        """What becomes of the learning rate by itself: ['warm-up 50', 'cosine']."""
+        parts = [_("warm-up {n}").format(n=self.warmup)] if self.warmup else []
+        return parts + [self.schedule] * (self.schedule != "constant")
+
+    @property
     def title(self) -> str:
         """One short line such as '12 blocks · sigmoid · batch norm · ±0.5 · adam 0.001'."""
         parts = [ngettext("{n} block", "{n} blocks", self.blocks).format(n=self.blocks), *self.built]
         parts += [self.init] * (self.init != "default")
         parts += [f"±{self.init_range:g}"] if self.init_range is not None else []
         parts += [f"{self.treatment} {self.threshold:g}"] if self.treatment != "none" else []
-        parts += [f"{self.optimizer} {self.lr:g}", self.dataset]
+        parts += [f"{self.optimizer} {self.lr:g}", *self.pace, self.dataset]
         count = len(self.changes)
         return " · ".join(parts + [ngettext("{n} change", "{n} changes", count).format(n=count)] * bool(count))
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it. Of `changes` nothing where there are none, as in runs that were kept before there could be any."""
+        """As JSON has it. Of what came later nothing where it is not used, as in runs that were kept before there was any."""
         values = dataclasses.asdict(self)
-        return values if self.changes else {name: value for name, value in values.items() if name != "changes"}
+        return {name: value for name, value in values.items() if name not in _LATER or value != FIELDS[name].default}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
@@ -329,6 +374,7 @@ def misspelt(names: Iterable[str], known: Iterable[str] = ()) -> list[Message]:
 
 
 FIELDS = field_table(RunConfig)
+_LATER = ("warmup", "schedule", "changes")
 
 
 def option(name: str) -> str:

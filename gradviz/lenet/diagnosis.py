@@ -47,16 +47,23 @@ def diagnose(run: Run[Recipe], column: int | None = None) -> Diagnosis:
         case = Case(state, config, frozenset(diagnosis.findings))
         return replace(diagnosis, likely_cause=tuple(likely_cause(case)), next_experiment=next_experiment(case))
 
-    return examine(run, column, facts(config), explain)
+    return examine(run, column, facts(config, _step(run, column)), explain)
 
 
 def headline(run: Run[Recipe], column: int | None = None) -> tuple[Verdict, Message]:
     """The verdict and the sentence of `diagnose`, for lists and cards."""
     config = run.recipe
-    return any_net.headline(run, column, facts(config) if isinstance(config, RunConfig) else None)
+    return any_net.headline(run, column, facts(config, _step(run, column)) if isinstance(config, RunConfig) else None)
 
 
-def facts(config: RunConfig) -> Facts:
+def _step(run: Run[Recipe], column: int | None) -> int:
+    """That of the column; the last one without."""
+    last = max(0, run.history.steps - 1)
+    return last if column is None or column == -1 else min(last, column % max(1, len(run.history.columns)) * run.history.stride)
+
+
+def facts(config: RunConfig, step: int = 0) -> Facts:
+    """As they are known of this step."""
     layout, activation = config.layout, ACTIVATIONS[config.activation]
     before_logits = range(len(layout) - 1)
     own = before_logits if config.activation_everywhere else layout.inside
@@ -66,7 +73,7 @@ def facts(config: RunConfig) -> Facts:
         rectified=frozenset(row for row in before_logits if row not in own or activation.lost == "dead"),
         sigmoids=layout.inside if activation.lost == "saturated" else range(0),
         adam=config.optimizer == "adam",
-        lr=config.lr,
+        lr=config.rate(step),
         treatment="" if config.treatment == "none" else config.treatment,
         opens_at_zero=config.branch_scale == "skip-init",
         own_words=OWN_WORDS,

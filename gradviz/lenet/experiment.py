@@ -165,13 +165,14 @@ class _Hand:
     """At the knobs of a training: before each step it turns them to what the config says of it.
 
     Another optimiser begins without a memory, another treatment with gains of 0; a learning rate or a threshold alone leaves
-    alone what has been gathered.
+    alone what has been gathered. A schedule takes its share of the learning rate that is in force.
     """
 
     def __init__(self, config: RunConfig, model: DeepLeNet, layout: Layout, begin: int = 0):
         """`begin`: the first step, before which the knobs stand as after the last one."""
         self._config, self._model, self._layout, self._knobs = config, model, layout, config.knobs(max(0, begin - 1))
         self._steps = {change.step for change in config.changes}
+        self._rate = self._knobs.lr  # that of the optimiser
         self.optimizer = _optimizer(self._knobs, list(model.parameters()))
         self.treat, self._undo = self._treatment(afresh=True)
 
@@ -179,13 +180,15 @@ class _Hand:
         return self._config
 
     def before(self, task: Task, step: int) -> bool:
-        if step not in self._steps:
+        old, knobs = self._knobs, self._config.knobs(step) if step in self._steps else self._knobs
+        rate = knobs.lr * self._config.share(step)
+        if knobs == old and rate == self._rate:
             return False
-        old, self._knobs = self._knobs, self._config.knobs(step)
+        self._knobs, self._rate = knobs, rate
         if self._knobs.optimizer != old.optimizer:
             self.optimizer = _optimizer(self._knobs, list(self._model.parameters()))
         for group in self.optimizer.param_groups:
-            group["lr"] = self._knobs.lr
+            group["lr"] = rate
         if (self._knobs.treatment, self._knobs.threshold) != (old.treatment, old.threshold):
             self._undo()
             self.treat, self._undo = self._treatment(afresh=self._knobs.treatment != old.treatment)

@@ -13,6 +13,7 @@ def net_name(config: RunConfig) -> str:
     parts = [ngettext("{n} block", "{n} blocks", config.blocks).format(n=config.blocks), remedy_name(config)]
     parts += [config.optimizer] if config.optimizer != "adam" else []
     parts += [f"±{config.init_range:g}"] if config.init_range is not None else []
+    parts += config.pace
     parts += [_("seed {seed}").format(seed=config.seed)] if config.seed else []
     parts += [setting_text("changes", config.changes)] if config.changes else []
     return " ".join(parts)
@@ -59,6 +60,6 @@ _SHORT = {
     "activation_everywhere": N_("activation everywhere"), "init": N_("init"), "init_range": N_("init"),
     "treatment": N_("treatment"), "threshold": N_("threshold"), "optimizer": N_("optimizer"), "lr": N_("lr"),
     "dataset": N_("data set"), "batch_size": N_("batch"), "steps": N_("steps"), "seed": N_("seed"), "device": N_("device"),
-    "changes": N_("changes"),
+    "warmup": N_("warm-up"), "schedule": N_("schedule"), "changes": N_("changes"),
 }  # fmt: skip
 _SAID_ALONE = ("activation", "optimizer", "dataset", "treatment")

@@ -25,7 +25,7 @@ from gradviz.record.run import Summary
 from gradviz.words import ENGLISH, language, listed, speaking
 from gradviz.words import gettext as _
 
-AXES = ("blocks", "init_range", "lr")  # what may be varied
+AXES = ("blocks", "init_range", "lr", "warmup")  # what may be varied
 MOST_RUNS = 400  # of one sweep
 
 # Time of a step is close to linear in blocks × batch (docs/performance.md); stem and head cost as much as 4 blocks.

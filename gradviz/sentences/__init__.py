@@ -13,6 +13,8 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "loss-not-finite": "The loss is {loss} at step {step}; inf or nan first appears in {layer}.",
     "loss-alone-not-finite": "The loss is {loss} at step {step}; all layers are still finite.",
     "turned-lr": "At step {step} the learning rate became {value}.",
+    "turned-lr-of": "At step {step} the learning rate became {value}, of which the schedule leaves {rate} there.",
+    "turned-warm": "From step {step} on the net is warm: the learning rate has risen to {value}.",
     "turned-optimizer": "At step {step} the optimiser became {value}.",
     "turned-treatment": "At step {step} the gradient treatment became {value}.",
     "turned-threshold": "At step {step} the threshold became {value}.",

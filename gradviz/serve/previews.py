@@ -26,7 +26,7 @@ _LARGE = 8000  # images times blocks of a preview, LSUV ten times as many; about
 _ASIDE = 3  # times that a large preview is laid aside for a small one
 _SMALL_ONES = 8  # previews of small nets after which one of a large one has its turn
 # What the first forward and backward pass does not depend on. Two configs that differ only here share a preview.
-_AFTER_PREVIEW = ("treatment", "threshold", "optimizer", "lr", "steps")
+_AFTER_PREVIEW = ("treatment", "threshold", "optimizer", "lr", "warmup", "schedule", "steps", "changes")
 
 
 @dataclass(eq=False)

@@ -11,9 +11,10 @@ from gradviz.lenet.activations import ACTIVATIONS
 from gradviz.lenet.config import FIELDS, PRESETS, RunConfig, unescaped
 from gradviz.lenet.fields import ConfigError
 from gradviz.lenet.naming import changed_text
+from gradviz.lenet.theory.first_step import first_move
 from gradviz.record.run import Summary
 from gradviz.ui.language import write_address
-from gradviz.words import as_text
+from gradviz.words import as_text, listed
 from gradviz.words import gettext as _
 
 CONFIG = "config"  # the last valid RunConfig of this session
@@ -141,6 +142,7 @@ def sidebar(locked: bool = False) -> RunConfig:
             st.session_state[CONFIG] = RunConfig(**values)
         except ConfigError as error:
             st.error(as_text(str(error)))
+        _pace(st.session_state[CONFIG])
     config: RunConfig = st.session_state[CONFIG]
     return config
 
@@ -253,10 +255,27 @@ def _optimiser() -> dict[str, Any]:
         on_change=_copy, args=("lr_quick", "lr"), help=_(FIELDS["lr"].spec.help),
         disabled=_locked(),
     )
-    return dict(optimizer=word, lr=_number(
+    values = dict(optimizer=word, lr=_number(
         "lr", _("Learning rate, exactly"), format="%g", step=1e-4,
         on_change=_copy, args=("lr", "lr_quick", lambda rate: _nearest(_QUICK_RATES, rate)),
-    ))
+    ))  # fmt: skip
+    used = any(st.session_state[_key(name)] != FIELDS[name].default for name in ("warmup", "schedule"))
+    with st.expander(_("Warm-up and schedule"), expanded=used):
+        return values | dict(warmup=_number("warmup", step=10), schedule=_choice("schedule", st.selectbox))
+
+
+def _pace(config: RunConfig) -> None:
+    """The learning rate over the steps, where it changes by itself."""
+    if not config.is_scheduled:
+        return
+    warm, last = config.warmup, config.steps - 1
+    quarters = [] if config.schedule == "constant" else [warm + (last - warm) * part // 4 for part in range(5)]
+    steps = sorted({0, min(max(0, warm - 1), last), *(step for step in quarters if step <= last)})
+    rates = [_("{rate} at step {step}").format(rate=f"{config.rate(step):.2g}", step=f"{step:,}") for step in steps]
+    st.caption(_("The learning rate over the run: {rates}.").format(rates=listed(rates)))
+    if (moved := first_move(config)) is not None:
+        st.caption(_("By theory Adam's first step moves the weights of a block by at most {moved} of their size.").format(
+            moved=f"{moved:.2g}"))  # fmt: skip
 
 
 def _changes() -> dict[str, Any]:

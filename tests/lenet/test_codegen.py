@@ -55,6 +55,9 @@ CASES = {
     "turned: treatments of the way back": dict(
         init="lsuv", treatment="feedback", threshold=1e-3,
         changes="2:threshold=0.01,3:treatment=normalise,4:treatment=feedback"),
+    "warm-up, cosine, turned": dict(
+        activation="relu", warmup=3, schedule="cosine", lr=0.01, steps=9, changes="2:lr=0.02,5:optimizer=momentum,7:lr=0.003"),
+    "step decay": dict(activation="relu", schedule="step-decay", optimizer="momentum", lr=0.1, steps=7),
     "critical, sigmoid everywhere, normalise": dict(init="critical", activation_everywhere=True, treatment="normalise"),
 }
 FLOAT = r"([-+.\dinfaem]+)"
@@ -126,7 +129,7 @@ def generated(count, seed):
             changes=[(step, name, value) for (step, name), value in changes.items()],
             blocks=draw.choice([0, 1, 1, 2]), init_range=draw.choice([None, None, None, 0.05, 0.3, 1.0]),
             threshold=10 ** draw.uniform(-9, 1), lr=10 ** draw.uniform(-4, 0), batch_size=draw.choice([1, 2, 3, 5, 8, 16]),
-            seed=draw.randrange(2**31), steps=40, dataset="digits", device="cpu"))  # fmt: skip
+            seed=draw.randrange(2**31), steps=40, warmup=draw.choice([0, 0, 10]), dataset="digits", device="cpu"))  # fmt: skip
 
 
 def compare(config, shelf, capsys):

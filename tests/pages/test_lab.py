@@ -45,6 +45,15 @@ def test_start_trains_and_puts_the_run_into_the_url(page_server):
     assert run.recipe == RunConfig(activation="relu", blocks=1, batch_size=8, steps=6, dataset="digits")
 
 
+def test_a_schedule_says_the_learning_rates_of_the_run_and_how_far_the_first_step_goes(page_server):
+    page = lab(lr="0.01", warmup="3", schedule="cosine")
+    assert "The learning rate over the run: 0.0033 at step 0, 0.01 at step 2" in text(page)
+    assert "Adam's first step moves the weights of a block by at most 0.12 of their size" in text(page)  # 0.01/3 · √3/0.05
+    page.number_input(key="control_warmup").set_value(0).run()
+    page.selectbox(key="control_schedule").select("constant").run()
+    assert "over the run" not in text(page) and "warmup" not in page.query_params and not page.exception
+
+
 def test_a_kept_run_of_other_arithmetic_is_joined_with_a_sentence_that_says_so(page_server, monkeypatch):
     page = lab()
     assert "Runs on its own. With processor" in text(page)

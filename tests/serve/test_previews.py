@@ -41,6 +41,8 @@ def test_previews_are_shared_by_all_configs_that_begin_alike(managed: Callable, 
     stage[1].allow(1)
     assert preview.ready.wait(60)
     assert manager.preview(alike, client="c") is preview
+    scheduled = replace(alike, steps=900, changes="700:lr=1", warmup=9, schedule="cosine")
+    assert manager.preview(scheduled, client="d") is preview
     assert stage.made == [1]
     for other in (replace(SMALL, batch_size=17), replace(SMALL, blocks=2), replace(SMALL, init_range=0.5)):
         assert manager.preview(other, client=other.id) is not preview

@@ -43,7 +43,7 @@ def go(**words) -> None:
 def overview() -> None:
     st.title(_("Lessons"), anchor=False)
     st.markdown(_("Say first what you expect, then let the net decide. Ten lessons test what an article on vanishing and "
-                  "exploding gradients claims; six more show what it missed."))
+                  "exploding gradients claims; seven more show what it missed."))
     for heading, lessons in (
         (_("The article's claims"), [lesson for lesson in LESSONS.values() if lesson.claim]),
         (_("What the article missed"), [lesson for lesson in LESSONS.values() if not lesson.claim]),

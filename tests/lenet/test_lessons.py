@@ -72,8 +72,8 @@ def part(finding: Finding, words: str) -> Part:
 # The list of lessons
 
 
-def test_every_claim_of_the_article_has_its_lesson_and_six_more_show_what_it_missed():
-    assert [lesson.claim for lesson in LESSONS.values()] == [*range(1, 11), *[None] * 6]
+def test_every_claim_of_the_article_has_its_lesson_and_seven_more_show_what_it_missed():
+    assert [lesson.claim for lesson in LESSONS.values()] == [*range(1, 11), *[None] * 7]
 
 
 @pytest.mark.parametrize("lesson", LESSONS.values(), ids=LESSONS)
@@ -228,7 +228,7 @@ def test_where_seeds_disagree_evenly_the_statement_is_open():
 
 @pytest.mark.parametrize(
     "lesson_id", ["sigmoid-depth", "dynamics", "relu-depth", "clipping", "floor", "batch-norm", "shortcut", "bypass", "feedback",
-                  "sigmoid-batch-norm", "adam-eps"],
+                  "sigmoid-batch-norm", "adam-eps", "warm-up"],
 )  # fmt: skip
 def test_a_lesson_near_a_border_has_three_seeds_there_and_one_elsewhere(lesson_id):
     seeds = {}
@@ -268,6 +268,41 @@ def test_adam_trains_four_real_blocks_and_momentum_does_not():
     stuck = told(deep, [CHANCE] * deep.steps, gradient=0.3)
     first = LESSONS["adam-eps"].conclude([trained(adam), trained(momentum), stuck]).parts[0]
     assert first.holds is True, first.measured
+
+
+def warmed(cold: str, warm: str, plain: str, normed: str, jump: float = 100.0) -> Finding:
+    """The lesson of the warm-up with runs made by hand, of which each trains ("yes") or does not."""
+    lesson, runs = LESSONS["warm-up"], []
+    for config in lesson.configs():
+        word = normed if config.batch_norm else plain if not config.shortcut else warm if config.warmup else cold
+        word = "yes" if config.lr == 0.001 and config.shortcut else word
+        course = losses(config, word == "yes")
+        course[1] = course[1] * (jump if config.lr == 0.01 and not config.warmup else 1)
+        runs.append(told(config, course, update=config.rate(0) / 1e-2))  # of weights whose rms would be 0.01
+        quantities = list(QUANTITIES)
+        runs[-1].history.columns[:, quantities.index("weight_rms")] = 1e-2
+    return lesson.conclude(runs)
+
+
+def test_the_lesson_of_the_warm_up_says_what_it_cures_and_what_not():
+    held = warmed("no", "yes", "no", "no")
+    assert held.result == REPRODUCED and held.answer == "warm", [part.measured for part in held.parts]
+    both = warmed("yes", "yes", "no", "no", jump=1.1)
+    assert both.result == PARTLY and both.answer == "both"
+    assert not part(both, "throws the net off").holds and not part(both, "without it not").holds
+    cured = warmed("no", "no", "yes", "yes")
+    assert cured.answer == "neither" and not part(cured, "no warm-up cures").holds and not part(cured, "too large for good").holds
+
+
+@pytest.mark.trains
+def test_in_real_nets_the_first_step_is_as_theory_says_and_a_warm_up_decides_who_trains():
+    lesson = LESSONS["warm-up"]
+    configs = [config for config in lesson.configs() if config.seed == 0]
+    cold_and_warm, rest = configs[:2], configs[2:]
+    by_hand = [told(config, losses(config, config.shortcut)) for config in rest]
+    runs = [replace(run, recipe=config) for config, run in zip(cold_and_warm, map(trained, cold_and_warm), strict=True)] + by_hand
+    found = lesson.conclude(runs)
+    assert found.answer == "warm" and all(part.holds for part in found.parts[:3]), [part.measured for part in found.parts]
 
 
 def test_a_shortcut_at_half_is_not_finite_at_its_first_step_in_a_real_net():

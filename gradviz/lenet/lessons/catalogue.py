@@ -24,6 +24,7 @@ LESSONS: dict[str, Lesson] = {
         missed.SHORTCUT_FAILS,
         missed.ADAM_HIDES,
         missed.UNDERFLOW,
+        missed.WARM_UP,
     )
 }
 

@@ -81,7 +81,7 @@ def one_or_both(first: str, held: bool | None, second: str, other: bool | None) 
 
 def usual_step(run: Run[RunConfig]) -> float:
     """Adam's first step moves every weight by the learning rate (Kingma & Ba 2015); here over the first block's weight RMS."""
-    return run.recipe.lr / ends(run, "weight_rms")[0]
+    return run.recipe.rate(0) / ends(run, "weight_rms")[0]
 
 
 def first_loss(e: Evidence, config: RunConfig) -> float:

@@ -1,8 +1,9 @@
-"""What the article missed: six lessons."""
+"""What the article missed: seven lessons."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from gradviz.diagnosis.state import GAP
 from gradviz.lenet.config import RunConfig
@@ -10,6 +11,7 @@ from gradviz.lenet.lessons.evidence import (
     Evidence,
     all_hold,
     first_loss,
+    most,
     one_or_both,
     opposite,
     profile,
@@ -271,4 +273,68 @@ UNDERFLOW = Lesson(
     "neighbours. A tool that squares float32 numbers to get a norm shows zeros from 10⁻²³ on, and they are not "
     "there.",
     _underflow, _check_underflow, number=(0, 60, "convolutions"), look_at=("profile",),
+)  # fmt: skip
+
+
+# Warm-up
+
+FIRST_STEPS = 10
+WARMUP = 50
+
+
+def _warm_up() -> list[RunConfig]:
+    cold, warm, *rest = _warmed()
+    return [*with_seeds([cold, warm], lambda net: True), *rest]
+
+
+def _warmed() -> list[RunConfig]:
+    """Cold and warm at ten times the usual rate; a tenth of it; and nets with other ills, the last two at a rate that is too
+    large for them all the time."""
+    cold = recipe("relu", 12, shortcut=True, lr=0.01)
+    normed = recipe("relu", 20, batch_norm=True, lr=0.1)
+    return [cold, replace(cold, warmup=WARMUP), replace(cold, lr=0.001), recipe("relu", 12, warmup=WARMUP),
+            normed, replace(normed, warmup=WARMUP)]  # fmt: skip
+
+
+def _check_warm_up(e: Evidence) -> Finding:
+    cold, warm, slow, plain, *normed = _warmed()
+    moves = [(ends(e.run(net), "update_ratio")[0], usual_step(e.run(net))) for net in (cold, warm)]
+    jumps = [[float(run.history.loss[:FIRST_STEPS].max() / run.history.loss[0]) for run in e.runs(net)] for net in (cold, warm)]
+    return Finding(
+        (
+            Part(_("Adam's first step moves each weight of a block by the learning rate, whatever its gradient."),
+                 all(0.8 < move / usual < 1.25 for move, usual in moves),
+                 _("First block, update : weight: {cold}, with the warm-up {warm}; in theory {usual} and {small}.").format(
+                     cold=number(moves[0][0]), warm=number(moves[1][0]), usual=number(moves[0][1]), small=number(moves[1][1]))),
+            Part(_("At the full rate that throws the net off at once, behind a warm-up it does not."),
+                 all_hold(most(jump > 2 for jump in jumps[0]), most(jump < 2 for jump in jumps[1])),
+                 _("The largest loss of the first ten steps over that at the start: {cold}; with the warm-up {warm}.").format(
+                     cold=listed(map(number, jumps[0])), warm=listed(map(number, jumps[1])))),
+            Part(_("With the warm-up the net trains at this rate, without it not."),
+                 all_hold(opposite(e.trained(cold)), e.trained(warm)), told_alone(e, cold, warm)),
+            Part(_("A tenth of the rate trains too, without any warm-up."), e.trained(slow),
+                 _("At 0.001: {told}.").format(told=told(e, slow))),
+            Part(_("What vanishes on its way back, no warm-up cures."), opposite(e.trained(plain)), told_alone(e, plain)),
+            Part(_("Nor does it help where the full rate is too large for good: 20 blocks with batch norm at 0.1."),
+                 all_hold(*(opposite(e.trained(net)) for net in normed)), told_alone(e, *normed)),
+        ),
+        one_or_both("warm", e.trained(warm), "cold", e.trained(cold)),
+        told_alone(e, cold, warm),
+    )  # fmt: skip
+
+
+WARM_UP = Lesson(
+    "warm-up", None, "Warm-up: why do deep nets start slowly?",
+    "Behind a warm-up of the learning rate, deep nets bear rates that would otherwise undo them in the first steps (Goyal et al. "
+    "2017; Liu et al. 2020).",
+    "12 relu blocks with shortcut, Adam at 0.01, ten times the usual rate: once from step 0 on, once risen to over the first 50 "
+    "steps. Who trains in 200 steps?",
+    {"warm": "With the warm-up only", "cold": "Without it only", "both": "Both", "neither": "Neither"},
+    "Adam divides each gradient by the root of the mean of its squares so far. After one gradient that mean is the square of "
+    "this gradient itself, so each weight of each layer moves by the whole learning rate, by the sign of what one batch says: "
+    "here a third of the weight, all at once. What the blocks add along the shortcut grows ten- to a thousandfold; the next "
+    "steps take it back as hastily, and leave relus that are dead. In the heatmap of update : weight the first columns are the "
+    "brightest. Behind a warm-up these steps are small, until the means have seen some gradients. A smaller rate all the way "
+    "does it too. A gradient that vanishes is as small behind a warm-up, and a rate that is too large for good comes in the end.",
+    _warm_up, _check_warm_up, quantity="update_ratio",
 )  # fmt: skip

@@ -20,7 +20,7 @@ from gradviz.record.run import Run, Status
 from gradviz.serve.manager import AFRESH
 from gradviz.share.outcome import sections
 from gradviz.share.routes import RUN as RUN_FILE
-from gradviz.ui import classroom, controls, first, going_on, projector
+from gradviz.ui import classroom, controls, first, going_on, projector, turning
 from gradviz.ui.heavy import said_if_refused
 from gradviz.ui.language import spoken, write_address
 from gradviz.ui.meanings import MEANINGS
@@ -344,7 +344,9 @@ if run is not None:
     other = otherwise_computed(run)
     if run.arithmetic and other:
         st.info(as_text(other), icon=":material/memory:")  # before the numbers, for who has just joined the run
+    turning.panel(run, status, show)
     live_panel(run, status=status)
+    turning.words(run)
     share(run)
     if run.history.steps and bool(run.arithmetic) != bool(other):
         st.caption(other or _("Computed with: {arithmetic}.").format(arithmetic=arithmetic_text(run.arithmetic)))

@@ -62,6 +62,11 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "kept; Start afresh trains it anew.",
     "pause-long": "Paused for {minutes:.0f} minutes, the training was given up, so that others have its memory. What it recorded "
     "is kept; Start afresh trains it anew.",
+    "turn-ended": "This run has ended: nothing of it can be turned any more. It can branch.",
+    "turn-not-begun": "This run has no step yet: what is to be other from the start is set up before it is begun.",
+    "turn-late": "The run ended before anything was turned.",
+    "turn-nothing": "Nothing was turned: the run has these values already.",
+    "turn-branch": "Others have asked for that run too, and it goes on for them. This one is yours: a branch from step {step}.",
     "afresh-short": "Started afresh, it ended after {steps} steps ({status:word}): what was recorded before is kept.",
     "short-processes": "The limit of processes and threads of this server was met: let fewer trainings run at once, or raise it.",
     "short-files": "The limit of open files and connections of this server was met: raise it (ulimit -n), or try again later.",

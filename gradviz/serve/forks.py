@@ -24,7 +24,7 @@ from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Dataset, Shelf
 from gradviz.lenet.experiment import resolve_device, training
 from gradviz.record.codec import pack, pack_outcome, pack_record
-from gradviz.serve.frames import NEXT, PREVIEW, pack_error
+from gradviz.serve.frames import NEXT, PREVIEW, STOP, pack_error
 from gradviz.store.states import States
 from gradviz.train.cores import Cores
 from gradviz.train.device import limit_threads, warm_up
@@ -115,7 +115,8 @@ def _live(connection: socket.socket, config: RunConfig, data: Dataset, request: 
             states = States(Path(request["states"].pop("folder")), **request["states"]) if request.get("states") else None
             begin = Path(request["begin"]) if request.get("begin") else None
             cores = Cores() if request.get("free") else None
-            trainer = training(config, data, resolve_device(config.device), states=states, begin=begin, cores=cores)
+            device = resolve_device(config.device)
+            trainer = training(config, data, device, line.stops, states=states, begin=begin, cores=cores)
             line.send(_computed_with(trainer))
             said = trainer.arithmetic
             if line.wants_preview():
@@ -157,7 +158,7 @@ class _Line:
 
     def __init__(self, connection: socket.socket, beat: float):
         self._connection, self._sending = connection, threading.Lock()
-        self._asked, self._heard, self._preview = 0, time.monotonic(), False
+        self._asked, self._heard, self._preview, self._stop = 0, time.monotonic(), False, False
         self._changed = threading.Condition()
         threading.Thread(target=self._read, name="line", daemon=True).start()
         if beat:
@@ -169,6 +170,7 @@ class _Line:
                 with self._changed:
                     self._asked += letters.count(NEXT)
                     self._preview |= PREVIEW in letters
+                    self._stop |= STOP in letters
                     self._heard = time.monotonic()
                     self._changed.notify_all()
         finally:
@@ -194,12 +196,16 @@ class _Line:
             self._changed.wait_for(lambda: self._asked or self._preview)
             return self._preview
 
+    def stops(self) -> bool:
+        return self._stop
+
     def wait(self, step: int) -> None:
         """Until this step, counted from the first that is trained here, may begin: it is asked for, or soon will be to judge by
-        what is asked right now."""
+        what is asked right now; or none shall."""
 
         def may_begin() -> bool:
-            return step < self._asked or step < self._asked + _AHEAD and time.monotonic() - self._heard < _AHEAD_SECONDS
+            soon = step < self._asked + _AHEAD and time.monotonic() - self._heard < _AHEAD_SECONDS
+            return self._stop or step < self._asked or soon
 
         with self._changed:
             self._changed.wait_for(may_begin)

@@ -14,7 +14,7 @@ from gradviz.serve.admission import Refused
 from gradviz.serve.failures import WorkerError
 from gradviz.train.state import StateGone
 
-NEXT, PREVIEW = b"n", b"p"
+NEXT, PREVIEW, STOP = b"n", b"p", b"s"  # STOP: it keeps its state, says how it ended, and sends nothing after that
 
 
 def pack_error(error: BaseException) -> bytes:

@@ -118,7 +118,13 @@ class RunManager:
         return self._troubles.worst
 
     def start(
-        self, config: RunConfig, again: bool = False, client: str = "", address: str = "", origin: str = ""
+        self,
+        config: RunConfig,
+        again: bool = False,
+        client: str = "",
+        address: str = "",
+        origin: str = "",
+        held: bool = False,
     ) -> Run[RunConfig]:
         """The run of this config: the live or kept one if there is one, else a new one in the queue.
 
@@ -127,7 +133,8 @@ class RunManager:
         who asks, whose other runs then take second place; without one it is work that nobody sits before. `address`, where
         he is, keeps one who calls himself many people from having the turns of all. `origin` is a run, live or ended, that is the
         same up to some step, or the run itself with `again`: the new one begins from its newest state that is kept before that,
-        with its records until there; where there is none it begins at step 0, and its message says so.
+        with its records until there; where there is none it begins at step 0, and its message says so. `held`: it is paused right
+        there.
         Raises Refused if this server does not take the run, RuntimeError once the manager is closed.
         """
         if (joined := self._join(self.get(config.id), config, again, client, address)) is not None:
@@ -144,6 +151,7 @@ class RunManager:
                 run = Run(config, history, created=self._dates.now(), clients=(client,) if client else ())
                 unsaved = self._jobs.all.get(run.id)
                 self._jobs.begin(run, address, unsaved.replaces or old if unsaved else old, parent)
+                self._jobs.all[run.id].held = held
                 self._kept.forget(run.id)
         except Refused as refusal:
             with self._lock:
@@ -263,10 +271,13 @@ class RunManager:
                 self._jobs.step(job)
 
     def stop(self, id: str) -> None:
-        """Ends the run, also in the middle of a step. Its records are kept."""
+        """Ends the run, also in the middle of a step. Its records are kept, and its state where states are."""
         with self._lock:
             if job := self._jobs.live(id):
-                self._jobs.stop(job)
+                if self.begins and job.training is not None and not job.driven:
+                    self._workers.end(job)
+                else:
+                    self._jobs.stop(job)
 
     def join(self, id: str, client: str, address: str = "") -> None:
         """The live run is this person's too, from now on."""

@@ -41,7 +41,7 @@ from gradviz.record.history import StepRecord
 from gradviz.record.run import Outcome, Status
 from gradviz.serve.admission import shortage
 from gradviz.serve.failures import WorkerDied, WorkerSilent
-from gradviz.serve.frames import NEXT, PREVIEW, error_of
+from gradviz.serve.frames import NEXT, PREVIEW, STOP, error_of
 from gradviz.settings import of_children
 from gradviz.store.states import States
 from gradviz.train.training import Interrupted
@@ -51,6 +51,7 @@ log = logging.getLogger("gradviz")
 _LOOK = 0.05  # seconds between two looks at whether a training shall stop
 _PULSE = 0.5  # seconds between two looks at whether it does anything
 _SILENCE = 20.0  # seconds in which it owes an answer and does nothing
+_FAREWELL = 3.0  # seconds in which one that is stopped may keep its state
 _HEADER, _BODY = 1 << 20, 1 << 28  # bytes of a frame at most; a step of 1000 blocks with pictures has some 2 MB
 
 
@@ -111,7 +112,7 @@ class Nursery:
                 with theirs, self._lock:  # closed here at once: else its end would not be the end of the line
                     process = self._process
                     process = self._send(request, theirs)
-                return RemoteTraining(ours, config, interrupt, process.pid, self._patience, Here(self.fate))
+                return RemoteTraining(ours, config, interrupt, process.pid, self._patience, Here(self.fate), bool(self._states))
             except OSError as error:  # the nursery is gone, or does not even take the request
                 ours.close()
                 if isinstance(error, TimeoutError):
@@ -287,14 +288,17 @@ class RemoteTraining:
         nursery: int = 0,
         patience: float = _SILENCE,
         place: Here = Here(),  # noqa: B008 (it has nothing of its own)
+        keeps: bool = False,
     ):
         """Waits until the child has built its net. Raises DataError, ConfigError, StateGone, Interrupted, WorkerDied or
         WorkerError.
 
-        `nursery`: its pid, watched until the child is there. `place`: where the child is.
+        `nursery`: its pid, watched until the child is there. `place`: where the child is. `keeps`: whether it keeps states; one
+        that is stopped is then given some time for its last.
         """
         self.config = config
         self.outcome: Outcome | None = None
+        self._keeps, self._until = False, 0.0  # when one that is stopped has had its time, by time.monotonic; 0: it is not
         self._connection, self._interrupt = connection, interrupt
         self._watched, self._patience, self._place = nursery, patience, place
         self._kills, self._refusals = machine.memory_kills(), machine.process_refusals()
@@ -309,12 +313,14 @@ class RemoteTraining:
             self._close()
             raise
         self._say(header)
+        self._keeps = keeps
 
     def __iter__(self) -> Iterator[StepRecord]:
         layers = self.config.layers
         try:
-            while not self._interrupt():
-                self._send(NEXT)
+            while not self._is_over():
+                if not self._until:
+                    self._send(NEXT)
                 header, body = self._receive()
                 if "arithmetic" in header:  # it has another number of threads from now on
                     self._say(header)
@@ -328,6 +334,15 @@ class RemoteTraining:
             self.outcome = Outcome(Status.STOPPED)
         finally:
             self._close()
+
+    def _is_over(self) -> bool:
+        """Whether it is stopped, and nothing more is waited for. Steps that it had gone ahead come before its last word."""
+        if not self._interrupt() or not self._keeps:
+            return self._interrupt()
+        if not self._until:
+            self._until = time.monotonic() + _FAREWELL
+            self._send(STOP)
+        return time.monotonic() > self._until
 
     def _say(self, header: dict[str, Any]) -> None:
         self.device: str = header["device"]  # in words
@@ -391,7 +406,7 @@ class RemoteTraining:
             try:
                 got = self._connection.recv_into(data[have:])
             except TimeoutError:
-                if self._interrupt():
+                if self._is_over():
                     raise Interrupted from None
                 quiet += _LOOK
                 if self._watched and quiet % _PULSE < _LOOK:

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 
 from gradviz.lenet.config import RunConfig
 from gradviz.messages import say
@@ -131,6 +132,14 @@ class Workers:
             self._jobs.end(job, outcome)
         if deleted and self._begins:
             self._begins.states.delete(run.id)  # what it kept in its last step
+
+    def end(self, job: Job) -> None:
+        """Stops one that rests or waits for its next slice: it keeps its state, and waits for no worker to do so. Whoever calls
+        holds the lock."""
+        job.stop.set()
+        self._jobs.queue.remove(job)
+        job.driven, job.since = True, self._jobs.clock()
+        daemon(partial(self._drive, job), "last-word")
 
     def _begun(self, job: Job) -> Training:
         """The job's training, from the newest state of its origin that it can begin from; else from the start, and says so."""

@@ -254,9 +254,9 @@ def locked() -> bool:
 LOCKED = messages.say("locked")
 
 
-def start(config: RunConfig, again: bool = False, origin: str = "") -> Run[RunConfig] | None:
+def start(config: RunConfig, again: bool = False, origin: str = "", held: bool = False) -> Run[RunConfig] | None:
     """Callback: starts or joins the run in this session's name. None, and a sentence, if that is refused. `origin`: the run from
-    whose kept state it begins (see RunManager.start)."""
+    whose kept state it begins, `held`: paused there (see RunManager.start)."""
     if locked():
         say(LOCKED)
         return None
@@ -265,7 +265,7 @@ def start(config: RunConfig, again: bool = False, origin: str = "") -> Run[RunCo
         if known and not known.status.live and not may_change(people_of(known)):
             say(OTHER_ENDED)
             return None
-        run = server().manager.start(config, again=again, client=client(), address=address(), origin=origin)
+        run = server().manager.start(config, again=again, client=client(), address=address(), origin=origin, held=held)
     except Refused as refusal:
         say(refusal.message)
         return None

@@ -16,6 +16,7 @@ from gradviz.serve.manager import AFRESH
 from gradviz.ui import classroom, controls
 from gradviz.ui.heavy import said_if_refused
 from gradviz.ui.server import server
+from gradviz.ui.turning import field
 from gradviz.words import gettext as _
 from gradviz.words import listed, ngettext
 
@@ -65,13 +66,7 @@ def _branch(run: Run[RunConfig], config: RunConfig, kept: Sequence[int], show: S
         step = st.number_input(_("Branch from step"), 1, last, before, key=keys[0], width=180)
         knob = st.selectbox(_("change"), KNOBS, KNOBS.index("lr"), key=keys[1], width=220,
                             format_func=lambda name: _(FIELDS[name].spec.label))  # fmt: skip
-        spec, now = FIELDS[knob].spec, getattr(config.knobs(step or 1), knob)
-        key = f"{keys[2]}_{knob}"
-        if spec.choices:
-            words = list(spec.choices)
-            st.selectbox(_("to"), words, words.index(now), key=key, width=200)
-        else:
-            st.number_input(_("to"), float(spec.low or 0), float(spec.high or 0), float(now), key=key, width=200, format="%g")
+        field(knob, _("to"), getattr(config.knobs(step or 1), knob), f"{keys[2]}_{knob}", width=200)
         st.button(_("Branch"), key="branch", icon=":material/alt_route:", on_click=_branch_off, args=(run.id, show),
                   disabled=classroom.locked())  # fmt: skip
     if step:

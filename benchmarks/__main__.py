@@ -16,7 +16,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
-from benchmarks import drawing, eye, gpu, live_cost, machine, recording, training, watching
+from benchmarks import drawing, eye, gpu, live_cost, machine, recording, sharing, training, watching
 from benchmarks.common import ROOT
 
 PARTS = {
@@ -31,6 +31,7 @@ PARTS = {
     "drawing": drawing.measure,
     "waits": eye.waits,
     "store": eye.stores,
+    "files": sharing.files,
     "watching": watching.measure,
     "gpu": gpu.measure,
 }

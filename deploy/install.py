@@ -66,7 +66,9 @@ def uv_knows(backend: str, pins: dict[str, str], root: Path) -> list[str]:
         uv = [python, "-m", "uv", "pip", "compile", "-", "--quiet", "--no-cache", "--no-deps", "--no-header"]
         uv += ["--python", sys.executable, f"--torch-backend={backend}", "--emit-index-annotation"]
         wishes = "\n".join(f"{name}=={pin}" for name, pin in pins.items())
-        told = subprocess.run(uv, input=wishes, stdout=subprocess.PIPE, text=True)
+        told = subprocess.run(uv, input=wishes, capture_output=True, text=True)
+        if told.returncode:  # by the system alone, where pip looks, a proxy may be trusted that opens what it passes on
+            told = subprocess.run([*uv, "--system-certs"], input=wishes, stdout=subprocess.PIPE, text=True)
     finally:
         shutil.rmtree(place, ignore_errors=True)
     builds = re.findall(rf"^((?:{'|'.join(PARTS)})==\S+)", told.stdout, re.MULTILINE)

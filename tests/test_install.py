@@ -28,6 +28,8 @@ pytestmark = [
 UV = """
 import os, sys
 assert sys.argv[1:4] == ["pip", "compile", "-"] and {"--torch-backend=cpu", "--emit-index-annotation"} <= set(sys.argv)
+if "ONLY_THE_SYSTEM_TRUSTS" in os.environ and "--system-certs" not in sys.argv:
+    sys.exit("invalid peer certificate")
 for wish in sys.stdin.read().split():
     print(f"{wish}+cpu\\n    # from {os.environ['PLACE_THAT_UV_KNOWS']}")
 """
@@ -108,8 +110,9 @@ def install(network: Network, bare: Path, folder: Path, *arguments: str, path: s
 def test_without_a_card_the_processor_build_is_found_where_pip_does_not_look_and_nothing_of_cuda_is_fetched(
     network, bare, tmp_path
 ):
-    code, said, there, fetched = install(network, bare, tmp_path, PLACE_THAT_UV_KNOWS=network.other)
-    assert code == 0, said
+    where = {"PLACE_THAT_UV_KNOWS": network.other, "ONLY_THE_SYSTEM_TRUSTS": "the proxy on the way"}
+    code, said, there, fetched = install(network, bare, tmp_path, **where)
+    assert code == 0 and "peer certificate" not in said, said
     assert {"torch-2.13.0+cpu", "torchvision-0.28.0+cpu", "streamlit-1.0"} <= there
     assert "no NVIDIA card is here" in said and "TORCH=cuda" in said
     assert not {"torch-2.13.0-py3-none-any.whl", "gigabytes-1.0-py3-none-any.whl"} & fetched

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from gradviz.lenet.activations import ACTIVATIONS
 from gradviz.lenet.config import FIELDS, PRESETS, RunConfig, unescaped
@@ -137,12 +138,15 @@ def sidebar(locked: bool = False) -> RunConfig:
         if st.session_state[_PRESET] in PRESETS:
             st.caption(_(PRESETS[st.session_state[_PRESET]].sentence))
         values = _network() | _initialisation() | _treatment()
-        values |= _more_remedies(values) | _optimiser() | _run() | _changes()
+        values |= _more_remedies(values)
+        optimiser, below = _optimiser()
+        values |= optimiser | _run() | _changes()
         try:
             st.session_state[CONFIG] = RunConfig(**values)
         except ConfigError as error:
             st.error(as_text(str(error)))
-        _pace(st.session_state[CONFIG])
+        with below:
+            _pace(st.session_state[CONFIG])
     config: RunConfig = st.session_state[CONFIG]
     return config
 
@@ -247,7 +251,8 @@ def _more_remedies(values: dict[str, Any]) -> dict[str, Any]:
         )
 
 
-def _optimiser() -> dict[str, Any]:
+def _optimiser() -> tuple[dict[str, Any], DeltaGenerator]:
+    """And a place below its schedule."""
     st.header(_("Optimiser"))
     word = _choice("optimizer", label_visibility="collapsed")
     st.select_slider(
@@ -261,7 +266,8 @@ def _optimiser() -> dict[str, Any]:
     ))  # fmt: skip
     used = any(st.session_state[_key(name)] != FIELDS[name].default for name in ("warmup", "schedule"))
     with st.expander(_("Warm-up and schedule"), expanded=used):
-        return values | dict(warmup=_number("warmup", step=10), schedule=_choice("schedule", st.selectbox))
+        values |= dict(warmup=_number("warmup", step=10), schedule=_choice("schedule", st.selectbox))
+        return values, st.container()
 
 
 def _pace(config: RunConfig) -> None:

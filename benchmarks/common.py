@@ -43,13 +43,14 @@ def relu_shortcut(blocks: int, batch: int) -> RunConfig:
 
 
 @contextmanager
-def running_app(program: str = "streamlit", **environment: str) -> Iterator[Server]:
-    """The real server on an empty store, with one worker of one thread."""
+def running_app(program: str = "streamlit", **environment: str | None) -> Iterator[Server]:
+    """The real server on an empty store, with one worker of one thread. None in `environment`: without this setting."""
     from tests.running import Server  # here: a machine with a card may know another `tests`
 
     with TemporaryDirectory() as scratch:
         settings = dict(GRADVIZ_WORKERS="1", GRADVIZ_THREADS="1", GRADVIZ_DATA=str(data_folder()), GRADVIZ_DOWNLOAD="off")
-        server = Server(Path(scratch), settings | environment, program)
+        wanted = {name: value for name, value in (settings | environment).items() if value is not None}
+        server = Server(Path(scratch), wanted, program)
         server.start()
         try:
             yield server

@@ -26,7 +26,7 @@ from gradviz.lenet.experiment import resolve_device, training
 from gradviz.record.codec import pack, pack_outcome, pack_record
 from gradviz.serve.frames import NEXT, PREVIEW, STOP, pack_error
 from gradviz.store.states import States
-from gradviz.train.cores import Cores
+from gradviz.train.cores import Cores, Had
 from gradviz.train.device import limit_threads, warm_up
 from gradviz.train.trainer import Trainer
 
@@ -114,7 +114,8 @@ def _live(connection: socket.socket, config: RunConfig, data: Dataset, request: 
         try:
             states = States(Path(request["states"].pop("folder")), **request["states"]) if request.get("states") else None
             begin = Path(request["begin"]) if request.get("begin") else None
-            cores = Cores() if request.get("free") else None
+            free = request.get("free")
+            cores = Cores(had=Had(tuple((at, count) for at, count in free["threads"]), free["steps"])) if free else None
             device = resolve_device(config.device)
             trainer = training(config, data, device, line.stops, states=states, begin=begin, cores=cores)
             line.send(_computed_with(trainer))

@@ -166,6 +166,12 @@ class RunManager:
         suffice to read it."""
         return self._kept.get(id)
 
+    def repeated(self, id: str) -> Run[RunConfig] | None:
+        """The run that this live one does again, from its first step on or a later one."""
+        with self._lock:
+            job = self._jobs.all.get(id)
+            return job.replaces if job and job.run.status.live else None
+
     def at_hand(self, id: str) -> Run[RunConfig] | None:
         """The run if it is live or was looked at lately: nothing is read from the store."""
         return self._kept.at_hand(id)

@@ -28,6 +28,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,6 +45,7 @@ from gradviz.serve.failures import WorkerDied, WorkerSilent
 from gradviz.serve.frames import NEXT, PREVIEW, STOP, error_of
 from gradviz.settings import of_children
 from gradviz.store.states import States
+from gradviz.train.cores import Had
 from gradviz.train.training import Interrupted
 
 log = logging.getLogger("gradviz")
@@ -75,9 +77,10 @@ class Nursery:
         patience: float = _SILENCE,
         states: States | None = None,
         apart: bool = False,
-        free: Callable[[RunConfig], bool] = lambda _: False,
+        free: Callable[[RunConfig], Had | None] = lambda _: None,
     ):
-        """`threads`: processor threads of each training, but for those that are `free` to take the cores that are.
+        """`threads`: processor threads of each training, but for those that are `free` to take the cores that are, after what
+        they repeat.
 
         `shelf` says what data is there; the nursery reads it itself.
 
@@ -101,7 +104,8 @@ class Nursery:
     def __call__(self, config: RunConfig, interrupt: Callable[[], bool], begin: Path | None = None) -> RemoteTraining:
         """A TrainFrom. Raises DataError, ConfigError, StateGone, Interrupted or WorkerDied."""
         self._expect(config.dataset)
-        request: dict[str, Any] = {"config": config.to_dict(), "threads": self._threads, "free": self._free(config)}
+        free = self._free(config)
+        request: dict[str, Any] = {"config": config.to_dict(), "threads": self._threads, "free": free and asdict(free)}
         if self._states:
             folder = str(self._states.folder.absolute())
             request["states"] = {"folder": folder, "most_bytes": self._states.most_bytes, "free": self._states.free}

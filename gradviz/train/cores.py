@@ -11,6 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import median
 
 from gradviz import machine
@@ -26,6 +27,18 @@ _BACK = 2.0  # seconds for which cores that were given back are left alone
 MOST_CHANGES = 50  # then it stays with one: each is noted, so that the run can be computed again to the digit
 
 
+@dataclass(frozen=True)
+class Had:
+    """What a run had that is done again: from these steps on so many threads, (step, threads) rising, and the steps it had."""
+
+    threads: tuple[tuple[int, int], ...] = ()
+    steps: int = 0
+
+    def at(self, step: int) -> int | None:
+        """None where it says nothing."""
+        return next((threads for at, threads in reversed(self.threads) if at <= step), None) if step < self.steps else None
+
+
 class Cores:
     """Of one training. `threads` is the present number, set in the calling thread; `took` is told of each step."""
 
@@ -35,8 +48,10 @@ class Cores:
         set_threads: Callable[[int], None] = limit_threads,
         clock: Callable[[], float] = time.monotonic,
         used: Callable[[], tuple[float, float] | None] = machine.used_by_others,
+        had: Had = Had(),
     ):
-        """`cores`: by default those that the machine grants. `used`: see there."""
+        """`cores`: by default those that the machine grants. `used`: see there. `had`: what is repeated, for the same digits, as
+        long as cores are free for it."""
         self.threads = 1
         self._cores = machine.cores() if cores is None else cores
         self._set, self._clock, self._used = set_threads, clock, used
@@ -46,14 +61,28 @@ class Cores:
         self._proven = 1  # the number that another is being tried in the place of
         self._first = True  # the next step is the first with this number, and makes its threads
         self._rest, self._again, self._changes = _RESTS[0], -math.inf, 0
+        self._had, self._step = had, 0
         set_threads(1)
+
+    def begin(self, step: int) -> None:
+        """This is the first step."""
+        self._step = step
+        self._repeat(int(self._cores))
 
     def took(self, seconds: float, routine: bool = True) -> None:
         """Not `routine`: a step that did more than others, and says nothing of the number."""
+        self._step += 1
         if self._cores < 2:
             return
         now = self._clock()
         self._look(now)
+        if routine and not self._first and self._stuck(seconds):
+            self._had = Had()
+        if self._repeat(int(self._cores) if self._free is None else self._free):
+            if routine and not self._first:
+                self._times.setdefault(self.threads, deque(maxlen=_KEPT)).append(seconds)
+            self._first &= not routine
+            return
         free = self.threads if self._free is None else self._free
         if self.threads > free:
             self._times = {1: self._times[1]} if 1 in self._times else {}
@@ -65,6 +94,19 @@ class Cores:
             self._judge(times, now, free)
         elif routine:
             self._first = False
+
+    def _repeat(self, free: int) -> bool:
+        """Whether the next step has the number of threads that it had."""
+        if (wanted := self._had.at(self._step)) is None:
+            return False
+        if wanted > free:  # from here on the digits are others, and the run says so
+            self._had = Had()
+            return False
+        self._change(wanted, proven=True)
+        return True
+
+    def _stuck(self, seconds: float) -> bool:
+        return self.threads > 1 and seconds > _STUCK * median(self._times.get(1) or [math.inf])
 
     @property
     def _choices(self) -> list[int]:

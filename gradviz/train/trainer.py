@@ -67,6 +67,8 @@ class Trainer:
         self.device, self.arithmetic = device_text(device), here(device)
         self._cores = cores if device.type == "cpu" else None
         if self._cores:
+            self._cores.begin(begin)
+            self.device = cpu_text(self._cores.threads)
             self.arithmetic = self.arithmetic.changed(begin, self._cores.threads)
         self.outcome: Outcome | None = None
         self._stop_if_asked = partial(stop_if_asked, interrupt)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradviz import machine
 from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.data import Shelf
 from gradviz.lenet.experiment import arithmetic_of, trainer_on
@@ -28,6 +29,7 @@ from gradviz.settings import Settings
 from gradviz.store.states import FOLDER as FOLDER_OF_STATES
 from gradviz.store.states import States
 from gradviz.store.store import RunStore
+from gradviz.train.cores import Had
 from gradviz.train.state import StateGone, weights_file
 from gradviz.train.training import Train
 
@@ -80,7 +82,7 @@ def build(train: Train[RunConfig] | None = None, arithmetic: Callable[[RunConfig
     settings = Settings.from_environment()
     shelf = Shelf(settings.data, settings.download)
     store: RunStore[Any] = RunStore(settings.store, {**READERS, "watched": Watched.from_dict})
-    limits, states, nursery = settings.limits, None, None
+    limits, states, nursery, numbers = settings.limits, None, None, None
     cluster = _cluster(settings, shelf) if settings.ray and train is None else None
     if cluster:
         train = cluster  # whose computers may have several kinds of arithmetic
@@ -89,11 +91,13 @@ def build(train: Train[RunConfig] | None = None, arithmetic: Callable[[RunConfig
         if train is None:
             if limits.states:
                 states = States(settings.store / FOLDER_OF_STATES, limits.states * 1e9, limits.free_disk)
-            free = partial(_is_free, settings, _of_lessons())
+            numbers = Numbers(settings)
             if settings.train_in == "process":
-                nursery = Nursery(shelf, settings.threads, states=states, free=free)
-            train, arithmetic = nursery or trainer_on(shelf, states), partial(_arithmetic, settings.threads, free)
+                nursery = Nursery(shelf, settings.threads, states=states, free=numbers.free)
+            train, arithmetic = nursery or trainer_on(shelf, states), numbers.arithmetic
         manager = RunManager(store, train, arithmetic, settings.workers, settings.threads, limits, states=states)
+        if numbers:
+            numbers.manager = manager
     # One worker stays free of sweeps, for whoever presses Start.
     sweeps = SweepRunner(manager, settings.store / "sweeps", at_once=max(1, settings.workers - 1))
     if cluster:
@@ -124,16 +128,47 @@ def _of_lessons() -> frozenset[str]:
     return frozenset(replace(config, seed=0).id for lesson in LESSONS.values() for config in lesson.configs("digits"))
 
 
-def _is_free(settings: Settings, of_lessons: frozenset[str], config: RunConfig) -> bool:
-    """Whether its threads may follow the cores that are free. Not in the server's own process: pages and a training would wait
-    for each other, and its threads with it."""
-    may = settings.train_in == "process" and not settings.fixed
-    return may and replace(config, dataset="digits", seed=0).id not in of_lessons
+class Numbers:
+    """With how many threads a run is computed: a fixed number where its digits are to be the same each time, those that it had
+    where it is done again, else as many as cores are free."""
 
+    def __init__(self, settings: Settings):
+        self.manager: RunManager | None = None  # not yet there when it takes up what was waiting
+        self._threads, self._of_lessons = settings.threads, _of_lessons()
+        # Not in the server's own process: pages and a training would wait for each other, and its threads with it.
+        self._may = settings.train_in == "process" and not settings.fixed
 
-def _arithmetic(threads: int, free: Callable[[RunConfig], bool], config: RunConfig) -> Arithmetic | None:
-    found = arithmetic_of(config, threads)
-    return replace(found, threads=1, thread_changes=FREE) if found and found.device == "cpu" and free(config) else found
+    def free(self, config: RunConfig) -> Had | None:
+        """None of one with a fixed number; else what it repeats first."""
+        if not self._follows(config):
+            return None
+        run = self.manager.at_hand(config.id) if self.manager else None
+        if run and run.status.live and not run.clients:  # a sweep's, whose runs are compared with each other
+            return None
+        old = self.manager.repeated(config.id) if self.manager else None
+        if old is None or not (had := self._again(config, old.arithmetic)):
+            return Had()
+        return Had(tuple((had.threads_from or {0: had.threads}).items()), old.history.steps)
+
+    def arithmetic(self, config: RunConfig) -> Arithmetic | None:
+        """What it would be computed with here; None if its device is not on this machine."""
+        if not self._follows(config):
+            return arithmetic_of(config, self._threads)
+        run = self.manager.at_hand(config.id) if self.manager else None
+        return (run and self._again(config, run.arithmetic)) or self._now(config)
+
+    def _follows(self, config: RunConfig) -> bool:
+        return self._may and replace(config, dataset="digits", seed=0).id not in self._of_lessons
+
+    def _now(self, config: RunConfig) -> Arithmetic | None:
+        found = arithmetic_of(config, self._threads)
+        return replace(found, threads=1, thread_changes=FREE) if found and found.device == "cpu" else found
+
+    def _again(self, config: RunConfig, had: Arithmetic | None) -> Arithmetic | None:
+        """`had`, if its digits come again from the same numbers of threads, and this machine has so many cores."""
+        if had is None or replace(had, threads=1, thread_changes=FREE) != self._now(config):
+            return None
+        return had if max(had.threads, *had.threads_from.values(), 1) <= int(machine.cores()) else None
 
 
 # The only thing of a module that changes: pages and routes are given nothing by Streamlit that they could hold it by. One for

@@ -35,6 +35,7 @@ from gradviz.serve.frames import pack_error
 from gradviz.serve.manager import RunManager
 from gradviz.serve.processes import Nursery, RemoteTraining
 from gradviz.store.store import RunStore
+from gradviz.train.cores import Had
 from gradviz.train.training import Interrupted
 
 pytestmark = [
@@ -378,7 +379,7 @@ def test_a_run_through_the_manager_is_the_run_of_a_thread(managed: RunManager, s
 def test_a_process_that_may_take_free_cores_says_with_how_many_threads_each_step_was_computed(
     shelf: Shelf, tmp_path: Path
 ) -> None:
-    nursery = Nursery(shelf, free=lambda config: config.seed == 1)
+    nursery = Nursery(shelf, free=lambda config: Had() if config.seed == 1 else None)
     try:
         assert not [remote for remote in [nursery(SMALL, never)] if list(remote) and remote.arithmetic.thread_changes]
         remote, said = nursery(replace(SMALL, seed=1), never), []

@@ -9,17 +9,18 @@ from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Shelf
 from gradviz.lenet.experiment import task
 from gradviz.record.arithmetic import FREE, Arithmetic, arithmetic_text, differences
-from gradviz.train.cores import MOST_CHANGES, Cores
+from gradviz.train.cores import MOST_CHANGES, Cores, Had
 from gradviz.train.trainer import Trainer
 
 
 class Machine:
     """So many cores, of which others take some; a step takes `times[threads]` seconds, many more where cores are short."""
 
-    def __init__(self, cores: float, times: dict[int, float], known: bool = True):
-        self.cores, self.times, self.others, self.known = cores, times, 0.0, known
+    def __init__(self, cores: float, times: dict[int, float], known: bool = True, had: Had | None = None, others: float = 0.0):
+        self.cores, self.times, self.others, self.known = cores, times, others, known
         self.now = self._theirs = 0.0
-        self.training = Cores(cores, lambda _threads: None, lambda: self.now, lambda: (self._theirs, cores) if known else None)
+        used = lambda: (self._theirs, cores) if known else None  # noqa: E731
+        self.training = Cores(cores, lambda _threads: None, lambda: self.now, used, had or Had())
 
     def steps(self, count: int) -> list[int]:
         """Trains; the numbers of threads it had."""
@@ -84,6 +85,29 @@ def test_after_so_many_changes_it_stays_with_one():
         had = machine.steps(60)
         changes += sum(one != other for one, other in pairwise(had))
     assert machine.training.threads == 1 and MOST_CHANGES - 4 <= changes <= MOST_CHANGES
+
+
+HAD = ((0, 1), (12, 2), (30, 1), (34, 2))
+
+
+@pytest.mark.parametrize("begin", [0, 20])
+def test_a_run_that_is_done_again_has_the_threads_that_it_had_as_long_as_it_was_and_then_those_that_are_free(begin):
+    machine = Machine(4, {1: 0.1, 2: 0.06, 4: 0.04}, had=Had(HAD, 50))
+    machine.training.begin(begin)
+    assert machine.steps(50 - begin) == [next(had for at, had in reversed(HAD) if at <= step) for step in range(begin, 50)]
+    assert machine.steps(60)[-1] == 4
+
+
+def test_what_it_had_is_given_up_where_others_have_the_cores_or_threads_wait_for_each_other():
+    busy = Machine(2, {1: 0.1, 2: 0.06}, had=Had(HAD, 50), others=1.0)
+    busy.training.begin(0)
+    assert set(busy.steps(60)) == {1}
+    stuck = Machine(2, {1: 0.1, 2: 2.0}, known=False, had=Had(((0, 1), (12, 2)), 50))
+    stuck.training.begin(0)
+    assert stuck.steps(50).count(2) < 6
+    small = Machine(1, {1: 0.1}, had=Had(HAD, 50))
+    small.training.begin(20)
+    assert set(small.steps(30)) == {1}
 
 
 class Given(Cores):

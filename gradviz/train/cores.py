@@ -18,10 +18,12 @@ from gradviz import machine
 from gradviz.train.device import limit_threads
 
 _LOOK, _OLD = 0.5, 3.0  # seconds between two looks at the machine, and until the last one says nothing of now
+_LOOKS = 2  # of which it thinks: a page that draws needs a core for a moment, once a second
 _LEFT = 0.6  # of a core that others may take without our giving it up: the page that shows the training
-_KEPT, _ENOUGH = 7, 5  # steps of one number of threads that are thought of; so many before it is judged
+_KEPT = 25  # steps of one number of threads that are thought of
+_ENOUGH, _LONG = 5, 0.4  # steps and seconds of steps before it is judged: what a page draws each second holds up one or two
 _GAIN = 0.97  # of the time of a step: what is not at least so much faster is no gain
-_STUCK = 4.0  # times as long: threads that wait for each other
+_STUCK = 6.0, 0.3  # steps and seconds more than fewer threads would have taken: they wait for each other
 _RESTS = 4.0, 320.0  # seconds until what did not help is tried again: doubled each time
 _BACK = 2.0  # seconds for which cores that were given back are left alone
 MOST_CHANGES = 50  # then it stays with one: each is noted, so that the run can be computed again to the digit
@@ -55,7 +57,7 @@ class Cores:
         self.threads = 1
         self._cores = machine.cores() if cores is None else cores
         self._set, self._clock, self._used = set_threads, clock, used
-        self._looked: tuple[float, float] | None = None  # when others had used how many seconds
+        self._looked: deque[tuple[float, float]] = deque(maxlen=_LOOKS)  # when others had used how many seconds
         self._free: int | None = None  # cores, ours included; None: not known
         self._times: dict[int, deque[float]] = {}  # threads -> seconds of its last steps
         self._proven = 1  # the number that another is being tried in the place of
@@ -76,24 +78,22 @@ class Cores:
             return
         now = self._clock()
         self._look(now)
-        if routine and not self._first and self._stuck(seconds):
+        times = self._times.setdefault(self.threads, deque(maxlen=_KEPT))
+        says = routine and not self._first
+        if says:
+            times.append(seconds)
+        self._first &= not routine
+        if says and self.threads > 1 and self._stuck(times, self._known(1)):
             self._had = Had()
         if self._repeat(int(self._cores) if self._free is None else self._free):
-            if routine and not self._first:
-                self._times.setdefault(self.threads, deque(maxlen=_KEPT)).append(seconds)
-            self._first &= not routine
             return
         free = self.threads if self._free is None else self._free
         if self.threads > free:
             self._times = {1: self._times[1]} if 1 in self._times else {}
             self._again, self._rest = now + _BACK, _RESTS[0]
             self._change(max(count for count in self._choices if count <= free), proven=True)
-        elif routine and not self._first:
-            times = self._times.setdefault(self.threads, deque(maxlen=_KEPT))
-            times.append(seconds)
+        elif says:
             self._judge(times, now, free)
-        elif routine:
-            self._first = False
 
     def _repeat(self, free: int) -> bool:
         """Whether the next step has the number of threads that it had."""
@@ -105,8 +105,13 @@ class Cores:
         self._change(wanted, proven=True)
         return True
 
-    def _stuck(self, seconds: float) -> bool:
-        return self.threads > 1 and seconds > _STUCK * median(self._times.get(1) or [math.inf])
+    def _known(self, threads: int) -> float:
+        """Seconds of a step with so many."""
+        return median(self._times.get(threads) or [math.inf])
+
+    @staticmethod
+    def _stuck(times: deque[float], known: float) -> bool:
+        return sum(times) > (len(times) + _STUCK[0]) * known + _STUCK[1]
 
     @property
     def _choices(self) -> list[int]:
@@ -114,24 +119,27 @@ class Cores:
         return sorted({most, *(1 << power for power in range(most.bit_length()))})
 
     def _look(self, now: float) -> None:
-        before = self._looked
-        if before is not None and now - before[0] < _LOOK:
+        looked = self._looked
+        if looked and now - looked[-1][0] < _LOOK:
             return
-        used = self._used()
+        if looked and now - looked[-1][0] >= _OLD:
+            looked.clear()
+        used, self._free = self._used(), None
         if used is None:  # nobody can say: the times of the steps must
-            self._looked, self._free = (now, 0.0), int(self._cores)
-            return
-        self._looked, self._free = (now, used[0]), None
-        if before is not None and now - before[0] < _OLD:
+            self._free = int(self._cores)
+        elif looked:
+            then, had = looked[0]
             # What the machine's other cores can bear is not missed here.
-            others = max(0.0, (used[0] - before[1]) / (now - before[0]) - (used[1] - self._cores))
+            others = max(0.0, (used[0] - had) / (now - then) - (used[1] - self._cores))
             self._free = max(1, int(min(self._cores, self._cores - others + _LEFT)))
+        looked.append((now, used[0] if used else 0.0))
 
     def _judge(self, times: deque[float], now: float, free: int) -> None:
-        tried, enough = self.threads != self._proven, len(times) >= _ENOUGH
-        known = median(self._times.get(self._proven if tried else 1) or [math.inf])
+        tried = self.threads != self._proven
+        enough = len(times) == _KEPT or len(times) >= _ENOUGH and sum(times) >= _LONG
+        known = self._known(self._proven if tried else 1)
         useless = enough and self.threads > 1 and median(times) > known * (_GAIN if tried else 1)
-        if useless or tried and times[-1] > _STUCK * known:
+        if useless or self.threads > 1 and self._stuck(times, known):
             self._again, self._rest = now + self._rest, min(2 * self._rest, _RESTS[1])
             self._change(self._proven if tried else 1, proven=True)
         elif enough:

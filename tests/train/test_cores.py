@@ -53,6 +53,21 @@ def test_one_long_step_does_not_end_a_trial():
     assert machine.steps(10)[-1] == 2
 
 
+@pytest.mark.parametrize("drawing", [1.8, 4.0])  # times as long as with one thread
+def test_a_page_that_draws_once_a_second_does_not_end_two_threads_nor_a_trial_of_them(drawing):
+    machine, drawn = Machine(2, {1: 0.025, 2: 0.018}), 0
+    machine.others = 0.3
+    had = []
+    for _ in range(600):
+        second = int(machine.now)
+        had += machine.steps(1)
+        if had[-1] == 2 and int(machine.now) > second:  # two steps are held up
+            machine.training.took(drawing * 0.025)
+            machine.training.took(drawing * 0.025)
+            drawn += 1
+    assert drawn > 5 and 2 not in had[:15] and set(had[100:]) == {2}
+
+
 def test_beside_a_busy_process_it_stays_with_one_and_takes_the_core_once_that_has_ended():
     machine = Machine(2, {1: 0.1, 2: 0.06})
     machine.others = 1.0

@@ -1,6 +1,7 @@
 """`python -m benchmarks [--quick] [--write] [--only PART ...]` measures everything and prints docs/performance.md's tables.
 
-With --write the tables go into docs/performance.md, each between its own two marks; the text around them is written by hand.
+With --write the tables go into docs/performance.md, each between its own two marks, as soon as it is measured; the text around
+them is written by hand. What was cut off goes on with `--from PART`.
 About 40 minutes on two cores, --quick three; nothing else may run meanwhile.
 """
 
@@ -11,6 +12,7 @@ import os
 import platform
 import re
 import sys
+import time
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -57,10 +59,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few turns: whether it works, not how fast it is")
     parser.add_argument("--write", action="store_true", help="into docs/performance.md")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--from", dest="first", choices=PARTS, help="this part and those after it")
     options = parser.parse_args()
-    for part in ["machine", *options.only]:
+    parts = list(PARTS)
+    wanted = [part for part in options.only if not options.first or parts.index(part) >= parts.index(options.first)]
+    for part in ["machine", *wanted]:
+        begin = time.perf_counter()
         body = machine_text() if part == "machine" else PARTS[part](options.quick)
-        print(f"\n## {part}\n\n{body}", flush=True)
+        print(f"\n## {part}, {time.perf_counter() - begin:.0f} s\n\n{body}", flush=True)
         if options.write:
             PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), part, body), encoding="utf-8")
     sys.stdout.flush()

@@ -6,8 +6,9 @@ Starts the real server and a real Chromium on its page, starts a run there, and 
 some seconds with the page live and everything recorded, is paused, and each of the loops of benchmarks/loops.py (same net,
 same batch size) trains for as long in a process of its own. Prints how many times faster the app was: the median of the
 turns. 1.00 is the loop's own speed. The first 50 steps are left out: the Anatomy page's samples lie close together there,
-and what they add over a run is measured in benchmarks/recording.py. First everybody trains with one thread; then
-everybody with one per core, the app with its training in a process of its own.
+and what they add over a run is measured in benchmarks/recording.py. First everybody trains with one thread; then the loops
+with one per core, PyTorch's default, and the app as it does unasked, with as many as cores are free (`--free`: only this).
+While a loop trains the page stays open, with its run paused: it takes next to nothing then, and all cores are the loop's.
 """
 
 from __future__ import annotations
@@ -104,13 +105,13 @@ def compare(server, browser, threads: int, blocks: int, arms: tuple[str, ...], r
     return [str(blocks), f"{statistics.median(speeds):.1f}", *cells]
 
 
-def measure(quick: bool, blocks=(0, 12, 60, 200), rounds: int = 5, seconds: float = 6.0, arms=ARMS) -> str:
+def measure(quick: bool, blocks=(0, 12, 60, 200), rounds=5, seconds=6.0, arms=ARMS, only_free: bool = False) -> str:
     if quick:
         blocks, rounds, seconds = (12,), 2, 3.0
     if load_data().name != "mnist":
         arms = tuple(arm for arm in arms if arm != "dataloader")  # the article's way needs the article's files
 
-    def part(threads: int, depths, **settings: str) -> str:
+    def part(threads: int, depths, **settings: str | None) -> str:
         rows = []
         with running_app(**settings) as server, chromium() as browser:
             for depth in depths:
@@ -118,11 +119,11 @@ def measure(quick: bool, blocks=(0, 12, 60, 200), rounds: int = 5, seconds: floa
                 print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
         return table(["blocks", "app, steps/s", *(f"against {arm}" for arm in arms)], rows)
 
-    text = "One thread each:\n\n" + part(1, blocks)
+    text = "" if only_free else "One thread each:\n\n" + part(1, blocks)
     cores, some = int(machine.cores()), [depth for depth in blocks if depth in _ALL_CORES]
     if cores > 1 and some:
-        text += f"\nOne thread per core each, {cores}:\n\n"
-        text += part(cores, some, GRADVIZ_TRAIN_IN="process", GRADVIZ_THREADS=str(cores))
+        text += f"\nThe app with as many threads as cores are free, the loops with {cores}:\n\n"
+        text += part(cores, some, GRADVIZ_TRAIN_IN="process", GRADVIZ_THREADS=None)
     return text.strip()
 
 
@@ -132,8 +133,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
+    parser.add_argument("--free", action="store_true")
     options = parser.parse_args()
-    print(measure(False, options.blocks, options.rounds, options.seconds, tuple(options.arms)))
+    print(measure(False, options.blocks, options.rounds, options.seconds, tuple(options.arms), options.free))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ class Looked:
 @dataclass
 class Asked:
     """`less` is subtracted from the tensors first; `copies` become copies of them; `beside` and `into` are the masks of
-    `nonzero`, and where `into` has none nothing is counted. Each has the shapes and the strides of the tensors."""
+    `nonzero`, and where `into` has none nothing is counted. All have the tensors' shapes, and but for `less` their strides."""
 
     count: bool = True
     less: Sequence[torch.Tensor] | None = None
@@ -46,7 +46,7 @@ class Eyes:
         self._may = cores() >= 2
 
     def look(self, tensors: Sequence[torch.Tensor], asked: Asked) -> Looked:
-        batches = deque(_batches(tensors))
+        batches = deque(_batches(tensors, asked.less))
         looked = Looked([0.0] * len(tensors), [None] * len(tensors))
         cut: list[tuple[_Piece, Number, Number | None]] = []
 
@@ -101,7 +101,7 @@ def _seen(
     return zip(batch, found, counts, strict=True)
 
 
-def _batches(tensors: Sequence[torch.Tensor]) -> Iterator[list[_Piece]]:
+def _batches(tensors: Sequence[torch.Tensor], less: Sequence[torch.Tensor] | None) -> Iterator[list[_Piece]]:
     batch: list[_Piece] = []
     entries = 0
     for k, tensor in enumerate(tensors):
@@ -109,7 +109,9 @@ def _batches(tensors: Sequence[torch.Tensor]) -> Iterator[list[_Piece]]:
         if batch and entries + size > _CACHED:
             yield batch
             batch, entries = [], 0
-        if size > _CACHED and tensor.device.type == "cpu" and tensor.layout == torch.strided and memory(tensor) is not None:
+        alike = less is None or tensor.dim() == 1 or less[k].stride() == tensor.stride()  # a piece of both is the same entries
+        strided = tensor.device.type == "cpu" and tensor.layout == torch.strided
+        if size > _CACHED and alike and strided and memory(tensor) is not None:
             for begin in range(0, size, _CACHED):
                 yield [(k, slice(begin, begin + _CACHED))]
         else:
@@ -120,7 +122,9 @@ def _batches(tensors: Sequence[torch.Tensor]) -> Iterator[list[_Piece]]:
 
 
 def _part(tensor: torch.Tensor, where: slice | None) -> torch.Tensor:
-    return tensor if where is None else in_order(tensor)[where]
+    if where is None:
+        return tensor
+    return tensor[where] if tensor.dim() == 1 else in_order(tensor)[where]
 
 
 def _join(cut: list[tuple[_Piece, Number, Number | None]], looked: Looked) -> None:

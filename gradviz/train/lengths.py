@@ -19,6 +19,8 @@ Number = float | torch.Tensor  # a float, or () on a device
 _SAFE = (1e-13, 1e16)
 _NARROW = (torch.float16, torch.bfloat16)
 _NUMPY = (torch.float32, torch.float64)
+# Squares that float32 adds up to five digits if no gaps lie between them. Of 16 million it loses 0.06 %, with gaps 1.4 %.
+_FAIR = 1 << 19
 _AT_ONCE = 1 << 16  # entries that are counted in one call: larger scratch would be asked of the system, and given back, each time
 
 
@@ -33,13 +35,26 @@ def length(tensor: torch.Tensor) -> Number:
         wide = None if tensor.is_complex() or tensor.device.type == "mps" else torch.float64
         there: torch.Tensor = torch.linalg.vector_norm(tensor, dtype=wide)
         return there
-    found = torch.linalg.vector_norm(tensor, dtype=torch.float32 if tensor.dtype in _NARROW else None).item()
+    kind = torch.float32 if tensor.dtype in _NARROW else None
+    if _fair(tensor):
+        found = torch.linalg.vector_norm(tensor, dtype=kind).item()
+    else:
+        longest = max(range(tensor.dim()), key=lambda axis: tensor.shape[axis])
+        others = [axis for axis in range(tensor.dim()) if axis != longest]
+        parts = torch.linalg.vector_norm(tensor, dim=others, dtype=kind) if others else tensor.abs()
+        found = torch.linalg.vector_norm(parts, dtype=torch.float64).item()
     return safe_length(found, (tensor,), 0)
+
+
+def _fair(tensor: torch.Tensor) -> bool:
+    """Whether float32 adds its squares up well enough."""
+    return tensor.numel() <= _AT_ONCE or (tensor.numel() <= _FAIR and memory(tensor) is not None)
 
 
 def lengths(tensors: Sequence[torch.Tensor]) -> list[Number]:
     """The same of many, in few calls where they are alike."""
-    if not tensors or not all(t.is_cpu and t.dtype is torch.float32 and t.layout is torch.strided for t in tensors):
+    alike = all(t.is_cpu and t.dtype is torch.float32 and t.layout is torch.strided and _fair(t) for t in tensors)
+    if not tensors or not alike:
         return [length(tensor) for tensor in tensors]
     found: list[float] = torch.stack(torch._foreach_norm(list(tensors))).tolist()
     return [safe_length(one, tensors, k) for k, one in enumerate(found)]

@@ -84,8 +84,14 @@ class LoopbackCluster:
         return self.head
 
     def computer(self, name: str = "one", slots: int = 1, root: Path = ROOT, **environment: str) -> Machine:
-        """`root`: of the gradviz that it has."""
-        return self._begin("node", self.address, "--slots", str(slots), "--name", name, root=root, **environment)
+        """`root`: of the gradviz that it has. Raises RuntimeError with what it says if it does not start."""
+        for tries_left in (2, 1, 0):
+            try:
+                return self._begin("node", self.address, "--slots", str(slots), "--name", name, root=root, **environment)
+            except RuntimeError as error:  # Ray gives a busy machine half a minute, which cannot be set
+                if not tries_left or "timed out during startup" not in str(error):
+                    raise
+        raise AssertionError
 
     def close(self) -> None:
         for machine in reversed(self.machines):

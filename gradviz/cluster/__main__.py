@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gradviz import machine
-from gradviz.cluster.needs import RESOURCE, needed, no_token
+from gradviz.cluster.needs import RESOURCE, greet, needed, no_token
 
 _STORE = 80_000_000  # bytes of Ray's own store of objects, of which gradviz puts none there; the least that it takes
 
@@ -52,8 +52,18 @@ def main(words: list[str]) -> int:
     try:
         return _stand(given)
     except Exception as error:
-        print(str(error).strip() or type(error).__name__, file=sys.stderr)
+        print(_in_words(error, given), file=sys.stderr)
         return 1
+
+
+def _in_words(error: Exception, given: argparse.Namespace) -> str:
+    """Why this computer does not stand, in a sentence."""
+    words = " ".join(str(error).split())
+    if given.kind == "node" and isinstance(error, OSError):
+        return f"No head answers at {given.head}: start it first, and see that the network lets this computer reach it."
+    if given.kind == "node" and "Auth" in type(error).__name__:
+        return f"The head at {given.head} does not take this computer's RAY_AUTH_TOKEN: all computers must have the same."
+    return words or type(error).__name__
 
 
 def _stand(given: argparse.Namespace) -> int:
@@ -63,6 +73,12 @@ def _stand(given: argparse.Namespace) -> int:
     from ray._private.utils import write_ray_address
 
     is_head = given.kind == "head"
+    if not is_head:
+        host, _colon, port = given.head.rpartition(":")
+        if not (host and port.isdecimal()):
+            raise ValueError(f"{given.head} is no head: it must be address:port, such as 10.0.0.5:6379.")
+        socket.create_connection((host, int(port)), 5.0).close()  # Ray itself takes half a minute to say that nobody is there
+        greet(given.head)
     slots = 0 if is_head else given.slots
     parameters = RayParams(
         node_name=given.name,

@@ -19,7 +19,7 @@ from typing import Any
 
 from gradviz.cluster.edition import edition
 from gradviz.cluster.host import Host
-from gradviz.cluster.needs import RESOURCE
+from gradviz.cluster.needs import RESOURCE, greet, no_token
 from gradviz.messages import NOTHING, Message, say
 
 _EVERY = 0.5  # seconds
@@ -32,13 +32,15 @@ def main(descriptor: int, address: str) -> int:
     threading.Thread(target=_end_with, args=(server,), daemon=True).start()
     if address.rpartition(":")[0] in ("127.0.0.1", "localhost"):  # else Ray takes the outer address in its place
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    if nobody := _nobody(address):  # Ray itself takes half a minute to say so
-        _tell(server, {"trouble": nobody.to_json()})
+    nobody = _nobody(address)  # Ray itself takes half a minute to say so
+    if nobody or no_token(os.environ):  # and without a token ends this process
+        _tell(server, {"trouble": (nobody or say("cluster-token", address=address)).to_json()})
         return 1
     import ray
 
     os.chdir("/")  # Ray has its workers look for modules where the driver stands, before where they themselves would
     try:
+        greet(address)
         ray.init(
             address=address, namespace="gradviz", log_to_driver=False, logging_level=logging.CRITICAL, include_dashboard=False
         )

@@ -197,6 +197,8 @@ class Cluster:
             began = time.monotonic()
             try:
                 self._listen()
+            except TimeoutError:
+                log.warning("event=bridge-mute")
             except Exception:  # whatever it said: another bridge may do better
                 log.exception("event=bridge-error")
             self._end_bridge()
@@ -230,12 +232,15 @@ class Cluster:
         nodes = words["nodes"]
         assert isinstance(nodes, list)
         before, known = self._computers.slots, {each.id for each in self._computers if each.ready}
+        said = [each.trouble for each in self._computers]
         come, gone = self._computers.know([Computer.from_dict(each) for each in nodes])
         for each in come:
             log.info("event=computer-there name=%s slots=%d", each.name, each.slots)
         for each in gone:
             log.warning("event=computer-gone name=%s", each.name)
         for each in self._computers:
+            if each.trouble and each.trouble not in said:
+                log.warning("event=computer-trouble name=%s reason=%s", each.name, json.dumps(str(each.trouble)))
             if each.ready and each.id not in known:
                 self._prepare(each)
         self._say(NOTHING)

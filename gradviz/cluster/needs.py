@@ -35,3 +35,13 @@ def no_token(given: Mapping[str, str]) -> str:
         "Set RAY_AUTH_TOKEN to the secret that all computers of the cluster share, such as 32 letters that nobody guesses; or, "
         "on a network that nobody else is on, RAY_AUTH_MODE=disabled."
     )
+
+
+def greet(address: str) -> None:
+    """Asks the head there, or with auto that of this machine, whether it takes this process's token: Ray itself would try a wrong
+    one for a minute, and end a process that has none. Raises what Ray raises."""
+    from ray._private.utils import read_ray_address
+    from ray._raylet import GcsClient
+
+    if known := address if ":" in address else read_ray_address():
+        GcsClient(address=known)

@@ -25,6 +25,7 @@ log = logging.getLogger("gradviz")
 LESSON = "lesson "  # begins the name of a lesson's sweep
 _MOST_AT_ONCE = 8  # live runs of sweeps, when so many people have one
 _MOST_OF_ONE = 8  # active sweeps of one person
+_LOST = ("computer-lost", "cluster-empty", "cluster-away", "cluster-begins")  # codes with which a run ends that had no computer
 _AGAIN = 2  # times that a run starts again whose computer was lost
 _MOST_KEPT = 300  # definitions; see _surplus
 
@@ -91,7 +92,7 @@ class _Results:
 
     def lost(self, run: Run[RunConfig] | None) -> bool:
         """Whether it ended because its computer was lost, and has not for too often: then it starts again."""
-        if run is None or run.message.code not in ("computer-lost", "cluster-empty") or self._lost[run.id] >= _AGAIN:
+        if run is None or run.message.code not in _LOST or self._lost[run.id] >= _AGAIN:
             return False
         self._lost[run.id] += 1
         return True

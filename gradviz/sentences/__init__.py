@@ -339,6 +339,7 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "spool-frames": "a part of it does not fit to what came before",
     "spool-unreadable": "a part of it is not readable",
     # train: why a number of a watched net is missing
+    "watch-apart": "each process has a part of it, and not all of them have measured theirs at this step: each has to watch",
     "watch-bare": "it is a parameter of its own and no layer: it has no output",
     "watch-cleared": "its gradient was gone by the time its optimiser stepped",
     "watch-frozen": "it is frozen",

@@ -27,6 +27,7 @@ from gradviz.train.behind import behind, mark
 from gradviz.train.eyes import Asked, Eyes
 from gradviz.train.lengths import Number, length
 from gradviz.train.modules import Row, callers, find_rows, is_lazy_net
+from gradviz.train.spread import holds_back, is_spread, local
 
 Part = tuple[Number, int]  # a length, and of how many entries
 
@@ -225,7 +226,9 @@ class Passes:
 
     def _accumulates(self) -> bool:
         """Whether this pass gives a gradient to any weight that is trained; `autograd.grad` does not, and says so by an error."""
-        for weight in self._trained():
+        present = [weight for row in self.rows if (weight := row.present) is not None]  # what this pass has used
+        trained = {id(weight): weight for weight in present if weight.requires_grad and weight.is_leaf}.values()
+        for weight in sorted(trained, key=is_spread):  # a whole one stands in for its part during a pass
             with torch.enable_grad():
                 function = weight.view_as(weight).grad_fn
             node = function.next_functions[0][0] if function else None
@@ -245,6 +248,9 @@ class Passes:
         used = [found for found in self.collected if found.signals or found.raw]
         others = [weight for weight in self._trained() if weight is not touched]
         if used and others and all(weight.grad is None or _all_zero(weight.grad) for weight in others):
+            model = self._model()
+            if model is not None and any(row.part for row in self.rows) and holds_back(model):
+                return
             self.thrown_away += any(_overflown(found.raw) for found in used)
             self.forget(range(len(self.rows)))
 
@@ -259,7 +265,7 @@ class Passes:
         there: list[tuple[Collected, torch.Tensor]] = []
         for row, found in zip(self.rows, self.collected, strict=True):
             weight, found.raw = row.weight, None
-            if weight is not None and (gradient := weight.grad) is not None and plain(gradient):
+            if weight is not None and (gradient := weight.grad) is not None and plain(gradient := local(gradient)):
                 there.append((found, gradient.detach()))
         looked = self.eyes.look([gradient for _found, gradient in there], Asked())
         for (found, gradient), size, count in zip(there, looked.lengths, looked.nonzero, strict=True):
@@ -302,6 +308,7 @@ def _first_tensor(output: object) -> torch.Tensor | None:
 
 
 def _all_zero(gradient: torch.Tensor) -> bool:
+    gradient = local(gradient)
     if gradient.layout == torch.sparse_coo:
         gradient = gradient.coalesce().values()
     return not bool(gradient.any())

@@ -11,6 +11,7 @@ import torch
 from gradviz.record.watched import ABSENT, MEASURED, STILL
 from gradviz.train.hooks import Collected, plain
 from gradviz.train.modules import Row
+from gradviz.train.spread import local
 from gradviz.train.updates import Moved, Table
 
 Missing = dict[str, dict[str, str]]  # layer -> quantity -> code
@@ -28,6 +29,7 @@ class Circumstances:
     held: Collection[int]  # rows that an optimiser holds
     world: int
     overflown: bool
+    apart: Collection[tuple[str, int]] = ()  # (quantity, row) that was not measured in all processes that have a part of it
 
 
 def missing(
@@ -46,7 +48,9 @@ def _why(quantity: str, k: int, row: Row, found: Collected, moved: Moved | None,
         return "watch-not-measured"
     if weight is None:
         return "watch-gone"
-    if not plain(weight):
+    if (quantity, k) in step.apart:
+        return "watch-apart"
+    if not plain(local(weight)):
         return "watch-kind"
     if quantity in _PASSES:
         return _why_no_pass(quantity, row, weight, found, step)

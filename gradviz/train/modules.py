@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from gradviz.train.spread import parts
+
 # Names that wrappers put into a path: they say how a module is run, not where it stands.
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "parametrizations"}
 
@@ -25,10 +27,16 @@ class Row:
     user: weakref.ref[nn.Module]  # whose call uses it; its output is the layer's z
     why: str = ""  # where it is not: why the layer has no output, as a code ("watch-…" of messages)
     tied: str = ""  # name of the row that is the same weight, if one stands before it
+    part: weakref.ref[torch.Tensor] | None = None  # of a weight that lies on several processes, as the optimiser has it
 
     @property
     def weight(self) -> torch.Tensor | None:
         """None once it is gone: its module was deleted or given up."""
+        return self.present if self.part is None or (part := self.part()) is None else part
+
+    @property
+    def present(self) -> torch.Tensor | None:
+        """What the module has in its place now: during a pass FSDP2 puts the whole there."""
         owner = self.owner()
         if owner is None or self.key not in owner._parameters:  # a scripted module's has no `get`
             return None
@@ -43,7 +51,7 @@ class _Found:
 
 def find_rows(model: nn.Module) -> list[Row]:
     """In the order of registration. A weight that two modules share has two rows; lazy weights have none yet."""
-    found = _Found()
+    found, spread = _Found(), parts(model)
     for path, module in model.named_modules():
         if id(module) in found.seen:
             continue
@@ -59,6 +67,9 @@ def find_rows(model: nn.Module) -> list[Row]:
             found.seen.add(id(module.out_proj))  # its forward is never called: the attention uses its weight
             name = _name(f"{path}.out_proj", "weight", alone=True)
             found.rows.append(Row(name, weakref.ref(module.out_proj), "weight", weakref.ref(module)))
+    for row in found.rows if spread else ():
+        part = spread.get((id(row.owner()), row.key))
+        row.part = None if part is None else weakref.ref(part)
     _make_unique(found.rows)
     return found.rows
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,12 @@ from gradviz.train.eyes import Asked, Eyes
 from gradviz.train.hooks import Collected, Part, plain
 from gradviz.train.lengths import Number, bring, memory, nonzero
 from gradviz.train.modules import Row
+from gradviz.train.spread import local
 
 MOST = 1 << 22  # entries of a weight that are kept for comparison; of a larger one every so-manieth
 Table = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+Numbers = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+Join = Callable[[Numbers, Numbers], None]
 _SHARES = ("zero_share", STILL)
 _PLACES = {quantity: place for place, quantity in enumerate(MEASURED)}
 
@@ -69,7 +72,8 @@ class Updates:
     """One step of an optimiser: `weights` and `gradients` before it, `after` behind it. Memory: a copy of the weights."""
 
     def __init__(self, rows: Sequence[Row], mine: Sequence[int], room: Room, eyes: Eyes):
-        self._rows = [(k, weight) for k in mine if (weight := rows[k].weight) is not None and plain(weight)]
+        self._weights = {k: weight for k in mine if (weight := rows[k].weight) is not None}
+        self._rows = [(k, here) for k, weight in self._weights.items() if plain(here := local(weight))]
         self._room, self._eyes = room, eyes
         self._before: list[_Before] = []
         self.moved: dict[int, Moved] = {}
@@ -79,7 +83,7 @@ class Updates:
         copies: list[torch.Tensor | None] = []
         for k, weight in self._rows:
             copies.append(None)
-            if weight.requires_grad:
+            if self._weights[k].requires_grad:
                 entries = _taken(weight, weight)
                 self._before.append(_Before(k, self._room.of(k, entries, entries.dtype)))
                 if entries.numel() == weight.numel():
@@ -95,8 +99,8 @@ class Updates:
         """As the optimiser gets them."""
         weights, given, into = dict(self._rows), [], []
         for before in self._before:
-            gradient = weights[before.k].grad
-            if gradient is not None and plain(gradient):
+            gradient = self._weights[before.k].grad
+            if gradient is not None and plain(gradient := local(gradient)):
                 given.append((before, gradient.detach()))
                 if gradient.layout == torch.strided:
                     before.where = self._room.of(before.k, before.old, torch.bool)
@@ -173,7 +177,7 @@ class Tally:
         self._numbers.append(number)
         self._wholes.append(whole)
 
-    def table(self) -> Table:
+    def table(self, join: Join | None = None) -> Table:
         """float32 (len(MEASURED), layers)"""
         brought = np.array(bring(self._numbers + self._wholes)).reshape(2, -1)
         places = np.array(self._places, int)
@@ -182,14 +186,23 @@ class Tally:
         with np.errstate(all="ignore"):
             np.add.at(sums.ravel(), places, brought[0] ** np.where(shares.ravel()[places // max(self._shape[1], 1)], 1, 2))
             np.add.at(wholes.ravel(), places, brought[1])
+            if join:
+                join(sums, wholes)
             found = np.where(shares, sums / wholes, np.sqrt(sums) / np.sqrt(wholes))
             return np.where(wholes > 0, found, ABSENT).astype(np.float32)
 
 
-def tabled(collected: Sequence[Collected], moved: Mapping[int, Moved], scales: Mapping[int, Scale], world: int) -> Table:
+def tabled(
+    collected: Sequence[Collected],
+    moved: Mapping[int, Moved],
+    scales: Mapping[int, Scale],
+    world: int,
+    join: Join | None = None,
+) -> Table:
     """What was measured of a step, float32 (len(MEASURED), layers), ABSENT where nothing was.
 
-    `world`: processes whose mean the gradient is; 0 if that is not known, and with it the signals are not.
+    `world`: processes whose mean the gradient is; 0 if that is not known, and with it the signals are not. `join` makes
+    the sums of what lies here those of several processes.
     """
     tally = Tally(len(collected))
     take = tally.take
@@ -211,7 +224,7 @@ def tabled(collected: Sequence[Collected], moved: Mapping[int, Moved], scales: M
                 take("update_ratio", k, *change.change)
             if change.still:
                 take(STILL, k, *change.still)
-    table = tally.table()
+    table = tally.table(join)
     for k, scale in scales.items():
         for name, by in (("weight_grad_rms", scale.loss), ("signal_rms", scale.loss), ("treated_grad_rms", scale.left)):
             if by != 1 and table[place := MEASURED.index(name), k] >= 0:

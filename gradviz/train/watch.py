@@ -37,6 +37,7 @@ from gradviz.train.device import here
 from gradviz.train.hooks import owners
 from gradviz.train.modules import Row, find_rows, is_lazy_net
 from gradviz.train.pace import Pace
+from gradviz.train.shards import Shards
 from gradviz.train.watcher import Seen, Watcher
 
 _log = logging.getLogger("gradviz.watch")
@@ -87,7 +88,12 @@ def watch(
     for before in owners(inner):
         if isinstance(before, WatchedRun) and before.watches(inner):
             before.replaced()
-    return WatchedRun(inner, optimizers, Pace(None if every == "auto" else every), place, title, world, quiet, to_whom, chance)
+    pace = Pace(None if every == "auto" else every)
+    shards = Shards.of(inner, pace) if not quiet or quiet == say("watch-rank") else None
+    if rank:
+        pace = Pace(pace.every)  # and then that of the first process
+    world = shards.world or world if shards else world
+    return WatchedRun(inner, optimizers, pace, place, title, world, quiet, to_whom, chance, shards)
 
 
 class WatchedRun:
@@ -107,6 +113,7 @@ class WatchedRun:
         quiet: Message,
         receiver: tuple[str, str] | None,
         chance: float | None,
+        shards: Shards | None = None,
     ):
         self.id = new_id()
         self.path = folder.absolute() / FOLDER / (self.id + SUFFIX)
@@ -129,9 +136,11 @@ class WatchedRun:
         self._watcher: Watcher | None = None
         if quiet:
             self.status = Status.STOPPED
-            return
+            if not shards:
+                return
+        take = self._take if not quiet else lambda _seen: None  # its part goes to the first process
         try:
-            self._watcher = Watcher(model, optimizers, pace, self._take, self._broke, self, world)
+            self._watcher = Watcher(model, optimizers, pace, take, self._broke, self, world, shards)
         except Exception as error:  # of a module that takes no hooks
             raise WatchError(say("watch-refused", error=_told(error))) from error
         self._gone = weakref.finalize(model, partial(WatchedRun._end, self, Status.FINISHED, say("watch-gone-net")))
@@ -283,10 +292,13 @@ class WatchedRun:
         }  # fmt: skip
 
     def _end(self, status: Status, message: Message) -> None:
-        if not self.status.live or os.getpid() != self._pid:
+        if self._watcher is None or os.getpid() != self._pid:
             return
-        if self._watcher:
-            self._watcher.close()
+        self._watcher.close()
+        self._gone.detach()
+        atexit.unregister(self._at_exit)
+        if not self.status.live:
+            return
         try:
             self._settle()
         except Exception as error:  # of a device that is broken
@@ -298,8 +310,6 @@ class WatchedRun:
             self._recorder.close()
         if self._sender:
             self._sender.close()
-        self._gone.detach()
-        atexit.unregister(self._at_exit)
 
     def _close_after(self, kind: type[BaseException] | None) -> None:
         if kind is None:

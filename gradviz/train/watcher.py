@@ -19,7 +19,8 @@ from gradviz.train.hooks import Collected, Passes
 from gradviz.train.missing import Circumstances, Missing, missing
 from gradviz.train.modules import order
 from gradviz.train.pace import Pace
-from gradviz.train.updates import Moved, Room, Scale, Table, Updates, loss_scale, tabled
+from gradviz.train.shards import Shards
+from gradviz.train.updates import Moved, Numbers, Room, Scale, Table, Updates, loss_scale, tabled
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Watcher:
 
     Without `optimizers` it takes note of every one that holds one of the net's weights. `took` gets each step; `broke` what
     went wrong here: then nothing more is measured. `owner`: who watches. `world`: processes whose mean the gradients are,
-    0 if not known.
+    0 if not known. `shards`: of a net that lies on several processes.
     """
 
     def __init__(
@@ -63,8 +64,9 @@ class Watcher:
         broke: Callable[[Exception], None],
         owner: object,
         world: int = 1,
+        shards: Shards | None = None,
     ):
-        self._took, self._broke, self._pace, self._world = took, broke, pace, world
+        self._took, self._broke, self._pace, self._world, self._shards = took, broke, pace, world, shards
         self.dead = True  # nothing is measured before all of it stands
         self.steps = 0
         self.passes = Passes(model, self._guard, owner)
@@ -109,6 +111,8 @@ class Watcher:
         """Of a step that is not seen to its end: what is open holds a copy of the weights."""
         self._open, self._room = _Open(), Room()
         self.passes.stop()
+        if self._shards:
+            self._shards.gone()
 
     def _guard(self, function: Callable[[], None]) -> None:
         """No exception of ours reaches the training."""
@@ -238,6 +242,8 @@ class Watcher:
         self._open.held.clear()
         now = time.perf_counter()
         self._pace.take(now - self._began, self.passes.seconds + now - begin, measured)
+        if self._shards:
+            self._shards.paced(self._pace)
         self._began, self.passes.seconds = now, 0.0
         self.steps += 1
         self.passes.measuring = self._pace.due(self.steps)
@@ -245,13 +251,22 @@ class Watcher:
     def _seen(self, step: _Open) -> Seen:
         rows = self.passes.rows
         collected = [step.collected.get(k, found) for k, found in enumerate(self.passes.collected)]
-        table = tabled(collected, step.moved, step.scales, self._world)
+        apart: set[tuple[str, int]] = set()
+        shards = self._shards
+
+        def join(sums: Numbers, wholes: Numbers) -> None:
+            if shards:
+                apart.update(shards.join(self.steps, self._pace, sums, wholes))
+
+        table = tabled(collected, step.moved, step.scales, self._world, join)
+        if shards and shards.rank and shards.over:
+            self.dead = True  # the first process has gone, or has never come
         overflown = any(scale.overflown for scale in step.scales.values())
         held = {k for known in self._known if (other := known()) is not None for k in self._held(other)}
         alone = [k for k in range(len(rows)) if k not in held]
         for quantity in ("treated_grad_rms", "update_ratio", STILL):  # what no optimiser does is not 0, it is not done
             table[MEASURED.index(quantity), alone] = ABSENT
-        at = Circumstances(step.called, held, self._world, overflown)
+        at = Circumstances(step.called, held, self._world, overflown, apart)
         why = missing(table, rows, collected, step.moved, at)
         overflows, self.passes.thrown_away = self.passes.thrown_away + overflown, 0
         self.passes.touch()

@@ -69,7 +69,7 @@ class Draft:
             self.layout.setdefault("shapes", []).append(mark | {"line": {"color": colour, "width": 1.5, "dash": "dot"}})
             self.layout.setdefault("annotations", []).append({
                 "x": step - 0.5, "y": 1, "xanchor": "left", "yanchor": "top", "showarrow": False, "align": "left", **at,
-                "text": "<br>".join(turn.word for turn in same), "hovertext": "<br>".join(str(turn.sentence) for turn in same),
+                "text": "<br>".join(turn.mark for turn in same), "hovertext": "<br>".join(str(turn.sentence) for turn in same),
                 "font": {"size": 11, "color": colour},
             })  # fmt: skip
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from gradviz.messages import Message
 from gradviz.record.layout import Layout
+from gradviz.words import gettext as _
 
 
 class Recipe(Protocol):
@@ -37,6 +38,13 @@ class Turn(NamedTuple):
     step: int
     word: str  # of the settings: "lr 0.0003"
     sentence: Message
+
+    @property
+    def mark(self) -> str:
+        """The word as the reader says it."""
+        name, _space, value = self.word.partition(" ")
+        said = {"lr": _("lr"), "optimizer": _("optimizer"), "treatment": _("treatment"), "threshold": _("threshold")}
+        return _("{setting} {value}").format(setting=said[name], value=value)
 
 
 def turns_of(recipe: Recipe) -> Sequence[Turn]:

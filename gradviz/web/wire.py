@@ -80,7 +80,7 @@ def delta(
         "newest_step": min(history.steps, (column + 1) * history.stride) - 1,
         "missing": _missing(run, quantity, newest, rows),
         "every": run.every,
-        "turns": [[turn.step, turn.word, str(turn.sentence)] for turn in turns_of(run.recipe)],
+        "turns": [[turn.step, turn.mark, str(turn.sentence)] for turn in turns_of(run.recipe)],
     }
     told = run.watched
     return pack(

@@ -22,6 +22,7 @@ from gradviz.lenet.theory.first_step import first_move
 from gradviz.record.quantities import QUANTITIES
 from gradviz.store.states import States
 from gradviz.train.state import StateGone
+from gradviz.words import speaking
 
 CPU = torch.device("cpu")
 SMALL = RunConfig(blocks=1, activation="relu", dataset="digits", steps=30, batch_size=8, device="cpu", lr=0.01)
@@ -169,3 +170,10 @@ def test_adams_first_step_moves_the_weights_of_a_block_as_theory_says(more, digi
 def test_where_theory_has_no_one_number_for_the_first_step_it_says_none():
     assert first_move(replace(SMALL, optimizer="sgd")) is first_move(replace(SMALL, blocks=0)) is None
     assert first_move(replace(SMALL, init="lsuv")) is None
+
+
+def test_the_mark_of_what_was_turned_is_said_in_the_reader_s_language():
+    turns = RunConfig(lr=0.01, changes="20:lr=0.001,40:optimizer=momentum").turns
+    assert [turn.mark for turn in turns] == [turn.word for turn in turns] == ["lr 0.001", "optimizer momentum"]
+    with speaking("zh_CN"):
+        assert [turn.mark for turn in turns] == ["学习率 0.001", "优化器 momentum"]

@@ -311,9 +311,8 @@ class _JsonLines:
 
     def __init__(self, run: Run[RunConfig]):
         self._run = run
-        self._quantities = [
-            name for name in QUANTITIES if name != "treated_grad_rms" or run.recipe.treatment != "none"
-        ]
+        treated = run.recipe.treatment != "none" or any(change.field == "treatment" for change in run.recipe.changes)
+        self._quantities = [name for name in QUANTITIES if name != "treated_grad_rms" or treated]
         self._rows = [list(QUANTITIES).index(name) for name in self._quantities]
 
     def step(self, record: StepRecord) -> None:

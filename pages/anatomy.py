@@ -26,8 +26,8 @@ from gradviz.ui.server import server
 from gradviz.web.download import download_button
 from gradviz.web.figure import figure_panel
 from gradviz.web.motion import motion_panel
+from gradviz.words import as_text, number
 from gradviz.words import gettext as _
-from gradviz.words import number
 
 VIEWS = {
     "layers": _("All layers"),
@@ -239,19 +239,24 @@ def watched_treatment(run: Run, history: History, column: int) -> None:
 
 
 def treatment(run: Run, history: History, column: int, sample: AnatomySample) -> None:
-    config, names = run.recipe, run.recipe.layout.names
+    names, config = run.recipe.layout.names, run.recipe.at(sample.step)
+    adam = run.recipe.knobs(column * history.stride).optimizer == "adam"
     st.header(_("The optimiser's view"), anchor=False)
-    figure = charts_anatomy.optimiser_figure(history, column, names, config.optimizer == "adam")
+    figure = charts_anatomy.optimiser_figure(history, column, names, adam)
     figure_panel(figure, "optimiser", _("Update to weight ratio over depth"), run.id)
     sentence = _("Above: by what part of its own length the step changed each layer's weights; about 10⁻³ is a lively layer, and "
                  "under 10⁻⁷ most of a layer's float32 weights do not change at all.")
-    if config.optimizer == "adam":
+    if adam:
         sentence += " " + _("Below: g / (g + eps), with g the layer's gradient (RMS) and eps = 10⁻⁸. At 1 Adam makes up for a "
                             "gradient's smallness entirely; at 0 the gradient is so far under eps that Adam cannot use it.")
     read(sentence)
     st.header(_("Before and after the treatment"), anchor=False)
     if config.treatment == "none":
-        st.info(_("This run has no gradient treatment: the optimiser gets the gradient as it is."), icon=":material/info:")
+        words = _("This run has no gradient treatment: the optimiser gets the gradient as it is.")
+        if any(change.field == "treatment" for change in run.recipe.changes):
+            words = _("At step {step} there is no gradient treatment: the optimiser gets the gradient as it is.").format(
+                step=sample.step)  # fmt: skip
+        st.info(as_text(words), icon=":material/info:")
         return
     altered, cosine, before, after = sample.overall
     with st.container(horizontal=True):
@@ -267,7 +272,7 @@ def treatment(run: Run, history: History, column: int, sample: AnatomySample) ->
 
 
 def treatment_words(run: Run, history: History, column: int, sample: AnatomySample) -> str:
-    config = run.recipe
+    config, rate = run.recipe.at(sample.step), run.recipe.rate(sample.step)
     words = _("The numbers are of the gradient of all parameters, the picture is layer by layer.")
     if config.treatment == "clip-norm":
         return words + " " + _("Clipping by norm scales all entries alike: the direction stays, cosine 1. It can only shrink.")
@@ -288,10 +293,10 @@ def treatment_words(run: Run, history: History, column: int, sample: AnatomySamp
     if config.optimizer == "adam":
         share = percent(float(reading.adam_share(np.array(config.threshold))))
         return words + " " + _("Adam divides each entry by its own size plus eps, so every overwritten weight takes {share} of a "
-                               "full step of {lr:g}, whether it matters to the loss or not.").format(share=share, lr=config.lr)
+                               "full step of {lr:g}, whether it matters to the loss or not.").format(share=share, lr=rate)
     return words + " " + _("SGD moves each of these weights by learning rate × threshold = {move} a step; next to weights of "
                            "{weight} that is nothing.").format(
-                               move=number(config.lr * config.threshold), weight=number(weight, 1))
+                               move=number(rate * config.threshold), weight=number(weight, 1))
 
 
 def shortcut(run: Run, sample: AnatomySample) -> None:

@@ -200,6 +200,10 @@ class RunConfig:
         """What is in force at this step."""
         return dataclasses.replace(self._set_up, **{each.field: each.value for each in self.changes if each.step <= step})
 
+    def at(self, step: int) -> RunConfig:
+        """The settings of a run that had from its start what is in force here at this step."""
+        return dataclasses.replace(self, changes=(), **vars(self.knobs(step))) if self.changes else self
+
     @property
     def is_scheduled(self) -> bool:
         """Whether the learning rate changes by itself."""

@@ -44,7 +44,7 @@ def diagnose(run: Run[Recipe], column: int | None = None) -> Diagnosis:
         return examine(run, column)
 
     def explain(state: State, diagnosis: Diagnosis) -> Diagnosis:
-        case = Case(state, config, frozenset(diagnosis.findings))
+        case = Case(state, config.at(_step(run, column)), frozenset(diagnosis.findings))
         return replace(diagnosis, likely_cause=tuple(likely_cause(case)), next_experiment=next_experiment(case))
 
     return examine(run, column, facts(config, _step(run, column)), explain)
@@ -64,7 +64,7 @@ def _step(run: Run[Recipe], column: int | None) -> int:
 
 def facts(config: RunConfig, step: int = 0) -> Facts:
     """As they are known of this step."""
-    layout, activation = config.layout, ACTIVATIONS[config.activation]
+    now, layout, activation = config.knobs(step), config.layout, ACTIVATIONS[config.activation]
     before_logits = range(len(layout) - 1)
     own = before_logits if config.activation_everywhere else layout.inside
     return Facts(
@@ -72,9 +72,9 @@ def facts(config: RunConfig, step: int = 0) -> Facts:
         longest=LONGEST,
         rectified=frozenset(row for row in before_logits if row not in own or activation.lost == "dead"),
         sigmoids=layout.inside if activation.lost == "saturated" else range(0),
-        adam=config.optimizer == "adam",
+        adam=now.optimizer == "adam",
         lr=config.rate(step),
-        treatment="" if config.treatment == "none" else config.treatment,
+        treatment="" if now.treatment == "none" else now.treatment,
         opens_at_zero=config.branch_scale == "skip-init",
         own_words=OWN_WORDS,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from gradviz.diagnosis.findings import Verdict
 from gradviz.lenet.causes import Case
-from gradviz.lenet.config import FIELDS, RunConfig
+from gradviz.lenet.config import FIELDS, RunConfig, config_of
 from gradviz.messages import Message, say
 
 NORM_DEPTH = 30  # blocks of relu with batch norm above which its own explosion, 1.16 per convolution, passes GAP
@@ -44,9 +44,11 @@ def _slower(case: Case) -> Experiment | None:
 
 
 def _longer(case: Case) -> Experiment | None:
-    if case.config.steps >= LONGEST:
+    """The same run, with what was turned in it."""
+    config = config_of(case.state.run) or case.config
+    if config.steps >= LONGEST:
         return None
-    return _change(case, say("try-longer"), steps=min(LONGEST, 3 * case.config.steps))
+    return say("try-longer"), replace(config, steps=min(LONGEST, 3 * config.steps))
 
 
 def _shortcut(case: Case) -> Experiment:

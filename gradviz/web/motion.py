@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gradviz.lenet.changes import Knobs
 from gradviz.lenet.config import RunConfig
 from gradviz.record.history import History
 from gradviz.record.raster import pool, rows_of
@@ -86,12 +87,13 @@ def _of_a_lenet(
 ) -> tuple[str, str, str, str]:
     """What is said of forward pass, loss, treatment and update."""
     step = column * history.stride
+    now = config.knobs(step)
     forward = _("{count} images go in at the left. {{name}} hands on numbers with a root mean square of {{value}}.").format(
         count=config.batch_size)  # fmt: skip
     loss = _("The last layer's ten numbers per image are compared with the labels: the loss is {loss:.4g} nats "
              "(guessing: 2.303), {share:.0f} % are right.").format(
                  loss=history.loss[step], share=100 * history.accuracy[step])  # fmt: skip
-    return forward, loss, _treatment_words(config, sample, step), _update_words(run, config.optimizer, history, column)
+    return forward, loss, _treatment_words(now, sample, step), _update_words(run, now.optimizer, history, column)
 
 
 def _of_any(history: History, column: int) -> tuple[str, str, str, str]:
@@ -114,10 +116,10 @@ def _of_any(history: History, column: int) -> tuple[str, str, str, str]:
     return forward, said, treatment, update
 
 
-def _treatment_words(config: RunConfig, sample: AnatomySample | None, step: int) -> str:
-    if config.treatment == "none":
+def _treatment_words(now: Knobs, sample: AnatomySample | None, step: int) -> str:
+    if now.treatment == "none":
         return _("None is chosen: the optimiser gets the gradient as it is.")
-    words = f"{config.treatment} {config.threshold:g}."
+    words = f"{now.treatment} {now.threshold:g}."
     if sample is not None and sample.step == step and np.isfinite(sample.overall[0]):
         altered, cosine, before, after = sample.overall
         words += " " + _("Entries altered: {share:.3g} %; the length of the whole gradient went from {before} to "

@@ -1,5 +1,7 @@
 """What is likely the cause of what was found in a deep LeNet, and which one change to try next."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from gradviz.diagnosis.findings import Verdict
 from gradviz.diagnosis.state import State
 from gradviz.lenet.causes import Case, likely_cause
 from gradviz.lenet.config import RunConfig
-from gradviz.lenet.diagnosis import facts
+from gradviz.lenet.diagnosis import diagnose, facts
 from gradviz.lenet.next_experiment import next_experiment
 from gradviz.record.history import History
 from gradviz.record.quantities import QUANTITIES
@@ -94,3 +96,27 @@ def test_nothing_is_to_be_tried_while_a_healthy_run_has_not_yet_ended():
 )  # fmt: skip
 def test_each_finding_has_its_likely_cause_and_a_healthy_net_its_reason(found, settings, codes):
     assert [cause.code for cause in likely_cause(case(found, **settings))] == codes
+
+
+def test_a_run_in_which_knobs_were_turned_is_judged_by_what_is_in_force_at_the_step_that_is_looked_at():
+    turned = RunConfig(
+        activation="relu", blocks=2, steps=40, lr=0.1, changes="10:lr=0.01,10:treatment=normalise,20:optimizer=sgd"
+    )
+    first, second, third = (facts(turned, step) for step in (9, 10, 20))
+    assert (first.lr, first.treatment, first.adam) == (0.1, "", True)
+    assert (second.lr, second.treatment, second.adam) == (0.01, "normalise", True)
+    assert (third.lr, third.treatment, third.adam) == (0.01, "normalise", False)
+    columns = np.full((40, len(QUANTITIES), turned.layers), 0.01, np.float32)
+    columns[:, list(QUANTITIES).index("weight_grad_rms")] = np.logspace(-17, -1, turned.layers)
+    run = Run(turned, History.restored(columns, np.full((40, 3), 2.3), [], 1, 1000), Status.FINISHED)
+    early, late = diagnose(run, 9), diagnose(run)
+    assert Verdict.VANISHING in early.findings and Verdict.VANISHING in late.findings
+    same = RunConfig(activation="relu", blocks=2, steps=40, batch_norm=True)
+    assert early.next_experiment[1] == replace(same, lr=0.1)
+    assert late.next_experiment[1] == replace(same, lr=0.01, optimizer="sgd")  # without a treatment that would hide the cure
+
+
+def test_a_longer_run_turns_the_same_knobs():
+    turned = case(Verdict.HEALTHY, changes="10:lr=0.01")
+    message, config = next_experiment(turned)
+    assert (message.code, config.changes, config.steps) == ("try-longer", turned.config.changes, 120)

@@ -380,6 +380,14 @@ def test_every_view_of_a_finished_run_opens_and_the_slider_moves_the_verdict(pag
     assert not page.exception and "fc2 at step 1" in text(page)  # pictures are kept at 0, 1, 10 and 11
 
 
+def test_the_treatment_that_is_shown_is_that_of_the_step(page_server):
+    run = kept_run(replace(SMALL, changes="1:treatment=floor,1:threshold=0.5,2:lr=0.002"))
+    page = opened("anatomy", run=run.id, view="treatment")
+    assert "takes 100 % of a full step of 0.002" in text(page)
+    page.select_slider(key="anatomy_step").set_value(0).run()
+    assert "At step 0 there is no gradient treatment" in text(page)
+
+
 def test_a_vanished_and_a_diverged_run_open_without_an_error(page_server):
     for config in (
         replace(SMALL, activation="sigmoid", blocks=30, steps=1, batch_size=2),
@@ -401,6 +409,17 @@ def test_slow_motion_tells_the_measured_numbers(digits):
     assert signal["texts"] == [number(value, 3) for value in run.history.quantity("signal_rms")[1]]
     assert max(signal["heights"]) <= 1 and min(signal["heights"]) >= 0
     assert len(film["names"]) == SMALL.layers and film["rows"][2]["low"] == film["rows"][3]["low"]
+
+
+def test_a_step_is_told_with_the_treatment_and_the_optimiser_that_were_in_force_in_it(digits):
+    config = replace(SMALL, changes="1:treatment=clip-norm,1:threshold=0.01,2:optimizer=sgd,2:treatment=none")
+    run = Run(config, History(config.layers), Status.FINISHED)
+    for record in training(config, digits, CPU):
+        run.history.append(record)
+    stages = [motion(run, run.history, column, None)["stages"] for column in range(3)]
+    treated, moved = ([stage[row]["text"] for stage in stages] for row in (3, 4))
+    assert treated[0] == treated[2] and treated[0].startswith("None is chosen") and treated[1] == "clip-norm 0.01."
+    assert [words.split()[0] for words in moved] == ["adam", "adam", "sgd"]
 
 
 def test_pictures_of_2005_layers_stay_small(digits):

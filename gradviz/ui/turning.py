@@ -97,7 +97,8 @@ def _turned(run: Run[RunConfig], config: RunConfig, knobs: dict[str, Any]) -> Ru
         return None
     config.turned(min(run.history.steps, config.steps - 1), **knobs)  # what is refused leaves the run alone
     people, held = classroom.people_of(run), run.status is Status.PAUSED
-    alone = not people - {classroom.client()}  # a teacher, too, takes nobody's run away
+    waited_for = server().sweeps.people_of_run(run.id)  # his own sweep, too, needs the run to its end
+    alone = not waited_for and not people - {classroom.client()}  # a teacher, too, takes nobody's run away
     if alone:
         manager.stop(run.id)
         manager.wait(run.id, _PATIENCE)

@@ -7,6 +7,8 @@ from streamlit.testing.v1 import AppTest
 from timing import until
 from viewing import QUICK, in_shell, text
 
+from gradviz.lenet.config import RunConfig
+from gradviz.lenet.sweep import Sweep
 from gradviz.record.run import Run, Status
 from gradviz.ui.server import server
 
@@ -105,3 +107,19 @@ def test_nothing_is_turned_under_the_lock(pin, page_server):
     assert on_screen(page) is run and run.status.live and "locked the controls" in text(page)
     server().classroom.locked = False
     assert stopped(run).recipe.changes == ()
+
+
+def test_a_run_that_a_sweep_waits_for_goes_on_and_who_turns_it_has_a_branch(page_server):
+    config, _problems = RunConfig.from_query(LONG)
+    sweep = Sweep.over("mine", [config], {"lr": [0.001, 0.002]}, [0], early=False)
+    server().sweeps.start(sweep, "ann")
+    until(lambda: server().sweeps.live(sweep))
+    run_id = server().sweeps.live(sweep)[0].id
+    page = in_shell("lab", run=run_id)
+    run = begun(page, 12)
+    turn(page, run, lr=0.02)
+    branch = on_screen(page)
+    assert branch is not run and run.status.live and server().sweeps.active(sweep.id)
+    assert f"a branch from step {branch.recipe.changes[0].step}" in text(page)
+    server().sweeps.stop(sweep.id)
+    stopped(branch)

@@ -39,16 +39,24 @@ def length(tensor: torch.Tensor) -> Number:
     if _fair(tensor):
         found = torch.linalg.vector_norm(tensor, dtype=kind).item()
     else:
-        longest = max(range(tensor.dim()), key=lambda axis: tensor.shape[axis])
-        others = [axis for axis in range(tensor.dim()) if axis != longest]
-        parts = torch.linalg.vector_norm(tensor, dim=others, dtype=kind) if others else tensor.abs()
-        found = torch.linalg.vector_norm(parts, dtype=torch.float64).item()
+        found = torch.linalg.vector_norm(torch.cat(_parts(tensor, kind)), dtype=torch.float64).item()
     return safe_length(found, (tensor,), 0)
 
 
 def _fair(tensor: torch.Tensor) -> bool:
     """Whether float32 adds its squares up well enough."""
     return tensor.numel() <= _AT_ONCE or (tensor.numel() <= _FAIR and memory(tensor) is not None)
+
+
+def _parts(tensor: torch.Tensor, kind: torch.dtype | None) -> list[torch.Tensor]:
+    """The lengths of its parts as lists, each part a piece of the memory: any other takes many times as long."""
+    if (flat := memory(tensor)) is not None:
+        whole = len(flat) // _FAIR * _FAIR
+        pieces = torch.linalg.vector_norm(flat[:whole].view(-1, _FAIR), dim=1, dtype=kind)
+        return [pieces, torch.linalg.vector_norm(flat[whole:], dtype=kind).reshape(1)]
+    outer = max((axis for axis in range(tensor.dim()) if tensor.shape[axis] > 1), key=tensor.stride)
+    inner = [axis for axis in range(tensor.dim()) if axis != outer]
+    return [torch.linalg.vector_norm(tensor, dim=inner, dtype=kind) if inner else tensor.abs()]
 
 
 def lengths(tensors: Sequence[torch.Tensor]) -> list[Number]:

@@ -11,7 +11,7 @@ import gradviz
 from gradviz.record.watched import STILL
 from gradviz.train import eyes
 from gradviz.train.eyes import Asked, Eyes
-from gradviz.train.lengths import lengths
+from gradviz.train.lengths import length, lengths
 from gradviz.train.updates import MOST
 
 LARGE = 700_001  # entries: looked at in pieces, the last of them short
@@ -33,6 +33,8 @@ KINDS = {
     "large, channels last": drawn(8, 9, 100, 101).to(memory_format=torch.channels_last),
     "large, with gaps": drawn(700, 1001)[:, :-1],
     "very large": drawn(3000, 1500),
+    "very large, channels last": drawn(4, 64, 100, 110).to(memory_format=torch.channels_last),
+    "very large, some channels": drawn(4, 64, 100, 110)[:, :48],
     "very large, with gaps": drawn(3000, 1501)[:, 1:],
     "large, every third": drawn(3 * LARGE)[::3],
     "large, one row repeated": drawn(1000).expand(800, 1000),
@@ -74,9 +76,14 @@ def look(request, monkeypatch, one_thread):
 
 def test_lengths_and_what_is_not_zero_are_those_of_float64_in_whatever_order_the_entries_lie(look):
     looked = look(list(KINDS.values()), Asked())
-    for (name, tensor), length, count in zip(KINDS.items(), looked.lengths, looked.nonzero, strict=True):
-        assert length == pytest.approx(true_length(tensor), rel=2e-5, nan_ok=True), name
+    for (name, tensor), found, count in zip(KINDS.items(), looked.lengths, looked.nonzero, strict=True):
+        assert found == pytest.approx(true_length(tensor), rel=2e-5, nan_ok=True), name
         assert count == np.count_nonzero(tensor.double().numpy()), name
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_length_of_one_whole_tensor_is_that_of_float64(name):
+    assert length(KINDS[name]) == pytest.approx(true_length(KINDS[name]), rel=2e-5, nan_ok=True)
 
 
 def test_what_is_subtracted_copied_and_masked_is_so_entry_by_entry(look):

@@ -353,7 +353,8 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "watch-not-stepped": "its optimiser has not stepped",
     "watch-nothing-pushed": "none of its entries has a gradient",
     "watch-overflown": "the gradient had overflown, so the step was left out",
-    "watch-ranks": "several processes train together, and only in DistributedDataParallel and FSDP2 is it known whose mean a loss is",
+    "watch-ranks": "several processes train together, and only in DistributedDataParallel and FSDP2 is it known whose mean a "
+    "loss is",
     "watch-scripted": "it is scripted or traced by torch.jit, and what runs inside is not seen",
     "watch-sparse": "it does not apply to a sparse gradient",
     "watch-twice": "more than one backward pass went through one forward pass, and their sum is not known",

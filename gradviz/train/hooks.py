@@ -81,6 +81,8 @@ class Passes:
     def __init__(self, model: nn.Module, guard: Callable[[Callable[[], None]], None], owner: object):
         self.measuring = True
         self.begun = False  # a pass that may train has begun; its owner sets it back
+        self.forwards = 0  # such passes, by the calls of the module that was called first
+        self._root: int | None = None  # its id
         self.thrown_away = 0  # measured passes with a gradient that is not finite, which no step followed
         self.seconds = 0.0  # of this thread, spent here while measuring
         self.calls: dict[int, None] = {}  # ids of modules in the order of their first calls, until `ordered`
@@ -155,6 +157,9 @@ class Passes:
         if called.training and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
             self._open.clear()  # outside of any backward pass: one that is still open has died of an error
             self.begun = True
+            if self._root is None:
+                self._root = module
+            self.forwards += module == self._root
         if self.measuring:
             self._timed(partial(self._look, module, inputs, output))
 

@@ -37,6 +37,7 @@ from gradviz.train.device import here
 from gradviz.train.hooks import owners
 from gradviz.train.modules import Row, find_rows, is_lazy_net
 from gradviz.train.pace import Pace
+from gradviz.train.scores import Score, Scores
 from gradviz.train.shards import Shards
 from gradviz.train.watcher import Seen, Watcher
 
@@ -125,9 +126,7 @@ class WatchedRun:
         self._kind = type(model).__name__
         self._pace = pace
         self._created, self._begin, self._pid = time.time(), time.perf_counter(), os.getpid()
-        self._scores: dict[str, float | torch.Tensor] = {}  # of the step under way
-        self._late: list[tuple[int, str, torch.Tensor]] = []  # numbers that still lie on a device, and of which step
-        self._logged: set[tuple[int, str]] = set()  # what the last step has, (step, name)
+        self._scores = Scores()
         self._said: set[str] = set()
         self._earlier = id(getattr(sys, "last_value", None))  # an error of before the watch; not held, it holds its frames
         self._receiver = receiver  # (address, token)
@@ -156,7 +155,7 @@ class WatchedRun:
                 self._say_once(say("watch-closed"))
             return
         for name, value in scores.items():
-            number: float | torch.Tensor | None = None
+            number: Score | None = None
             with contextlib.suppress(Exception):  # of whatever was given
                 number = _number(value) if name in ("loss", "accuracy") else None
             if number is None:
@@ -226,45 +225,25 @@ class WatchedRun:
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
-    def _log(self, name: str, number: float | torch.Tensor) -> None:
+    def _log(self, name: str, number: Score) -> None:
         watcher, run = self._watcher, self.run
         assert watcher is not None
-        step = run.history.steps - 1 if run else -1
-        if run is None or watcher.in_step or watcher.passes.begun or (step, name) in self._logged:
-            self._scores[name] = number
-        elif isinstance(number, torch.Tensor):
-            self._late.append((step, name, number))
-        else:
-            run.history.note(step, **{name: number})
-        self._logged.add((step, name))
+        passes = watcher.passes
+        self._scores.log(name, number, run.history if run else None, watcher.in_step, passes.begun, passes.forwards)
 
     def _take(self, seen: Seen) -> None:
         run = self.run or self._started(seen)
         history, layers = run.history, len(run.recipe.layout)
         table = np.full((len(MEASURED), layers), ABSENT, np.float32) if seen.table is None else seen.table
-        step, scores = history.steps, {}
-        for name, number in self._scores.items():
-            if isinstance(number, torch.Tensor):
-                self._late.append((step, name, number))
-            else:
-                scores[name] = number
-        self._logged = {(step, name) for name in self._scores}
-        self._scores = {}
+        step, scores = history.steps, self._scores.take(history, self._watcher.passes.forwards if self._watcher else 0)
         if seen.table is not None:
             run.missing, run.every, run.share = seen.missing, self.every, self.share
             run.overflows += seen.overflows
             run.nonfinite_layer = run.nonfinite_layer or first_nonfinite(table, run.recipe.layout.names)
         seconds = time.perf_counter() - self._begin
         history.append(StepRecord(step, scores.get("loss", math.nan), scores.get("accuracy", math.nan), table, seconds))
-        if seen.table is not None or len(self._late) > 256:
-            self._settle()
-
-    def _settle(self) -> None:
-        """Fetches what was logged as a number on a device."""
-        late, self._late = self._late, []
-        if self.run:
-            for step, name, number in late:
-                self.run.history.note(step, **{name: float(number)})
+        if seen.table is not None or self._scores.crowded:
+            self._scores.settle(history)
 
     def _started(self, seen: Seen) -> Run[Watched]:
         watcher = self._watcher
@@ -300,7 +279,8 @@ class WatchedRun:
         if not self.status.live:
             return
         try:
-            self._settle()
+            if self.run:
+                self._scores.settle(self.run.history, ended=True)
         except Exception as error:  # of a device that is broken
             self._broke(error)
         self.status, self.message = status, message or self.message
@@ -424,7 +404,7 @@ def _refuse(model: nn.Module, optimizers: Sequence[Optimizer] | None) -> None:
             raise WatchError(say("watch-not-its"))
 
 
-def _number(value: object) -> float | torch.Tensor | None:
+def _number(value: object) -> Score | None:
     """None, or an error, for what is no number."""
     if isinstance(value, torch.Tensor):
         if value.numel() != 1 or value.is_complex():

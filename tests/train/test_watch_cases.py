@@ -498,14 +498,30 @@ def test_a_copy_and_a_file_of_a_watched_net_are_free_of_the_watch(tmp_path):
     assert b"gradviz" not in file.getvalue().replace(b"watched_nets", b"")
 
 
-def test_an_engine_that_keeps_weights_out_of_sight_is_refused_in_a_sentence_and_trains_on(tmp_path, caplog):
-    class DeepSpeedEngine(Mlp):
-        pass
-
-    model = DeepSpeedEngine()
+@pytest.mark.parametrize("engine", ["DeepSpeedEngine", "FullyShardedDataParallel"])
+def test_an_engine_that_keeps_weights_out_of_sight_is_refused_in_a_sentence_and_trains_on(engine, tmp_path, caplog):
+    model = type(engine, (Mlp,), {})()
+    before = model.last.weight.detach().clone()
     run = plain_step(model, tmp_path)
-    assert run.run is None and run.status is Status.STOPPED and "DeepSpeedEngine keeps weights" in str(run.message)
-    assert "DeepSpeedEngine" in caplog.text
+    assert run.run is None and run.status is Status.STOPPED and f"{engine} keeps weights" in str(run.message)
+    assert engine in caplog.text and not torch.equal(before, model.last.weight)
+
+
+def test_a_layer_that_is_put_away_is_said_to_be_gone_and_a_gradient_put_there_by_hand_was_not_seen(tmp_path):
+    model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3), nn.Linear(3, 2))
+    run, optimizer = watched(model, tmp_path)
+    model(torch.ones(2, 5)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    assert not run.missing
+    model[1] = nn.Identity()
+    for each in (model[0], model[2]):
+        each.weight.grad = torch.full_like(each.weight, 0.5)
+    optimizer.step()
+    assert {name: set(codes.values()) for name, codes in run.missing.items()}["1"] == {"watch-gone"}
+    assert run.missing["0"]["weight_grad_rms"] == run.missing["2"]["weight_grad_rms"] == "watch-unseen"
+    assert run.quantity("treated_grad_rms")[-1].tolist() == [0.5, -1.0, 0.5]
+    run.close()
 
 
 DISTRIBUTED = """
@@ -612,3 +628,43 @@ def test_what_stands_behind_a_layer_and_how_large_its_output_is_is_read_off_the_
     }  # fmt: skip
     assert recipe.outputs == (4 * 2 * 36, 24, 24, 24, 40) and recipe.entries == (18, 108, 36, 36, 60)
     assert recipe.precisions == ("float32",) * 5
+
+
+@pytest.mark.parametrize("first", ["judges", "makes"])
+def test_what_is_logged_of_two_nets_at_the_end_of_a_round_is_of_the_steps_of_that_round(first, tmp_path):
+    torch.manual_seed(0)
+    makes, judges = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 1))
+    runs, optimizers = zip(*(watched(net, tmp_path) for net in (makes, judges)), strict=True)
+
+    def judge():
+        optimizers[1].zero_grad()
+        (judges(torch.ones(4, 2)).mean() - judges(makes(torch.ones(4, 3)).detach()).mean()).backward()
+        optimizers[1].step()
+
+    def make():
+        optimizers[0].zero_grad()
+        judges(makes(torch.ones(4, 3))).mean().backward()
+        optimizers[0].step()
+
+    for number in range(4):
+        for turn in (judge, make) if first == "judges" else (make, judge):
+            turn()
+        for run in runs:
+            run.log(loss=float(number))
+    for run in runs:
+        run.close()
+        assert run.run.history.loss.tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_what_is_logged_now_and_then_before_the_step_is_of_that_step(tmp_path):
+    model = mlp()
+    run, optimizer = watched(model, tmp_path)
+    for step in range(6):
+        loss = loss_on(features())(model)
+        if step % 3 == 2:
+            run.log(loss=float(step))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    run.close()
+    assert [place for place, number in enumerate(run.run.history.loss) if number == place] == [2, 5]

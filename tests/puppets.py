@@ -99,6 +99,12 @@ def do(manager: RunManager, stage: Stage, run: Run, count: int = 1) -> None:
     until(lambda: steps(run) == due and manager.settled)
 
 
+def ended(manager: RunManager, run: Run) -> Run:
+    """The run, once it has."""
+    assert manager.wait(run.id, 120)
+    return run
+
+
 class Formula:
     """Another engine, in no thread and no process: the loss of step n is e to the power -n / 100, all numbers of layers are n."""
 

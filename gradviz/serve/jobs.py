@@ -46,10 +46,12 @@ class Jobs:
         address: str = "",
         old: Run[RunConfig] | None = None,
         origin: Run[RunConfig] | None = None,
+        held: bool = False,
     ) -> None:
-        """Puts the run in the queue. `old`: what it replaces once it has as many records. `origin`: what it begins from."""
+        """Puts the run in the queue. `old`: what it replaces once it has as many records. `origin`: what it begins from. `held`:
+        it is paused there."""
         self._count += 1
-        job = Job(run, number=self._count, addresses={address} - {""}, origin=origin)
+        job = Job(run, number=self._count, addresses={address} - {""}, origin=origin, held=held)
         if old:
             job.replaces, job.heirs = old if old.history.steps else None, old.clients
         job.fresh = not run.clients or self.queue.hurries(run.clients[0], job.addresses)

@@ -150,8 +150,7 @@ class RunManager:
                 history = History(config.layers, max_columns(config.layers))
                 run = Run(config, history, created=self._dates.now(), clients=(client,) if client else ())
                 unsaved = self._jobs.all.get(run.id)
-                self._jobs.begin(run, address, unsaved.replaces or old if unsaved else old, parent)
-                self._jobs.all[run.id].held = held
+                self._jobs.begin(run, address, unsaved.replaces or old if unsaved else old, parent, held)
                 self._kept.forget(run.id)
         except Refused as refusal:
             with self._lock:

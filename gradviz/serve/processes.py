@@ -341,8 +341,9 @@ class RemoteTraining:
 
     def _is_over(self) -> bool:
         """Whether it is stopped, and nothing more is waited for. Steps that it had gone ahead come before its last word."""
-        if not self._interrupt() or not self._keeps:
-            return self._interrupt()
+        stopped = self._interrupt()
+        if not (stopped and self._keeps):
+            return stopped
         if not self._until:
             self._until = time.monotonic() + _FAREWELL
             self._send(STOP)

@@ -30,8 +30,9 @@ def panel(run: Run[RunConfig], status: Status, show: Callable[[str], None]) -> N
     with st.expander(_("Turn a knob while it trains"), icon=":material/tune:", key="turn_knobs", on_change="rerun") as shown:
         if not shown.open:
             return
-        off = classroom.locked() or server().manager.begins is None
-        if server().manager.begins is None:
+        keeps = server().manager.begins is not None
+        off = classroom.locked() or not keeps
+        if not keeps:
             st.caption(_("This server keeps no states of nets: a run cannot be changed while it trains."))
         # A run that was just turned has taken its records over in a moment, and is shown as it will be then.
         now = config.knobs(run.history.steps or max((change.step for change in config.changes), default=0))

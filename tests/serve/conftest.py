@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from gradviz.lenet.config import READERS
 from gradviz.lenet.data import Shelf
 from gradviz.lenet.experiment import trainer_on
 from gradviz.serve.manager import RunManager
+from gradviz.serve.processes import Nursery
+from gradviz.store.states import States
 from gradviz.store.store import RunStore
 
 
@@ -45,3 +48,17 @@ def managed(store: RunStore, shelf: Shelf) -> Iterator[Callable[..., RunManager]
     yield make
     for manager in managers:
         manager.close()
+
+
+@pytest.fixture
+def states(tmp_path: Path) -> States:
+    return States(tmp_path / "runs" / "states", 1e9, free=0)
+
+
+@pytest.fixture(params=["thread", pytest.param("process", marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux"))])
+def manager(request, managed: Callable[..., RunManager], shelf: Shelf, states: States) -> Iterator[RunManager]:
+    """One whose trainings keep states, in a thread and in a process."""
+    nursery = Nursery(shelf, states=states) if request.param == "process" else None
+    yield managed(train=nursery or trainer_on(shelf, states), states=states)
+    if nursery:
+        nursery.close()

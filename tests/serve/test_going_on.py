@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from puppets import SMALL
+from puppets import SMALL, ended
 
-from gradviz.lenet.data import Shelf
 from gradviz.lenet.experiment import trainer_on
 from gradviz.record.run import Run, Status
-from gradviz.serve.manager import RunManager
-from gradviz.serve.processes import Nursery
 from gradviz.store.states import States
 from gradviz.train.state import weights
 
@@ -25,24 +20,6 @@ pytestmark = [pytest.mark.trains, pytest.mark.timeout(300)]
 
 SHORT = replace(SMALL, steps=12, batch_norm=True)
 LONG = replace(SHORT, steps=30)
-
-
-@pytest.fixture
-def states(tmp_path: Path) -> States:
-    return States(tmp_path / "runs" / "states", 1e9, free=0)
-
-
-@pytest.fixture(params=["thread", pytest.param("process", marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux"))])
-def manager(request, managed: Callable[..., RunManager], shelf: Shelf, states: States) -> Iterator[RunManager]:
-    nursery = Nursery(shelf, states=states) if request.param == "process" else None
-    yield managed(train=nursery or trainer_on(shelf, states), states=states)
-    if nursery:
-        nursery.close()
-
-
-def ended(manager: RunManager, run: Run) -> Run:
-    assert manager.wait(run.id, 120)
-    return run
 
 
 def assert_same(one: Run, other: Run) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from puppets import SMALL, Stage
+from timing import until
 
 from gradviz import machine
 from gradviz.lenet.experiment import arithmetic_of
@@ -17,7 +18,6 @@ from gradviz.settings import Settings
 from gradviz.store.store import RunStore
 from gradviz.train.cores import Had
 from gradviz.ui.server import Numbers
-from tests.timing import until
 
 
 @pytest.fixture

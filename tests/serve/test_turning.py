@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from puppets import SMALL
+from puppets import SMALL, ended
 from timing import until
 
 from gradviz.lenet.data import Shelf
-from gradviz.lenet.experiment import trainer_on, training
+from gradviz.lenet.experiment import training
 from gradviz.record.run import Run, Status
 from gradviz.serve.manager import RunManager
-from gradviz.serve.processes import Nursery
 from gradviz.store.states import States
 
 pytestmark = [pytest.mark.trains, pytest.mark.timeout(300), pytest.mark.usefixtures("one_thread")]
 LONG = replace(SMALL, steps=4000, activation="relu", blocks=2, batch_norm=True)
-
-
-@pytest.fixture
-def states(tmp_path: Path) -> States:
-    return States(tmp_path / "runs" / "states", 1e9, free=0)
-
-
-@pytest.fixture(params=["thread", pytest.param("process", marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux"))])
-def manager(request, managed: Callable[..., RunManager], shelf: Shelf, states: States) -> Iterator[RunManager]:
-    nursery = Nursery(shelf, states=states) if request.param == "process" else None
-    yield managed(train=nursery or trainer_on(shelf, states), states=states)
-    if nursery:
-        nursery.close()
-
-
-def ended(manager: RunManager, run: Run) -> Run:
-    assert manager.wait(run.id, 120)
-    return run
 
 
 def paused_at(manager: RunManager, run: Run, steps: int) -> None:

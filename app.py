@@ -172,6 +172,10 @@ _routes = [*build_routes(
     },
 ), *ingest_routes(lambda: server().inbox, lambda: server().settings.ingest)]
 _files = Files(Path(st.__file__).parent / "static")
+# Streamlit lays the folder of SHELL before sys.path for each run of a script, and takes it away again: what another thread is
+# importing just then passes over one entry, and is "not found". It lets be what the path has already.
+if (_folder := str(SHELL.resolve().parent)) not in sys.path:
+    sys.path.append(_folder)
 # Streamlit puts its own routes under the base path, but not ours.
 _base = "".join(f"/{part}" for part in st.get_option("server.baseUrlPath").split("/") if part)
 app = st.App(

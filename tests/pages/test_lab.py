@@ -1,6 +1,6 @@
 """The Lab page in every state, without a browser: what is offered, what is said, what a click does."""
 
-
+import sys
 from functools import partial
 
 import idx
@@ -8,6 +8,7 @@ import pytest
 import torch
 from puppets import Formula
 from recorded import ARITHMETIC
+from streamlit.runtime.scriptrunner.exec_code import modified_sys_path
 from streamlit.testing.v1 import AppTest
 from timing import until
 from viewing import in_shell, keys, lab, text
@@ -33,6 +34,14 @@ def test_without_a_run_the_page_offers_to_start_and_shows_the_net(page_server):
     page = lab()
     assert "start" in keys(page) and not keys(page) & {"pause", "resume", "step", "stop"}
     assert "7 weight layers" in text(page) and "120,618" in text(page)  # 107,786 + 2 · 6,416 by the article's table
+
+
+def test_while_a_page_is_run_other_threads_find_what_they_import():
+    import app  # here: it takes a second
+
+    path = list(sys.path)
+    with modified_sys_path(str(app.app.script_path.resolve())):  # as Streamlit does for each run of a script
+        assert sys.path == path
 
 
 def test_start_trains_and_puts_the_run_into_the_url(page_server):

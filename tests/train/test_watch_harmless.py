@@ -4,6 +4,8 @@ import contextlib
 import copy
 import gc
 import math
+import os
+import platform
 import subprocess
 import sys
 import textwrap
@@ -439,3 +441,28 @@ def test_gradviz_brings_none_of_the_pages_libraries_and_watch_only_torch_and_num
     assert result.returncode == 0, result.stderr
     with pytest.raises(AttributeError):
         gradviz.nothing  # noqa: B018
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heap's end is a matter of glibc")
+def test_with_a_watch_the_heap_keeps_what_a_step_gives_back(tmp_path):
+    """glibc gives back what is free at the heap's end beyond twice the size from which on a piece is not of the heap at all."""
+    script = f"""
+    import ctypes, torch, gradviz
+    class Info(ctypes.Structure):
+        _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd a b c d e".split()]
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = Info
+    held = []
+    def apart():
+        before = mallinfo().hblks
+        held.append(torch.empty(30 << 20, dtype=torch.uint8))
+        return mallinfo().hblks - before
+    before = apart()
+    model = torch.nn.Linear(2, 2)
+    with gradviz.watch(model, torch.optim.SGD(model.parameters(), 0.1), folder={str(tmp_path)!r}):
+        print(before, apart())
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    result = subprocess.run(command, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert result.stdout.split() == ["1", "0"], result.stderr

@@ -137,8 +137,8 @@ class _Hosts:
                 self._broken.pop(id, None)
             except Exception as error:  # it could not begin, or has died and begins anew
                 self._actors.pop(id, None)
-                if self._known.pop(id, None):
-                    continue  # it was there: Ray has it begin anew
+                if self._known.pop(id, None) or isinstance(error, self._ray.exceptions.ActorUnavailableError):
+                    continue  # it was there, or is about to be: Ray has it begin anew
                 reason = str(getattr(error, "cause", None) or error).strip().splitlines()
                 self._broken[id] = say("node-broken", name=id[:8], reason=(reason or ["?"])[-1][:300]), time.monotonic()
 

@@ -177,7 +177,7 @@ class Workers:
                 jobs.release(job)
                 jobs.set(job, Status.PAUSED)
                 return False
-            if jobs.queue.yields(job, self._memory.first_that_fits):
+            if self.count and jobs.queue.yields(job, self._memory.first_that_fits):  # with no worker at all, to whom?
                 jobs.release(job)
                 jobs.line_up(job)
                 return False

@@ -96,6 +96,20 @@ def fair(managed: Callable, stage: Stage, clock: Clock) -> RunManager:
     return managed(train=stage, slice=2.0, clock=clock)
 
 
+def test_while_there_is_no_worker_at_all_a_run_that_trains_goes_on(fair: RunManager, stage: Stage, clock: Clock) -> None:
+    """As when the head of a cluster is away and the computers have left it, but not what trains there."""
+    first = fair.start(seeded(1), client="ann")
+    do(fair, stage, first)
+    fair.resize(0)
+    second = fair.start(seeded(2), client="bob")
+    for clock.now in (100, 200):
+        do(fair, stage, first)
+        assert fair.has_worker(first.id) and not fair.has_worker(second.id)
+    fair.resize(1)
+    do(fair, stage, first)
+    until(lambda: fair.has_worker(second.id))
+
+
 def test_a_run_that_has_had_its_slice_gives_its_worker_away_and_goes_on_where_it_was(
     fair: RunManager, stage: Stage, clock: Clock
 ) -> None:

@@ -33,7 +33,7 @@ test test-others: $(VENV)/app.stamp $(VENV)/words.stamp $(VENV)/tests.stamp
 
 test-cluster: $(VENV)/app.stamp $(VENV)/words.stamp $(VENV)/tests.stamp
 	@$(INSTALL) requirements-ray.txt
-	@$(BIN)/python -m pytest tests/cluster tests/serve/test_workers.py
+	@exec $(BIN)/python tests/parts.py --cluster
 
 audit: $(VENV)/app.stamp
 	@$(BIN)/python tests/audit.py

@@ -19,6 +19,7 @@ import pytest
 pytest.register_assert_rewrite("recorded", "timing", "viewing")
 
 from chromium import MISSING, find
+from clusters import TOKEN, LoopbackCluster
 from running import ROOT, Server
 from timing import Clock
 
@@ -58,6 +59,21 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 def server(start_server: Callable[..., Server]) -> Server:
     """One running server for the tests of a module."""
     return start_server()
+
+
+@pytest.fixture(scope="session")
+def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackCluster]:
+    """One Ray cluster for all tests of a process: its head, and the computer "first" with two slots and without data sets."""
+    before = os.environ.get("RAY_AUTH_TOKEN")
+    os.environ["RAY_AUTH_TOKEN"] = TOKEN
+    loopback = LoopbackCluster(GRADVIZ_DATA=str(tmp_path_factory.mktemp("there")))
+    try:
+        loopback.computer("first", slots=2)
+        yield loopback
+    finally:
+        loopback.close()
+        os.environ.pop("RAY_AUTH_TOKEN")
+        os.environ.update({"RAY_AUTH_TOKEN": before} if before else {})
 
 
 @pytest.fixture

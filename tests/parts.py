@@ -2,6 +2,7 @@
 
     python tests/parts.py             the tests without a browser, then those with one
     python tests/parts.py --others    before them, the tests that train under two other arithmetics
+    python tests/parts.py --cluster   instead, those on a real Ray cluster, which are skipped where Ray is not installed
 
 A part that fails does not keep the next from running. Ends with 0 only if every part has ended with 0: one that finds no
 test, or dies without a report, has failed.
@@ -37,10 +38,14 @@ class Part:
 
 
 OWN = (
-    Part("without a browser", ("-m", "not browser", "-n", "2", "--dist", "loadfile")),
+    Part("without a browser", ("-m", "not browser and not cluster", "-n", "2", "--dist", "loadfile")),
     Part("in a browser", ("-m", "browser and not timed", "-n", "2", "--dist", "loadfile")),
     Part("in a browser, by the clock", ("-m", "browser and timed")),
 )
+
+
+# In one process: its tests share a cluster.
+CLUSTER = (Part("on a cluster", ("-m", "cluster", "tests/cluster", "tests/serve/test_workers.py")),)
 
 
 def others(best: str) -> list[Part]:
@@ -50,7 +55,10 @@ def others(best: str) -> list[Part]:
     if best == "DEFAULT":
         names.remove("AVX2")  # it has no such instructions
     return [
-        Part(f"that train, {name}", ("-m", "trains and not browser", "-n", "2", "--dist", "loadfile"), ARITHMETICS[name][0])
+        Part(
+            f"that train, {name}", ("-m", "trains and not browser and not cluster", "-n", "2", "--dist", "loadfile"),
+            ARITHMETICS[name][0],
+        )
         for name in names[:2]
     ]
 
@@ -95,7 +103,7 @@ def _line(counts: Counter) -> str:
 
 
 def main() -> int:
-    parts = list(OWN)
+    parts = list(CLUSTER if "--cluster" in sys.argv[1:] else OWN)
     if "--others" in sys.argv[1:]:
         import torch
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clusters import MISSING, TOKEN, LoopbackCluster
+from clusters import MISSING
 from timing import until
 
 from gradviz import machine
@@ -45,7 +45,7 @@ pytestmark = [
 
 CPU = torch.device("cpu")
 SMALL = RunConfig(blocks=2, activation="relu", shortcut=True, dataset="digits", steps=12, batch_size=16, device="cpu")
-DEEP = replace(SMALL, blocks=1000, batch_size=512)  # one step is some minute
+DEEP = replace(SMALL, blocks=1000, batch_size=256)  # one step is some half minute
 
 
 def never() -> bool:
@@ -65,30 +65,20 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
     return Shelf(tmp_path_factory.mktemp("data"), download=False)
 
 
-@pytest.fixture(scope="module")
-def cluster(shelf: Shelf, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackCluster]:
-    loopback = LoopbackCluster(GRADVIZ_DATA=str(tmp_path_factory.mktemp("data")))
-    loopback.computer(slots=2)
-    yield loopback
-    loopback.close()
-
-
-BACKENDS = ["process", pytest.param("cluster", marks=pytest.mark.skipif(bool(MISSING), reason=MISSING))]
+BACKENDS = ["process", pytest.param("cluster", marks=[pytest.mark.cluster, pytest.mark.skipif(bool(MISSING), reason=MISSING)])]
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def nursery(shelf: Shelf, request: pytest.FixtureRequest) -> Iterator[Nursery | Cluster]:
     """Children of this machine's, and of another that a cluster has."""
     if request.param == "cluster":
-        os.environ["RAY_AUTH_TOKEN"] = TOKEN
-        nursery = Cluster(shelf, request.getfixturevalue("cluster").address)
+        nursery = Cluster(shelf, request.getfixturevalue("loopback").address)
         until(lambda: nursery.sight.slots == 2)
     else:
         nursery = Nursery(shelf)
     list(nursery(replace(SMALL, steps=1), never))  # is there, and has read the data
     yield nursery
     nursery.close()
-    os.environ.pop("RAY_AUTH_TOKEN", None)
 
 
 class Counted:

@@ -21,7 +21,7 @@ from gradviz.record.watched import Watched
 from gradviz.share.routes import RUN as RUN_FILE
 from gradviz.ui import controls
 from gradviz.ui.heavy import heavily
-from gradviz.ui.language import spoken, write_address
+from gradviz.ui.language import fragment, write_address
 from gradviz.ui.server import server
 from gradviz.web.download import download_button
 from gradviz.web.figure import figure_panel
@@ -403,6 +403,6 @@ if run is not None:
     if st.session_state[VIEW] not in views:
         st.session_state[VIEW] = "layers"
     st.segmented_control(_("View"), views, key=VIEW, format_func=VIEWS.get, label_visibility="collapsed", required=True)
-    st.fragment(spoken(body), run_every=FRAME if st.session_state.get(PLAYING) else None)(run.id, run.recipe)
+    fragment(run_every=FRAME if st.session_state.get(PLAYING) else None)(body)(run.id, run.recipe)
     download_button(_("Share as one file"), RUN_FILE.format(id=run.id), f"gradviz-{run.id}.html", key="share", home=True)
     write_address({"run": run.id})

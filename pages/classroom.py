@@ -11,7 +11,7 @@ from gradviz.record.watched import Watched
 from gradviz.serve.classroom import ClassSweep
 from gradviz.ui import classroom, controls, machines, projector
 from gradviz.ui.heavy import heavily, said_if_refused
-from gradviz.ui.language import link, spoken, write_address
+from gradviz.ui.language import dialog, link, write_address
 from gradviz.ui.server import server
 from gradviz.web.download import download_button
 from gradviz.web.figure import figure_panel
@@ -148,8 +148,7 @@ def teacher() -> None:
             st.button(_("Leave teacher mode"), key="class_leave", type="tertiary", on_click=classroom.leave)
 
 
-@st.dialog(_("Delete this run?"))
-@spoken
+@dialog(_("Delete this run?"))
 def confirm(run_id: str) -> None:
     run = manager.get(run_id)
     if run is None:

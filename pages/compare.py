@@ -28,7 +28,7 @@ from gradviz.share.routes import COMPARISON
 from gradviz.share.several import all_lenets, common_chance, names_of, told
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily, said_if_refused
-from gradviz.ui.language import spoken, write_address
+from gradviz.ui.language import fragment, write_address
 from gradviz.ui.server import server
 from gradviz.web.download import download_button
 from gradviz.web.figure import figure_panel
@@ -199,8 +199,7 @@ if chosen:
     def read() -> dict:
         return {name: run for name, summary in named.items() if (run := manager.get(summary.id))}
 
-    @st.fragment(run_every=3 if any(summary.status.live for summary in chosen) else None)
-    @spoken
+    @fragment(run_every=3 if any(summary.status.live for summary in chosen) else None)
     def drawn() -> None:
         if given:
             pictures(given.pop())

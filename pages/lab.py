@@ -22,7 +22,7 @@ from gradviz.share.outcome import sections
 from gradviz.share.routes import RUN as RUN_FILE
 from gradviz.ui import classroom, controls, first, going_on, projector, turning
 from gradviz.ui.heavy import said_if_refused
-from gradviz.ui.language import spoken, write_address
+from gradviz.ui.language import fragment, write_address
 from gradviz.ui.meanings import MEANINGS
 from gradviz.ui.server import newest_state, server
 from gradviz.web.download import download_button
@@ -57,8 +57,7 @@ def data_notice(wanted: str) -> None:
         st.info(as_text(str(sentence)), icon=":material/info:")
 
 
-@st.fragment(run_every=1)
-@spoken
+@fragment(run_every=1)
 def _progress(wanted: str) -> None:
     name, sentence = shelf.effective(wanted)
     state = shelf.state(wanted)
@@ -147,7 +146,7 @@ def diagnosis_words(run: Run) -> None:
     with st.expander(_("The diagnosis in full: what was measured, what is likely the cause, what to try next"),
                      key="diagnosis", on_change="rerun") as panel:  # fmt: skip
         if panel.open:
-            st.fragment(spoken(_diagnosis), run_every=2 if run.status.live else None)(run.id)
+            fragment(run_every=2 if run.status.live else None)(_diagnosis)(run.id)
 
 
 @said_if_refused
@@ -242,7 +241,7 @@ def watched_net(run: Run) -> None:
     diagnosis_words(run)
     if run.history.steps:
         with st.expander(_("How it was measured, and what is missing")):
-            st.fragment(measured_words, run_every=3 if status.live else None)(run.id)
+            fragment(run_every=3 if status.live else None)(measured_words)(run.id)
         with st.expander(_("The data of this run")):
             downloads(run)
     earlier_runs()

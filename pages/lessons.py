@@ -21,7 +21,7 @@ from gradviz.lenet.theory.predict import predict
 from gradviz.share.routes import LESSON as LESSON_FILE
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily
-from gradviz.ui.language import link, spoken, write_address
+from gradviz.ui.language import fragment, link, write_address
 from gradviz.ui.server import server
 from gradviz.web.download import download_button
 from gradviz.web.figure import figure_panel
@@ -98,8 +98,7 @@ def progress(sweep: Sweep) -> None:
     """How far it is; draws the run that is live now."""
     shown = [run.id for run in sweeps.live(sweep)]
 
-    @st.fragment(run_every=1)
-    @spoken
+    @fragment(run_every=1)
     def bar() -> None:
         done, live = len(sweeps.results(sweep)), sweeps.live(sweep)
         text = _("{done} of {all} runs done").format(done=done, all=len(sweep.configs))

@@ -15,7 +15,7 @@ from gradviz.messages import say
 from gradviz.record import export
 from gradviz.ui import classroom
 from gradviz.ui.heavy import heavily
-from gradviz.ui.language import spoken, write_address
+from gradviz.ui.language import fragment, write_address
 from gradviz.ui.server import server
 from gradviz.web.figure import figure_panel
 from gradviz.words import as_text, duration, listed
@@ -176,8 +176,7 @@ def results_table(sweep: Sweep, results: dict) -> pd.DataFrame:
 def picture(sweep: Sweep) -> None:
     active, results = sweeps.active(sweep.id), sweeps.results(sweep)
 
-    @st.fragment(run_every=1 if active else None)
-    @spoken
+    @fragment(run_every=1 if active else None)
     def bar() -> None:
         done = len(sweeps.results(sweep))
         live = "".join(f" · {run.recipe.title}, {run.history.steps}/{run.recipe.steps}" for run in sweeps.live(sweep))

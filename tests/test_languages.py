@@ -84,6 +84,11 @@ def test_each_thread_and_each_context_speaks_its_own_language():
     assert chinese not in ("", english) and words.gettext("Start") == english and words.gettext("") == ""
 
 
+def test_what_streamlit_calls_by_itself_speaks_the_language_of_its_session():
+    rooms = [*ROOT.glob("pages/*.py"), *ROOT.glob("gradviz/ui/*.py")]
+    assert [room.name for room in rooms if re.search(r"\bst\.(fragment|dialog)\b", room.read_text())] == ["language.py"]
+
+
 @pytest.mark.parametrize(("address", "cookie", "header", "language"), [
     ("?lang=zh", "", "", "zh_CN"), ("?lang=en", COOKIE + "=zh", "zh", "en"), ("", COOKIE + "=zh", "en", "zh_CN"),
     ("", "", "fr, zh;q=0.5", "zh_CN"), ("?lang=xx", "", "", "en"), ("", "", "", "en"),

@@ -29,9 +29,17 @@ def speak() -> None:
     words.speak(session[_LANGUAGE])
 
 
-def spoken(draw: Callable[..., Any]) -> Callable[..., Any]:
-    """For fragments and dialogues, which run in threads of their own."""
+def fragment(run_every: float | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`st.fragment`, which speaks the session's language also where Streamlit calls it by itself, in a thread of its own."""
+    return lambda draw: st.fragment(_speaking(draw), run_every=run_every)
 
+
+def dialog(title: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`st.dialog`, likewise."""
+    return lambda draw: st.dialog(title)(_speaking(draw))
+
+
+def _speaking(draw: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(draw)
     def drawn(*args: Any, **kwargs: Any) -> Any:
         speak()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from gradviz.ui.language import spoken
+from gradviz.ui.language import fragment
 from gradviz.ui.server import server
 from gradviz.words import as_text, ngettext
 from gradviz.words import gettext as _
@@ -12,8 +12,7 @@ from gradviz.words import gettext as _
 _EVERY = 3.0  # seconds
 
 
-@st.fragment(run_every=_EVERY)
-@spoken
+@fragment(run_every=_EVERY)
 def computers() -> None:
     """What the cluster has now."""
     cluster = server().cluster

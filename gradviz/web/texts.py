@@ -113,7 +113,7 @@ _TEXTS = {
     "accuracy_read_any": N_("As it was logged. Dashed: guessing."),
     "loss_title": N_("Loss"),
     "loss_axis": N_("cross-entropy (nats)"),
-    "loss_axis_log": N_("cross-entropy (nats), log scale"),
+    "loss_axis_log": N_("cross-entropy (nats), log"),
     "loss_read": N_("Mean over each batch. Dashed: guessing among ten classes, ln 10 = 2.303 (nothing learnt)."),
     "accuracy_title": N_("Accuracy"),
     "accuracy_axis": N_("classified right (%)"),

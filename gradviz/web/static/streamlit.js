@@ -2,6 +2,7 @@
 
 // Ours, and what people wrote, is as it should be.
 const OURS = ".gv, .gvc, .gv-window, figure, .stMarkdown, [data-testid=stMarkdownContainer], pre, code, style, script, svg";
+const STREAMLITS = "[data-testid=stHeaderActionElements]"; // though it stands in a heading of ours: its help
 const ATTRIBUTES = ["aria-label", "title", "placeholder"];
 
 // {text: what to say}, `{name}` in a text stands for anything. Once for a page; again when the reader's language changes.
@@ -45,7 +46,7 @@ class Words {
   }
   changed(target, type, added) {
     const within = target.nodeType === Node.TEXT_NODE ? target.parentElement : target;
-    if (!within?.isConnected || within.closest(OURS)) {
+    if (!within?.isConnected || (within.closest(OURS) && !within.closest(STREAMLITS))) {
       if (type === "childList" && within?.matches(":not(.gv *) [data-testid=stCode], [data-testid=stCode] *")) this.reachable(within);
       return;
     }
@@ -55,6 +56,10 @@ class Words {
   }
   all(root) {
     this.reachable(root);
+    this.walk(root);
+    for (const part of root.querySelectorAll(STREAMLITS)) this.walk(part);
+  }
+  walk(root) {
     const walker = document.createTreeWalker(root, NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_TEXT, (node) => (
       node.nodeType === Node.ELEMENT_NODE && node.matches(OURS) ? NodeFilter.FILTER_REJECT : NodeFilter.FILTER_ACCEPT));
     for (let node = walker.currentNode; node; node = walker.nextNode()) node.nodeType === Node.TEXT_NODE ? this.text(node) : this.named(node);

@@ -28,6 +28,11 @@ texts() {
   }
   return [...blocks.values()].map((text) => text.trim());
 },
+named() {
+  const said = [...document.querySelectorAll("[title], [aria-label], [placeholder], [alt], [aria-valuetext]")].filter(shown);
+  return [...new Set(said.flatMap((e) => ["title", "aria-label", "placeholder", "alt", "aria-valuetext"].map((name) => e.getAttribute(name)?.trim())))]
+    .filter(Boolean);
+},
 cut() {
   const found = [];
   for (const [node, e] of texts) {

@@ -22,3 +22,8 @@ def cut(page: Page) -> list[str]:
 def overlapping(page: Page) -> list[str]:
     """Pairs of texts that lie on each other."""
     return page.evaluate(f"{_SCRIPT}.overlapping()")
+
+
+def named(page: Page) -> list[str]:
+    """What is said to a screen reader or to a mouse that rests, and what stands in empty fields."""
+    return page.evaluate(f"{_SCRIPT}.named()")

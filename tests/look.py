@@ -111,29 +111,25 @@ def montage(pictures: list[Path], sheet: Path) -> None:
 def gallery(folder: Path, language: str, wanted: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place, chromium() as browser, contextlib.ExitStack() as stack:
-        server = Server(Path(place), {"GRADVIZ_PIN": states.PIN, "GRADVIZ_WORKERS": "2", "GRADVIZ_DOWNLOAD": "off"})
+        server = Server(Path(place), states.SERVER)
         states.stock(server.store)
         server.start()
         stack.callback(server.kill)
         shown = Gallery(folder, server, browser, language, wanted)
-        shown.show("lab-nothing", "")
-        shown.show("anatomy-nothing", "anatomy")
+        for name, address, act in states.of_nobody_yet():
+            shown.show(name, address, act)
         runs = {name: states.train(shown.page, server, query, status) for name, (query, status) in states.TRAINED.items()}
         print(runs, flush=True)
-        for name, how in (("live", "goes"), ("failed", "fails"), ("over", "ends")):
+        for name, how in states.WATCHED.items():
             runs[name] = stack.enter_context(states.watched(server.store, how))
         for name, address, act in states.of_one_reader(runs):
             shown.show(name, address, act)
         teacher = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
         teacher.set_default_timeout(60_000)
-        shown.show("teacher", "classroom", states.enter, teacher)
-        teacher.set_viewport_size({"width": 1280, "height": 900})
-        for word in ("lock", "announce"):
-            states.click(f".st-key-class_{word} button:visible")(teacher)
-            settled(teacher)
-        shown.shoot("teacher-locks", teacher)
-        for name, address in (("lab", ""), ("sweep", "sweep?dataset=digits"), ("classroom", "classroom"), ("compare", "compare")):
-            shown.show(f"locked-{name}", address)
+        for name, address, act in states.of_a_teacher():
+            shown.show(name, address, act, teacher)
+        for name, address, act in states.of_a_locked_class(runs):
+            shown.show(name, address, act)
 
 
 def small(path: Path) -> None:

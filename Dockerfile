@@ -1,18 +1,20 @@
 # docker build -t gradviz .                            for any processor; --build-arg TORCH=cuda for an NVIDIA card
-# docker run -p 8501:8501 -v gradviz:/data gradviz     docs/classroom.md says the rest
+# docker run -p 8501:8501 -v gradviz:/data gradviz     docs/classroom.md says the rest; --build-arg RAY=1 for docs/cluster.md
 # `make base` writes the digest of today's image behind the name, and fetches the mends of Debian and Python with that.
 ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS build
 ARG TORCH=cpu
+# Anything: Ray comes too, for a container of a cluster.
+ARG RAY
 # An index that pip asks besides its own, for a network with a mirror; none is needed.
 ARG PIP_EXTRA_INDEX_URL
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /venv && python -m venv /uv
-COPY requirements.txt constraints.txt requirements.lock requirements-build.lock /
+COPY requirements.txt constraints.txt requirements.lock requirements-ray.lock requirements-build.lock /
 # All but PyTorch is checked against the hashes of requirements.lock (`make lock`); see deploy/lock.py.
 # Left alone, pip takes PyTorch's CUDA build, gigabytes that only an NVIDIA card can use. Where pip does not know the processor
 # build either, uv fetches it: that one knows where PyTorch keeps it.
-RUN /venv/bin/pip install --quiet --require-hashes --no-deps -r requirements.lock && \
+RUN /venv/bin/pip install --quiet --require-hashes --no-deps -r requirements.lock ${RAY:+-r requirements-ray.lock} && \
     torch=$(grep -oE '^torch==[0-9.]+' requirements.txt) && vision=$(grep -oE '^torchvision==[0-9.]+' requirements.txt) && \
     if [ "$TORCH" = cpu ] && ! /venv/bin/pip install --dry-run --no-deps --quiet --report - "$torch" | grep -q '+cpu"'; then \
       /uv/bin/pip install --quiet --require-hashes -r requirements-build.lock && \

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from gradviz import machine
 from gradviz.lenet.config import RunConfig
 from gradviz.record.sender import ROUTE
+from gradviz.serve.admission import disk_bytes
 from gradviz.serve.archive import archive
 from gradviz.serve.people import COOKIE
 from gradviz.settings import SettingsError
@@ -36,6 +37,7 @@ from gradviz.web.logs import Bounded
 from gradviz.web.metrics import Metrics
 from gradviz.web.routes import Described, build_routes
 from gradviz.web.scripts import link_header, warm_up
+from gradviz.web.sockets import Sockets
 from gradviz.words import gettext as _
 
 MOST_CONNECTIONS = 8000
@@ -73,7 +75,11 @@ def _board() -> Board:
 @cache
 def _metrics() -> Metrics:
     cluster = server().cluster
-    return Metrics(server().manager.statistics, computers=cluster.by_state if cluster else None)
+    folder = server().settings.store
+    return Metrics(
+        server().manager.statistics, computers=cluster.by_state if cluster else None, pages=lambda: _sockets.open,
+        disk=lambda: disk_bytes(folder),
+    )  # fmt: skip
 
 
 def _names() -> set[str]:
@@ -171,6 +177,7 @@ _routes = [*build_routes(
         "/api/runs/{id}/weights.safetensors": lambda request: weights(request.path_params["id"]),
     },
 ), *ingest_routes(lambda: server().inbox, lambda: server().settings.ingest)]
+_sockets = Sockets()
 _files = Files(Path(st.__file__).parent / "static")
 # Streamlit lays the folder of SHELL before sys.path for each run of a script, and takes it away again: what another thread is
 # importing just then passes over one entry, and is "not found". It lets be what the path has already.
@@ -183,7 +190,7 @@ app = st.App(
     routes=[Route(_base + route.path, route.endpoint, methods=route.methods) for route in _routes],
     middleware=[
         Middleware(Language),
-        Middleware(Guard, get_names=_names, base=_base, get_person=_person, uploads=f"/{ROUTE}/"),
+        Middleware(Guard, get_names=_names, base=_base, get_person=_person, uploads=f"/{ROUTE}/", sockets=_sockets),
         Middleware(Badge, get_people=lambda: server().people, base=_base),
         Middleware(Frontend, files=_files, base=_base, get_link=link_header),
     ],

@@ -1,6 +1,7 @@
 """Writes what the container installs besides PyTorch, with the hash of every file, and whose software that is: `make lock`.
 
     requirements.lock         for pip install --require-hashes: what requirements.txt brings along on Linux with Python 3.11
+    requirements-ray.lock     what requirements-ray.txt adds to it; a container of a cluster has that too
     requirements-build.lock   the tool that fetches PyTorch's processor build
     THIRD_PARTY.md            name, version, licence and address of each, from its own metadata
 
@@ -10,8 +11,10 @@ right one depends on the processor and on the card, and its processor builds lie
 
 import re
 import subprocess
+import sys
 import venv
 from importlib.metadata import PackageNotFoundError, metadata, requires
+from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -31,10 +34,11 @@ def pins(*files: str) -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==([\w.]+)", text, re.MULTILINE)}
 
 
-def needed() -> dict[str, str]:
-    """Name -> version of all that the app needs in the container, in alphabetical order."""
-    versions = pins("requirements.txt", "constraints.txt")
-    waiting, found = list(pins("requirements.txt")), set()
+def needed(*asked: str) -> dict[str, str]:
+    """Name -> version of all that the app, or the files `asked`, need in the container, in alphabetical order."""
+    asked = asked or ("requirements.txt",)
+    versions = pins("requirements.txt", "constraints.txt", *asked)
+    waiting, found = list(pins(*asked)), set()
     while waiting:
         name = waiting.pop()
         if name in found:
@@ -76,9 +80,9 @@ def address(name: str) -> str:
     return about.get("Home-page") or next((links[label] for label in wanted if label in links), "")
 
 
-def third_party(packages: dict[str, str]) -> str:
-    rows = []
-    for name, version in packages.items():
+def third_party(packages: dict[str, str], cluster: dict[str, str]) -> str:
+    rows, listing = [], " and ".join([", ".join([*cluster][:-1]), [*cluster][-1]])
+    for name, version in sorted((packages | cluster).items()):
         try:
             rows.append(f"| {metadata(name)['Name']} | {version} | {licence(name)} | {address(name)} |")
         except PackageNotFoundError:
@@ -86,7 +90,8 @@ def third_party(packages: dict[str, str]) -> str:
     return "\n".join([
         "# Software of others", "",
         "What gradviz installs and the container holds, as each package says of itself; the licences in full lie beside the",
-        "packages (`site-packages/*.dist-info`). With `TORCH=cuda` NVIDIA's libraries come on top, under NVIDIA's terms.",
+        "packages (`site-packages/*.dist-info`). With `TORCH=cuda` NVIDIA's libraries come on top, under NVIDIA's terms;",
+        f"{listing} are there with `RAY=1` only.",
         "The base image is Debian with Python; its notices lie in `/usr/share/doc`. Written by `make lock`.", "",
         "| package | version | licence | address |", "|---|---|---|---|", *rows, "",
     ])  # fmt: skip
@@ -94,11 +99,15 @@ def third_party(packages: dict[str, str]) -> str:
 
 def main() -> None:
     packages = needed()
+    cluster = {name: version for name, version in needed("requirements-ray.txt").items() if name not in packages}
+    if not find_spec("ray"):
+        sys.exit("Ray is not installed here, so that nobody knows what it brings along: pip install -r requirements-ray.txt")
     about = "# Written by `make lock`; deploy/lock.py says what it is.\n"
-    lines = [f"{name}=={version}" for name, version in packages.items() if name not in PYTORCH]
-    (ROOT / "requirements.lock").write_text(about + hashed(lines), encoding="utf-8")
+    for file, some in (("requirements.lock", packages), ("requirements-ray.lock", cluster)):
+        lines = [f"{name}=={version}" for name, version in some.items() if name not in PYTORCH]
+        (ROOT / file).write_text(about + hashed(lines), encoding="utf-8")
     (ROOT / "requirements-build.lock").write_text(about + hashed([UV]), encoding="utf-8")
-    (ROOT / "THIRD_PARTY.md").write_text(third_party(packages), encoding="utf-8")
+    (ROOT / "THIRD_PARTY.md").write_text(third_party(packages, cluster), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from gradviz import cells
 from gradviz.lenet.config import DATASETS, FIELDS, RunConfig, option
 from gradviz.lenet.fields import ConfigError
 from gradviz.messages import say, text
@@ -107,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     share.add_argument("--folder", metavar="FOLDER", help=_("of runs; here GRADVIZ_STORE"))
     share.add_argument("--server", metavar="ADDRESS", help=_("of the pages, to which the file then has a link"))
     share.set_defaults(command=_share, prog=share.prog)
+    _add_cell(commands)
     reproduce = commands.add_parser("reproduce", help=_("put every claim of the article to the test"), allow_abbrev=False)
     reproduce.add_argument("--quick", action="store_true", help=_("one seed, at most 15 minutes; a rerun goes on where it was"))
     reproduce.add_argument("--seeds", type=int, metavar="N", help=_("seeds near each border of trainability; 3, quick 1"))
@@ -118,6 +120,26 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--kept", metavar="FILE", help=_("where the long runs are kept; here those that come with gradviz"))
     reproduce.set_defaults(command=_reproduce, prog=reproduce.prog)
     return parser
+
+
+def _add_cell(commands: Any) -> None:
+    cell = commands.add_parser("cell", help=_("servers for several classes behind one entrance (docs/cluster.md)"))
+    parts = cell.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    new = parts.add_parser("make", help=_("write the files of one more"), allow_abbrev=False)
+    new.add_argument("name", metavar="NAME", help=_("which its pages' address ends with"))
+    new.add_argument("--slots", type=int, default=4, metavar="N", help=_("of its runs that train at once; here 4"))
+    new.add_argument("--pin", metavar="PIN", help=_("the teacher's; here one is made"))
+    new.set_defaults(command=_cell_make, prog=new.prog)
+    load = parts.add_parser("list", help=_("all of them, and how much they have to do"), allow_abbrev=False)
+    load.set_defaults(command=_cell_list, prog=load.prog)
+    page = parts.add_parser("page", help=_("the same as a page for whoever sits at this computer"), allow_abbrev=False)
+    page.add_argument("--port", type=int, default=8500, metavar="N", help=_("of that page; here 8500"))
+    page.set_defaults(command=_cell_page, prog=page.prog)
+    for each in (load, page):
+        here = _("of the entrance; here http://127.0.0.1:8501")
+        each.add_argument("--at", default="http://127.0.0.1:8501", metavar="ADDRESS", help=here)
+    for each in (new, load, page):
+        each.add_argument("--folder", type=Path, default=Path("cells"), metavar="FOLDER", help=_("of their files; here cells"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -202,6 +224,43 @@ def _watched(given: dict[str, Any]) -> int:
         return _complain(f"{place}: {error}", 1)
     except NotSent as error:
         return _complain(str(error), 1)
+    return 0
+
+
+def _cell_make(given: dict[str, Any]) -> int:
+    folder, name = given["folder"], given["name"]
+    try:
+        pin = cells.make(folder, name, given["slots"], given["pin"])
+    except cells.CellError as error:
+        return _complain(str(error), 2)
+    except OSError as error:
+        return _complain(f"{error.filename or folder}: {error.strerror or error}", 1)
+    print(_("The cell {name} has the teacher's PIN {pin}. It begins, under /{name}/, with").format(name=name, pin=pin))
+    print(f"    docker compose -f {folder / cells.COMPOSE} up --build --detach")
+    return 0
+
+
+def _cell_list(given: dict[str, Any]) -> int:
+    try:
+        found = cells.loads(given["folder"], given["at"])
+    except cells.CellError as error:
+        return _complain(str(error), 2)
+    print("\n".join(cells.aligned(cells.table(found))))
+    return 1 if any(cell.trouble for cell in found) else 0
+
+
+def _cell_page(given: dict[str, Any]) -> int:
+    if not 1 <= given["port"] <= 65535:
+        return _complain(_("--port must be 1…65535, not {port}.").format(port=given["port"]), 2)
+    try:
+        cells.loads(given["folder"], given["at"])  # a wrong folder or address is said at once
+        with cells.pages(lambda: cells.table(cells.loads(given["folder"], given["at"])), given["port"]) as server:
+            print(f"http://127.0.0.1:{given['port']}", flush=True)
+            server.serve_forever()
+    except cells.CellError as error:
+        return _complain(str(error), 2)
+    except OSError:
+        return _complain(_("Port {port} is taken.").format(port=given["port"]), 2)
     return 0
 
 

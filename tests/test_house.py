@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 # imports only rooms that stand before it.
 ORDER = """
     words sentences messages machine settings record train diagnosis store lenet serve cluster charts report reproduce watched
-    lightning transformers web share ui __main__ pages app
+    cells lightning transformers web share ui __main__ pages app
 """.split()
 BESIDE = {"train": "diagnosis", "diagnosis": "train", "serve": "charts", "charts": "serve"}  # neither imports the other
 DOORS = {

@@ -25,6 +25,10 @@ def test_all_that_the_container_installs_but_pytorch_has_its_pinned_version_and_
     locked = {name: version for name, version, _hashes in entries}
     assert locked == {name: version for name, version in lock.needed().items() if name not in lock.PYTORCH}, "run `make lock`"
     assert len(re.findall("==", read("requirements.lock"))) == len(entries)
+    added = re.findall(r"^(\S+)==(\S+) \\\n    --hash=sha256:[0-9a-f]{64}", read("requirements-ray.lock"), re.MULTILINE)
+    pinned = lock.pins("requirements-ray.txt", "constraints.txt")
+    assert {name: pinned[name] for name, _version in added} == dict(added), "run `make lock`"
+    assert "ray" in dict(added) and not locked.keys() & dict(added).keys()
     assert re.search(rf"^{re.escape(lock.UV)} \\\n    --hash=sha256:", read("requirements-build.lock"), re.MULTILINE)
     assert "--require-hashes --no-deps -r requirements.lock" in read("Dockerfile")
     assert set(re.findall(r"^FROM (\S+)", read("Dockerfile"), re.MULTILINE)) == {"${BASE}"}

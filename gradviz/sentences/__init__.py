@@ -143,6 +143,17 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "server-hosts": "GRADVIZ_HOSTS must be names such as school.example or *.school.example, with commas between them and "
     "without port, not {given!r}.",
     "server-ingest": "GRADVIZ_INGEST_TOKEN must have 16 to 200 characters, letters, figures and signs without spaces.",
+    # cells
+    "cell-name": "A cell's name has 1 to 40 small letters a–z, digits and hyphens, and begins and ends with none of the last; "
+    "{given!r} is not one.",
+    "cell-slots": "--slots must be 1…{most}, not {given}.",
+    "cell-pin": "--pin must have 4 to 64 letters (a–z, A–Z), digits, hyphens, dots and underscores.",
+    "cell-there": "There is a cell {name} already ({file}); nothing was changed.",
+    "cell-at": "--at must be the entrance's address, such as http://127.0.0.1:8501, not {given!r}.",
+    "cell-none": "There is no cell in {folder}.",
+    "cell-silent": "does not answer: {reason}",
+    "cell-status": "does not answer: the entrance says {status}",
+    "cell-strange": "something else answers there",
     # serve: runs that are brought from other machines
     "inbox-off": "This server takes no runs from other machines: whoever runs it sets GRADVIZ_INGEST_TOKEN for that.",
     "inbox-token": "This address takes watched runs from whoever has this server's GRADVIZ_INGEST_TOKEN.",

@@ -60,15 +60,20 @@ def check(config: RunConfig, limits: Limits) -> None:
 
 def check_disk(folder: Path, limits: Limits) -> None:
     """Raises Refused if the folder of runs has all that it may, or the disk nearly nothing left."""
-    try:
-        used = sum(path.stat().st_size for path in folder.glob("runs*"))
-        free = shutil.disk_usage(folder).free
-    except OSError:
+    if not (disk := disk_bytes(folder)):
         return  # the store says itself what is wrong with it
-    if used >= limits.disk * 1e9:
+    if disk["runs"] >= limits.disk * 1e9:
         raise Refused("disk", say("limit-disk", most=limits.disk))
-    if free < limits.free_disk:
+    if disk["free"] < limits.free_disk:
         raise Refused("disk", say("short-disk"))
+
+
+def disk_bytes(folder: Path) -> dict[str, int]:
+    """Of the database of runs, and free where it lies; `{}` if the folder cannot be read."""
+    try:
+        return {"runs": sum(path.stat().st_size for path in folder.glob("runs*")), "free": shutil.disk_usage(folder).free}
+    except OSError:
+        return {}
 
 
 def check_memory(config: RunConfig, left: float | None, passing: Iterable[RunConfig] = ()) -> None:

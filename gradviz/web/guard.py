@@ -62,13 +62,15 @@ class Guard:
         base: str = "",
         get_person: Callable[[str | None], str] = lambda _: "",
         uploads: str = "",
+        sockets: Sockets | None = None,
     ):
         """`get_names()`: what the server may be called beside what the machine calls itself; see hosts.py. `base`: what
         every path begins with, such as /gradviz. `get_person(cookie)`: whose it is, or empty.
-        `uploads`: how the paths begin that take content, and look after it themselves; empty, none does."""
+        `uploads`: how the paths begin that take content, and look after it themselves; empty, none does. `sockets`: of the
+        websockets, for who wants to know how many are open."""
         self._app = app
         self._own, self._get_names, self._base = hosts.own_names(), get_names, base
-        self._get_person, self._sockets = get_person, Sockets(clock)
+        self._get_person, self._sockets = get_person, sockets or Sockets(clock)
         self._uploads = base + uploads if uploads else ""
         self._requests = Pace(burst, rate, clock)  # by address
 

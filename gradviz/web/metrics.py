@@ -25,9 +25,12 @@ class Metrics:
         clock: Callable[[], float] = time.monotonic,
         memory: Callable[[], Mapping[str, int]] = lambda: resident_memory(),
         computers: Callable[[], Mapping[str, int]] | None = None,
+        pages: Callable[[], int] | None = None,
+        disk: Callable[[], Mapping[str, int]] | None = None,
     ):
-        """`computers()`: of a cluster, by state."""
+        """`computers()`: of a cluster, by state. `pages()`: open in browsers. `disk()`: bytes, by what they are of."""
         self._statistics, self._clock, self._memory, self._computers = statistics, clock, memory, computers
+        self._pages, self._disk = pages, disk
         # (when, steps so far) of the scrapes of about the last half minute
         self.seen: deque[tuple[float, int]] = deque([(clock(), statistics().steps)])
         self._lock = threading.Lock()
@@ -46,6 +49,8 @@ class Metrics:
             _family("worker_crashes_total", "counter", "Worker processes that the system ended.", None, {"": now.crashes}),
             _family("resident_memory_bytes", "gauge", "Memory in use.", "process", self._memory()),
             "" if there is None else _family("computers", "gauge", "Computers of the cluster.", "state", there),
+            "" if not self._pages else _family("pages_open", "gauge", "Pages open in browsers.", None, {"": self._pages()}),
+            "" if not self._disk else _family("disk_bytes", "gauge", "Of kept runs, and free beside them.", "of", self._disk()),
             _family("start_time_seconds", "gauge", "When the server began, Unix time.", None, {"": now.started}),
         ])  # fmt: skip
 

@@ -29,7 +29,13 @@ class Sockets:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._open: Counter[tuple[str, str]] = Counter()
+        self._all = 0
         self._new, self._any, self._whole = ([Pace(*pace, clock) for pace in paces] for paces in (_NEW, _ANY, _WHOLE))
+
+    @property
+    def open(self) -> int:
+        """How many are open; to be asked from any thread."""
+        return self._all
 
     @contextmanager
     def one(self, person: str, address: str) -> Iterator[bool]:
@@ -39,9 +45,11 @@ class Sockets:
         may = may and all(pace.allows(who) for pace, who in _of(self._new, person, address))
         held = [mine, there] if may else []
         self._open.update(held)
+        self._all += may
         try:
             yield may
         finally:
+            self._all -= may
             self._open -= Counter(held)
 
     async def heard(self, person: str, address: str, whole: bool) -> None:

@@ -49,9 +49,17 @@ def test_the_figures_of_the_manager_arrive_under_their_names():
     assert found["gradviz_start_time_seconds"] == 1.7e9
 
 
+def test_pages_computers_and_disk_are_there_where_somebody_counts_them():
+    counted = Metrics(some, memory=dict, computers=lambda: {"ready": 2}, pages=lambda: 28, disk=lambda: {"runs": 5, "free": 7})
+    found = read(counted())
+    assert found["gradviz_pages_open"] == 28 and found['gradviz_computers{state="ready"}'] == 2
+    assert (found['gradviz_disk_bytes{of="runs"}'], found['gradviz_disk_bytes{of="free"}']) == (5, 7)
+    assert not any("pages" in name or "disk" in name for name in read(Metrics(some, memory=dict)()))
+
+
 def test_steps_per_second_are_those_of_the_last_half_minute_however_often_somebody_asks():
     now, steps = 0.0, 0
-    metrics = Metrics(lambda: some(steps), clock=lambda: now)
+    metrics = Metrics(lambda: some(steps), clock=lambda: now, memory=dict)
     for tenth in range(1, 1001):  # 10 steps a second for a minute, then 50
         now = tenth / 10
         steps += 1 if now <= 60 else 5

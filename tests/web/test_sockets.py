@@ -38,6 +38,8 @@ def test_a_person_and_an_address_hold_so_many_websockets_and_no_more_and_others_
         rest = OPEN_THERE - OPEN_GUESTS - OPEN - 1
         assert sum(_holds(sockets, held, f"person {n}", HERE, 1) for n in range(2 * rest)) == rest
         assert _holds(sockets, held, "c", HERE, 1) == 0 and _holds(sockets, held, "c", THERE, 1) == 1
+        assert sockets.open == OPEN_THERE + 1
+    assert sockets.open == 0
     clock.now += 60
     with sockets.one("a", HERE) as may:
         assert may  # what was closed is free again

@@ -155,8 +155,7 @@ def _diagnosis(run_id: str) -> None:
     if (run := manager.get(run_id)) is None:
         return
     diagnosis = diagnose(run)
-    verdict = _(str(diagnosis.verdict)).capitalize()
-    st.markdown(_("**{verdict}.** {sentence}").format(verdict=verdict, sentence=diagnosis.sentence))
+    st.markdown(diagnosis.sentence)
     for line in diagnosis.advice:
         st.markdown(as_text(str(line)))
     for title, lines in sections(diagnosis):

@@ -220,6 +220,7 @@ def test_the_next_experiment_of_the_diagnosis_moves_the_controls(page_server):
     page.session_state["diagnosis"] = True
     page.run()
     assert not page.exception and "next" in keys(page)
+    assert [block.value.count("anishing") for block in page.markdown if "anishing:" in block.value] == [1]
     before = dict(page.query_params)
     page.button(key="next").click().run()
     assert not page.exception and dict(page.query_params) != before

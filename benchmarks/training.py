@@ -9,6 +9,8 @@ turns. 1.00 is the loop's own speed. The first 50 steps are left out: the Anatom
 and what they add over a run is measured in benchmarks/recording.py. First everybody trains with one thread; then the loops
 with one per core, PyTorch's default, and the app as it does unasked, with as many as cores are free (`--free`: only this).
 While a loop trains the page stays open, with its run paused: it takes next to nothing then, and all cores are the loop's.
+In a further turn the bare loop with all cores trains beside a page that is live too, of a run of made-up records
+(benchmarks/replay.py): then the browser takes as much of the cores from the loop as it takes from the app.
 """
 
 from __future__ import annotations
@@ -23,13 +25,15 @@ import sys
 import time
 import urllib.request
 from collections.abc import Mapping
+from contextlib import ExitStack
 from types import MappingProxyType
 
-from benchmarks.common import ROOT, chromium, load_data, middle, relu_shortcut, running_app, table
+from benchmarks.common import ROOT, chromium, live_page, load_data, middle, relu_shortcut, running_app, table
 from benchmarks.loops import ARMS, BATCH
 from gradviz import machine
 
 _ALL_CORES = (12, 60)  # blocks
+_BESIDE = "bare beside a live page"
 
 
 def header(server, run_id: str) -> dict:
@@ -70,7 +74,16 @@ class Loop:
         self._process.wait()
 
 
-def compare(server, browser, threads: int, blocks: int, arms: tuple[str, ...], rounds: int, seconds: float) -> list[str]:
+def switch(page, to: str) -> None:
+    """Presses Pause or Resume and waits until the other is there."""
+    page.get_by_role("button", name=to).click()
+    page.get_by_role("button", name={"Pause": "Resume", "Resume": "Pause"}[to]).wait_for()
+
+
+def compare(
+    server, browser, threads: int, blocks: int, arms: tuple[str, ...], rounds: int, seconds: float, replayed=None
+) -> list[str]:
+    """`replayed`: a server of made-up records, for the last column; without, there is none."""
     config = relu_shortcut(blocks, BATCH)
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(120_000)
@@ -79,8 +92,11 @@ def compare(server, browser, threads: int, blocks: int, arms: tuple[str, ...], r
     page.get_by_role("button", name="Pause").wait_for()
     loops = {arm: Loop(arm, blocks, threads) for arm in arms}
     ready = {arm: loop for arm, loop in loops.items() if loop.said == "ready"}
-    ratios: dict[str, list[float]] = {arm: [] for arm in arms}
-    speeds = []
+    ratios: dict[str, list[float]] = {arm: [] for arm in (*arms, _BESIDE)}
+    speeds: list[float] = []
+    if replayed:
+        other, _config = live_page(browser, replayed, blocks)
+        switch(other, "Pause")
     while header(server, config.id)["steps"] <= 50:
         time.sleep(0.5)
     for _ in range(rounds):
@@ -89,18 +105,24 @@ def compare(server, browser, threads: int, blocks: int, arms: tuple[str, ...], r
         page.wait_for_timeout(1000 * seconds)
         more, end = next_step(server, config.id)
         live = (more - steps) / (end - begin)
-        page.get_by_role("button", name="Pause").click()
-        page.get_by_role("button", name="Resume").wait_for()
+        switch(page, "Pause")
         page.wait_for_timeout(500)
         for arm, loop in ready.items():
             ratios[arm].append(live / loop.speed(seconds))
-        page.get_by_role("button", name="Resume").click()
-        page.get_by_role("button", name="Pause").wait_for()
+        if replayed:
+            switch(other, "Resume")
+            ratios[_BESIDE].append(live / ready["bare"].speed(seconds))
+            switch(other, "Pause")
+        switch(page, "Resume")
         speeds.append(live)
     for loop in ready.values():
         loop.close()
     page.get_by_role("button", name="Stop").click()
     page.close()
+    if replayed:
+        other.get_by_role("button", name="Stop").click()
+        other.close()
+        arms = (*arms, _BESIDE)
     cells = [middle(ratios[arm]) if ratios[arm] else loops[arm].said for arm in arms]
     return [str(blocks), f"{statistics.median(speeds):.1f}", *cells]
 
@@ -111,19 +133,20 @@ def measure(quick: bool, blocks=(0, 12, 60, 200), rounds=5, seconds=6.0, arms=AR
     if load_data().name != "mnist":
         arms = tuple(arm for arm in arms if arm != "dataloader")  # the article's way needs the article's files
 
-    def part(threads: int, depths, **settings: str | None) -> str:
-        rows = []
-        with running_app(**settings) as server, chromium() as browser:
+    def part(threads: int, depths, beside: bool = False, **settings: str | None) -> str:
+        rows, shown = [], (*arms, _BESIDE) if beside else arms
+        with running_app(**settings) as server, chromium() as browser, ExitStack() as stack:
+            replayed = stack.enter_context(running_app("benchmarks.replay", GRADVIZ_TRAIN_IN="thread")) if beside else None
             for depth in depths:
-                rows.append(compare(server, browser, threads, depth, arms, rounds, seconds))
+                rows.append(compare(server, browser, threads, depth, arms, rounds, seconds, replayed))
                 print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
-        return table(["blocks", "app, steps/s", *(f"against {arm}" for arm in arms)], rows)
+        return table(["blocks", "app, steps/s", *(f"against {arm}" for arm in shown)], rows)
 
     text = "" if only_free else "One thread each:\n\n" + part(1, blocks)
     cores, some = int(machine.cores()), [depth for depth in blocks if depth in _ALL_CORES]
     if cores > 1 and some:
         text += f"\nThe app with as many threads as cores are free, the loops with {cores}:\n\n"
-        text += part(cores, some, GRADVIZ_TRAIN_IN="process", GRADVIZ_THREADS=None)
+        text += part(cores, some, "bare" in arms, GRADVIZ_TRAIN_IN="process", GRADVIZ_THREADS=None)
     return text.strip()
 
 

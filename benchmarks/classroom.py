@@ -4,7 +4,7 @@
     python benchmarks/classroom.py --configs 2 --stay       # two runs train, everybody looks on and nobody reloads
     python benchmarks/classroom.py --viewers 100 --chaos    # and the server is killed in the middle
     python benchmarks/classroom.py --hostile                # and one more client does all it can against the others
-    python benchmarks/classroom.py --url http://127.0.0.1:8501   # a server that runs already: no baseline, no kill
+    python benchmarks/classroom.py --url http://127.0.0.1:8501   # one that runs already, or a cell: no baseline, no kill
 
 Every viewer does what a browser does: loads the page and its scripts, opens Streamlit's websocket, presses Start, and asks
 the live route as feed.js does; now and then it reloads, wanders to another page, or (--chaos) is closed. The server gets
@@ -82,8 +82,10 @@ class Tally:
 class Http:
     """One connection that is kept open; opened again when the server closed it. It keeps the cookies that it is given."""
 
-    def __init__(self, host: str, port: int):
-        self._place, self._streams = (host, port), None
+    def __init__(self, url: str):
+        """`url`: of the server, under a path of its own perhaps."""
+        place = urlsplit(url)
+        self._place, self._base, self._streams = (place.hostname, place.port), place.path, None
         self._cookies: dict[str, str] = {}
 
     @property
@@ -106,7 +108,7 @@ class Http:
         if self._streams is None:
             self._streams = await asyncio.open_connection(*self._place)
         reader, writer = self._streams
-        asks = [f"GET {path} HTTP/1.1", f"Host: {self._place[0]}:{self._place[1]}", "Accept-Encoding: gzip"]
+        asks = [f"GET {self._base}{path} HTTP/1.1", f"Host: {self._place[0]}:{self._place[1]}", "Accept-Encoding: gzip"]
         asks += ["Accept: text/html"] * page + [f"Cookie: {self.cookie}"] * bool(self._cookies)
         writer.write("\r\n".join([*asks, "", ""]).encode())
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -231,8 +233,7 @@ class Viewer:
                  patience: tuple[float, float]):  # fmt: skip
         self._url, self.config, self._tally, self._chance = url, config, tally, chance
         self.until, self._patience = until, patience
-        place = urlsplit(url)
-        self._http = Http(place.hostname, place.port)
+        self._http = Http(url)
         self._scripts: set[str] = set()  # in the browser's cache
         self.run: str | None = None
 
@@ -373,8 +374,7 @@ def usage(pid: int) -> tuple[float, float, int, float]:
 
 
 async def figures(url: str) -> dict[str, float]:
-    place = urlsplit(url)
-    http = Http(place.hostname, place.port)
+    http = Http(url)
     text = (await http.get("/metrics"))[1].decode()
     http.close()
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if not line.startswith("#")}
@@ -382,8 +382,8 @@ async def figures(url: str) -> dict[str, float]:
 
 async def work(url: str, runs: dict[str, str]) -> dict[str, tuple[int, float, str]]:
     """Steps, milliseconds per step and status of each run now."""
-    place, found = urlsplit(url), {}
-    http = Http(place.hostname, place.port)
+    found = {}
+    http = Http(url)
     for config, run in runs.items():
         status, body, _ = await http.get(f"/api/runs/{run}?since=999999999&stride=1")
         if status == 200:
@@ -395,8 +395,8 @@ async def work(url: str, runs: dict[str, str]) -> dict[str, tuple[int, float, st
 
 async def kept(url: str, runs: Iterable[str]) -> dict[str, tuple[float, int, str]]:
     """When it was created, steps and status of each run now."""
-    place, found = urlsplit(url), {}
-    http = Http(place.hostname, place.port)
+    found = {}
+    http = Http(url)
     for run in list(runs):
         status, body, _ = await http.get(f"/api/runs/{run}")
         if status == 200:
@@ -461,8 +461,7 @@ async def play(options: argparse.Namespace, url: str, server: Server | None, bas
             await asyncio.sleep(1)
 
     async def rubbish() -> None:
-        place = urlsplit(url)
-        http = Http(place.hostname, place.port)
+        http = Http(url)
         for number in range(200):
             await asyncio.sleep(seconds / 220)
             with contextlib.suppress(*BROKEN):

@@ -200,3 +200,46 @@ def test_every_variable_of_a_cell_and_of_the_files_of_deploy_is_one_that_somebod
     read = (ROOT / "gradviz" / "settings.py").read_text(encoding="utf-8")
     elsewhere = {"STREAMLIT_SERVER_BASE_URL_PATH", "FORWARDED_ALLOW_IPS", "RAY_AUTH_TOKEN"}  # Streamlit, uvicorn, Ray
     assert len(named) >= 7 and {name for name in named if f'"{name}"' not in read} <= elsewhere
+
+
+def kubernetes(name: str) -> dict[str, dict]:
+    documents = yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / name).read_text(encoding="utf-8"))
+    return {document["kind"]: document for document in documents}
+
+
+def test_kubernetes_begins_the_same_programs_with_the_same_settings(tmp_path):
+    made(tmp_path, "class-07")
+    cell, cluster = kubernetes("cell.yaml"), kubernetes("cluster.yaml")["RayCluster"]["spec"]
+    (server,) = cell["Deployment"]["spec"]["template"]["spec"]["containers"]
+    assert server["command"] == [word.replace("$$", "$") for word in compose("compose.cell.yaml")["services"]["cell"]["command"]]
+    assert [source["secretRef"]["name"] for source in server["envFrom"]] == ["cells", "cell-class-07"]
+    services = compose("compose.cluster.yaml")["services"]
+    head = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
+    (node,) = cluster["workerGroupSpecs"][0]["template"]["spec"]["containers"]
+    assert head["command"] == services["head"]["command"] and node["command"][:5] == services["node"]["command"][:5]
+    address = f"{cluster['headGroupSpec']['headService']['metadata']['name']}:{head['ports'][0]['containerPort']}"
+    assert address == variables(tmp_path / "_all.env")["GRADVIZ_RAY"]
+    for each in (head, node):  # of the same secret, which has the name in it under which it was written
+        token = next(entry["valueFrom"]["secretKeyRef"] for entry in each["env"] if entry["name"] == "RAY_AUTH_TOKEN")
+        assert token["name"] == "cells" and token["key"] in variables(tmp_path / "_all.env")
+    ray = (ROOT / "requirements-ray.txt").read_text(encoding="utf-8")
+    assert f"ray=={cluster['rayVersion']};" in ray
+
+
+def test_the_ingress_of_a_cell_leads_by_its_path_to_its_own_server_and_its_folder_is_its_own(tmp_path):
+    made(tmp_path, "class-07")
+    cell = kubernetes("cell.yaml")
+    (path,) = cell["Ingress"]["spec"]["rules"][0]["http"]["paths"]
+    base = variables(tmp_path / "class-07.env")["STREAMLIT_SERVER_BASE_URL_PATH"]
+    assert path["path"] == f"/{base}" and path["backend"]["service"]["name"] == cell["Service"]["metadata"]["name"]
+    pod = cell["Deployment"]["spec"]["template"]
+    assert cell["Service"]["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    (server,) = pod["spec"]["containers"]
+    assert {probe["httpGet"]["path"] for probe in (server["readinessProbe"], server["livenessProbe"])} == {
+        f"/{base}/ready", f"/{base}/_stcore/health",
+    }  # fmt: skip
+    assert pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] == cell["PersistentVolumeClaim"]["metadata"]["name"]
+    assert (cell["Deployment"]["spec"]["replicas"], cell["Deployment"]["spec"]["strategy"]) == (1, {"type": "Recreate"})
+    text = (ROOT / "deploy" / "kubernetes" / "cell.yaml").read_text(encoding="utf-8")
+    other = list(yaml.safe_load_all(text.replace("class-07", "class-08")))  # what sed makes of it
+    assert "class-07" not in str(other) and len(other) == len(cell)

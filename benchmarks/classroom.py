@@ -256,7 +256,7 @@ class Viewer:
         if self.run and self._chance.random() < 0.2:  # wanders
             await self._wander(tab, self._chance.choice(PAGES))
             return
-        await self._open(tab, "", urlencode(self.config))
+        await self.open(tab, "", urlencode(self.config))
         began = None
         if wanted := next((label for label in START if label in tab.buttons), None):
             began = time.monotonic()
@@ -268,11 +268,11 @@ class Viewer:
             return
         self.run = found[1]
         until = time.monotonic() + self._chance.uniform(*self._patience)
-        await self._watch(tab, self.run, began if wanted != START[2] else None, until)
+        await self.watch(tab, self.run, began if wanted != START[2] else None, until)
 
     async def _wander(self, tab: Tab, page: str) -> None:
         """Looks at another page for a while, as classroom.js does: the notice, and on the Classroom page all cards."""
-        await self._open(tab, page, "")
+        await self.open(tab, page, "")
         seen, leave = "", min(self.until, time.monotonic() + 5)
         while time.monotonic() < leave:
             if page != "classroom":
@@ -281,7 +281,7 @@ class Viewer:
                 seen = json.loads(body[4 : 4 + struct.unpack_from("<I", body)[0]])["seen"]
             await asyncio.sleep(1)
 
-    async def _open(self, tab: Tab, page: str, query: str) -> None:
+    async def open(self, tab: Tab, page: str, query: str) -> None:
         began = time.monotonic()
         index = await self._get(f"/{page}?{query}", page=True)
         own = [script_url("classroom.js"), script_url("figure.js" if page else "live.js"), plotly_url()]
@@ -292,7 +292,7 @@ class Viewer:
         await tab.open(page, query, self._http.cookie)
         self._tally.page.append(time.monotonic() - began)
 
-    async def _watch(self, tab: Tab, run: str, began: float | None, until: float) -> None:
+    async def watch(self, tab: Tab, run: str, began: float | None, until: float) -> None:
         """As feed.js does: often at first, then once a second, only what is new."""
         opened, since, stride, status, noticed = time.monotonic(), 0, 0, None, 0.0
         while time.monotonic() < min(until, self.until):

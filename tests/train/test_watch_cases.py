@@ -345,6 +345,22 @@ def test_a_compiled_net_is_not_broken_into_pieces_and_says_what_cannot_be_seen(t
     assert run.layers == ("first", "second", "last")
 
 
+@pytest.mark.parametrize("factor", [0.0, -1.0], ids=["half of it cleared", "nothing that its length would tell"])
+def test_a_gradient_that_is_changed_where_torch_does_not_see_it_is_measured_as_the_optimiser_gets_it(factor, tmp_path):
+    """Through `.data`, as older programs clamp theirs: the tensor's version stays."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))
+    run, optimizer = watched(model, tmp_path)
+    loss_on(features())(model).backward()
+    gradient = model[0].weight.grad
+    assert gradient.ne(0).all()
+    gradient.data[::2] *= factor
+    optimizer.step()
+    run.close()
+    assert row(run, "treated_grad_rms")["0"] == pytest.approx(rms(gradient), rel=1e-6)
+    assert row(run, "zero_share")["0"] == 0 and row(run, "still_share")["0"] == 0  # of those that had a gradient all moved
+
+
 def test_updates_too_small_to_change_a_bfloat16_weight_count_as_0_and_its_entries_as_still(tmp_path):
     torch.manual_seed(0)
     model = Mlp().bfloat16()

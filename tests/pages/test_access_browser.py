@@ -18,6 +18,7 @@ from gradviz.record.run import Status
 
 PIN = "secret-4711"
 ENDED = RunConfig(activation="sigmoid", blocks=3, batch_size=8, steps=20, dataset="digits")
+SHOWN = LESSONS["float32"].configs("digits")
 DIVERGED = RunConfig(activation="relu", blocks=2, batch_size=8, steps=20, dataset="digits")
 LIVE = "?activation=relu&shortcut=on&blocks=2&batch_size=8&dataset=digits&steps=100000&treatment=clip-norm"
 
@@ -28,7 +29,7 @@ def site(serve_runs) -> Server:
     diverged = finished_run(DIVERGED)
     diverged.status = Status.DIVERGED
     return serve_runs(
-        finished_run(ENDED), diverged, *map(finished_run, LESSONS["float32"].configs("digits")), GRADVIZ_PIN=PIN
+        finished_run(ENDED), diverged, *map(finished_run, SHOWN), GRADVIZ_PIN=PIN
     )  # fmt: skip
 
 
@@ -55,12 +56,21 @@ def test_an_empty_page_has_nothing_that_axe_complains_of(reader, server, address
 
 
 @pytest.mark.parametrize("address", [
-    "", "?blocks=many", f"?run={ENDED.id}", f"?run={DIVERGED.id}", f"compare?runs={ENDED.id},{DIVERGED.id}",
+    "", "?blocks=many", f"?run={ENDED.id}", f"?run={DIVERGED.id}", f"compare?runs={ENDED.id},{DIVERGED.id},{SHOWN[0].id}",
     "lessons?lesson=float32&dataset=digits", "lessons?lesson=sigmoid-depth&dataset=digits",
     "lessons?lesson=float32&dataset=digits&prediction=20", "classroom", f"classroom?wall={ENDED.id}",
 ])  # fmt: skip
 def test_a_page_with_runs_has_nothing_that_axe_complains_of(go, address):
     check(go(address))
+
+
+def test_what_has_been_chosen_leaves_its_field_wide_enough_to_be_met(go):
+    page, widths = go(f"compare?runs={ENDED.id},{DIVERGED.id},{SHOWN[0].id}"), []
+    for width in range(700, 1300, 6):
+        page.set_viewport_size({"width": width, "height": 800})
+        widths.append(page.locator("[data-testid=stMultiSelect] input").evaluate("e => e.getBoundingClientRect().width"))
+    page.set_viewport_size({"width": 1280, "height": 800})
+    assert min(widths) >= 24
 
 
 def test_every_box_of_the_lab_opened_has_nothing_that_axe_complains_of(go):

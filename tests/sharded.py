@@ -5,6 +5,7 @@ python -m sharded RANK FOLDER
 
 import json
 import sys
+import time
 from collections import OrderedDict
 from contextlib import ExitStack
 from pathlib import Path
@@ -91,9 +92,21 @@ def spread(how: str) -> nn.Module:
     return fully_shard(model)
 
 
+def meeting(rank: int, told: Path) -> dist.TCPStore:
+    """Of two processes; the first has whatever port is free, and writes it into the file `told`."""
+    if rank == 0:
+        store = dist.TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
+        told.with_suffix(".new").write_text(str(store.port))
+        told.with_suffix(".new").rename(told)
+        return store
+    while not told.exists():
+        time.sleep(0.01)
+    return dist.TCPStore("127.0.0.1", int(told.read_text()), 2, is_master=False)
+
+
 def main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    dist.init_process_group("gloo", store=meeting(rank, folder / "port"), rank=rank, world_size=2)
     x, y = features(8)
     mine = slice(4 * rank, 4 * rank + 4)
     for name, (how, *each) in SCENARIOS.items():

@@ -98,12 +98,14 @@ class Shards:
     def _announce(self, net: object, pace: Pace) -> None:
         name = f"gradviz/{zlib.crc32(repr(net).encode()):08x}"
         try:
+            if _kind(_store()) == "FileStore":
+                raise ValueError("a store that keeps all that was ever laid into it")
             turn = _store().add(f"{name}/turns/{self.rank}", 1)  # of nets that are alike, and of one that is watched anew
             self.place = f"{name}/{turn}"
             if self.rank:
                 self._say(self._last.to_bytes())
             self.paced(pace)
-        except Exception:  # without a store nobody hears of anybody
+        except Exception:  # without a store of use nobody hears of anybody
             self.over = True
 
     def join(self, step: int, pace: Pace, sums: Numbers, wholes: Numbers) -> set[tuple[str, int]]:
@@ -116,6 +118,7 @@ class Shards:
         mine = both[at]
         by = np.divide(mine[1, _WEIGHT], mine[1, _UPDATE], out=np.ones(len(self.rows)), where=mine[1, _UPDATE] > 0)
         mine[:, [_UPDATE, _STILL]] *= by  # of a large part only some entries were compared, of a small one all
+        mine[1, _UPDATE] = np.where(mine[1, _UPDATE] > 0, mine[1, _WEIGHT], 0.0)  # k · (n / k) is not always n
         parts: Mapping[int, bytes] = {}
         try:
             stamp = _stamp(self.group)
@@ -189,6 +192,13 @@ class Shards:
 def _store() -> Any:
     """Asked for each time: one that is held would keep its port from the next training of this process."""
     return torch.distributed.distributed_c10d._get_default_store()
+
+
+def _kind(store: Any) -> str:
+    """Of what lies beneath the prefixes."""
+    while beneath := getattr(store, "underlying_store", None):
+        store = beneath
+    return type(store).__name__
 
 
 def _stamp(group: Any) -> int:

@@ -4,14 +4,20 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from sharded import SCENARIOS, STEPS, net, train
+from torch.distributed.fsdp import fully_shard
 from watched_nets import assert_near, features
 
 import gradviz
 from gradviz.record.spool import read_spool
 from gradviz.record.watched import MEASURED
+from gradviz.train.pace import Pace
+from gradviz.train.shards import Shards
 
 OF_WEIGHTS = ("weight_grad_rms", "treated_grad_rms", "weight_rms", "update_ratio", "zero_share", "still_share")
 pytestmark = pytest.mark.timeout(300)  # the first test waits for the two processes
@@ -114,3 +120,24 @@ def test_the_first_process_may_be_gone_or_never_have_watched_and_nobody_waits(to
     assert the_run(together, "first closes").history.steps == 2
     assert not (together[0] / "second alone").exists()
     assert set(MEASURED) >= set(OF_WEIGHTS)
+
+
+@pytest.mark.parametrize(("entries", "compared"), [(4_266_089, 2_133_044), (4_323_915, 2_161_957), (8_000_000, 4_000_000)])
+def test_a_weight_of_which_some_entries_were_compared_is_whole_however_its_size_is_divided(entries, compared):
+    group = SimpleNamespace(_get_sequence_number_for_group=lambda: 0)
+    update = MEASURED.index("update_ratio")
+    sums, wholes = np.ones((len(MEASURED), 1)), np.full((len(MEASURED), 1), float(entries))
+    wholes[update] = compared
+    missing = Shards(0, [0], np.array([float(entries)]), [[0]], group, 1).join(0, Pace(1), sums, wholes)
+    assert missing == set() and wholes[update, 0] == entries and sums[update, 0] == pytest.approx(entries / compared)
+
+
+def test_processes_that_met_in_a_file_lay_nothing_into_it(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/met", rank=0, world_size=1)
+    try:
+        model = torch.nn.Linear(4, 4)
+        fully_shard(model, mesh=torch.distributed.init_device_mesh("cpu", (1,)))
+        shards = Shards.of(model, Pace(1))
+        assert shards is not None and shards.over and shards.place == ""
+    finally:
+        torch.distributed.destroy_process_group()

@@ -32,7 +32,7 @@ from gradviz.ui.language import fragment, write_address
 from gradviz.ui.server import server
 from gradviz.web.download import download_button
 from gradviz.web.figure import figure_panel
-from gradviz.words import N_, as_text
+from gradviz.words import N_, as_text, power
 from gradviz.words import gettext as _
 
 MOST, CHOSEN = 8, "compare_runs"
@@ -123,7 +123,7 @@ def pictures(runs: dict) -> None:
     limits = second.selectbox(
         _("Colour range of all"), ranges if described(quantity).linear else (*ranges, FIT), key="compare_range",
         format_func=lambda ends: _("fitted to these runs") if ends == FIT else
-        " … ".join(described(quantity).tick(end, "10^{}") for end in ends),
+        " … ".join(f"{end:g}" if described(quantity).linear else power(end) for end in ends),
     )  # fmt: skip
     when = third.segmented_control(
         _("Profile at"), [N_("start"), N_("end")], default="start", key="compare_when", format_func=lambda word: _(word),

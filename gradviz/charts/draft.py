@@ -56,22 +56,26 @@ class Draft:
         source = "data:image/png;base64," + b64encode(file.getvalue()).decode()
         self.traces.append({"type": "image", "source": source, "x0": 0, "y0": 0.5 + trace["dy"] / 2, "zsmooth": False, **trace})
 
-    def turned(self, recipe: Recipe, colour: str = INK, axis: str = "", last: float = math.inf) -> None:
+    def turned(self, recipe: Recipe, colour: str = INK, axis: str = "", last: float = math.inf, narrow: bool = False) -> None:
         """A line right before each step at which something was turned, its word at the top, and on hover the sentence.
 
-        `axis`: which of several step axes ("", "2", …); `last`: where it ends.
+        `axis`: which of several step axes ("", "2", …); `last`: where it ends. `narrow`: there is no room for a word, and the
+        sentence alone says what it was.
         """
-        across, up = f"x{axis}", f"y{axis} domain"
+        at, half = {"xref": f"x{axis}", "yref": f"y{axis} domain"}, last / 2
         turns = [turn for turn in turns_of(recipe) if turn.step <= last]
+        lines = 0  # of words so far: in a narrow chart they would lie on each other
         for step, several in groupby(turns, key=lambda turn: turn.step):
-            same, at = list(several), {"xref": across, "yref": up}
+            same, side = list(several), "left" if step <= half else "right"
             mark = {"type": "line", "x0": step - 0.5, "x1": step - 0.5, "y0": 0, "y1": 1, **at}
             self.layout.setdefault("shapes", []).append(mark | {"line": {"color": colour, "width": 1.5, "dash": "dot"}})
             self.layout.setdefault("annotations", []).append({
-                "x": step - 0.5, "y": 1, "xanchor": "left", "yanchor": "top", "showarrow": False, "align": "left", **at,
-                "text": "<br>".join(turn.mark for turn in same), "hovertext": "<br>".join(str(turn.sentence) for turn in same),
-                "font": {"size": 11, "color": colour},
+                "text": "▾" if narrow else "<br>".join(turn.mark for turn in same),
+                "hovertext": "<br>".join(str(turn.sentence) for turn in same), "font": {"size": 11, "color": colour},
+                "x": step - 0.5, "xanchor": "center" if narrow else side, "align": side, "showarrow": False,
+                "y": 1, "yanchor": "top", "yshift": 0 if narrow else -13 * (lines % 8), **at,
             })  # fmt: skip
+            lines += len(same)
 
     def colour_bar(
         self, title: str, limits: tuple[float, float], colours: Sequence[str], length: float = 1, **ticks: object

@@ -201,7 +201,7 @@ def heatmaps_figure(runs: Mapping[str, Run[Recipe]], quantity: str, limits: tupl
             "range": [0.5, len(run.recipe.layout) + 0.5], "showgrid": False,  # the input at the bottom, as in the Lab
             "title": {"text": "" if place % columns else _("layer")}, **_STRETCHED,
         }  # fmt: skip
-        figure.turned(run.recipe, "#ffffff", axis, run.history.steps)
+        figure.turned(run.recipe, "#ffffff", axis, run.history.steps, narrow=len(runs) > 1)
         figure.layout["annotations"].append({
             "text": name, "x": left + wide / 2, "y": top, "xref": "paper", "yref": "paper", "xanchor": "center",
             "yanchor": "bottom", "showarrow": False, "font": {"size": 13},

@@ -147,7 +147,9 @@ def told(named: Mapping[str, Run[Any]]) -> tuple[list[dict[str, Any]], str, str]
 
 
 def shown(value: object) -> str:
-    """A setting in the table: a switch in the reader's language, all else by its word."""
+    """A setting in the table: switches and changes in the reader's language, all else by its word."""
+    if isinstance(value, tuple):
+        return setting_text("changes", value)
     return (_("on") if value else _("off")) if isinstance(value, bool) else to_word(value)
 
 

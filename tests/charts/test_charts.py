@@ -215,3 +215,13 @@ def test_what_was_turned_is_a_line_at_its_step_with_its_word_and_none_comes_befo
         (label,) = [note for note in figure.layout.annotations if note.hovertext]
         assert (line.x0, line.x1, label.x) == (2.5, 2.5, 2.5) and label.text == "optimizer sgd<br>lr 0.1"
         assert "At step 3 the learning rate became 0.1." in label.hovertext
+
+
+def test_words_of_what_was_turned_stand_below_each_other_and_those_of_the_right_half_before_their_line():
+    run = run_of(np.ones(7), losses=(2.3,) * 12, changes="1:optimizer=sgd,1:lr=0.1,3:lr=0.01,9:lr=0.001")
+    notes = [note for note in charts.loss_figure({"a": run}).layout.annotations if note.hovertext]
+    assert [(note.x, note.xanchor) for note in notes] == [(0.5, "left"), (2.5, "left"), (8.5, "right")]
+    tops = [-note.yshift for note in notes]
+    both = charts.heatmaps_figure({"a": run, "b": run}, "weight_grad_rms", RANGE).layout.annotations  # too narrow for words
+    assert [(note.text, note.hovertext) for note in both if note.hovertext] == [("▾", note.hovertext) for note in notes] * 2
+    assert tops[0] == 0 and tops[1] - tops[0] >= 2 * 11 and tops[2] - tops[1] >= 11  # of 11 pixels a line

@@ -17,8 +17,8 @@ from gradviz.lenet.lessons.catalogue import LESSONS
 
 SECONDS = 1000  # Playwright counts in milliseconds
 QUICK = "blocks=1&activation=relu&batch_size=8&steps=6&dataset=digits"
-# The title and the layers of somebody's own net, and changes as a link has them.
-OWN = re.compile(r"A \*ResNet\* of mine|\bblocks\.\d\.conv\d|\b\d+:(lr|optimizer)=[\w.]+")
+# The title and the layers of somebody's own net.
+OWN = re.compile(r"A \*ResNet\* of mine|\bblocks\.\d\.conv\d")
 CHINESE = re.compile("[\u4e00-\u9fff]")
 
 

@@ -95,7 +95,7 @@ def test_compare_sets_it_beside_a_lenet_over_relative_depth_and_beside_its_like_
     page.selectbox(key="compare_quantity").select("still_share").run()
     page.selectbox(key="compare_quantity").select("signal_rms").run()
     box = page.selectbox(key="compare_range")
-    assert box.options[0] == "10^-8 … 10^2" and box.options[-1] == "fitted to these runs"
+    assert box.options[0] == "10⁻⁸ … 10²" and box.options[-1] == "fitted to these runs"
     box.select("fit").run()
     page.segmented_control(key="compare_when").set_value("end").run()
     assert not page.exception and "no layer of the same name" not in text(page)

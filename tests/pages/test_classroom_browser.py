@@ -58,11 +58,11 @@ def test_a_student_starts_and_the_teacher_sees_it_shows_it_to_all_and_locks_the_
         grown = int(card.get_attribute("data-steps"))
         teacher.wait_for_function(f"Number(document.querySelector('.gvc-card').dataset.steps) > {grown}")
         assert card.locator("polyline").count() >= 1
-        assert teacher.evaluate("""() => {
+        teacher.wait_for_function("""() => {
             const heat = document.querySelector('.gvc-heat');
             const data = heat.getContext('2d').getImageData(0, 0, heat.width, heat.height).data;
-            return new Set(new Uint32Array(data.buffer)).size;
-        }""") > 4
+            return new Set(new Uint32Array(data.buffer)).size > 4;
+        }""")
 
         # Whoever has no PIN may look, and sends the teacher's words in vain.
         assert card.get_by_role("button").all_inner_texts() == ["Open", "Large"]

@@ -377,6 +377,14 @@ def test_an_announced_lesson_stands_on_every_page_until_it_is_taken_back(pin, pa
     assert "points to a lesson" not in text(in_shell("lab"))
 
 
+def test_a_page_that_is_drawn_again_leaves_what_is_being_typed_as_a_name(page_server):
+    page = in_shell("lab", **SMALL.to_query())
+    page.run()
+    assert not page.text_input(key="class_name_field").proto.set_value  # else the browser takes it for the field's text
+    page.text_input(key="class_name_field").set_value("  Ann ").run()
+    assert page.text_input(key="class_name_field").proto.set_value and page.text_input(key="class_name_field").value == "Ann"
+
+
 def test_the_name_of_the_session_goes_with_the_runs_it_starts_and_joins(page_server):
     first, second = in_shell("lab", **SMALL.to_query()), in_shell("lab", **SMALL.to_query())
     first.text_input(key="class_name_field").set_value("  Ann\u202e ").run()

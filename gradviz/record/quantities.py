@@ -33,9 +33,9 @@ class Quantity:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(np.log10(values))
 
-    def tick(self, place: float, power: str = "10<sup>{}</sup>") -> str:
-        """A place of its scale as the number that stands there; `power`: how a power of ten is written."""
-        return f"{place:g}" if self.linear else power.format(f"{place:g}")
+    def tick(self, place: float) -> str:
+        """A place of its scale as the number that stands there, with HTML."""
+        return f"{place:g}" if self.linear else f"10<sup>{place:g}</sup>"
 
     @property
     def axis(self) -> str:

@@ -82,7 +82,8 @@ def test_compare_offers_it_with_its_ranges(added, page_server):
     page.selectbox(key="compare_quantity").select(added).run()
     assert not page.exception
     low, high = QUANTITIES[added].ranges[0]
-    expected = f"{low:g} … {high:g}" if QUANTITIES[added].linear else f"10^{low:g} … 10^{high:g}"
+    raised = " … ".join("10" + f"{end:g}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")) for end in (low, high))
+    expected = f"{low:g} … {high:g}" if QUANTITIES[added].linear else raised
     assert page.selectbox(key="compare_range").options[0] == expected
     fitted = not QUANTITIES[added].linear  # a share has its whole range
     assert len(page.selectbox(key="compare_range").options) == len(QUANTITIES[added].ranges) + fitted

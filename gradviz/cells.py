@@ -33,6 +33,7 @@ from gradviz.words import language, tag
 
 ALL, COMPOSE = "_all.env", "compose.yaml"
 _NAME = r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?"  # as a computer's name may be, which it becomes
+_TAKEN = "compose"  # its files are all cells'
 _PIN = r"[A-Za-z0-9._-]{4,64}"  # what a shell, Docker and Kubernetes all read as it is written
 _ANSWER = 5.0  # seconds in which a cell answers
 _AT_ONCE = 32  # cells that are asked at the same time
@@ -56,9 +57,9 @@ services:
   cell-{name}:
     extends: {{file: ../deploy/compose.cell.yaml, service: cell}}
     env_file: [_all.env, {name}.env]
-    volumes: ["{name}:/data"]
+    volumes: ["cell-{name}:/data"]
 volumes:
-  {name}:
+  cell-{name}:
 """
 _TOGETHER = """\
 # docker compose -f cells/compose.yaml up --build --detach     `python -m gradviz cell make` adds a line for each cell.
@@ -75,7 +76,7 @@ class CellError(Told, ValueError):
 def make(folder: Path, name: str, slots: int, pin: str | None = None) -> str:
     """Writes the files of another cell and returns its PIN, one of its own if none is given. Overwrites nothing.
     Raises CellError, or OSError."""
-    if not re.fullmatch(_NAME, name, re.ASCII):
+    if not re.fullmatch(_NAME, name, re.ASCII) or name == _TAKEN:
         raise CellError(say("cell-name", given=name[:60]))
     if not 1 <= slots <= MOST_SLOTS:
         raise CellError(say("cell-slots", most=MOST_SLOTS, given=slots))
@@ -86,14 +87,31 @@ def make(folder: Path, name: str, slots: int, pin: str | None = None) -> str:
     for path, content in ((folder / ALL, _OF_ALL.format(token=secrets.token_hex())), (folder / COMPOSE, _TOGETHER)):
         if not path.exists():
             _write(path, content)
+    together = _with((folder / COMPOSE).read_text(encoding="utf-8"), f"  - {name}.yaml\n")
     try:
         _write(folder / f"{name}.env", _OF_ONE.format(name=name, pin=pin, slots=slots))
     except FileExistsError:
         raise CellError(say("cell-there", name=name, file=folder / f"{name}.env")) from None
     _write(folder / f"{name}.yaml", _SERVICES.format(name=name))
-    with (folder / COMPOSE).open("a", encoding="utf-8") as file:
-        file.write(f"  - {name}.yaml\n")
+    (folder / f"{COMPOSE}.new").unlink(missing_ok=True)
+    _write(folder / f"{COMPOSE}.new", together)
+    os.replace(folder / f"{COMPOSE}.new", folder / COMPOSE)
     return pin
+
+
+def _with(text: str, line: str) -> str:
+    """`text` with another line at the end of its list `include`, whatever else somebody has written there. Raises CellError."""
+    lines = text.splitlines(keepends=True)
+    place = next((k for k, each in enumerate(lines) if each.rstrip() == "include:"), None)
+    if place is None:
+        raise CellError(say("cell-include", file=COMPOSE))
+    place += 1
+    while place < len(lines) and re.match(r"\s*(- |#|$)", lines[place]):
+        place += 1
+    while not lines[place - 1].strip():  # before the gap, if there is one
+        place -= 1
+    before = "".join(lines[:place])
+    return before + "\n" * (not before.endswith("\n")) + line + "".join(lines[place:])
 
 
 def _write(path: Path, content: str) -> None:
@@ -233,6 +251,8 @@ def pages(rows: Callable[[], list[list[str]]], port: int) -> HTTPServer:
     Raises OSError."""
 
     class Answer(BaseHTTPRequestHandler):
+        timeout = 2  # seconds; a browser opens connections on which it says nothing
+
         def do_GET(self) -> None:
             # A foreign page whose name leads here learns nothing.
             if re.sub(r":\d+$", "", self.headers.get("Host", "")) not in ("127.0.0.1", "localhost"):

@@ -243,3 +243,31 @@ def test_the_ingress_of_a_cell_leads_by_its_path_to_its_own_server_and_its_folde
     text = (ROOT / "deploy" / "kubernetes" / "cell.yaml").read_text(encoding="utf-8")
     other = list(yaml.safe_load_all(text.replace("class-07", "class-08")))  # what sed makes of it
     assert "class-07" not in str(other) and len(other) == len(cell)
+
+
+@pytest.mark.parametrize("name", ["7", "true", "null", "sets", "a"])
+def test_a_cell_of_any_name_has_a_disk_of_its_own(name, tmp_path):
+    cells.make(tmp_path / "cells", name, 1)
+    made = yaml.safe_load((tmp_path / "cells" / f"{name}.yaml").read_text())
+    assert made["services"][f"cell-{name}"]["volumes"] == [f"cell-{name}:/data"] and list(made["volumes"]) == [f"cell-{name}"]
+
+
+@pytest.mark.parametrize("written", ["", "\n", "networks:\n  mine:\n", "\n# ours\nservices:\n  more: {image: mine}\n"])
+def test_whatever_somebody_adds_to_the_file_of_all_cells_stays_and_another_cell_joins_the_list(written, tmp_path):
+    cells.make(tmp_path, "one", 1)
+    together = tmp_path / cells.COMPOSE
+    together.write_text(together.read_text().rstrip("\n") + ("\n" + written if written else ""))
+    cells.make(tmp_path, "two", 1)
+    now = yaml.safe_load(together.read_text())
+    assert now["include"] == ["../deploy/compose.cluster.yaml", "one.yaml", "two.yaml"]
+    assert {key: value for key, value in now.items() if key not in ("name", "include")} == (yaml.safe_load(written) or {})
+    assert together.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_of_all_cells_without_their_list_is_left_alone_and_no_cell_is_half_made(tmp_path):
+    (tmp_path / cells.COMPOSE).write_text("services: {}\n")
+    with pytest.raises(cells.CellError, match="include"):
+        cells.make(tmp_path, "one", 1)
+    with pytest.raises(cells.CellError, match="not one"):
+        cells.make(tmp_path, "compose", 1)
+    assert (tmp_path / cells.COMPOSE).read_text() == "services: {}\n" and not list(tmp_path.glob("one*"))

@@ -37,12 +37,10 @@ class Row:
     @property
     def present(self) -> torch.Tensor | None:
         """What the module has in its place now: during a pass FSDP2 puts the whole there."""
-        if (owner := self.owner()) is None:
+        owner = self.owner()
+        if owner is None or self.key not in owner._parameters:  # a scripted module's has no `get`
             return None
-        parameters = owner._parameters
-        if type(parameters) is dict:
-            return parameters.get(self.key)
-        return next((weight for key, weight in parameters.items() if key == self.key), None)  # a scripted module's has no `get`
+        return owner._parameters[self.key]
 
 
 @dataclass

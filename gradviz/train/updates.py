@@ -13,7 +13,7 @@ import torch
 
 from gradviz.record.watched import ABSENT, MEASURED, STILL
 from gradviz.train.eyes import Asked, Eyes
-from gradviz.train.hooks import Collected, Part, Raw, place, plain
+from gradviz.train.hooks import Collected, Part, plain
 from gradviz.train.lengths import Number, bring, memory, nonzero
 from gradviz.train.modules import Row
 from gradviz.train.spread import local
@@ -23,15 +23,10 @@ Table = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 Numbers = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Join = Callable[[Numbers, Numbers], None]
 _SHARES = ("zero_share", STILL)
-_GRADIENT, _TREATED, _SIGNAL, _ACTIVATION, _WEIGHT, _UPDATE, _ZEROS, _STILL = (
-    MEASURED.index(quantity)
-    for quantity in (
-        "weight_grad_rms", "treated_grad_rms", "signal_rms", "activation_rms", "weight_rms", "update_ratio", "zero_share", STILL
-    )
-)  # fmt: skip
+_PLACES = {quantity: place for place, quantity in enumerate(MEASURED)}
 
 
-@dataclass(slots=True)
+@dataclass
 class Moved:
     """Of one row in one step of its optimiser."""
 
@@ -41,7 +36,7 @@ class Moved:
     still: tuple[Number, Number] | None = None  # entries with a gradient that did not move, entries with a gradient
 
 
-@dataclass(slots=True)
+@dataclass
 class _Before:
     k: int
     old: torch.Tensor  # entries of the weight before the step
@@ -78,7 +73,7 @@ class Updates:
 
     def __init__(self, rows: Sequence[Row], mine: Sequence[int], room: Room, eyes: Eyes):
         self._weights = {k: weight for k in mine if (weight := rows[k].weight) is not None}
-        self._rows = [(k, here.detach()) for k, weight in self._weights.items() if plain(here := local(weight))]
+        self._rows = [(k, here) for k, weight in self._weights.items() if plain(here := local(weight))]
         self._room, self._eyes = room, eyes
         self._before: list[_Before] = []
         self.moved: dict[int, Moved] = {}
@@ -90,50 +85,36 @@ class Updates:
             copies.append(None)
             if self._weights[k].requires_grad:
                 entries = _taken(weight, weight)
-                old = self._room.of(k, entries, entries.dtype)
-                self._before.append(_Before(k, old))
-                if entries is weight:
-                    copies[-1] = old
+                self._before.append(_Before(k, self._room.of(k, entries, entries.dtype)))
+                if entries.numel() == weight.numel():
+                    copies[-1] = self._before[-1].old
                 else:
-                    old.copy_(entries)
-        looked = self._eyes.look([weight for _k, weight in self._rows], Asked(False, copies=copies))
+                    self._before[-1].old.copy_(entries)
+        looked = self._eyes.look([weight.detach() for _k, weight in self._rows], Asked(False, copies=copies))
         for (k, weight), length in zip(self._rows, looked.lengths, strict=True):
             self.moved[k] = Moved((length, weight.numel()))
 
     @torch.no_grad()
-    def gradients(self, collected: Sequence[Collected]) -> None:
-        """As the optimiser gets them. `collected`, of all rows: what the backward pass has left."""
-        given: list[_Before] = []
-        gradients: list[torch.Tensor] = []
-        into: list[torch.Tensor | None] = []
+    def gradients(self) -> None:
+        """As the optimiser gets them."""
+        weights, given, into = dict(self._rows), [], []
         for before in self._before:
             gradient = self._weights[before.k].grad
             if gradient is not None and plain(gradient := local(gradient)):
-                given.append(before)
-                gradients.append(gradient.detach() if gradient.requires_grad else gradient)
-                into.append(None)
-                if gradient.layout is torch.strided and not _is_full(collected[before.k].raw, gradient):
+                given.append((before, gradient.detach()))
+                if gradient.layout == torch.strided:
                     before.where = self._room.of(before.k, before.old, torch.bool)
-                    into[-1] = before.where if gradient.stride() == before.where.stride() else None
-        looked = self._eyes.look(gradients, Asked(into=into))
-        for before, gradient, length, pushed in zip(given, gradients, looked.lengths, looked.nonzero, strict=True):
+                alike = before.where is not None and gradient.stride() == before.where.stride()
+                into.append(before.where if alike else None)
+        looked = self._eyes.look([gradient for _before, gradient in given], Asked(into=into))
+        for (before, gradient), length, pushed in zip(given, looked.lengths, looked.nonzero, strict=True):
             self.moved[before.k].treated = length, gradient.numel()
             before.pushed = pushed
-            if pushed is None and gradient.layout is torch.strided:
-                self._count(before, gradient, length, collected[before.k].raw)
+            if pushed is None and before.where is not None:  # of another order in memory, or too large to be compared as a whole
+                entries = torch.empty_like(before.old).copy_(_taken(gradient, weights[before.k]))
+                before.pushed = nonzero(entries, into=before.where)
             if before.where is not None and before.pushed == before.where.numel():
                 before.where = None
-
-    def _count(self, before: _Before, gradient: torch.Tensor, length: Number, raw: Raw | None) -> None:
-        """Of one that was not counted: it was known to have no zeros, is of another order in memory, or too large to be compared
-        as a whole."""
-        if before.where is None and raw and raw.length == length:  # else it was changed where torch does not see it
-            before.pushed = raw.nonzero
-            return
-        weights = dict(self._rows)
-        before.where = self._room.of(before.k, before.old, torch.bool)
-        entries = torch.empty_like(before.old).copy_(_taken(gradient, weights[before.k]))
-        before.pushed = nonzero(entries, into=before.where)
 
     @torch.no_grad()
     def after(self, skipped: bool) -> None:
@@ -150,17 +131,10 @@ class Updates:
         self._before = []
 
 
-def _is_full(raw: Raw | None, gradient: torch.Tensor) -> bool:
-    """Whether it is what the backward pass has left, none of it 0, and to be compared as a whole."""
-    if raw is None or raw.nonzero != raw.entries or raw.entries > MOST:
-        return False
-    return raw.place != (0, 0) and raw.place == place(gradient)
-
-
 def _taken(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Its entries; of a large one every p-th, (n,), in an order that is the same for all tensors `like` that one."""
     if tensor.numel() <= MOST:
-        return tensor.detach() if tensor.requires_grad else tensor
+        return tensor.detach()
     flat = memory(tensor) if tensor.stride() == like.stride() else None
     flat = tensor.detach().reshape(-1) if flat is None or memory(like) is None else flat
     return flat[:: stride(tensor.numel())]
@@ -192,34 +166,30 @@ class Tally:
     """Numbers that may still lie on a device, each with its place in a table; they are brought at once."""
 
     def __init__(self, layers: int):
-        self._layers = layers
+        self._shape = len(MEASURED), layers
         self._places: list[int] = []  # in the flat table
         self._numbers: list[Number] = []
         self._wholes: list[Number] = []
 
-    def take(self, place: int, k: int, number: Number, whole: Number) -> None:
-        """A length, and of how many entries: of several the root mean square comes of it. Or a share, and of how much. `place` is
-        that of the quantity."""
-        self._places.append(place * self._layers + k)
+    def take(self, quantity: str, k: int, number: Number, whole: Number) -> None:
+        """A length, and of how many entries: of several the root mean square comes of it. Or a share, and of how much."""
+        self._places.append(_PLACES[quantity] * self._shape[1] + k)
         self._numbers.append(number)
         self._wholes.append(whole)
 
     def table(self, join: Join | None = None) -> Table:
         """float32 (len(MEASURED), layers)"""
         brought = np.array(bring(self._numbers + self._wholes)).reshape(2, -1)
-        places, shape = np.array(self._places, int), (len(MEASURED), self._layers)
+        places = np.array(self._places, int)
+        shares = np.array([quantity in _SHARES for quantity in MEASURED])[:, None]
+        sums, wholes = (np.zeros(self._shape) for _ in range(2))
         with np.errstate(all="ignore"):
-            shares = np.array([quantity in _SHARES for quantity in MEASURED])
-            squares = np.where(shares[places // max(self._layers, 1)], brought[0], brought[0] * brought[0])
-            sums, wholes = (_summed(each, places, shape) for each in (squares, brought[1]))
+            np.add.at(sums.ravel(), places, brought[0] ** np.where(shares.ravel()[places // max(self._shape[1], 1)], 1, 2))
+            np.add.at(wholes.ravel(), places, brought[1])
             if join:
                 join(sums, wholes)
-            found = np.where(shares[:, None], sums / wholes, np.sqrt(sums) / np.sqrt(wholes))
+            found = np.where(shares, sums / wholes, np.sqrt(sums) / np.sqrt(wholes))
             return np.where(wholes > 0, found, ABSENT).astype(np.float32)
-
-
-def _summed(numbers: Numbers, places: np.ndarray, shape: tuple[int, int]) -> Numbers:
-    return np.bincount(places, numbers, math.prod(shape)).astype(float, copy=False).reshape(shape)
 
 
 def tabled(
@@ -238,33 +208,31 @@ def tabled(
     take = tally.take
     for k, found in enumerate(collected):
         if raw := found.raw:
-            take(_GRADIENT, k, raw.length, raw.entries)
+            take("weight_grad_rms", k, raw.length, raw.entries)
             if raw.nonzero is not None:
-                take(_ZEROS, k, raw.entries - raw.nonzero, raw.entries)
+                take("zero_share", k, raw.entries - raw.nonzero, raw.entries)
         if world and not found.twice:
             for length, entries in found.signals:
-                take(_SIGNAL, k, length, entries)
+                take("signal_rms", k, length, entries)
         for length, entries in found.activations:
-            take(_ACTIVATION, k, length, entries)
+            take("activation_rms", k, length, entries)
         if change := moved.get(k):
-            take(_WEIGHT, k, *change.weight)
+            take("weight_rms", k, *change.weight)
             if change.treated:
-                take(_TREATED, k, *change.treated)
+                take("treated_grad_rms", k, *change.treated)
             if change.change:
-                take(_UPDATE, k, *change.change)
+                take("update_ratio", k, *change.change)
             if change.still:
-                take(_STILL, k, *change.still)
+                take(STILL, k, *change.still)
     table = tally.table(join)
     for k, scale in scales.items():
-        if scale.loss == 1 and scale.left == 1:
-            continue
-        for row, by in ((_GRADIENT, scale.loss), (_SIGNAL, scale.loss), (_TREATED, scale.left)):
-            if by != 1 and table[row, k] >= 0:
-                table[row, k] = np.float32(float(table[row, k]) / by)
+        for name, by in (("weight_grad_rms", scale.loss), ("signal_rms", scale.loss), ("treated_grad_rms", scale.left)):
+            if by != 1 and table[place := MEASURED.index(name), k] >= 0:
+                table[place, k] = np.float32(float(table[place, k]) / by)
     if world > 1:
-        signals = table[_SIGNAL]
+        signals = table[MEASURED.index("signal_rms")]
         signals[signals >= 0] /= world
-    update, weight = table[_UPDATE], table[_WEIGHT]
+    update, weight = table[MEASURED.index("update_ratio")], table[MEASURED.index("weight_rms")]
     known = (update >= 0) | np.isnan(update)
     with np.errstate(all="ignore"):
         update[known] = np.where(weight[known] == 0, ABSENT, update[known] / weight[known])

@@ -73,7 +73,7 @@ class Watcher:
         self._took, self._broke, self._pace, self._world, self._shards = took, broke, pace, world, shards
         self.dead = True  # nothing is measured before all of it stands
         self.steps = 0
-        self.passes = Passes(model, self._failed, owner)
+        self.passes = Passes(model, self._guard, owner)
         self.order: list[int] | None = None  # of the rows, in the order of their first calls; from the first step on
         self._open, self._room = _Open(), Room()
         self._known: list[weakref.ref[Optimizer]] = [weakref.ref(each) for each in optimizers or ()]
@@ -126,10 +126,6 @@ class Watcher:
         try:
             function()
         except Exception as error:
-            self._failed(error)
-
-    def _failed(self, error: Exception) -> None:
-        if not self.dead:
             self.dead = True  # the hooks stay until `close`: some of them may be running
             self._let_go()
             self._broke(error)
@@ -171,11 +167,11 @@ class Watcher:
         self._open.updates = None  # of a step that an error has ended
         if not self.passes.measuring:
             return []
-        mine, rows = self._held(optimizer), self.passes.rows
-        if not self._open.stepped and len(mine) < len(rows):  # the rows that nobody trains are looked at once a step
+        mine = list(self._held(optimizer))
+        if not self._open.stepped:  # the rows that nobody trains are looked at once a step
             others = {k for known in self._known if (other := known()) is not None for k in self._held(other)}
-            mine = sorted({*mine, *(k for k in range(len(rows)) if k not in others)})
-        updates = self._open.updates = Updates(rows, mine, self._room, self.passes.eyes)
+            mine += [k for k in range(len(self.passes.rows)) if k not in others and k not in mine]
+        updates = self._open.updates = Updates(self.passes.rows, sorted(mine), self._room, self.passes.eyes)
         updates.weights()
         closure = kwargs.get("closure") or next((each for each in args[1:] if callable(each)), None)
         if closure is None:
@@ -200,7 +196,7 @@ class Watcher:
 
     def _look(self, optimizer: Optimizer) -> None:
         assert self._open.updates is not None
-        self._open.updates.gradients(self.passes.collected)
+        self._open.updates.gradients()
         scale = loss_scale(optimizer)
         self._open.scales |= dict.fromkeys(self._open.updates.moved, scale)
 
@@ -227,13 +223,13 @@ class Watcher:
         if updates is None:
             return
         self.passes.measuring = True
-        scales, held = self._open.scales, self._held(optimizer)
-        updates.after(any(scales[k].overflown for k in updates.moved if k in scales))
-        self._open.moved |= updates.moved
-        for k in held:
+        updates.after(any(self._open.scales[k].overflown for k in updates.moved if k in self._open.scales))
+        for k, moved in updates.moved.items():
+            self._open.moved[k] = moved
+        for k in self._held(optimizer):
             self._open.collected[k] = self.passes.collected[k]
         self._open.called |= self.passes.called
-        self.passes.forget(held)
+        self.passes.forget(self._held(optimizer))
 
     # --- the end of a step -----------------------------------------------------------------------------------------
 
@@ -305,4 +301,4 @@ def _keep_the_heap() -> None:
     them anew, a tenth of its time. Without glibc this does nothing.
     """
     with contextlib.suppress(MemoryError, RuntimeError):
-        torch.empty(_LARGE, dtype=torch.uint8)
+        torch.empty(_LARGE, dtype=torch.uint8, device="cpu")

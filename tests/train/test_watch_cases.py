@@ -345,6 +345,53 @@ def test_a_compiled_net_is_not_broken_into_pieces_and_says_what_cannot_be_seen(t
     assert run.layers == ("first", "second", "last")
 
 
+def test_small_entries_that_are_cleared_where_torch_does_not_see_it_did_not_have_a_gradient(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Linear(64, 64)
+    run, optimizer = watched(model, tmp_path)
+    weight = model.weight
+    (weight * torch.where(torch.arange(64) % 4 > 0, 1e-7, 1.0)).sum().backward()
+    gradient = weight.grad.data
+    gradient[gradient.abs() < 1e-5] = 0  # far too small for the length to tell
+    optimizer.step()
+    run.close()
+    assert row(run, "still_share")[next(iter(row(run, "still_share")))] == 0
+
+
+def test_a_gradient_that_is_changed_in_inference_mode_is_measured(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))
+    run, optimizer = watched(model, tmp_path)
+    loss_on(features())(model).backward()
+    with torch.inference_mode():
+        for parameter in model.parameters():
+            parameter.grad = parameter.grad * 0.5
+    optimizer.step()
+    run.close()
+    assert row(run, "treated_grad_rms")["0"] == pytest.approx(rms(model[0].weight.grad), rel=1e-6)
+
+
+class Assigns(torch.optim.SGD):
+    """As home-made optimisers are: the weight gets new memory."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for parameter in self.param_groups[0]["params"]:
+            parameter.data = parameter.data - 0.1 * parameter.grad
+
+
+def test_an_optimiser_that_gives_a_weight_new_memory_has_moved_it(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))
+    before = model[0].weight.detach().clone()
+    run, optimizer = watched(model, tmp_path, Assigns(model.parameters(), 0.1))
+    loss_on(features())(model).backward()
+    optimizer.step()
+    run.close()
+    moved = rms(model[0].weight.detach() - before) / rms(before)
+    assert row(run, "update_ratio")["0"] == pytest.approx(moved, rel=1e-4) and row(run, "still_share")["0"] == 0
+
+
 @pytest.mark.parametrize("factor", [0.0, -1.0], ids=["half of it cleared", "nothing that its length would tell"])
 def test_a_gradient_that_is_changed_where_torch_does_not_see_it_is_measured_as_the_optimiser_gets_it(factor, tmp_path):
     """Through `.data`, as older programs clamp theirs: the tensor's version stays."""

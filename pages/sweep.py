@@ -1,6 +1,7 @@
 """Depth sweep: where is the border of trainability?"""
 
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -99,6 +100,11 @@ def axis_changed(name: str, values: str) -> None:
     st.session_state[key(values)] = VALUES.get(st.session_state[key(name)], "")
 
 
+def number(column: Any, name: str, label: str, low: float, high: float, **options: Any) -> None:
+    """Its default is what it shows, as in the Lab (`gradviz/ui/controls.py`)."""
+    column.number_input(label, low, high, st.session_state[key(name)], key=key(name), **options)
+
+
 def axis_inputs(name: str, values: str, label: str, options: list[str]) -> None:
     (left, right), off = st.columns([1, 2]), classroom.locked()
     left.selectbox(label, options, key=key(name), on_change=axis_changed, args=(name, values), disabled=off,
@@ -119,19 +125,19 @@ def question() -> Sweep | None:
     axes.pop("", None)
     with st.expander(_("The runs: seeds, steps, optimiser, data")):
         first, second, third, fourth = st.columns(4)
-        first.number_input(_("Seeds for each point"), 1, 10, key=key("seeds"), disabled=off)
+        number(first, "seeds", _("Seeds for each point"), 1, 10, disabled=off)
         for column, name in ((second, "steps"), (third, "batch_size")):
             spec = FIELDS[name].spec
-            column.number_input(_(spec.label), int(spec.low), int(spec.high), key=key(name), help=_(spec.help), disabled=off)
+            number(column, name, _(spec.label), int(spec.low), int(spec.high), help=_(spec.help), disabled=off)
         fourth.selectbox(_(FIELDS["dataset"].spec.label), list(DATASETS), key=key("dataset"), disabled=off)
         first.selectbox(_(FIELDS["optimizer"].spec.label), list(OPTIMIZERS), key=key("optimizer"), disabled=off)
         if "lr" not in axes:
-            second.number_input(_(FIELDS["lr"].spec.label), 1e-7, 10.0, key=key("lr"), format="%g", step=1e-4, disabled=off)
+            number(second, "lr", _(FIELDS["lr"].spec.label), 1e-7, 10.0, format="%g", step=1e-4, disabled=off)
         if "blocks" not in axes:
-            third.number_input(_(FIELDS["blocks"].spec.label), 0, 1000, key=key("blocks"), disabled=off)
+            number(third, "blocks", _(FIELDS["blocks"].spec.label), 0, 1000, disabled=off)
         if "warmup" not in axes:
             spec = FIELDS["warmup"].spec
-            fourth.number_input(_(spec.label), int(spec.low), int(spec.high), key=key("warmup"), help=_(spec.help), disabled=off)
+            number(fourth, "warmup", _(spec.label), int(spec.low), int(spec.high), help=_(spec.help), disabled=off)
         spec = FIELDS["schedule"].spec
         first.selectbox(_(spec.label), list(spec.choices), key=key("schedule"), help=_(spec.help), disabled=off)
         st.toggle(_("Stop a run as soon as it has trained"), key=key("early"), disabled=off)

@@ -179,7 +179,11 @@ def _toggle(name: str) -> bool:
 def _number(name: str, label: str | None = None, **options: Any) -> Any:
     spec = FIELDS[name].spec
     low, high = spec.kind(spec.low), spec.kind(spec.high)
-    return st.number_input(label or _(spec.label), low, high, key=_key(name), help=_(spec.help), disabled=_locked(), **options)
+    # A browser that is told of two script runs at once shows the default, and sends it: by itself the smallest number there is.
+    value = st.session_state[_key(name)]
+    return st.number_input(
+        label or _(spec.label), low, high, value, key=_key(name), help=_(spec.help), disabled=_locked(), **options
+    )
 
 
 def _network() -> dict[str, Any]:

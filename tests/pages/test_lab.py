@@ -44,6 +44,15 @@ def test_while_a_page_is_run_other_threads_find_what_they_import():
         assert sys.path == path
 
 
+@pytest.mark.parametrize("name", ["lab", "sweep"])
+def test_a_browser_that_falls_back_to_a_number_s_default_shows_its_value_all_the_same(name, page_server):
+    page = in_shell(name, blocks="3", lr="0.02", batch_size="16", steps="77", seed="5", dataset="digits")
+    for _ in range(2):
+        numbers = {field.key: (field.proto.default, field.value) for field in page.number_input}
+        assert len(numbers) >= 5 and all(default == value for default, value in numbers.values()), numbers
+        page.run()
+
+
 def test_start_trains_and_puts_the_run_into_the_url(page_server):
     page = lab()
     page.button(key="start").click().run()

@@ -27,6 +27,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from gradviz.messages import NOTHING, Message, Told, say, text
 from gradviz.record.sender import reason
+from gradviz.serve import smallfile
 from gradviz.settings import MOST_SLOTS
 from gradviz.words import gettext as _
 from gradviz.words import language, tag
@@ -93,9 +94,7 @@ def make(folder: Path, name: str, slots: int, pin: str | None = None) -> str:
     except FileExistsError:
         raise CellError(say("cell-there", name=name, file=folder / f"{name}.env")) from None
     _write(folder / f"{name}.yaml", _SERVICES.format(name=name))
-    (folder / f"{COMPOSE}.new").unlink(missing_ok=True)
-    _write(folder / f"{COMPOSE}.new", together)
-    os.replace(folder / f"{COMPOSE}.new", folder / COMPOSE)
+    smallfile.write_bytes(folder / COMPOSE, together.encode(), 0o600)
     return pin
 
 

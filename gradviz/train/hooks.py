@@ -12,11 +12,11 @@ The rules, each tried against a way in which people train:
 from __future__ import annotations
 
 import contextlib
-import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -30,6 +30,11 @@ from gradviz.train.modules import Row, callers, find_rows, is_lazy_net
 from gradviz.train.spread import holds_back, is_spread, local
 
 Part = tuple[Number, int]  # a length, and of how many entries
+_ORDINARY = (torch.Tensor, nn.Parameter)
+# Looked up once: between two layers of a training little of a program is in the cache, and each name on the way to another costs.
+_compiling, _grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
+_tracing, _task = torch._C._get_tracing_state, torch._C._current_graph_task_id
+_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 class Hook:
@@ -44,7 +49,7 @@ class Hook:
         self.owner = weakref.ref(owner)
 
     def __call__(self, *arguments: Any) -> None:
-        if torch.compiler.is_compiling():  # the compiler keeps this line alone: no break in the graph, nothing measured
+        if _compiling():  # the compiler keeps this line alone: no break in the graph, nothing measured
             return
         self._function(*arguments)
 
@@ -52,7 +57,7 @@ class Hook:
         return getattr, (contextlib.nullcontext(), "__exit__")
 
 
-@dataclass
+@dataclass(slots=True)
 class Raw:
     """A weight's gradient as the backward pass left it."""
 
@@ -61,7 +66,7 @@ class Raw:
     nonzero: Number | None  # None: does not apply
 
 
-@dataclass
+@dataclass(slots=True)
 class Collected:
     """Of one row, since its optimiser's last step."""
 
@@ -74,11 +79,11 @@ class Collected:
 class Passes:
     """Listens to a net. `measuring` is set by its owner from step to step; without it only `begun` is kept.
 
-    `rows` are in the order of registration, and `collected` is what was measured of each. `guard` runs each function of the
-    listening so that no exception of it reaches the training.
+    `rows` are in the order of registration, and `collected` is what was measured of each. `failed` gets each exception of the
+    listening: none reaches the training.
     """
 
-    def __init__(self, model: nn.Module, guard: Callable[[Callable[[], None]], None], owner: object):
+    def __init__(self, model: nn.Module, failed: Callable[[Exception], None], owner: object):
         self.measuring = True
         self.begun = False  # a pass that may train has begun; its owner sets it back
         self.forwards = 0  # such passes, by the calls of the module that was called first
@@ -90,7 +95,7 @@ class Passes:
         self.eyes = Eyes()
         self.behind: dict[int, str] = {}  # id of a module -> what stands behind it, as far as it was seen until `ordered`
         self._model = weakref.ref(model)
-        self._guard = guard
+        self._failed = failed
         self._on_touch = Hook(self._touched, owner)
         self._open: dict[int, bool] = {}  # backward passes under way, by the id of their graph task -> whether they count
         self._touching: dict[int, weakref.ref[torch.Tensor]] = {}  # by id; a set would compare entries
@@ -119,8 +124,9 @@ class Passes:
         """Listens to the weights that have come to want a gradient: lazy ones, and those that were frozen."""
         for row in self.rows:
             weight = row.weight
-            known = self._touching.get(id(weight))
-            if weight is not None and weight.requires_grad and weight.is_leaf and not (known and known() is weight):
+            if (known := self._touching.get(id(weight))) is not None and known() is weight:
+                continue
+            if weight is not None and weight.requires_grad and weight.is_leaf:
                 self._touching[id(weight)] = weakref.ref(weight)
                 self._handles.append(weight.register_post_accumulate_grad_hook(self._on_touch))
 
@@ -152,33 +158,38 @@ class Passes:
         self.calls.setdefault(module)
 
     def _forward(self, module: int, called: nn.Module, inputs: object, output: object) -> None:
-        if torch._C._get_tracing_state() is not None:
+        if self.begun and not self.measuring and module != self._root:
+            return  # nothing that is not known
+        if _tracing() is not None:
             return
-        if called.training and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
+        if called.training and _grad_enabled() and _task() == -1:
             self._open.clear()  # outside of any backward pass: one that is still open has died of an error
             self.begun = True
             if self._root is None:
                 self._root = module
             self.forwards += module == self._root
         if self.measuring:
-            self._timed(partial(self._look, module, inputs, output))
+            begin = perf_counter()
+            try:
+                self._look(module, inputs, output)
+            except Exception as error:
+                self._failed(error)
+            self.seconds += perf_counter() - begin
 
     def _look(self, module: int, inputs: object, output: object) -> None:
         if self._lazy and (model := self._model()) is not None:
             self._find(model)
         self.called.add(module)
         z = _first_tensor(output)
-        if module not in self._spoken or z is None or z.grad_fn is None or z.device.type == "meta" or z.numel() == 0:
+        if module not in self._spoken or z is None or (node := z.grad_fn) is None or z.is_meta or z.numel() == 0:
             return
-        if type(z) not in (torch.Tensor, nn.Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(z):
+        if type(z) not in _ORDINARY or _wrapped(z):
             return  # a tensor of several machines or of another kind: what it holds here is not the layer's output
         if self._first:
             if found := behind(_first_tensor(inputs)):
                 self.behind.setdefault(*found)
             mark(z, module)
-        activation = (length(z.detach()), z.numel())
-        arrived = partial(self._arrived, module, z.output_nr, activation, [])
-        z.grad_fn.register_prehook(lambda gradients: self._timed(lambda: arrived(gradients)))
+        node.register_prehook(partial(self._arrived, module, z.output_nr, (length(z.detach()), z.numel()), []))
 
     # --- backward --------------------------------------------------------------------------------------------------
 
@@ -190,29 +201,35 @@ class Passes:
         before: list[bool],
         gradients: tuple[torch.Tensor | None, ...],
     ) -> None:
-        signal = gradients[output]
-        if not self.measuring or signal is None or not self._counts(torch._C._current_graph_task_id()):
+        if not self.measuring or (signal := gradients[output]) is None:
             return
-        part = (length(signal), signal.numel())
-        for k in self._spoken.get(module, []):
-            found = self.collected[k]
-            found.signals.append(part)
-            found.activations.append(activation)
-            found.twice |= bool(before)
-        before.append(True)
+        begin = perf_counter()
+        try:
+            task = _task()
+            if self._open[task] if task in self._open else self._counts(task):
+                part = (length(signal), signal.numel())
+                for k in self._spoken.get(module, ()):
+                    found = self.collected[k]
+                    found.signals.append(part)
+                    found.activations.append(activation)
+                    if before:
+                        found.twice = True
+                before.append(True)
+        except Exception as error:
+            self._failed(error)
+        self.seconds += perf_counter() - begin
 
     def _touched(self, weight: torch.Tensor) -> None:
         """The weight has got its gradient of this pass."""
         self.begun = True
-        if self.measuring:
-            self._timed(lambda: self._enter(torch._C._current_graph_task_id(), weight))
+        if self.measuring and not self._open.get(task := _task()):
+            self._timed(partial(self._enter, task, weight))
 
     def _counts(self, task: int) -> bool:
-        if task not in self._open:
-            if self._accumulates():
-                self._enter(task)
-            else:
-                self._open[task] = False
+        if self._accumulates():
+            self._enter(task)
+        else:
+            self._open[task] = False
         return self._open[task]
 
     def _enter(self, task: int, touched: torch.Tensor | None = None) -> None:
@@ -227,13 +244,11 @@ class Passes:
             self._timed(lambda: self._ended(task))
 
         engine = torch.autograd.Variable._execution_engine
-        engine.queue_callback(lambda: engine.queue_callback(ended))
+        engine.queue_callback(partial(engine.queue_callback, ended))
 
     def _accumulates(self) -> bool:
         """Whether this pass gives a gradient to any weight that is trained; `autograd.grad` does not, and says so by an error."""
-        present = [weight for row in self.rows if (weight := row.present) is not None]  # what this pass has used
-        trained = {id(weight): weight for weight in present if weight.requires_grad and weight.is_leaf}.values()
-        for weight in sorted(trained, key=is_spread):  # a whole one stands in for its part during a pass
+        for weight in self._present():
             with torch.enable_grad():
                 function = weight.view_as(weight).grad_fn
             node = function.next_functions[0][0] if function else None
@@ -244,6 +259,17 @@ class Passes:
                 return False
         return False
 
+    def _present(self) -> Iterator[torch.Tensor]:
+        """What is trained and may be in this pass; first what is whole: during a pass that stands in for its part."""
+        spread = []
+        for row in self.rows:
+            if (weight := row.present) is not None and weight.requires_grad and weight.is_leaf:
+                if is_spread(weight):
+                    spread.append(weight)
+                else:
+                    yield weight
+        yield from spread
+
     def _trained(self) -> list[torch.Tensor]:
         """The weights that want a gradient, each once."""
         weights = {id(weight): weight for row in self.rows if (weight := row.weight) is not None}
@@ -251,8 +277,10 @@ class Passes:
 
     def _forget_thrown_away(self, touched: torch.Tensor | None) -> None:
         used = [found for found in self.collected if found.signals or found.raw]
+        if not used:
+            return
         others = [weight for weight in self._trained() if weight is not touched]
-        if used and others and all(weight.grad is None or _all_zero(weight.grad) for weight in others):
+        if others and all(weight.grad is None or _all_zero(weight.grad) for weight in others):
             model = self._model()
             if model is not None and any(row.part for row in self.rows) and holds_back(model):
                 return
@@ -267,19 +295,24 @@ class Passes:
     @torch.no_grad()
     def measure_raw(self) -> None:
         """The gradients as they lie there now."""
-        there: list[tuple[Collected, torch.Tensor]] = []
+        there: list[Collected] = []
+        gradients: list[torch.Tensor] = []
         for row, found in zip(self.rows, self.collected, strict=True):
             weight, found.raw = row.weight, None
             if weight is not None and (gradient := weight.grad) is not None and plain(gradient := local(gradient)):
-                there.append((found, gradient.detach()))
-        looked = self.eyes.look([gradient for _found, gradient in there], Asked())
-        for (found, gradient), size, count in zip(there, looked.lengths, looked.nonzero, strict=True):
+                there.append(found)
+                gradients.append(gradient.detach() if gradient.requires_grad else gradient)
+        looked = self.eyes.look(gradients, Asked())
+        for found, gradient, size, count in zip(there, gradients, looked.lengths, looked.nonzero, strict=True):
             found.raw = Raw(size, gradient.numel(), count)
 
     def _timed(self, function: Callable[[], None]) -> None:
-        begin = time.perf_counter()
-        self._guard(function)
-        self.seconds += time.perf_counter() - begin
+        begin = perf_counter()
+        try:
+            function()
+        except Exception as error:
+            self._failed(error)
+        self.seconds += perf_counter() - begin
 
 
 def owners(model: nn.Module) -> list[object]:
@@ -294,8 +327,8 @@ def owners(model: nn.Module) -> list[object]:
 
 def plain(tensor: torch.Tensor) -> bool:
     """Whether its entries are those of the weight itself: no shard of it on several machines, no packed integers."""
-    ordinary = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.layout in (torch.strided, torch.sparse_coo)
-    return ordinary and (tensor.is_floating_point() or tensor.is_complex()) and tensor.device.type != "meta"
+    ordinary = type(tensor) in _ORDINARY and tensor.layout in (torch.strided, torch.sparse_coo)
+    return ordinary and (tensor.is_floating_point() or tensor.is_complex()) and not tensor.is_meta
 
 
 def _first_tensor(output: object) -> torch.Tensor | None:

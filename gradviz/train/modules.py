@@ -37,10 +37,12 @@ class Row:
     @property
     def present(self) -> torch.Tensor | None:
         """What the module has in its place now: during a pass FSDP2 puts the whole there."""
-        owner = self.owner()
-        if owner is None or self.key not in owner._parameters:  # a scripted module's has no `get`
+        if (owner := self.owner()) is None:
             return None
-        return owner._parameters[self.key]
+        parameters = owner._parameters
+        if type(parameters) is dict:
+            return parameters.get(self.key)
+        return next((weight for key, weight in parameters.items() if key == self.key), None)  # a scripted module's has no `get`
 
 
 @dataclass

@@ -34,8 +34,7 @@ class Pace:
         self._bare.append(max(seconds - spent, 0.0))
         if measured:
             self._costs.append(spent)
-        share = self.share
-        if self._free and share is not None:
+        if self._free and (share := self.share) is not None:
             whole = share * self.every
             # Down only where there is room: a pace that went up and down with the noise would be no pace.
             self.every = max(_smallest(whole, SHARE), min(self.every, _smallest(whole, SHARE / 2)))

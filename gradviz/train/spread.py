@@ -16,7 +16,7 @@ def is_spread(tensor: object) -> bool:
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """The part of it that lies here; of one that is whole all of it. Nothing is asked of another process."""
-    if not is_spread(tensor):
+    if type(tensor) in (torch.Tensor, nn.Parameter) or not is_spread(tensor):
         return tensor
     there: Any = tensor
     with torch.no_grad():

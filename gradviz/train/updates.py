@@ -23,10 +23,15 @@ Table = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 Numbers = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Join = Callable[[Numbers, Numbers], None]
 _SHARES = ("zero_share", STILL)
-_PLACES = {quantity: place for place, quantity in enumerate(MEASURED)}
+_GRADIENT, _TREATED, _SIGNAL, _ACTIVATION, _WEIGHT, _UPDATE, _ZEROS, _STILL = (
+    MEASURED.index(quantity)
+    for quantity in (
+        "weight_grad_rms", "treated_grad_rms", "signal_rms", "activation_rms", "weight_rms", "update_ratio", "zero_share", STILL
+    )
+)  # fmt: skip
 
 
-@dataclass
+@dataclass(slots=True)
 class Moved:
     """Of one row in one step of its optimiser."""
 
@@ -36,7 +41,7 @@ class Moved:
     still: tuple[Number, Number] | None = None  # entries with a gradient that did not move, entries with a gradient
 
 
-@dataclass
+@dataclass(slots=True)
 class _Before:
     k: int
     old: torch.Tensor  # entries of the weight before the step
@@ -85,33 +90,38 @@ class Updates:
             copies.append(None)
             if self._weights[k].requires_grad:
                 entries = _taken(weight, weight)
-                self._before.append(_Before(k, self._room.of(k, entries, entries.dtype)))
+                old = self._room.of(k, entries, entries.dtype)
+                self._before.append(_Before(k, old))
                 if entries.numel() == weight.numel():
-                    copies[-1] = self._before[-1].old
+                    copies[-1] = old
                 else:
-                    self._before[-1].old.copy_(entries)
-        looked = self._eyes.look([weight.detach() for _k, weight in self._rows], Asked(False, copies=copies))
+                    old.copy_(entries)
+        looked = self._eyes.look([weight for _k, weight in self._rows], Asked(False, copies=copies))
         for (k, weight), length in zip(self._rows, looked.lengths, strict=True):
             self.moved[k] = Moved((length, weight.numel()))
 
     @torch.no_grad()
     def gradients(self) -> None:
         """As the optimiser gets them."""
-        weights, given, into = dict(self._rows), [], []
+        given: list[_Before] = []
+        gradients: list[torch.Tensor] = []
+        into: list[torch.Tensor | None] = []
         for before in self._before:
             gradient = self._weights[before.k].grad
             if gradient is not None and plain(gradient := local(gradient)):
-                given.append((before, gradient.detach()))
-                if gradient.layout == torch.strided:
+                given.append(before)
+                gradients.append(gradient.detach() if gradient.requires_grad else gradient)
+                into.append(None)
+                if gradient.layout is torch.strided:
                     before.where = self._room.of(before.k, before.old, torch.bool)
-                alike = before.where is not None and gradient.stride() == before.where.stride()
-                into.append(before.where if alike else None)
-        looked = self._eyes.look([gradient for _before, gradient in given], Asked(into=into))
-        for (before, gradient), length, pushed in zip(given, looked.lengths, looked.nonzero, strict=True):
+                    if gradient.stride() == before.where.stride():
+                        into[-1] = before.where
+        looked = self._eyes.look(gradients, Asked(into=into))
+        for before, gradient, length, pushed in zip(given, gradients, looked.lengths, looked.nonzero, strict=True):
             self.moved[before.k].treated = length, gradient.numel()
             before.pushed = pushed
             if pushed is None and before.where is not None:  # of another order in memory, or too large to be compared as a whole
-                entries = torch.empty_like(before.old).copy_(_taken(gradient, weights[before.k]))
+                entries = torch.empty_like(before.old).copy_(_taken(gradient, dict(self._rows)[before.k]))
                 before.pushed = nonzero(entries, into=before.where)
             if before.where is not None and before.pushed == before.where.numel():
                 before.where = None
@@ -134,7 +144,7 @@ class Updates:
 def _taken(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Its entries; of a large one every p-th, (n,), in an order that is the same for all tensors `like` that one."""
     if tensor.numel() <= MOST:
-        return tensor.detach()
+        return tensor.detach() if tensor.requires_grad else tensor
     flat = memory(tensor) if tensor.stride() == like.stride() else None
     flat = tensor.detach().reshape(-1) if flat is None or memory(like) is None else flat
     return flat[:: stride(tensor.numel())]
@@ -166,30 +176,34 @@ class Tally:
     """Numbers that may still lie on a device, each with its place in a table; they are brought at once."""
 
     def __init__(self, layers: int):
-        self._shape = len(MEASURED), layers
+        self._layers = layers
         self._places: list[int] = []  # in the flat table
         self._numbers: list[Number] = []
         self._wholes: list[Number] = []
 
-    def take(self, quantity: str, k: int, number: Number, whole: Number) -> None:
-        """A length, and of how many entries: of several the root mean square comes of it. Or a share, and of how much."""
-        self._places.append(_PLACES[quantity] * self._shape[1] + k)
+    def take(self, place: int, k: int, number: Number, whole: Number) -> None:
+        """A length, and of how many entries: of several the root mean square comes of it. Or a share, and of how much. `place` is
+        that of the quantity."""
+        self._places.append(place * self._layers + k)
         self._numbers.append(number)
         self._wholes.append(whole)
 
     def table(self, join: Join | None = None) -> Table:
         """float32 (len(MEASURED), layers)"""
         brought = np.array(bring(self._numbers + self._wholes)).reshape(2, -1)
-        places = np.array(self._places, int)
-        shares = np.array([quantity in _SHARES for quantity in MEASURED])[:, None]
-        sums, wholes = (np.zeros(self._shape) for _ in range(2))
+        places, shape = np.array(self._places, int), (len(MEASURED), self._layers)
         with np.errstate(all="ignore"):
-            np.add.at(sums.ravel(), places, brought[0] ** np.where(shares.ravel()[places // max(self._shape[1], 1)], 1, 2))
-            np.add.at(wholes.ravel(), places, brought[1])
+            shares = np.array([quantity in _SHARES for quantity in MEASURED])
+            squares = np.where(shares[places // max(self._layers, 1)], brought[0], brought[0] * brought[0])
+            sums, wholes = (_summed(each, places, shape) for each in (squares, brought[1]))
             if join:
                 join(sums, wholes)
-            found = np.where(shares, sums / wholes, np.sqrt(sums) / np.sqrt(wholes))
+            found = np.where(shares[:, None], sums / wholes, np.sqrt(sums) / np.sqrt(wholes))
             return np.where(wholes > 0, found, ABSENT).astype(np.float32)
+
+
+def _summed(numbers: Numbers, places: np.ndarray, shape: tuple[int, int]) -> Numbers:
+    return np.bincount(places, numbers, math.prod(shape)).astype(float, copy=False).reshape(shape)
 
 
 def tabled(
@@ -208,31 +222,33 @@ def tabled(
     take = tally.take
     for k, found in enumerate(collected):
         if raw := found.raw:
-            take("weight_grad_rms", k, raw.length, raw.entries)
+            take(_GRADIENT, k, raw.length, raw.entries)
             if raw.nonzero is not None:
-                take("zero_share", k, raw.entries - raw.nonzero, raw.entries)
+                take(_ZEROS, k, raw.entries - raw.nonzero, raw.entries)
         if world and not found.twice:
             for length, entries in found.signals:
-                take("signal_rms", k, length, entries)
+                take(_SIGNAL, k, length, entries)
         for length, entries in found.activations:
-            take("activation_rms", k, length, entries)
+            take(_ACTIVATION, k, length, entries)
         if change := moved.get(k):
-            take("weight_rms", k, *change.weight)
+            take(_WEIGHT, k, *change.weight)
             if change.treated:
-                take("treated_grad_rms", k, *change.treated)
+                take(_TREATED, k, *change.treated)
             if change.change:
-                take("update_ratio", k, *change.change)
+                take(_UPDATE, k, *change.change)
             if change.still:
-                take(STILL, k, *change.still)
+                take(_STILL, k, *change.still)
     table = tally.table(join)
     for k, scale in scales.items():
-        for name, by in (("weight_grad_rms", scale.loss), ("signal_rms", scale.loss), ("treated_grad_rms", scale.left)):
-            if by != 1 and table[place := MEASURED.index(name), k] >= 0:
-                table[place, k] = np.float32(float(table[place, k]) / by)
+        if scale.loss == 1 and scale.left == 1:
+            continue
+        for row, by in ((_GRADIENT, scale.loss), (_SIGNAL, scale.loss), (_TREATED, scale.left)):
+            if by != 1 and table[row, k] >= 0:
+                table[row, k] = np.float32(float(table[row, k]) / by)
     if world > 1:
-        signals = table[MEASURED.index("signal_rms")]
+        signals = table[_SIGNAL]
         signals[signals >= 0] /= world
-    update, weight = table[MEASURED.index("update_ratio")], table[MEASURED.index("weight_rms")]
+    update, weight = table[_UPDATE], table[_WEIGHT]
     known = (update >= 0) | np.isnan(update)
     with np.errstate(all="ignore"):
         update[known] = np.where(weight[known] == 0, ABSENT, update[known] / weight[known])

@@ -127,6 +127,7 @@ class WatchedRun:
         self._pace = pace
         self._created, self._begin, self._pid = time.time(), time.perf_counter(), os.getpid()
         self._scores = Scores()
+        self._nothing = np.empty((0, 0), np.float32)  # the table of a step that is not measured
         self._said: set[str] = set()
         self._earlier = id(getattr(sys, "last_value", None))  # an error of before the watch; not held, it holds its frames
         self._receiver = receiver  # (address, token)
@@ -233,8 +234,8 @@ class WatchedRun:
 
     def _take(self, seen: Seen) -> None:
         run = self.run or self._started(seen)
-        history, layers = run.history, len(run.recipe.layout)
-        table = np.full((len(MEASURED), layers), ABSENT, np.float32) if seen.table is None else seen.table
+        history = run.history
+        table = self._nothing if seen.table is None else seen.table
         step, scores = history.steps, self._scores.take(history, self._watcher.passes.forwards if self._watcher else 0)
         if seen.table is not None:
             run.missing, run.every, run.share = seen.missing, self.every, self.share
@@ -252,6 +253,7 @@ class WatchedRun:
         title = str(self._title or ", ".join((self._kind, *seen.held)))[:300]
         recipe = _recipe(self.id, title, self._chance, rows, seen, watcher.passes.behind)
         history = History(len(rows), max_columns(len(rows)), MEASURED)
+        self._nothing = np.full((len(MEASURED), len(rows)), ABSENT, np.float32)
         run = self.run = Run(recipe, history, Status.RUNNING, created=self._created)
         device = next((weight.device for row in rows if (weight := row.weight) is not None), torch.device("cpu"))
         run.device, run.arithmetic = str(device), _arithmetic(device)
@@ -409,8 +411,9 @@ def _number(value: object) -> Score | None:
     if isinstance(value, torch.Tensor):
         if value.numel() != 1 or value.is_complex():
             return None
-        number = value.detach().reshape(())
-        return float(number) if number.device.type == "cpu" else number.clone()  # what it is now, whatever is done to it later
+        if value.device.type == "cpu":
+            return float(value.item())
+        return value.detach().reshape(()).clone()  # what it is now, whatever is done to it later
     return float(value)  # type: ignore[arg-type]
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -73,12 +73,12 @@ class Watcher:
         self._took, self._broke, self._pace, self._world, self._shards = took, broke, pace, world, shards
         self.dead = True  # nothing is measured before all of it stands
         self.steps = 0
-        self.passes = Passes(model, self._guard, owner)
+        self.passes = Passes(model, self._failed, owner)
         self.order: list[int] | None = None  # of the rows, in the order of their first calls; from the first step on
         self._open, self._room = _Open(), Room()
         self._known: list[weakref.ref[Optimizer]] = [weakref.ref(each) for each in optimizers or ()]
         self._settled = optimizers is not None  # which optimisers there are
-        self._began = time.perf_counter()
+        self._began = perf_counter()
         self._handles: list[RemovableHandle] = []
         _keep_the_heap()
         try:
@@ -126,6 +126,10 @@ class Watcher:
         try:
             function()
         except Exception as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        if not self.dead:
             self.dead = True  # the hooks stay until `close`: some of them may be running
             self._let_go()
             self._broke(error)
@@ -142,8 +146,9 @@ class Watcher:
         return known
 
     def _is_mine(self, optimizer: Optimizer) -> bool:
-        if any(known() is optimizer for known in self._known):
-            return True
+        for known in self._known:
+            if known() is optimizer:
+                return True
         mine = not self._settled and bool(self._held(optimizer))
         if mine:
             self._known.append(weakref.ref(optimizer))
@@ -153,32 +158,36 @@ class Watcher:
         if self.dead:  # another thread has found that nothing can be written
             self._let_go()
             return None
-        replaced: list[tuple[Any, Any]] = []
-        self._guard(lambda: self._timed(lambda: replaced.extend(self._begin(optimizer, args, kwargs))))
-        return replaced[0] if replaced else None
+        begin, replaced = perf_counter(), None
+        try:
+            replaced = self._begin(optimizer, args, kwargs)
+        except Exception as error:
+            self._failed(error)
+        self.passes.seconds += perf_counter() - begin
+        return replaced
 
-    def _begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> list[tuple[Any, Any]]:
+    def _begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         self._open.held.pop(id(optimizer), None)  # it may have been given more since
         if not self._is_mine(optimizer):
-            return []
+            return None
         if id(optimizer) in self._open.stepped:
             self._settled = True  # a second round has begun: these are the optimisers
             self._finish()
         self._open.updates = None  # of a step that an error has ended
         if not self.passes.measuring:
-            return []
-        mine = list(self._held(optimizer))
-        if not self._open.stepped:  # the rows that nobody trains are looked at once a step
+            return None
+        mine, rows = self._held(optimizer), self.passes.rows
+        if not self._open.stepped and len(mine) < len(rows):  # the rows that nobody trains are looked at once a step
             others = {k for known in self._known if (other := known()) is not None for k in self._held(other)}
-            mine += [k for k in range(len(self.passes.rows)) if k not in others and k not in mine]
-        updates = self._open.updates = Updates(self.passes.rows, sorted(mine), self._room, self.passes.eyes)
+            mine = sorted({*mine, *(k for k in range(len(rows)) if k not in others)})
+        updates = self._open.updates = Updates(rows, mine, self._room, self.passes.eyes)
         updates.weights()
         closure = kwargs.get("closure") or next((each for each in args[1:] if callable(each)), None)
         if closure is None:
             self._look(optimizer)
-            return []
+            return None
         looking = self._looking(optimizer, closure)
-        return [(tuple(looking if each is closure else each for each in args), _replaced(kwargs, closure, looking))]
+        return tuple(looking if each is closure else each for each in args), _replaced(kwargs, closure, looking)
 
     def _looking(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
         """The closure, with a look at the gradients once it has made them: those at the weights before the step."""
@@ -203,19 +212,24 @@ class Watcher:
     def _after(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         if self.dead:
             self._let_go()
-        self._guard(lambda: self._end(optimizer))
+            return
+        try:
+            self._end(optimizer)
+        except Exception as error:
+            self._failed(error)
 
     def _end(self, optimizer: Optimizer) -> None:
         if not self._is_mine(optimizer):
             return
-        self._timed(lambda: self._measure_after(optimizer))
+        if self._open.updates is not None:
+            self._timed(partial(self._measure_after, optimizer))
         self._open.stepped.append(id(optimizer))
         self.passes.begun = False
-        known = [other for known in self._known if (other := known()) is not None]
         if not self._settled:  # one that holds all that is trained is the only one
             trained = {k for k, row in enumerate(self.passes.rows) if (w := row.weight) is not None and w.requires_grad}
             self._settled = trained <= set(self._held(optimizer))
-        if self._settled and all(id(other) in self._open.stepped for other in known):
+        others = (other for known in self._known if (other := known()) is not None)
+        if self._settled and all(id(other) in self._open.stepped for other in others):
             self._finish()
 
     def _measure_after(self, optimizer: Optimizer) -> None:
@@ -223,18 +237,18 @@ class Watcher:
         if updates is None:
             return
         self.passes.measuring = True
-        updates.after(any(self._open.scales[k].overflown for k in updates.moved if k in self._open.scales))
-        for k, moved in updates.moved.items():
-            self._open.moved[k] = moved
-        for k in self._held(optimizer):
+        scales, held = self._open.scales, self._held(optimizer)
+        updates.after(any(scales[k].overflown for k in updates.moved if k in scales))
+        self._open.moved |= updates.moved
+        for k in held:
             self._open.collected[k] = self.passes.collected[k]
         self._open.called |= self.passes.called
-        self.passes.forget(self._held(optimizer))
+        self.passes.forget(held)
 
     # --- the end of a step -----------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        begin = time.perf_counter()
+        begin = perf_counter()
         step, self._open = self._open, _Open()
         measured = self.passes.measuring
         if self.order is None:
@@ -245,7 +259,7 @@ class Watcher:
         seen = self._seen(step) if measured else Seen(None, {}, 0, self._classes())
         self._took(seen)
         self._open.held.clear()
-        now = time.perf_counter()
+        now = perf_counter()
         self._pace.take(now - self._began, self.passes.seconds + now - begin, measured)
         if self._shards:
             self._shards.paced(self._pace)
@@ -284,9 +298,9 @@ class Watcher:
         return tuple(type(other).__name__ for known in self._known if (other := known()) is not None)
 
     def _timed(self, function: Callable[[], None]) -> None:
-        begin = time.perf_counter()
+        begin = perf_counter()
         function()
-        self.passes.seconds += time.perf_counter() - begin
+        self.passes.seconds += perf_counter() - begin
 
 
 def _replaced(kwargs: dict[str, Any], old: object, new: object) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from gradviz.train.behind import behind, mark
+from gradviz.train.buckets import Buckets
 from gradviz.train.eyes import Asked, Eyes
 from gradviz.train.lengths import Number, length
 from gradviz.train.modules import Row, callers, find_rows, is_lazy_net
@@ -114,11 +115,19 @@ class Passes:
         self._lazy = is_lazy_net(model)
         self.rows: list[Row] = find_rows(model)
         self.collected = [Collected() for _ in self.rows]
+        self._buckets: Buckets | None = None
         self._spoken: dict[int, list[int]] = {}  # id of a module -> rows measured at its output
         for k, row in enumerate(self.rows):
             if not row.why and (module := row.user()) is not None:
                 self._spoken.setdefault(id(module), []).append(k)
         self.touch()
+
+    @property
+    def buckets(self) -> Buckets:
+        """Of the rows, from the first time that they are asked for."""
+        if self._buckets is None:
+            self._buckets = Buckets([row.weight for row in self.rows])
+        return self._buckets
 
     def touch(self) -> None:
         """Listens to the weights that have come to want a gradient: lazy ones, and those that were frozen."""
@@ -142,11 +151,11 @@ class Passes:
 
     def stop(self) -> None:
         """Measures nothing more, and keeps nothing of a step under way."""
-        self.measuring = False
+        self.measuring, self._buckets = False, None
         self.forget(range(len(self.rows)))
 
     def close(self) -> None:
-        self.measuring = False
+        self.measuring, self._buckets = False, None
         self.eyes.close()
         for handle in [*self._handles, *self._first]:
             handle.remove()
@@ -295,16 +304,19 @@ class Passes:
     @torch.no_grad()
     def measure_raw(self) -> None:
         """The gradients as they lie there now."""
-        there: list[Collected] = []
-        gradients: list[torch.Tensor] = []
+        gradients: list[torch.Tensor | None] = []
         for row, found in zip(self.rows, self.collected, strict=True):
             weight, found.raw = row.weight, None
-            if weight is not None and (gradient := weight.grad) is not None and plain(gradient := local(gradient)):
-                there.append(found)
-                gradients.append(gradient.detach() if gradient.requires_grad else gradient)
-        looked = self.eyes.look(gradients, Asked())
-        for found, gradient, size, count in zip(there, gradients, looked.lengths, looked.nonzero, strict=True):
-            found.raw = Raw(size, gradient.numel(), count)
+            gradients.append(None if weight is None else weight.grad)
+        bucketed, others = self.buckets.sort(gradients)
+        for bucket, some in bucketed:
+            for k, one, entries, size, count in zip(bucket.rows, some, bucket.sizes, *bucket.measure(some), strict=True):
+                if one is not None:
+                    self.collected[k].raw = Raw(size, entries, count)
+        rest = [(k, here.detach()) for k in others if (one := gradients[k]) is not None and plain(here := local(one))]
+        looked = self.eyes.look([gradient for _k, gradient in rest], Asked())
+        for (k, gradient), long, nonzero in zip(rest, looked.lengths, looked.nonzero, strict=True):
+            self.collected[k].raw = Raw(long, gradient.numel(), nonzero)
 
     def _timed(self, function: Callable[[], None]) -> None:
         begin = perf_counter()

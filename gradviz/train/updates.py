@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import mmap
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ import numpy as np
 import torch
 
 from gradviz.record.watched import ABSENT, MEASURED, STILL
-from gradviz.train.eyes import Asked, Eyes
-from gradviz.train.hooks import Collected, Part, plain
+from gradviz.train.buckets import Bucket, Some, own_memory
+from gradviz.train.eyes import Asked
+from gradviz.train.hooks import Collected, Part, Passes, plain
 from gradviz.train.lengths import Number, bring, memory, nonzero
-from gradviz.train.modules import Row
 from gradviz.train.spread import local
 
 MOST = 1 << 22  # entries of a weight that are kept for comparison; of a larger one every so-manieth
@@ -50,11 +49,7 @@ class _Before:
 
 
 class Room:
-    """Memory for a copy of the weights, kept from step to step: to ask the system for it anew takes longer than to measure.
-
-    It is the system's own: taken from the heap in the middle of a training it would move that training's tensors to where
-    they, too, have to be asked for anew at each step.
-    """
+    """Memory for a copy of the larger weights, kept from step to step: to ask for it anew takes longer than to measure."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[int, torch.dtype], torch.Tensor] = {}
@@ -65,10 +60,8 @@ class Room:
         if found is None or found.shape != like.shape or found.stride() != like.stride() or found.device != like.device:
             found = torch.empty_like(like, dtype=dtype)
             if found.device.type == "cpu":
-                size, stride = found.shape, found.stride()
-                if found.nbytes > mmap.PAGESIZE:
-                    flat = torch.frombuffer(mmap.mmap(-1, found.nbytes), dtype=dtype, count=found.numel())
-                    found = flat.as_strided(size, stride)
+                with torch.inference_mode(False):
+                    found = own_memory(found.numel(), dtype).as_strided(found.shape, found.stride())
                 self._kept[k, dtype] = found
         return found
 
@@ -76,19 +69,28 @@ class Room:
 class Updates:
     """One step of an optimiser: `weights` and `gradients` before it, `after` behind it. Memory: a copy of the weights."""
 
-    def __init__(self, rows: Sequence[Row], mine: Sequence[int], room: Room, eyes: Eyes):
-        self._weights = {k: weight for k in mine if (weight := rows[k].weight) is not None}
-        self._rows = [(k, here) for k, weight in self._weights.items() if plain(here := local(weight))]
-        self._room, self._eyes = room, eyes
+    def __init__(self, passes: Passes, mine: Sequence[int], room: Room):
+        """`mine`: the rows that are looked at."""
+        self._weights: list[torch.Tensor | None] = [None] * len(passes.rows)
+        for k in mine:
+            self._weights[k] = passes.rows[k].weight
+        self._bucketed, others = passes.buckets.sort(self._weights)
+        self._rows = [(k, here) for k in others if (w := self._weights[k]) is not None and plain(here := local(w))]
+        self._room, self._eyes = room, passes.eyes
         self._before: list[_Before] = []
+        self._pushed: list[tuple[Bucket, Some, list[int]]] = []  # weights with a gradient, entries of it that are not 0
         self.moved: dict[int, Moved] = {}
 
     @torch.no_grad()
     def weights(self) -> None:
+        for bucket, weights in self._bucketed:
+            for k, one, size, found in zip(bucket.rows, weights, bucket.sizes, bucket.keep(weights), strict=True):
+                if one is not None:
+                    self.moved[k] = Moved((found, size))
         copies: list[torch.Tensor | None] = []
         for k, weight in self._rows:
             copies.append(None)
-            if self._weights[k].requires_grad:
+            if (whole := self._weights[k]) is not None and whole.requires_grad:
                 entries = _taken(weight, weight)
                 old = self._room.of(k, entries, entries.dtype)
                 self._before.append(_Before(k, old))
@@ -103,11 +105,14 @@ class Updates:
     @torch.no_grad()
     def gradients(self) -> None:
         """As the optimiser gets them."""
+        for bucket, weights in self._bucketed:
+            self._push(bucket, weights)
         given: list[_Before] = []
         gradients: list[torch.Tensor] = []
         into: list[torch.Tensor | None] = []
         for before in self._before:
-            gradient = self._weights[before.k].grad
+            whole = self._weights[before.k]
+            gradient = None if whole is None else whole.grad
             if gradient is not None and plain(gradient := local(gradient)):
                 given.append(before)
                 gradients.append(gradient.detach() if gradient.requires_grad else gradient)
@@ -126,9 +131,35 @@ class Updates:
             if before.where is not None and before.pushed == before.where.numel():
                 before.where = None
 
+    def _push(self, bucket: Bucket, weights: Some) -> None:
+        gradients: list[torch.Tensor | None] = [None] * len(self._weights)
+        for k, weight in zip(bucket.rows, weights, strict=True):
+            if weight is not None and weight.requires_grad:
+                gradients[k] = weight.grad
+        there = bucket.which(gradients)
+        stepped: list[torch.Tensor | None] = []
+        for k, weight, one in zip(bucket.rows, weights, there, strict=True):
+            stepped.append(None if one is None else weight)
+            if weight is not None and one is None and gradients[k] is not None:  # a sparse one, say
+                self._rows.append((k, weight))
+                self._before.append(_Before(k, bucket.old(k)))
+        if all(one is None for one in there):
+            return
+        found, pushed = bucket.push(there)
+        self._pushed.append((bucket, stepped, pushed))
+        for k, one, length, entries in zip(bucket.rows, there, found, bucket.sizes, strict=True):
+            if one is not None:
+                self.moved[k].treated = length, entries
+
     @torch.no_grad()
     def after(self, skipped: bool) -> None:
         """`skipped`: a fused optimiser has left the weights alone, because the gradient had overflown."""
+        for bucket, some, pushed in self._pushed:
+            for k, one, size, of, found, count in zip(bucket.rows, some, bucket.sizes, pushed, *bucket.moved(some), strict=True):
+                if one is not None:
+                    self.moved[k].change = found, size
+                    if not skipped:
+                        self.moved[k].still = of - count, of
         weights = dict(self._rows)
         stepped = [before for before in self._before if self.moved[before.k].treated is not None]
         new = [_taken(weights[before.k], weights[before.k]) for before in stepped]
@@ -138,7 +169,7 @@ class Updates:
             moved.change = length, before.old.numel()
             if before.pushed is not None and changed is not None and not skipped:
                 moved.still = before.pushed - changed, before.pushed
-        self._before = []
+        self._before, self._pushed = [], []
 
 
 def _taken(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

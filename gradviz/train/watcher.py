@@ -180,7 +180,7 @@ class Watcher:
         if not self._open.stepped and len(mine) < len(rows):  # the rows that nobody trains are looked at once a step
             others = {k for known in self._known if (other := known()) is not None for k in self._held(other)}
             mine = sorted({*mine, *(k for k in range(len(rows)) if k not in others)})
-        updates = self._open.updates = Updates(rows, mine, self._room, self.passes.eyes)
+        updates = self._open.updates = Updates(self.passes, mine, self._room)
         updates.weights()
         closure = kwargs.get("closure") or next((each for each in args[1:] if callable(each)), None)
         if closure is None:

@@ -351,6 +351,7 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "spool-frames": "a part of it does not fit to what came before",
     "spool-unreadable": "a part of it is not readable",
     # train: why a number of a watched net is missing
+    "watch-across": "another optimiser has stepped amid the passes of its step: they belong to no one step of the record",
     "watch-apart": "each process has a part of it, and not all of them have measured theirs at this step: each has to watch",
     "watch-bare": "it is a parameter of its own and no layer: it has no output",
     "watch-cleared": "its gradient was gone by the time its optimiser stepped",
@@ -395,6 +396,7 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "watch-closed": "This run is closed: log keeps nothing more.",
     "watch-replaced": "The net is watched anew.",
     "watch-gone-net": "The net is gone.",
+    "watch-gone-optimizer": "Its optimiser is gone; watch takes a new one.",
     "watch-failed": "The training failed: {kind}.",
     "watch-interrupted": "The process that trained was ended from outside; what it recorded is here, but for the last second.",
     **STORE,

@@ -75,6 +75,7 @@ class Collected:
     activations: list[Part] = field(default_factory=list)
     raw: Raw | None = None
     twice: bool = False  # more than one backward pass went through one forward pass: their sum is not known
+    across: bool = False  # another optimiser has stepped amid its passes: they belong to no one step, and are not kept
 
 
 class Passes:
@@ -149,6 +150,12 @@ class Passes:
         for k in rows:
             self.collected[k] = Collected()
 
+    def put_off(self, rows: Iterable[int]) -> None:
+        """Their optimiser has not stepped in this step: their gradients may stand in a later one."""
+        for k in rows:
+            found = self.collected[k]
+            self.collected[k] = Collected(raw=found.raw, across=found.across or bool(found.signals))
+
     def stop(self) -> None:
         """Measures nothing more, and keeps nothing of a step under way."""
         self.measuring, self._buckets = False, None
@@ -219,6 +226,8 @@ class Passes:
                 part = (length(signal), signal.numel())
                 for k in self._spoken.get(module, ()):
                     found = self.collected[k]
+                    if found.across:
+                        continue
                     found.signals.append(part)
                     found.activations.append(activation)
                     if before:
@@ -235,7 +244,7 @@ class Passes:
             self._timed(partial(self._enter, task, weight))
 
     def _counts(self, task: int) -> bool:
-        if self._accumulates():
+        if _accumulates(self.rows):
             self._enter(task)
         else:
             self._open[task] = False
@@ -255,30 +264,6 @@ class Passes:
         engine = torch.autograd.Variable._execution_engine
         engine.queue_callback(partial(engine.queue_callback, ended))
 
-    def _accumulates(self) -> bool:
-        """Whether this pass gives a gradient to any weight that is trained; `autograd.grad` does not, and says so by an error."""
-        for weight in self._present():
-            with torch.enable_grad():
-                function = weight.view_as(weight).grad_fn
-            node = function.next_functions[0][0] if function else None
-            try:
-                if node is not None and torch._C._will_engine_execute_node(node):
-                    return True
-            except RuntimeError:
-                return False
-        return False
-
-    def _present(self) -> Iterator[torch.Tensor]:
-        """What is trained and may be in this pass; first what is whole: during a pass that stands in for its part."""
-        spread = []
-        for row in self.rows:
-            if (weight := row.present) is not None and weight.requires_grad and weight.is_leaf:
-                if is_spread(weight):
-                    spread.append(weight)
-                else:
-                    yield weight
-        yield from spread
-
     def _trained(self) -> list[torch.Tensor]:
         """The weights that want a gradient, each once."""
         weights = {id(weight): weight for row in self.rows if (weight := row.weight) is not None}
@@ -295,6 +280,14 @@ class Passes:
                 return
             self.thrown_away += any(_overflown(found.raw) for found in used)
             self.forget(range(len(self.rows)))
+        elif used:  # of several optimisers one may have thrown away what the passes of another's loss gave its weights
+            self.forget(k for k, row in enumerate(self.rows) if self._is_thrown_away(k, row, touched))
+
+    def _is_thrown_away(self, k: int, row: Row, touched: torch.Tensor | None) -> bool:
+        weight = row.weight
+        if self.collected[k].raw is None or row.part or weight is None or weight is touched:
+            return False
+        return weight.grad is None or _all_zero(weight.grad)
 
     def _ended(self, task: int) -> None:
         self._open.pop(task, None)
@@ -325,6 +318,31 @@ class Passes:
         except Exception as error:
             self._failed(error)
         self.seconds += perf_counter() - begin
+
+
+def _accumulates(rows: Sequence[Row]) -> bool:
+    """Whether this pass gives a gradient to any weight that is trained; `autograd.grad` does not, and says so by an error."""
+    for weight in self._present():
+        with torch.enable_grad():
+            function = weight.view_as(weight).grad_fn
+        node = function.next_functions[0][0] if function else None
+        try:
+            if node is not None and torch._C._will_engine_execute_node(node):
+                return True
+        except RuntimeError:
+            return False
+    return False
+
+def _present(self) -> Iterator[torch.Tensor]:
+    """What is trained and may be in this pass; first what is whole: during a pass that stands in for its part."""
+    spread = []
+    for row in self.rows:
+        if (weight := row.present) is not None and weight.requires_grad and weight.is_leaf:
+            if is_spread(weight):
+                spread.append(weight)
+            else:
+                yield weight
+    yield from spread
 
 
 def owners(model: nn.Module) -> list[object]:

@@ -30,6 +30,7 @@ class Circumstances:
     world: int
     overflown: bool
     apart: Collection[tuple[str, int]] = ()  # (quantity, row) that was not measured in all processes that have a part of it
+    waiting: Collection[int] = ()  # rows whose optimiser has not stepped in it, though another has
 
 
 def missing(
@@ -52,6 +53,8 @@ def _why(quantity: str, k: int, row: Row, found: Collected, moved: Moved | None,
         return "watch-apart"
     if not plain(local(weight)):
         return "watch-kind"
+    if k in step.waiting:
+        return "watch-not-stepped"
     if quantity in _PASSES:
         return _why_no_pass(quantity, row, weight, found, step)
     if quantity == "weight_rms":
@@ -61,7 +64,7 @@ def _why(quantity: str, k: int, row: Row, found: Collected, moved: Moved | None,
     if quantity in _GRADIENTS:
         if quantity == "zero_share" and found.raw:
             return "watch-sparse"
-        if quantity == "weight_grad_rms" and moved and moved.treated:
+        if quantity != "treated_grad_rms" and moved and moved.treated:
             return "watch-unseen"
     if k not in step.held and (found.raw or quantity not in _GRADIENTS):
         return "watch-no-optimizer"
@@ -77,6 +80,8 @@ def _why(quantity: str, k: int, row: Row, found: Collected, moved: Moved | None,
 def _why_no_pass(quantity: str, row: Row, weight: torch.Tensor, found: Collected, step: Circumstances) -> str:
     if row.why:
         return row.why
+    if found.across:
+        return "watch-across"
     if quantity == "signal_rms" and found.twice:
         return "watch-twice"
     if quantity == "signal_rms" and found.signals and not step.world:

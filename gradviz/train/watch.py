@@ -143,8 +143,11 @@ class WatchedRun:
             self._watcher = Watcher(model, optimizers, pace, take, self._broke, self, world, shards)
         except Exception as error:  # of a module that takes no hooks
             raise WatchError(say("watch-refused", error=_told(error))) from error
-        self._gone = weakref.finalize(model, partial(WatchedRun._end, self, Status.FINISHED, say("watch-gone-net")))
-        self._gone.atexit = False
+        self._gone: list[weakref.finalize[..., Any]] = []
+        self._gone.append(weakref.finalize(model, partial(WatchedRun._end, self, Status.FINISHED, say("watch-gone-net"))))
+        self._gone += [weakref.finalize(each, partial(WatchedRun._optimizer_gone, self)) for each in optimizers or ()]
+        for each in self._gone:
+            each.atexit = False
         atexit.register(self._at_exit)
 
     # --- what the training calls -----------------------------------------------------------------------------------
@@ -276,7 +279,8 @@ class WatchedRun:
         if self._watcher is None or os.getpid() != self._pid:
             return
         self._watcher.close()
-        self._gone.detach()
+        for each in self._gone:
+            each.detach()
         atexit.unregister(self._at_exit)
         if not self.status.live:
             return
@@ -292,6 +296,10 @@ class WatchedRun:
             self._recorder.close()
         if self._sender:
             self._sender.close()
+
+    def _optimizer_gone(self) -> None:
+        if self._watcher is None or not self._watcher.optimizers.known():  # no step of theirs will come
+            self._end(Status.FINISHED, say("watch-gone-optimizer"))
 
     def _close_after(self, kind: type[BaseException] | None) -> None:
         if kind is None:
@@ -400,10 +408,13 @@ def _refuse(model: nn.Module, optimizers: Sequence[Optimizer] | None) -> None:
         return
     if not rows:
         raise WatchError(say("watch-no-weights"))
-    for optimizer in optimizers or ():
-        held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
-        if not any(id(row.weight) in held for row in rows):
-            raise WatchError(say("watch-not-its"))
+    weights = {id(row.weight) for row in rows}
+    held = [{id(weight) for group in each.param_groups for weight in group["params"]} for each in optimizers or ()]
+    if held and weights.isdisjoint(set().union(*held)):
+        raise WatchError(say("watch-not-its"))
+    weights |= {id(parameter) for parameter in model.parameters()}  # one of several may have the vectors alone
+    if any(each.isdisjoint(weights) for each in held):
+        raise WatchError(say("watch-not-its"))
 
 
 def _number(value: object) -> Score | None:

@@ -20,6 +20,7 @@ from gradviz.record.watched import ABSENT, MEASURED, STILL
 from gradviz.train.hooks import Collected, Passes
 from gradviz.train.missing import Circumstances, Missing, missing
 from gradviz.train.modules import order
+from gradviz.train.optimizers import Optimizers
 from gradviz.train.pace import Pace
 from gradviz.train.shards import Shards
 from gradviz.train.updates import Moved, Numbers, Room, Scale, Table, Updates, loss_scale, tabled
@@ -48,7 +49,6 @@ class _Open:
     scales: dict[int, Scale] = field(default_factory=dict)  # by row
     updates: Updates | None = None  # of the optimiser that steps now
     called: set[int] = field(default_factory=set)
-    held: dict[int, list[int]] = field(default_factory=dict)  # by the id of an optimiser: rows
 
 
 class Watcher:
@@ -73,11 +73,11 @@ class Watcher:
         self._took, self._broke, self._pace, self._world, self._shards = took, broke, pace, world, shards
         self.dead = True  # nothing is measured before all of it stands
         self.steps = 0
+        self._owed = False  # the backward pass of this step was not measured, and it is time: the next one is instead
         self.passes = Passes(model, self._failed, owner)
         self.order: list[int] | None = None  # of the rows, in the order of their first calls; from the first step on
         self._open, self._room = _Open(), Room()
-        self._known: list[weakref.ref[Optimizer]] = [weakref.ref(each) for each in optimizers or ()]
-        self._settled = optimizers is not None  # which optimisers there are
+        self.optimizers = Optimizers(optimizers, lambda: self.passes.rows)
         self._began = perf_counter()
         self._handles: list[RemovableHandle] = []
         _keep_the_heap()
@@ -136,24 +136,6 @@ class Watcher:
 
     # --- the optimiser ---------------------------------------------------------------------------------------------
 
-    def _held(self, optimizer: Optimizer) -> list[int]:
-        """Rows. It is asked for several times in a step and looked up once."""
-        known = self._open.held.get(id(optimizer))
-        if known is None:
-            held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
-            known = [k for k, row in enumerate(self.passes.rows) if id(row.weight) in held]
-            self._open.held[id(optimizer)] = known
-        return known
-
-    def _is_mine(self, optimizer: Optimizer) -> bool:
-        for known in self._known:
-            if known() is optimizer:
-                return True
-        mine = not self._settled and bool(self._held(optimizer))
-        if mine:
-            self._known.append(weakref.ref(optimizer))
-        return mine
-
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         if self.dead:  # another thread has found that nothing can be written
             self._let_go()
@@ -167,18 +149,24 @@ class Watcher:
         return replaced
 
     def _begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        self._open.held.pop(id(optimizer), None)  # it may have been given more since
-        if not self._is_mine(optimizer):
+        optimizers, stepped = self.optimizers, self._open.stepped
+        if not optimizers.enters(optimizer):
             return None
-        if id(optimizer) in self._open.stepped:
-            self._settled = True  # a second round has begun: these are the optimisers
+        optimizers.look_again(optimizer)
+        if stepped and (id(optimizer) in stepped or optimizers.share(optimizer, stepped)):
+            optimizers.settled = True  # a second round has begun: these are the optimisers
+            measured = self.passes.measuring
             self._finish()
-        self._open.updates = None  # of a step that an error has ended
-        if not self.passes.measuring:
+            self._owed = self.passes.measuring and not measured
+        if not optimizers.is_mine(optimizer):
             return None
-        mine, rows = self._held(optimizer), self.passes.rows
+        optimizers.begins(optimizer)
+        self._open.updates = None  # of a step that an error has ended
+        if not self.passes.measuring or self._owed:
+            return None
+        mine, rows = optimizers.held(optimizer), self.passes.rows
         if not self._open.stepped and len(mine) < len(rows):  # the rows that nobody trains are looked at once a step
-            others = {k for known in self._known if (other := known()) is not None for k in self._held(other)}
+            others = optimizers.held_by_any()
             mine = sorted({*mine, *(k for k in range(len(rows)) if k not in others)})
         updates = self._open.updates = Updates(self.passes, mine, self._room)
         updates.weights()
@@ -219,17 +207,19 @@ class Watcher:
             self._failed(error)
 
     def _end(self, optimizer: Optimizer) -> None:
-        if not self._is_mine(optimizer):
+        optimizers = self.optimizers
+        if not optimizers.leaves(optimizer) or not optimizers.is_mine(optimizer):
             return
         if self._open.updates is not None:
             self._timed(partial(self._measure_after, optimizer))
+        elif self._owed:
+            self.passes.forget(optimizers.held(optimizer))
         self._open.stepped.append(id(optimizer))
         self.passes.begun = False
-        if not self._settled:  # one that holds all that is trained is the only one
+        if not optimizers.settled:  # one that holds all that is trained is the only one
             trained = {k for k, row in enumerate(self.passes.rows) if (w := row.weight) is not None and w.requires_grad}
-            self._settled = trained <= set(self._held(optimizer))
-        others = (other for known in self._known if (other := known()) is not None)
-        if self._settled and all(id(other) in self._open.stepped for other in others):
+            optimizers.settled = trained <= set(optimizers.held(optimizer))
+        if optimizers.settled and all(id(other) in self._open.stepped for other in optimizers.known()):
             self._finish()
 
     def _measure_after(self, optimizer: Optimizer) -> None:
@@ -237,7 +227,7 @@ class Watcher:
         if updates is None:
             return
         self.passes.measuring = True
-        scales, held = self._open.scales, self._held(optimizer)
+        scales, held = self._open.scales, self.optimizers.held(optimizer)
         updates.after(any(scales[k].overflown for k in updates.moved if k in scales))
         self._open.moved |= updates.moved
         for k in held:
@@ -250,26 +240,33 @@ class Watcher:
     def _finish(self) -> None:
         begin = perf_counter()
         step, self._open = self._open, _Open()
-        measured = self.passes.measuring
+        measured, self._owed, owed = self.passes.measuring and not self._owed, False, self._owed
         if self.order is None:
             rows = self.passes.rows
             places = {id(row): k for k, row in enumerate(rows)}
             self.order = [places[id(row)] for row in order(rows, list(self.passes.calls))]
             self.passes.ordered()
+        if owed:  # passes that were measured after the first optimiser's step
+            mine = self.optimizers.held_by_any(step.stepped)
+            self.passes.put_off(k for k in range(len(self.passes.rows)) if k not in mine)
         seen = self._seen(step) if measured else Seen(None, {}, 0, self._classes())
         self._took(seen)
-        self._open.held.clear()
+        self.optimizers.look_again()
         now = perf_counter()
         self._pace.take(now - self._began, self.passes.seconds + now - begin, measured)
         if self._shards:
             self._shards.paced(self._pace)
         self._began, self.passes.seconds = now, 0.0
         self.steps += 1
-        self.passes.measuring = self._pace.due(self.steps)
+        self.passes.measuring = owed or self._pace.due(self.steps)
 
     def _seen(self, step: _Open) -> Seen:
         rows = self.passes.rows
-        collected = [step.collected.get(k, found) for k, found in enumerate(self.passes.collected)]
+        held = self.optimizers.held_by_any()
+        waiting = held - self.optimizers.held_by_any(step.stepped)
+        collected = [
+            step.collected.get(k) or (Collected() if k in waiting else found) for k, found in enumerate(self.passes.collected)
+        ]
         apart: set[tuple[str, int]] = set()
         shards = self._shards
 
@@ -281,21 +278,21 @@ class Watcher:
         if shards and shards.rank and shards.over:
             self.dead = True  # the first process has gone, or has never come
         overflown = any(scale.overflown for scale in step.scales.values())
-        held = {k for known in self._known if (other := known()) is not None for k in self._held(other)}
         alone = [k for k in range(len(rows)) if k not in held]
         for quantity in ("treated_grad_rms", "update_ratio", STILL):  # what no optimiser does is not 0, it is not done
             table[MEASURED.index(quantity), alone] = ABSENT
-        at = Circumstances(step.called, held, self._world, overflown, apart)
+        at = Circumstances(step.called, held, self._world, overflown, apart, waiting)
         why = missing(table, rows, collected, step.moved, at)
         overflows, self.passes.thrown_away = self.passes.thrown_away + overflown, 0
         self.passes.touch()
         self.passes.called.clear()
-        self.passes.forget(k for k in range(len(rows)) if k not in step.collected)
+        self.passes.put_off(waiting)
+        self.passes.forget(k for k in range(len(rows)) if k not in step.collected and k not in waiting)
         outputs = () if self.steps else tuple(sum(n for _length, n in collected[k].activations) for k in self.order or ())
         return Seen(table[: len(MEASURED), self.order], why, overflows, self._classes(), outputs)
 
     def _classes(self) -> tuple[str, ...]:
-        return tuple(type(other).__name__ for known in self._known if (other := known()) is not None)
+        return tuple(type(each).__name__ for each in self.optimizers.known())
 
     def _timed(self, function: Callable[[], None]) -> None:
         begin = perf_counter()

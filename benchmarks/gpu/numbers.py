@@ -44,6 +44,7 @@ def truth(config: RunConfig, steps: int) -> Iterator[tuple[float, np.ndarray]]:
     """Loss and float64 (len(QUANTITIES), layers) of each step."""
     todo = task(config, load_data(), torch.device("cpu"))
     todo.model.double()
+    todo.model.overwrite(False)  # the outputs before the activation are looked at
     images, labels = todo.examples[0].double(), todo.examples[1]
     for _ in range(steps):
         seen: list[tuple[torch.Tensor, torch.Tensor]] = []

@@ -26,6 +26,8 @@ class Activation:
     # The word whose mathematics the theory works with (theory.gaussians): its own, or that of one that differs by less than
     # is seen. None: there is no prediction.
     derived_as: str | None = None
+    # The same function in the memory of its input: its backward pass asks for its output alone. None: it does not.
+    in_place: str | None = None
     # Of the backward signal per block convolution at step 0, from mean-field theory for these convolutions (16 channels, 5×5
     # taps, zero padding on 7×7 maps): under PyTorch's own init, ±0.05; and with batch norm, whatever the init. None: unknown.
     factor: float | None = None
@@ -46,24 +48,28 @@ ACTIVATIONS: dict[str, Activation] = {
     "sigmoid": Activation(
         "Squeezes every value into 0…1; its slope is at most 1/4, so each layer shrinks the signal that flows back.",
         "torch.sigmoid",
+        in_place="torch.sigmoid_",
         critical=1.0221, derived_as="sigmoid", factor=0.124, norm_factor=0.735, lost="saturated",
         why_it_vanishes="cause-product-sigmoid",
     ),
     "relu": Activation(
         "Passes positive values, blocks negative ones; its slope is 0 or 1, so about half of the signal passes.",
         "F.relu",
+        in_place="torch.relu_",
         gain=math.sqrt(2), critical=0.14065, leak=0.0, derived_as="relu", factor=0.349, norm_factor=1.16, lost="dead",
         why_it_vanishes="cause-product-relu",
     ),
     "tanh": Activation(
         "Squeezes every value into −1…1, around 0; its slope is 1 at 0, so only large inputs shrink the signal.",
         "torch.tanh",
+        in_place="torch.tanh_",
         critical=0.1081, derived_as="tanh", factor=0.501,
         why_it_vanishes="cause-product-tanh",
     ),
     "leaky-relu": Activation(
         "Relu that lets a hundredth of negative values pass: no unit is ever quite dead, else it behaves as relu does.",
         "F.leaky_relu",
+        in_place="F.leaky_relu_",
         gain=math.sqrt(2), critical=0.14064, leak=0.01, factor=0.349,
         derived_as="relu",  # second moments differ by 10⁻⁴ per layer
         why_it_vanishes="cause-product-relu",

@@ -81,6 +81,7 @@ def task(
     model.to(device)
     if device.type == "cpu":  # suits the CPU's convolution kernels for 16 channels: ×0.9 of the time (benchmarks/)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # PyTorch's stubs leave it out
+        model.overwrite()
     # 250 or fewer in deep nets: more would keep the first point from the screen.
     hand = _Hand(config, model, layout, state.step if state else 0)
     count = min(250, max(64, 12_000 // max(1, config.blocks)), len(data.test_labels))

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.graph import Node
 
 from gradviz.lenet.activations import ACTIVATIONS, critical_start
 from gradviz.lenet.config import RunConfig
@@ -20,12 +21,14 @@ CHANNELS = 16  # of every block
 LSUV_TOLERANCE = 0.01  # of the spread, 1; the paper is content with 0.1
 
 
-def _ignore(index: int, z: torch.Tensor, h: torch.Tensor) -> None:
+def _ignore(index: int, z: torch.Tensor | Node | None, h: torch.Tensor) -> None:
     pass
 
 
-def activation_function(word: str) -> Function:
-    module, name = ACTIVATIONS[word].code.split(".")
+def activation_function(word: str, in_place: bool = False) -> Function:
+    """`in_place`: in the memory of its input, if it can."""
+    row = ACTIVATIONS[word]
+    module, name = (in_place and row.in_place or row.code).split(".")
     function: Function = getattr({"torch": torch, "F": F}[module], name)
     return function
 
@@ -61,11 +64,11 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor, activation: Function, index: int, watch: Watch) -> torch.Tensor:
         """(batch, 16, 7, 7) -> the same; `index` is the forward place of conv1."""
         z: torch.Tensor = self.conv1(x)
-        h = activation(self.norm1(z))
-        watch(index, z, h)
+        node, h = z.grad_fn, activation(self.norm1(z))
+        watch(index, node if h is z else z, h)
         z = self.conv2(h)
-        h = activation(self.norm2(z))
-        watch(index + 1, z, h)
+        node, h = z.grad_fn, activation(self.norm2(z))
+        watch(index + 1, node if h is z else z, h)
         if self.scale is not None:
             h = self.scale * h
         return x + h if self.shortcut else h  # nothing after the addition, as in the article
@@ -91,18 +94,20 @@ class DeepLeNet(nn.Module):
         self.activation = config.activation
         self.gain = ACTIVATIONS[config.activation].gain
         self._shortcut = config.shortcut
-        self._inside = activation_function(config.activation)
-        self._outside = self._inside if config.activation_everywhere else F.relu
+        self._words = config.activation, config.activation if config.activation_everywhere else "relu"
+        self._inside, self._outside = map(activation_function, self._words)
+        self._relu_last = False  # after the pooling of the stem
+
+    def overwrite(self, may: bool = True) -> None:
+        """From now on activations take the memory of their input where they can: the same numbers, and less memory to read that
+        has gone cold. `watch` then gets the node of z for z."""
+        self._inside, self._outside = (activation_function(word, in_place=may) for word in self._words)
+        self._relu_last = may and self._words[1] == "relu"
 
     def forward(self, images: torch.Tensor, watch: Watch = _ignore) -> torch.Tensor:
         """(batch, 1, 28, 28) -> logits (batch, 10)."""
-        z: torch.Tensor = self.conv1(images)
-        h = self._outside(z)
-        watch(0, z, h)
-        z = self.conv2(F.max_pool2d(h, 2))
-        h = self._outside(z)
-        watch(1, z, h)
-        x = F.max_pool2d(h, 2)
+        x = self._pooled(0, self.conv1(images), watch)
+        x = self._pooled(1, self.conv2(x), watch)
         index = 2
         for block in self.blocks:
             x = block(x, self._inside, index, watch)
@@ -113,13 +118,26 @@ class DeepLeNet(nn.Module):
             x.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
         h = x.flatten(1)
         for linear in (self.fc1, self.fc2):
-            z = linear(h)
-            h = self._outside(z)
-            watch(index, z, h)
+            z: torch.Tensor = linear(h)
+            node, h = z.grad_fn, self._outside(z)
+            watch(index, node if h is z else z, h)
             index += 1
         z = self.fc3(h)
         watch(index, z, z)
         return z
+
+    def _pooled(self, index: int, z: torch.Tensor, watch: Watch) -> torch.Tensor:
+        """The activation of one of the stem's layers, each 2×2 pixels become one."""
+        node = z.grad_fn
+        if self._relu_last:
+            # The largest of four numbers and 0 is the same whichever is asked first, and so is who gets the gradient; relu's
+            # backward pass has a quarter to do. `data`: of z the pool's backward pass needs the size alone.
+            pooled = F.max_pool2d(z, 2)
+            watch(index, node, self._outside(z.data))
+            return self._outside(pooled)
+        h = self._outside(z)
+        watch(index, node if h is z else z, h)
+        return F.max_pool2d(h, 2)
 
     @property
     def each_block(self) -> list[Block]:

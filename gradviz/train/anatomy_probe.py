@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch.autograd.graph import Node
 
 from gradviz.record import sample as anatomy
 from gradviz.record.sample import AnatomySample, Picture
@@ -52,7 +53,7 @@ class AnatomyProbe:
         """`watch`, and a look at the activations."""
         self._taken["activation"] = []
 
-        def both(index: int, z: torch.Tensor, h: torch.Tensor) -> None:
+        def both(index: int, z: torch.Tensor | Node | None, h: torch.Tensor) -> None:
             watch(index, z, h)
             self._look_at(index, h.detach())
 

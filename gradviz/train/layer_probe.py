@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch.autograd.graph import Node
 
 from gradviz.record.quantities import QUANTITIES
 from gradviz.train.lengths import safe_length
@@ -52,7 +53,7 @@ class LayerProbe:
         self._seen: list[torch.Tensor] = []  # activations that are not measured yet, the last ones of `_watched`
         self._watched = 0
 
-    def watch(self, index: int, z: torch.Tensor, h: torch.Tensor) -> None:
+    def watch(self, index: int, z: torch.Tensor | Node | None, h: torch.Tensor) -> None:
         """Measures the activation and, when the backward pass comes by, the signal ∂loss/∂z."""
         stop_if_asked(self._interrupt)
         if index == 0:
@@ -66,8 +67,8 @@ class LayerProbe:
             stop_if_asked(self._interrupt)
             self._note("signal_rms", index, self._rms(arriving[0]))
 
-        if z.grad_fn is not None:
-            z.grad_fn.register_prehook(signal)  # half the cost of a hook on z itself
+        if (node := z.grad_fn if isinstance(z, torch.Tensor) else z) is not None:
+            node.register_prehook(signal)  # half the cost of a hook on z itself
 
     def _look(self) -> None:
         if self._seen:

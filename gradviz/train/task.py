@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.autograd.graph import Node
 
 from gradviz.record.layout import Layout
 from gradviz.record.recipe import Recipe
 from gradviz.record.sample import BlockDeletion
 
 # Called for each weight layer with its row in the layout, in the order of the forward pass; its output z before norm and
-# activation; and what it hands on, h (for the logits z itself).
-Watch = Callable[[int, torch.Tensor, torch.Tensor], None]
+# activation, or where h has taken its memory z's node in the backward pass; and what it hands on, h (for the logits z itself).
+Watch = Callable[[int, torch.Tensor | Node | None, torch.Tensor], None]
 Examples = tuple[torch.Tensor, torch.Tensor]  # images (n, …), labels int64 (n,)
 Accuracy = Callable[[torch.Tensor, torch.Tensor], float]  # (images, labels) -> share that is right; raises Interrupted
 

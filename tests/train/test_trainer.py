@@ -9,12 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from gradviz.lenet.activations import ACTIVATIONS
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Dataset, Shelf
-from gradviz.lenet.experiment import training
+from gradviz.lenet.experiment import task, training
 from gradviz.lenet.net import DeepLeNet, initialise
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Status
+from gradviz.train.trainer import Trainer
 
 pytestmark = pytest.mark.trains
 CPU = torch.device("cpu")
@@ -53,6 +55,23 @@ def test_losses_equal_those_of_a_plain_pytorch_loop(digits, optimizer):
     # Adam divides by the gradient's own size, so that rounding differences of tiny gradients count fully.
     measured = [record.loss for record in training(c, digits, CPU)]
     assert measured == pytest.approx(losses, rel=3e-3 if optimizer == "adam" else 1e-4)
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"shortcut": True}, {"batch_norm": True}, {"activation_everywhere": True, "treatment": "feedback", "threshold": 1e-4},
+])  # fmt: skip
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_that_overwrite_their_input_change_no_digit(digits, activation, changes):
+    found = []
+    for overwrites in (True, False):
+        made = task(config(activation=activation, steps=4, **changes), digits, CPU)
+        made.model.overwrite(overwrites)
+        found.append(list(Trainer(made)))
+    for one, other in zip(*found, strict=True):
+        assert one.loss == other.loss
+        np.testing.assert_array_equal(one.layers, other.layers)
+        for part in ("quantiles", "counts", "layers", "paths"):
+            np.testing.assert_array_equal(getattr(one.anatomy, part), getattr(other.anatomy, part))
 
 
 def test_step_0_is_recorded_before_any_update(digits):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
@@ -322,7 +322,7 @@ class Passes:
 
 def _accumulates(rows: Sequence[Row]) -> bool:
     """Whether this pass gives a gradient to any weight that is trained; `autograd.grad` does not, and says so by an error."""
-    for weight in self._present():
+    for weight in _present(rows):
         with torch.enable_grad():
             function = weight.view_as(weight).grad_fn
         node = function.next_functions[0][0] if function else None
@@ -333,10 +333,11 @@ def _accumulates(rows: Sequence[Row]) -> bool:
             return False
     return False
 
-def _present(self) -> Iterator[torch.Tensor]:
+
+def _present(rows: Sequence[Row]) -> Iterator[torch.Tensor]:
     """What is trained and may be in this pass; first what is whole: during a pass that stands in for its part."""
     spread = []
-    for row in self.rows:
+    for row in rows:
         if (weight := row.present) is not None and weight.requires_grad and weight.is_leaf:
             if is_spread(weight):
                 spread.append(weight)

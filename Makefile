@@ -1,7 +1,8 @@
 # make run    installs the app into .venv and starts it; a second start installs nothing
 # make test   installs what the tests need as well, checks style and types, and runs every test
 # make test-others  does the same, and before it runs the tests that train under two other arithmetics
-# make test-cluster  installs Ray and runs the tests of trainings on a cluster; those above skip them where Ray is not installed
+# make test-cluster  installs Ray and runs the tests of trainings on a cluster, which those above leave out
+# make test-all  all of them, those on a cluster last
 # make audit  asks a public database whether a dependency has a known weakness
 # make lock   writes the hashes of what the container installs, and whose software that is
 # make words  gathers the texts for translators (gradviz/locale); compiles the translations
@@ -17,7 +18,7 @@ BIN = $(VENV)/bin
 TORCH ?= auto
 INSTALL = $(BIN)/python deploy/install.py --torch $(TORCH)
 
-.PHONY: help run test test-others test-cluster audit lock words plotly wheel base install clean
+.PHONY: help run test test-others test-cluster test-all audit lock words plotly wheel base install clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -25,14 +26,13 @@ help:
 run: $(VENV)/app.stamp $(VENV)/words.stamp
 	@exec $(BIN)/python -m streamlit run app.py
 
-test test-others: $(VENV)/app.stamp $(VENV)/words.stamp $(VENV)/tests.stamp
+test test-others test-all: $(VENV)/app.stamp $(VENV)/words.stamp $(VENV)/tests.stamp
 	@$(BIN)/python tests/chromium.py
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
-	@exec $(BIN)/python tests/parts.py $(if $(filter test-others,$@),--others)
+	@exec $(BIN)/python tests/parts.py $(if $(filter test,$@),,--$(@:test-%=%))
 
 test-cluster: $(VENV)/app.stamp $(VENV)/words.stamp $(VENV)/tests.stamp
-	@$(INSTALL) requirements-ray.txt
 	@exec $(BIN)/python tests/parts.py --cluster
 
 audit: $(VENV)/app.stamp

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -85,13 +85,7 @@ class LoopbackCluster:
 
     def computer(self, name: str = "one", slots: int = 1, root: Path = ROOT, **environment: str) -> Machine:
         """`root`: of the gradviz that it has. Raises RuntimeError with what it says if it does not start."""
-        for tries_left in (2, 1, 0):
-            try:
-                return self._begin("node", self.address, "--slots", str(slots), "--name", name, root=root, **environment)
-            except RuntimeError as error:  # Ray gives a busy machine half a minute, which cannot be set
-                if not tries_left or "timed out during startup" not in str(error):
-                    raise
-        raise AssertionError
+        return self._begin("node", self.address, "--slots", str(slots), "--name", name, root=root, **environment)
 
     def close(self) -> None:
         for machine in reversed(self.machines):
@@ -99,17 +93,26 @@ class LoopbackCluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _begin(self, *words: str, root: Path = ROOT, **environment: str) -> Machine:
-        log = self.folder / f"{len(self.machines)}.log"
+        for tries_left in (2, 1, 0):
+            try:
+                return self._begin_once(words, root, environment)
+            except RuntimeError as error:  # Ray gives a busy machine half a minute, which cannot be set
+                if not tries_left or "timed out during startup" not in str(error):
+                    raise
+        raise AssertionError
+
+    def _begin_once(self, words: Sequence[str], root: Path, environment: Mapping[str, str]) -> Machine:
         command = [sys.executable, "-m", "gradviz.cluster", *words, "--address", "127.0.0.1", "--folder", str(self.folder)]
-        with log.open("w") as errors:
+        with tempfile.NamedTemporaryFile("w", prefix=words[0], suffix=".log", dir=self.folder, delete=False) as errors:
             process = subprocess.Popen(
-                command, cwd=root, env=self.environment | environment, stdout=subprocess.PIPE, stderr=errors, text=True,
+                command, cwd=root, env={**self.environment, **environment}, stdout=subprocess.PIPE, stderr=errors, text=True,
                 start_new_session=True,
             )  # fmt: skip
-        machine = Machine(process, log)
+        machine = Machine(process, Path(errors.name))
         self.machines.append(machine)
         line = process.stdout.readline()
         if not line.startswith(self.address):
-            time.sleep(0.1)
-            raise RuntimeError(f"{words[0]} did not start: {line}{log.read_text()[-3000:]}")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)  # then it has said all
+            raise RuntimeError(f"{words[0]} did not start: {line}{machine.log.read_text()[-3000:]}")
         return machine

@@ -63,10 +63,11 @@ def server(start_server: Callable[..., Server]) -> Server:
 
 @pytest.fixture(scope="session")
 def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackCluster]:
-    """One Ray cluster for all tests of a process: its head, and the computer "first" with two slots and without data sets."""
+    """One Ray cluster for all tests of a process: its head, and the computer "first" with two slots and without data sets, which
+    waits 5 s for another head where 60 are usual."""
     before = os.environ.get("RAY_AUTH_TOKEN")
     os.environ["RAY_AUTH_TOKEN"] = TOKEN
-    loopback = LoopbackCluster(GRADVIZ_DATA=str(tmp_path_factory.mktemp("there")))
+    loopback = LoopbackCluster(GRADVIZ_DATA=str(tmp_path_factory.mktemp("there")), RAY_gcs_rpc_server_reconnect_timeout_s="5")
     try:
         loopback.computer("first", slots=2)
         yield loopback

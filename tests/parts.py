@@ -2,10 +2,11 @@
 
     python tests/parts.py             the tests without a browser, then those with one
     python tests/parts.py --others    before them, the tests that train under two other arithmetics
-    python tests/parts.py --cluster   instead, those on a real Ray cluster, which are skipped where Ray is not installed
+    python tests/parts.py --cluster   instead, those on a real Ray cluster, for which Ray is installed
+    python tests/parts.py --all       all of these; Ray comes last, so that the others do without it
 
 A part that fails does not keep the next from running. Ends with 0 only if every part has ended with 0: one that finds no
-test, or dies without a report, has failed.
+test, cannot be given what it needs, or dies without a report, has failed.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Part:
     name: str
     options: tuple[str, ...]  # of pytest
     environment: dict[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()  # what is done before, by this Python
 
 
 OWN = (
@@ -45,7 +47,12 @@ OWN = (
 
 
 # In one process: its tests share a cluster.
-CLUSTER = (Part("on a cluster", ("-m", "cluster", "tests/cluster", "tests/serve/test_workers.py")),)
+CLUSTER = (
+    Part(
+        "on a cluster", ("-m", "cluster", "tests/cluster", "tests/serve/test_workers.py"),
+        needs=("deploy/install.py", "requirements-ray.txt"),
+    ),
+)  # fmt: skip
 
 
 def others(best: str) -> list[Part]:
@@ -70,13 +77,14 @@ def run(parts: Sequence[Part], command: Sequence[str] = (sys.executable, "-m", "
         for place, part in enumerate(parts):
             print(f"\nTests {part.name}:", flush=True)
             report = Path(folder) / f"{place}.xml"
-            ended = subprocess.run(
-                [*command, *part.options, f"--junitxml={report}"], cwd=ROOT, env={**os.environ, **part.environment}
-            )
+            code = subprocess.run([sys.executable, *part.needs], cwd=ROOT).returncode if part.needs else 0
+            if not code:
+                words = [*command, *part.options, f"--junitxml={report}"]
+                code = subprocess.run(words, cwd=ROOT, env={**os.environ, **part.environment}).returncode
             found = _counts(report)
-            if ended.returncode and not found["failed"] + found["error"]:
-                found["error"] += 1  # no test found, a crash, a wrong option: pytest counts nothing then
-            failed = failed or ended.returncode
+            if code and not found["failed"] + found["error"]:
+                found["error"] += 1  # nothing to run it with, no test found, a crash, a wrong option: pytest counts nothing then
+            failed = failed or code
             counts += found
             print(f"Tests {part.name}: {_line(found)}", flush=True)
     print(f"\n{f' {_line(counts)} in {time.monotonic() - begin:.0f}s ':=^100}", flush=True)
@@ -103,12 +111,15 @@ def _line(counts: Counter) -> str:
 
 
 def main() -> int:
-    parts = list(CLUSTER if "--cluster" in sys.argv[1:] else OWN)
-    if "--others" in sys.argv[1:]:
+    asked = {"--others", "--cluster"} if "--all" in sys.argv[1:] else {*sys.argv[1:]}
+    parts = [] if asked == {"--cluster"} else list(OWN)
+    if "--others" in asked:
         import torch
 
         # First, so that the closing lines of the whole suite come last.
         parts = others(torch.backends.cpu.get_cpu_capability()) + parts
+    if "--cluster" in asked:
+        parts += CLUSTER
     return run(parts)
 
 

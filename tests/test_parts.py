@@ -45,6 +45,20 @@ def test_every_part_runs_and_the_closing_line_counts_them_all(tmp_path, capfd, f
     assert re.fullmatch(rf"=+ {line} in \d+s =+", said.rstrip().splitlines()[-1])
 
 
+@pytest.mark.parametrize("ends, code, line", [(0, 0, "1 passed"), (3, 3, "1 error")])
+def test_a_part_that_cannot_be_given_what_it_needs_has_failed(tmp_path, capfd, ends, code, line):
+    where = folder(tmp_path, good="def test_it(): pass\n")
+    needs = ("-c", f"import sys; print('asked'); sys.exit({ends})")
+    assert parts.run([parts.Part("good", (str(where), f"--rootdir={where}"), needs=needs)], PYTEST) == code
+    said = capfd.readouterr().out
+    assert "asked" in said and re.fullmatch(rf"=+ {line} in \d+s =+", said.rstrip().splitlines()[-1])
+
+
+def test_the_part_on_a_cluster_has_ray_installed_as_it_is_pinned():
+    (part,) = parts.CLUSTER
+    assert part.needs[-1] == "requirements-ray.txt" and all((ROOT / name).is_file() for name in part.needs)
+
+
 @pytest.mark.parametrize(
     "best, names",
     [

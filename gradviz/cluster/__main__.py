@@ -91,6 +91,7 @@ def _stand(given: argparse.Namespace) -> int:
         object_store_memory=_STORE,
         include_dashboard=False,
         include_log_monitor=False,
+        no_monitor=True,  # Ray's own scaling, of which gradviz uses none: a process less beside the head
         dashboard_agent_listen_port=0,
         temp_dir=given.folder,
         min_worker_port=0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,22 +82,6 @@ def first(school: School) -> Machine:
     return school.loopback.machines[1]
 
 
-@pytest.fixture
-def second(school: School, first: Machine) -> Iterator[Callable[[], Machine]]:
-    """Adds a computer of one slot for the test, on which the next run goes while the first one trains another."""
-    added: list[Machine] = []
-
-    def add() -> Machine:
-        added.append(school.loopback.computer("second"))
-        until(lambda: school.cluster.sight.slots == 3)
-        return added[-1]
-
-    yield add
-    for machine in added:
-        machine.end()
-    until(lambda: len(school.cluster.sight.computers) == 1)
-
-
 def stop(school: School, *runs: Run) -> None:
     for run in runs:
         school.manager.stop(run.id)
@@ -131,25 +115,33 @@ def test_a_host_that_is_killed_takes_no_run_with_it_and_has_a_successor(school: 
     stop(school, run, after)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
-def test_a_computer_that_is_lost_takes_its_own_run_with_it_and_no_other(
-    school: School, first: Machine, second: Callable[[], Machine], how: int
-) -> None:
+def test_computers_that_are_lost_take_their_own_runs_with_them_and_no_other(school: School, first: Machine) -> None:
+    """One is killed and another stands still."""
     kept = school.begun()
-    machine = second()
-    lost = school.begun()
-    assert len(school.children(machine)) == 1 and len(school.children(first)) == 1
-    machine.signal(how)
-    until(lambda: not lost.status.live)
-    assert lost.status is Status.INTERRUPTED and lost.history.steps >= 20
-    assert str(lost.message).startswith("The computer that trained this run is gone (second).")
+    machines = killed, frozen = [school.loopback.computer(name) for name in ("killed", "frozen")]
+    until(lambda: school.cluster.sight.slots == 4)
+    lost = [school.begun(), school.begun()]
+    assert [len(school.children(machine)) for machine in (first, killed, frozen)] == [1, 1, 1]
+    frozen.signal(signal.SIGSTOP)
+    killed.signal(signal.SIGKILL)
+    for run in lost:
+        until(lambda run=run: not run.status.live)
+        assert run.status is Status.INTERRUPTED and run.history.steps >= 20
+    assert sorted(str(run.message).partition(".")[0] for run in lost) == [
+        f"The computer that trained this run is gone ({name})" for name in ("frozen", "killed")
+    ]
     school.goes_on(kept)
     until(lambda: school.cluster.sight.slots == 2)
-    assert lost.history.loss.tolist() == school.manager.get(lost.id).history.loss.tolist()
+    for run in lost:
+        assert run.history.loss.tolist() == school.manager.get(run.id).history.loss.tolist()
     stop(school, kept)
-    again = school.manager.start(lost.recipe, again=True, client="bob")  # as Start afresh does
-    school.goes_on(again)
-    stop(school, again)
+    again = [school.manager.start(run.recipe, again=True, client="bob") for run in lost]  # as Start afresh does
+    for run in again:
+        school.goes_on(run)
+    stop(school, *again)
+    for machine in machines:
+        machine.end()
+    until(lambda: len(school.cluster.sight.computers) == 1)
 
 
 def test_a_computer_with_another_gradviz_trains_nothing_and_is_named(
@@ -208,26 +200,23 @@ def test_a_computer_that_the_head_does_not_take_says_why_in_one_sentence(
 
 
 def test_a_head_that_is_killed_takes_no_run_with_it_and_another_is_joined(
-    tmp_path: Path, loopback: LoopbackCluster, caplog: pytest.LogCaptureFixture
+    school: School, first: Machine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A cluster of its own, whose computer waits 5 s for another head where 60 are usual."""
-    own = LoopbackCluster(RAY_gcs_rpc_server_reconnect_timeout_s="5")
-    school, late = School(tmp_path, own), None
+    """The last test here: the tests after it have the new head and a new first computer."""
+    loopback, late = school.loopback, None
+    run = school.begun()
+    loopback.head.end()
     try:
-        machine = own.computer("alone", slots=2)
-        until(lambda: school.cluster.sight.slots == 2)
-        run = school.begun()
-        own.head.end()
         until(lambda: school.cluster.trouble.code == "cluster-away")
         assert "The cluster that trains does not answer" in str(school.cluster.trouble)
         assert str(school.cluster.trouble) in caplog.text
-        late = Cluster(Shelf(tmp_path / "data", download=False), own.address)  # a server that begins while the head is away
+        late = Cluster(Shelf(tmp_path, download=False), loopback.address)  # a server that begins while the head is away
         until(lambda: late.trouble.code == "cluster-away" and not late.sight.slots)
-        until(lambda: machine.process.poll() is not None)  # it leaves, but not what trains there
+        until(lambda: first.process.poll() is not None)  # it leaves, but not what trains there
         waiting = school.manager.start(replace(LONG, seed=100, steps=5), client="late")
         school.goes_on(run, 50)
-        own.begin_head()
-        own.computer("again", slots=2)
+        loopback.begin_head()
+        loopback.computer("first", slots=2)
         until(lambda: school.cluster.sight.slots == 2 and late.sight.slots == 2 and not school.cluster.trouble)
         school.goes_on(run, 50)
         stop(school, run)
@@ -238,5 +227,3 @@ def test_a_head_that_is_killed_takes_no_run_with_it_and_another_is_joined(
     finally:
         if late:
             late.close()
-        school.close()
-        own.close()

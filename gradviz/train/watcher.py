@@ -193,6 +193,8 @@ class Watcher:
 
     def _look(self, optimizer: Optimizer) -> None:
         assert self._open.updates is not None
+        if torch._C._current_graph_task_id() != -1:  # it steps amid a backward pass, whose end comes too late
+            self.passes.measure_raw()
         self._open.updates.gradients()
         scale = loss_scale(optimizer)
         self._open.scales |= dict.fromkeys(self._open.updates.moved, scale)

@@ -263,3 +263,37 @@ def test_of_a_gradient_whose_backward_pass_was_not_seen_all_that_is_missing_says
     run.close()
     assert {reasons["zero_share"] for reasons in run.missing.values()} == {"watch-unseen"}
     assert {reasons["weight_grad_rms"] for reasons in run.missing.values()} == {"watch-unseen"}
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_steps_amid_the_backward_pass_as_each_gradient_comes_have_its_numbers(before, tmp_path):
+    model, found = Mlp(), {}
+    optimizers = {weight: torch.optim.SGD([weight], 0.1) for weight in model.parameters()}
+    names = {module.weight: name for name, module in model.named_children()}
+
+    def step(weight):
+        if weight in names:
+            found[names[weight]] = rms(weight.grad)
+        optimizers[weight].step()
+        optimizers[weight].zero_grad()
+
+    def listen():
+        for weight in optimizers:
+            weight.register_post_accumulate_grad_hook(step)
+
+    if before:
+        listen()
+    run = gradviz.watch(model, list(optimizers.values()), every=1, folder=tmp_path)
+    if not before:
+        listen()
+    signals = Signals(model)
+    for _pass in range(2):
+        signals.clear()
+        old = weights(model)
+        loss_on(features())(model).backward()
+    run.close()
+    assert run.run.history.steps == 2
+    assert_near(row(run, "weight_grad_rms"), found, 1e-5)
+    assert_near(row(run, "treated_grad_rms"), found, 1e-5)
+    assert_near(row(run, "signal_rms"), signals.of(names.values()), 1e-5)
+    assert_near(row(run, "update_ratio"), moved(model, old), 1e-4)

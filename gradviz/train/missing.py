@@ -88,7 +88,8 @@ def _why_no_pass(quantity: str, row: Row, weight: torch.Tensor, found: Collected
         return "watch-ranks"
     if id(row.user()) in step.called:
         return "watch-no-pass"
-    return "watch-uncalled" if weight.grad is not None or not step.called else "watch-unused"
+    zeros = found.raw is not None and float(found.raw.length) == 0  # what zero_grad(set_to_none=False) has left
+    return "watch-uncalled" if weight.grad is not None and not zeros or not step.called else "watch-unused"
 
 
 def _why_no_update(quantity: str, moved: Moved, step: Circumstances) -> str:

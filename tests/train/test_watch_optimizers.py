@@ -297,3 +297,18 @@ def test_steps_amid_the_backward_pass_as_each_gradient_comes_have_its_numbers(be
     assert_near(row(run, "treated_grad_rms"), found, 1e-5)
     assert_near(row(run, "signal_rms"), signals.of(names.values()), 1e-5)
     assert_near(row(run, "update_ratio"), moved(model, old), 1e-4)
+
+
+def test_a_module_that_is_not_called_is_said_to_be_unused_also_where_zero_grad_has_left_zeros(tmp_path):
+    model = Mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    run = gradviz.watch(model, optimizer, every=1, folder=tmp_path)
+    x, _y = features()
+    for used in (True, False):
+        optimizer.zero_grad(set_to_none=False)
+        h = torch.tanh(model.first(x))
+        model.last(torch.tanh(model.second(h)) if used else h).pow(2).mean().backward()
+        optimizer.step()
+    run.close()
+    assert row(run, "weight_grad_rms")["second"] == 0
+    assert run.missing["second"]["signal_rms"] == run.missing["second"]["activation_rms"] == "watch-unused"

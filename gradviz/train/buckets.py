@@ -17,8 +17,9 @@ from torch import nn
 
 from gradviz.train.lengths import lengths, memory, safe_length
 
-_SMALL = 1 << 15  # entries of a weight, at most: to copy a larger one takes longer than to ask it
-_BUCKET = 1 << 18  # entries of a bucket, at most: its stretch stays in the cache from one call to the next
+_SMALL = 1 << 17  # entries of a weight, at most: to copy a larger one takes longer than to ask it
+_BUCKET = 1 << 19  # entries of a bucket, at most: its stretch stays in the cache from one call to the next
+_ALIKE = 4  # weights of one size that are measured as the rows of a matrix: fewer take no longer in a call with all others
 _ORDINARY = (torch.Tensor, nn.Parameter)
 Some = Sequence[torch.Tensor | None]
 Measured = tuple[list[float], list[int]]  # of each tensor of a bucket: length, entries that are not 0; of None anything
@@ -46,6 +47,7 @@ class Bucket:
         old, now = own_memory(ends[-1], torch.float32), scratch[0][: ends[-1]]
         strides = [weight.stride() for weight in weights]
         self._old, self._now = (self._views(flat, strides) for flat in (old, now))
+        self._runs = [(size, len(list(same))) for size, same in groupby(self.sizes)]
         self._old_rows, self._now_rows = (self._alike(flat) for flat in (old, now))
         self._old_flat, self._now_flat = old.numpy(), now.numpy()
         self._mask, self._there = own_memory(ends[-1], torch.bool).numpy(), scratch[1][: ends[-1]].numpy()
@@ -56,11 +58,11 @@ class Bucket:
         return [flat.as_strided(shape, stride, flat.storage_offset() + part.start) for (_k, shape), stride, part in each]
 
     def _alike(self, flat: torch.Tensor) -> list[torch.Tensor]:
-        """Of neighbours of one size a matrix, a row each."""
+        """Of neighbours of one size a matrix, a row each; where they are few each by itself, (entries,)."""
         found, begin = [], 0
-        for size, group in groupby(self.sizes):
-            count = len(list(group))
-            found.append(flat[begin : begin + size * count].view(count, size))
+        for size, count in self._runs:
+            rows = flat[begin : begin + size * count].view(count, size)
+            found += [rows] if count >= _ALIKE else list(rows)
             begin += size * count
         return found
 
@@ -110,11 +112,10 @@ class Bucket:
 
     def _lengths(self, alike: Sequence[torch.Tensor]) -> list[float]:
         found: list[float] = []
-        single = [rows for rows in alike if len(rows) == 1]
-        alone = iter(lengths(single))
+        few = iter(lengths([one for one in alike if one.dim() == 1]))
         for rows in alike:
-            if len(rows) == 1:
-                found.append(float(next(alone)))
+            if rows.dim() == 1:
+                found.append(float(next(few)))
             else:
                 norms = torch.linalg.vector_norm(rows, dim=1).tolist()
                 found += [safe_length(norm, rows, k) for k, norm in enumerate(norms)]

@@ -46,8 +46,10 @@ class Eyes:
         self._may = cores() >= 2
 
     def look(self, tensors: Sequence[torch.Tensor], asked: Asked) -> Looked:
-        batches = deque(_batches(tensors, asked.less))
         looked = Looked([0.0] * len(tensors), [None] * len(tensors))
+        batches = deque(_batches(tensors, asked.less))
+        if not batches:
+            return looked
         cut: list[tuple[_Piece, Number, Number | None]] = []
 
         def work() -> None:
@@ -83,7 +85,7 @@ class Eyes:
 def _seen(
     tensors: Sequence[torch.Tensor], batch: Sequence[_Piece], asked: Asked
 ) -> Iterable[tuple[_Piece, Number, Number | None]]:
-    pieces = [_part(tensors[k], where) for k, where in batch]
+    pieces = [tensors[k] if where is None else _part(tensors[k], where) for k, where in batch]
     if asked.less is not None:
         torch._foreach_sub_(pieces, [_part(asked.less[k], where) for k, where in batch])
     found = lengths(pieces)
@@ -94,10 +96,12 @@ def _seen(
             torch._foreach_copy_([copy for copy, _piece in wanted], [piece for _copy, piece in wanted])
     counts: list[Number | None] = [None] * len(batch)
     for place, ((k, where), piece) in enumerate(zip(batch if asked.count else (), pieces, strict=False)):
-        beside, into = asked.beside and asked.beside[k], asked.into and asked.into[k]
-        if piece.layout is torch.strided and (asked.into is None or isinstance(into, torch.Tensor)):
-            masks = (_part(mask, where) if isinstance(mask, torch.Tensor) else None for mask in (beside, into))
-            counts[place] = nonzero(piece, *masks)
+        beside = None if asked.beside is None else asked.beside[k]
+        into = None if asked.into is None else asked.into[k]
+        if piece.layout is torch.strided and (asked.into is None or into is not None):
+            if where is not None:
+                beside, into = (None if mask is None else _part(mask, where) for mask in (beside, into))
+            counts[place] = nonzero(piece, beside, into)
     return zip(batch, found, counts, strict=True)
 
 
@@ -109,9 +113,7 @@ def _batches(tensors: Sequence[torch.Tensor], less: Sequence[torch.Tensor] | Non
         if batch and entries + size > _CACHED:
             yield batch
             batch, entries = [], 0
-        alike = less is None or tensor.dim() == 1 or less[k].stride() == tensor.stride()  # a piece of both is the same entries
-        strided = tensor.device.type == "cpu" and tensor.layout == torch.strided
-        if size > _CACHED and alike and strided and memory(tensor) is not None:
+        if size > _CACHED and _may_be_cut(tensor, None if less is None else less[k]):
             for begin in range(0, size, _CACHED):
                 yield [(k, slice(begin, begin + _CACHED))]
         else:
@@ -119,6 +121,11 @@ def _batches(tensors: Sequence[torch.Tensor], less: Sequence[torch.Tensor] | Non
             entries += size
     if batch:
         yield batch
+
+
+def _may_be_cut(tensor: torch.Tensor, less: torch.Tensor | None) -> bool:
+    alike = less is None or tensor.dim() == 1 or less.stride() == tensor.stride()  # a piece of both is the same entries
+    return alike and tensor.is_cpu and tensor.layout is torch.strided and memory(tensor) is not None
 
 
 def _part(tensor: torch.Tensor, where: slice | None) -> torch.Tensor:

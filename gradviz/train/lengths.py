@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -27,9 +28,11 @@ _AT_ONCE = 1 << 16  # entries that are counted in one call: larger scratch would
 
 def length(tensor: torch.Tensor) -> Number:
     """The 2-norm, also of a sparse tensor."""
-    if tensor.dtype is torch.float32 and tensor.is_cpu and tensor.layout is torch.strided and tensor.numel() <= _AT_ONCE:
-        found = _norm(tensor).item()
-        return found if _LOW < found < _HIGH else safe_length(found, (tensor,), 0)
+    if tensor.dtype is torch.float32 and tensor.is_cpu and tensor.layout is torch.strided:
+        entries = tensor.numel()
+        if entries <= _AT_ONCE or (entries <= _FAIR and tensor.is_contiguous()):
+            found = _norm(tensor).item()
+            return found if _LOW < found < _HIGH else safe_length(found, (tensor,), 0)
     if tensor.layout == torch.sparse_coo:
         tensor = tensor.coalesce().values()
     if tensor.numel() == 0:
@@ -127,11 +130,11 @@ def in_order(tensor: torch.Tensor) -> torch.Tensor:
     return flat
 
 
-def bring(numbers: Sequence[Number]) -> list[float]:
-    """All as floats; what lies on a device comes over at once, and has to be finished first."""
+def bring(numbers: Sequence[Number]) -> Sequence[float]:
+    """All as numbers; what lies on a device comes over at once, and has to be finished first."""
+    if torch.Tensor not in set(map(type, numbers)):
+        return cast("Sequence[float]", numbers)
     there = [number for number in numbers if isinstance(number, torch.Tensor)]
-    if not there:
-        return [float(number) for number in numbers]
     device = next((t.device for t in there if t.device.type != "cpu"), there[0].device)
     kind = torch.float32 if device.type == "mps" else torch.float64
     here = torch.stack([t.detach().to(device=device, dtype=kind).reshape(()) for t in there]).tolist()

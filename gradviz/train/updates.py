@@ -208,25 +208,22 @@ class Tally:
 
     def __init__(self, layers: int):
         self._layers = layers
-        self._places: list[int] = []  # in the flat table
-        self._numbers: list[Number] = []
-        self._wholes: list[Number] = []
-
-    def take(self, place: int, k: int, number: Number, whole: Number) -> None:
-        """A length, and of how many entries: of several the root mean square comes of it. Or a share, and of how much. `place` is
-        that of the quantity."""
-        self._places.append(place * self._layers + k)
-        self._numbers.append(number)
-        self._wholes.append(whole)
+        # Place of the quantity, layer, a length, and of how many entries: of several the root mean square comes of it. Or a
+        # share, and of how much.
+        self.taken: list[tuple[int, int, Number, Number]] = []
 
     def table(self, join: Join | None = None) -> Table:
         """float32 (len(MEASURED), layers)"""
-        brought = np.array(bring(self._numbers + self._wholes)).reshape(2, -1)
-        places, shape = np.array(self._places, int), (len(MEASURED), self._layers)
+        shape = len(MEASURED), self._layers
+        quantities, layers, numbers, of = zip(*self.taken, strict=True) if self.taken else [()] * 4
+        rows, columns = np.array((quantities, layers), int)
+        brought = np.array(bring(numbers + of), float)
+        number, whole = brought[: len(rows)], brought[len(rows) :]
+        places = rows * self._layers + columns
         with np.errstate(all="ignore"):
             shares = np.array([quantity in _SHARES for quantity in MEASURED])
-            squares = np.where(shares[places // max(self._layers, 1)], brought[0], brought[0] * brought[0])
-            sums, wholes = (_summed(each, places, shape) for each in (squares, brought[1]))
+            squares = np.where(shares[rows], number, number * number)
+            sums, wholes = (_summed(each, places, shape) for each in (squares, whole))
             if join:
                 join(sums, wholes)
             found = np.where(shares[:, None], sums / wholes, np.sqrt(sums) / np.sqrt(wholes))
@@ -250,25 +247,25 @@ def tabled(
     the sums of what lies here those of several processes.
     """
     tally = Tally(len(collected))
-    take = tally.take
+    take = tally.taken.append
     for k, found in enumerate(collected):
         if raw := found.raw:
-            take(_GRADIENT, k, raw.length, raw.entries)
+            take((_GRADIENT, k, raw.length, raw.entries))
             if raw.nonzero is not None:
-                take(_ZEROS, k, raw.entries - raw.nonzero, raw.entries)
+                take((_ZEROS, k, raw.entries - raw.nonzero, raw.entries))
         if world and not found.twice:
             for length, entries in found.signals:
-                take(_SIGNAL, k, length, entries)
+                take((_SIGNAL, k, length, entries))
         for length, entries in found.activations:
-            take(_ACTIVATION, k, length, entries)
+            take((_ACTIVATION, k, length, entries))
         if change := moved.get(k):
-            take(_WEIGHT, k, *change.weight)
+            take((_WEIGHT, k, *change.weight))
             if change.treated:
-                take(_TREATED, k, *change.treated)
+                take((_TREATED, k, *change.treated))
             if change.change:
-                take(_UPDATE, k, *change.change)
+                take((_UPDATE, k, *change.change))
             if change.still:
-                take(_STILL, k, *change.still)
+                take((_STILL, k, *change.still))
     table = tally.table(join)
     for k, scale in scales.items():
         if scale.loss == 1 and scale.left == 1:

@@ -243,7 +243,8 @@ class WatchedRun:
         if seen.table is not None:
             run.missing, run.every, run.share = seen.missing, self.every, self.share
             run.overflows += seen.overflows
-            run.nonfinite_layer = run.nonfinite_layer or first_nonfinite(table, run.recipe.layout.names)
+            if run.nonfinite_layer is None and not np.isfinite(table).all():
+                run.nonfinite_layer = first_nonfinite(table, run.recipe.layout.names)
         seconds = time.perf_counter() - self._begin
         history.append(StepRecord(step, scores.get("loss", math.nan), scores.get("accuracy", math.nan), table, seconds))
         if seen.table is not None or self._scores.crowded:

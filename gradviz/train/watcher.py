@@ -280,9 +280,9 @@ class Watcher:
         if shards and shards.rank and shards.over:
             self.dead = True  # the first process has gone, or has never come
         overflown = any(scale.overflown for scale in step.scales.values())
-        alone = [k for k in range(len(rows)) if k not in held]
-        for quantity in ("treated_grad_rms", "update_ratio", STILL):  # what no optimiser does is not 0, it is not done
-            table[MEASURED.index(quantity), alone] = ABSENT
+        if alone := [k for k in range(len(rows)) if k not in held]:
+            for quantity in ("treated_grad_rms", "update_ratio", STILL):  # what no optimiser does is not 0, it is not done
+                table[MEASURED.index(quantity), alone] = ABSENT
         at = Circumstances(step.called, held, self._world, overflown, apart, waiting)
         why = missing(table, rows, collected, step.moved, at)
         overflows, self.passes.thrown_away = self.passes.thrown_away + overflown, 0

@@ -22,7 +22,7 @@ WEIGHTS = [
     drawn(2, 4, 3, 3).to(memory_format=torch.channels_last), torch.zeros(4, 4), drawn(3, 3) * 1e-30, drawn(3, 3, seed=4) * 1e30,
     torch.tensor([[torch.inf, 1.0]]), torch.tensor([[torch.nan, 0.0]]), torch.tensor(-2.5),
 ]  # fmt: skip
-OUTSIDE = [None, drawn(4, 4).double(), drawn(4, 4).bfloat16(), drawn(4, 5)[:, :-1], torch.empty(0, 4), drawn(300, 300)]
+OUTSIDE = [None, drawn(4, 4).double(), drawn(4, 4).bfloat16(), drawn(4, 5)[:, :-1], torch.empty(0, 4), drawn(400, 400)]
 
 
 def length(tensor: torch.Tensor) -> float:

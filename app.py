@@ -78,7 +78,7 @@ def _metrics() -> Metrics:
     folder = server().settings.store
     return Metrics(
         server().manager.statistics, computers=cluster.by_state if cluster else None, pages=lambda: _sockets.open,
-        disk=lambda: disk_bytes(folder),
+        disk=lambda: disk_bytes(folder), named=cluster.by_name if cluster else None,
     )  # fmt: skip
 
 

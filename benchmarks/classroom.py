@@ -55,6 +55,10 @@ RUBBISH = (
 BROKEN = (OSError, EOFError, WebSocketException, asyncio.IncompleteReadError, TimeoutError)
 
 
+class Refused(EOFError):
+    """An answer that is none, and has been counted."""
+
+
 def settings(count: int, dataset: str, blocks: int) -> list[dict[str, str]]:
     """Distinct configs as their links; steps that outlast the class, so that the work is the same from beginning to end."""
     kinds = [{"activation": activation, **more} for activation in ("relu", "sigmoid")
@@ -244,7 +248,7 @@ class Viewer:
             try:
                 await self._visit(tab)
             except BROKEN as error:
-                if not self._tally.down:
+                if not (self._tally.down or isinstance(error, Refused)):
                     self._tally.errors[f"connection: {type(error).__name__}"] += 1
                 await asyncio.sleep(1)
             finally:
@@ -284,6 +288,8 @@ class Viewer:
     async def open(self, tab: Tab, page: str, query: str) -> None:
         began = time.monotonic()
         index = await self._get(f"/{page}?{query}", page=True)
+        if index is None:
+            raise Refused
         own = [script_url("classroom.js"), script_url("figure.js" if page else "live.js"), plotly_url()]
         for script in re.findall(r'(?:src|href)="\./(static/[^"]+)"', index.decode()) + own:
             if script not in self._scripts:
@@ -373,6 +379,14 @@ def usage(pid: int) -> tuple[float, float, int, float]:
     return own, workers, memory, time.process_time()
 
 
+async def answer(http: Http, path: str) -> tuple[int, bytes]:
+    """Status and content; 0 if nobody is there."""
+    try:
+        return (await http.get(path))[:2]
+    except BROKEN:
+        return 0, b""
+
+
 async def figures(url: str) -> dict[str, float]:
     http = Http(url)
     text = (await http.get("/metrics"))[1].decode()
@@ -385,7 +399,7 @@ async def work(url: str, runs: dict[str, str]) -> dict[str, tuple[int, float, st
     found = {}
     http = Http(url)
     for config, run in runs.items():
-        status, body, _ = await http.get(f"/api/runs/{run}?since=999999999&stride=1")
+        status, body = await answer(http, f"/api/runs/{run}?since=999999999&stride=1")
         if status == 200:
             header = json.loads(body[4 : 4 + struct.unpack_from("<I", body)[0]])
             found[config] = (header["steps"], header["ms_per_step"] or 0.0, header["status"])
@@ -398,7 +412,7 @@ async def kept(url: str, runs: Iterable[str]) -> dict[str, tuple[float, int, str
     found = {}
     http = Http(url)
     for run in list(runs):
-        status, body, _ = await http.get(f"/api/runs/{run}")
+        status, body = await answer(http, f"/api/runs/{run}")
         if status == 200:
             header = json.loads(body[4 : 4 + struct.unpack_from("<I", body)[0]])
             found[run] = (header["created"], header["steps"], header["status"])
@@ -571,7 +585,8 @@ async def play(options: argparse.Namespace, url: str, server: Server | None, bas
         "steps_per_second": sum(steps.values()),
         "throughput_against_no_viewers": share,
         "throughput_with_browsers_elsewhere": share * min(cores, (workers + browsers)) / workers if share and workers else None,
-        "errors": dict(tally.errors), "tracebacks_in_log": tracebacks(server) if server else None, **outcome,
+        "runs_seen": sorted(tally.seen), "errors": dict(tally.errors),
+        "tracebacks_in_log": tracebacks(server) if server else None, **outcome,
     }  # fmt: skip
 
 

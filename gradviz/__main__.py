@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import sys
 import time
@@ -236,7 +237,7 @@ def _cell_make(given: dict[str, Any]) -> int:
     except OSError as error:
         return _complain(f"{error.filename or folder}: {error.strerror or error}", 1)
     print(_("The cell {name} has the teacher's PIN {pin}. It begins, under /{name}/, with").format(name=name, pin=pin))
-    print(f"    docker compose -f {folder / cells.COMPOSE} up --build --detach")
+    print(f"    docker compose -f {shlex.quote(str(folder / cells.COMPOSE))} up --build --detach")
     return 0
 
 
@@ -246,6 +247,10 @@ def _cell_list(given: dict[str, Any]) -> int:
     except cells.CellError as error:
         return _complain(str(error), 2)
     print("\n".join(cells.aligned(cells.table(found))))
+    if there := cells.computers(found):
+        print("\n" + "\n".join(cells.aligned(there)))
+    if note := cells.overbooked(found):
+        print("\n" + note)
     return 1 if any(cell.trouble for cell in found) else 0
 
 
@@ -254,7 +259,7 @@ def _cell_page(given: dict[str, Any]) -> int:
         return _complain(_("--port must be 1…65535, not {port}.").format(port=given["port"]), 2)
     try:
         cells.loads(given["folder"], given["at"])  # a wrong folder or address is said at once
-        with cells.pages(lambda: cells.table(cells.loads(given["folder"], given["at"])), given["port"]) as server:
+        with cells.pages(lambda: cells.loads(given["folder"], given["at"]), given["port"]) as server:
             print(f"http://127.0.0.1:{given['port']}", flush=True)
             server.serve_forever()
     except cells.CellError as error:

@@ -35,7 +35,9 @@ from gradviz.words import language, tag
 ALL, COMPOSE = "_all.env", "compose.yaml"
 _NAME = r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?"  # as a computer's name may be, which it becomes
 _TAKEN = "compose"  # its files are all cells'
+_PLAIN = r"[\w./ +@=-]+"  # a path that YAML, Compose and a shell's file of variables all read as it is written
 _PIN = r"[A-Za-z0-9._-]{4,64}"  # what a shell, Docker and Kubernetes all read as it is written
+_QUOTED = r'"(?:[^"\\\n]|\\.)*"'  # of a label
 _ANSWER = 5.0  # seconds in which a cell answers
 _AT_ONCE = 32  # cells that are asked at the same time
 
@@ -56,7 +58,7 @@ GRADVIZ_WORKERS={slots}
 _SERVICES = """\
 services:
   cell-{name}:
-    extends: {{file: ../deploy/compose.cell.yaml, service: cell}}
+    extends: {{file: {deploy}/compose.cell.yaml, service: cell}}
     env_file: [_all.env, {name}.env]
     volumes: ["cell-{name}:/data"]
 volumes:
@@ -66,7 +68,11 @@ _TOGETHER = """\
 # docker compose -f cells/compose.yaml up --build --detach     `python -m gradviz cell make` adds a line for each cell.
 name: gradviz-cells
 include:
-  - ../deploy/compose.cluster.yaml
+  - {deploy}/compose.cluster.yaml
+"""
+# Where Compose reads it, and only in a folder that is not `cells` beside deploy/: compose.cluster.yaml reads _all.env there.
+_HERE = """\
+CELLS='{folder}'
 """
 
 
@@ -84,18 +90,30 @@ def make(folder: Path, name: str, slots: int, pin: str | None = None) -> str:
     if pin is not None and not re.fullmatch(_PIN, pin, re.ASCII):
         raise CellError(say("cell-pin"))  # and is not repeated here
     pin = pin or secrets.token_hex(6)
+    deploy, is_usual = _deploy(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for path, content in ((folder / ALL, _OF_ALL.format(token=secrets.token_hex())), (folder / COMPOSE, _TOGETHER)):
-        if not path.exists():
-            _write(path, content)
+    contents = {ALL: _OF_ALL.format(token=secrets.token_hex()), COMPOSE: _TOGETHER.format(deploy=deploy)}
+    for file, content in (contents if is_usual else {**contents, ".env": _HERE.format(folder=folder.absolute())}).items():
+        if not (folder / file).exists():
+            _write(folder / file, content)
     together = _with((folder / COMPOSE).read_text(encoding="utf-8"), f"  - {name}.yaml\n")
     try:
         _write(folder / f"{name}.env", _OF_ONE.format(name=name, pin=pin, slots=slots))
     except FileExistsError:
         raise CellError(say("cell-there", name=name, file=folder / f"{name}.env")) from None
-    _write(folder / f"{name}.yaml", _SERVICES.format(name=name))
+    _write(folder / f"{name}.yaml", _SERVICES.format(name=name, deploy=deploy))
     smallfile.write_bytes(folder / COMPOSE, together.encode(), 0o600)
     return pin
+
+
+def _deploy(folder: Path) -> tuple[str, bool]:
+    """deploy/ as the files of this folder name it, and whether the folder is `cells` beside it. Raises CellError."""
+    folder, own = folder.absolute(), Path(__file__).parents[1] / "deploy"
+    is_beside = (folder.parent / "deploy" / "compose.cluster.yaml").exists() or not own.is_dir()
+    is_usual = is_beside and folder.name == "cells"
+    if not is_usual and not re.fullmatch(_PLAIN, f"{folder}{own}"):
+        raise CellError(say("cell-folder", folder=folder))
+    return "../deploy" if is_beside else str(own), is_usual
 
 
 def _with(text: str, line: str) -> str:
@@ -172,7 +190,8 @@ def _quota(path: Path) -> str:
 
 def read(exposed: str) -> dict[str, float]:
     """Name with labels -> value, of gradviz's own in Prometheus' text format."""
-    lines = re.findall(r"^(gradviz_\w+(?:\{[^}\n]*\})?) ([-+.\deE]+|NaN|[-+]?Inf)$", exposed, re.MULTILINE)
+    labels = rf"\{{(?:\w+={_QUOTED},?)*\}}"
+    lines = re.findall(rf"^(gradviz_\w+(?:{labels})?) ([-+.\deE]+|NaN|[-+]?Inf)$", exposed, re.MULTILINE)
     return {name: float(value) for name, value in lines}
 
 
@@ -199,6 +218,30 @@ def table(cells: list[Load]) -> list[list[str]]:
         _("{n} of {all} ready").format(n=there, all=len(cells)),
     ])  # fmt: skip
     return rows
+
+
+def computers(cells: list[Load]) -> list[list[str]]:
+    """A heading and a row for each computer of their cluster, as the first cell sees it that knows it; empty without one."""
+    found: dict[str, list[str]] = {}
+    for cell in cells:
+        for figure, slots in cell.figures.items():
+            if said := re.fullmatch(rf'gradviz_computer_slots\{{computer=({_QUOTED}),state="(\w+)"\}}', figure):
+                name = re.sub(r"\\(.)", lambda each: {"n": " "}.get(each[1], each[1]), said[1][1:-1])
+                trainings = _whole(cell.figures.get(figure.replace("_slots", "_trainings", 1)))
+                state = _("ready") if said[2] == "ready" else _("not ready")
+                found.setdefault(name, [name, trainings, _whole(slots), state])
+    heading = [_("computer"), _("runs at work"), _("slots"), _("state")]
+    return [heading, *(found[name] for name in sorted(found))] if found else []
+
+
+def overbooked(cells: list[Load]) -> str:
+    """That the quotas are more than there are slots; empty if they are not, or nobody knows."""
+    quotas, slots = sum(int(cell.quota or 0) for cell in cells), sum(int(row[2]) for row in computers(cells)[1:])
+    if not 0 < slots < quotas:
+        return ""
+    return _(
+        "The quotas are {quotas} together, and the computers have {slots} slots: when all cells are busy, trainings share cores."
+    ).format(quotas=quotas, slots=slots)
 
 
 def aligned(rows: list[list[str]]) -> Iterator[str]:
@@ -231,23 +274,29 @@ _PAGE = """<!doctype html><html lang="{language}"><meta charset="utf-8"><meta na
 <meta http-equiv="refresh" content="10"><title>{title}</title><style>:root {{ color-scheme: light dark }}
 body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem }} table {{ border-collapse: collapse }}
 th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #8888; font-variant-numeric: tabular-nums }}
-th:first-child, td:first-child, th:last-child, td:last-child {{ text-align: left }} tr:last-child {{ font-weight: 600 }}
-</style><h1>{title}</h1><table>{rows}</table><p>{note}</p></html>"""
+th:first-child, td:first-child, th:last-child, td:last-child {{ text-align: left }}
+table:first-of-type tr:last-child {{ font-weight: 600 }} table {{ margin-bottom: 1.5rem }}
+</style><h1>{title}</h1>{tables}{notes}</html>"""
 
 
-def page(rows: list[list[str]]) -> str:
-    """The table as a page that asks again by itself."""
-    cells = ["".join(f"<{'td' if at else 'th'}>{escape(each)}</{'td' if at else 'th'}>" for each in row)
-             for at, row in enumerate(rows)]  # fmt: skip
+def page(*tables: list[list[str]], note: str = "") -> str:
+    """The tables as a page that asks again by itself."""
+    asked = _("Asked at {time}; again every 10 seconds.").format(time=time.strftime("%H:%M:%S"))
     return _PAGE.format(
-        language=tag(language()), title=escape(_("Cells")), rows="".join(f"<tr>{row}</tr>" for row in cells),
-        note=escape(_("Asked at {time}; again every 10 seconds.").format(time=time.strftime("%H:%M:%S"))),
+        language=tag(language()), title=escape(_("Cells")), tables="".join(map(_html, tables)),
+        notes="".join(f"<p>{escape(each)}</p>" for each in (note, asked) if each),
     )  # fmt: skip
 
 
-def pages(rows: Callable[[], list[list[str]]], port: int) -> HTTPServer:
-    """Serves `page` of them to this computer alone; one request at a time, in the language and the thread of `serve_forever`.
-    Raises OSError."""
+def _html(rows: list[list[str]]) -> str:
+    lines = ["".join(f"<{'td' if at else 'th'}>{escape(each)}</{'td' if at else 'th'}>" for each in row)
+             for at, row in enumerate(rows)]  # fmt: skip
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
+def pages(look: Callable[[], list[Load]], port: int) -> HTTPServer:
+    """Serves `page` of what it finds to this computer alone; one request at a time, in the language and the thread of
+    `serve_forever`. Raises OSError."""
 
     class Answer(BaseHTTPRequestHandler):
         timeout = 2  # seconds; a browser opens connections on which it says nothing
@@ -259,7 +308,8 @@ def pages(rows: Callable[[], list[list[str]]], port: int) -> HTTPServer:
             if self.path != "/":
                 return self.send_error(404)
             try:
-                shown = page(rows())
+                found = look()
+                shown = page(table(found), *filter(None, [computers(found)]), note=overbooked(found))
             except CellError as error:  # the folder has been emptied
                 shown = page([[str(error)]])
             self.send_response(200)

@@ -1,5 +1,6 @@
 """Cells: what one command writes, what another learns of them, and that the files of deploy/ say what the server reads."""
 
+import os
 import re
 import threading
 import urllib.error
@@ -84,7 +85,7 @@ def test_the_second_cell_is_added_and_nothing_of_the_first_is_changed(tmp_path, 
     assert "already" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in before} == before
     assert yaml.safe_load((tmp_path / "compose.yaml").read_text())["include"] == [
-        "../deploy/compose.cluster.yaml", "a.yaml", "b.yaml",
+        f"{ROOT}/deploy/compose.cluster.yaml", "a.yaml", "b.yaml",
     ]  # fmt: skip
 
 
@@ -92,6 +93,7 @@ def test_the_second_cell_is_added_and_nothing_of_the_first_is_changed(tmp_path, 
     (["Class"], "small letters"), (["--", "-a"], "'-a'"), (["a-"], "'a-'"), (["a b"], "small letters"), (["../x"], "'../x'"),
     (["a" * 41], "1 to 40"), (["ä"], "small letters"), (["a", "--slots", "0"], "--slots must be 1…1024, not 0."),
     (["a", "--slots", "2000"], "1…1024"), (["a", "--slots", "two"], "two"), (["a", "--pin", "abc"], "--pin must have 4 to 64"),
+    (["a", "--folder", "it's"], "--folder must be a path"),
     (["a", "--pin", "it's$1"], "--pin must have"), (["a", "--pin", "x" * 65], "--pin must have"),
 ])  # fmt: skip
 def test_bad_input_is_one_sentence_and_writes_nothing(words, says, tmp_path, capsys):
@@ -141,7 +143,7 @@ def test_an_entrance_that_is_not_there_a_wrong_address_and_an_empty_folder_are_s
 def test_the_page_has_the_table_for_this_computer_alone_in_the_language_that_was_asked_for(tmp_path):
     made(tmp_path, "one")
     with entrance({"/one/metrics": (200, figures(28, 2, 5)), "/one/ready": (200, "ready")}) as at:
-        server = cells.pages(lambda: cells.table(cells.loads(tmp_path, at)), 0)
+        server = cells.pages(lambda: cells.loads(tmp_path, at), 0)
 
         def serve() -> None:
             with speaking("zh_CN"):
@@ -178,17 +180,59 @@ def test_the_containers_of_a_cell_are_found_by_the_entrance_and_the_head_by_all(
     name, port = re.search(r"proxy_pass http://([\w$-]+):(\d+);", conf).groups()
     assert service[0] == name.replace("$cell", "class-07")
     assert f"STREAMLIT_SERVER_PORT={port}" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    assert service[1]["extends"] == {"file": "../deploy/compose.cell.yaml", "service": "cell"}
+    assert service[1]["extends"] == {"file": f"{ROOT}/deploy/compose.cell.yaml", "service": "cell"}
     assert service[1]["env_file"] == ["_all.env", "class-07.env"]
     head = variables(tmp_path / "_all.env")["GRADVIZ_RAY"]
     services = compose("compose.cluster.yaml")["services"]
     assert head.split(":")[0] in services and head in services["node"]["command"]
     assert services["head"]["command"][1:] == ["-m", "gradviz.cluster", "head"]
     for each in (services["head"], services["node"]):
-        assert each["env_file"] == ["../cells/_all.env"]  # the token
+        assert each["env_file"] == ["${CELLS:-../cells}/_all.env"]  # the token
     assert {services["head"]["image"], services["node"]["image"], compose("compose.cell.yaml")["services"]["cell"]["image"]} == {
         services["head"]["image"]
     }
+
+
+@pytest.mark.parametrize("place", ["cells", "school", "../one two/school"])
+def test_in_whatever_folder_cells_are_made_their_files_lead_to_those_of_deploy_and_those_back(tmp_path, place):
+    house = tmp_path / "house"
+    (house / "deploy").mkdir(parents=True)
+    for path in ROOT.glob("deploy/compose.c*.yaml"):
+        (house / "deploy" / path.name).write_bytes(path.read_bytes())
+    folder = house / place
+    made(folder, "a")
+    together, cell = (yaml.safe_load((folder / name).read_text()) for name in ("compose.yaml", "a.yaml"))
+    cluster = Path(os.path.normpath(folder / together["include"][0]))  # as Compose takes it, which no `..` of a link leads astray
+    there = house if place != "../one two/school" else ROOT
+    assert cluster == there / "deploy" / "compose.cluster.yaml"
+    extended = cell["services"]["cell-a"]["extends"]["file"]
+    assert Path(os.path.normpath(folder / extended)) == cluster.with_name("compose.cell.yaml")
+    said = variables(folder / ".env") if (folder / ".env").exists() else {}
+    (secret,) = yaml.safe_load(cluster.read_text())["services"]["node"]["env_file"]
+    secret = secret.replace("${CELLS:-../cells}", said.get("CELLS", "'../cells'").strip("'"))
+    assert Path(os.path.normpath(cluster.parent / secret)) == Path(os.path.normpath(folder / "_all.env"))
+    assert (place == "cells") == (not said)
+
+
+def test_computers_are_named_once_with_what_is_at_work_there_and_quotas_beyond_their_slots_are_said(tmp_path, capsys):
+    made(tmp_path, "one", "two")  # with three slots each
+    now = Statistics(1.7e9, 3, {}, 0, 100, {}, {}, 0)
+    odd = 'a "b" \\ {c}'
+    for slots, says in ((2, True), (4, False)):
+        there = {("left", "ready"): (slots, 1), (odd, "not_ready"): (2, 0)}
+        text = Metrics(lambda: now, memory=dict, named=lambda there=there: there)()
+        answers = {f"/{cell}/{page}": (200, text) for cell in ("one", "two") for page in ("metrics", "ready")}
+        with entrance(answers) as at:
+            assert main(["cell", "list", "--folder", str(tmp_path), "--at", at]) == 0
+            found = cells.loads(tmp_path, at)
+        assert cells.computers(found) == [
+            ["computer", "runs at work", "slots", "state"], [odd, "0", "2", "not ready"], ["left", "1", f"{slots}", "ready"],
+        ]  # fmt: skip
+        out = capsys.readouterr().out
+        assert re.search(rf"^left +1 +{slots}  ready$", out, re.MULTILINE)
+        assert ("The quotas are 6 together, and the computers have 4 slots" in out) == says == bool(cells.overbooked(found))
+    assert "<td>left</td>" in cells.page(cells.table(found), cells.computers(found), note="<")
+    assert not cells.overbooked([cells.Load("one", "3", {})])  # nobody knows
 
 
 def test_every_variable_of_a_cell_and_of_the_files_of_deploy_is_one_that_somebody_reads(tmp_path):
@@ -259,7 +303,7 @@ def test_whatever_somebody_adds_to_the_file_of_all_cells_stays_and_another_cell_
     together.write_text(together.read_text().rstrip("\n") + ("\n" + written if written else ""))
     cells.make(tmp_path, "two", 1)
     now = yaml.safe_load(together.read_text())
-    assert now["include"] == ["../deploy/compose.cluster.yaml", "one.yaml", "two.yaml"]
+    assert now["include"] == [f"{ROOT}/deploy/compose.cluster.yaml", "one.yaml", "two.yaml"]
     assert {key: value for key, value in now.items() if key not in ("name", "include")} == (yaml.safe_load(written) or {})
     assert together.stat().st_mode & 0o777 == 0o600
 

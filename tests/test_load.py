@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,19 @@ def test_the_load_test_asks_nobody_but_this_machine():
         classroom.main(["--viewers", "201"])
     with pytest.raises(SystemExit):
         classroom.main(["--minutes", "31"])
+
+
+def test_a_server_that_refuses_every_page_is_counted_and_the_class_goes_home():
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(503)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        result = classroom.main(["--url", url, "--viewers", "1", "--configs", "1", "--minutes", "0.05"])
+        server.shutdown()
+    assert set(result["errors"]) == {"HTTP 503: /"} and result["runs_seen"] == [] and result["live_ms"]["median"] is None

@@ -90,6 +90,14 @@ class Cluster:
         ready = [each.ready for each in self._computers]
         return {"ready": sum(ready), "not_ready": len(ready) - sum(ready)}
 
+    def by_name(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """(name, ready or not_ready) of its computers -> (slots, trainings of all servers); those of one name together."""
+        found: dict[tuple[str, str], tuple[int, int]] = {}
+        for each in self._computers:
+            slots, trainings = found.get(key := (each.name, "ready" if each.ready else "not_ready"), (0, 0))
+            found[key] = slots + each.slots, trainings + each.trainings
+        return found
+
     @property
     def trouble(self) -> Message:
         """What is wrong with the cluster as a whole, NOTHING if all is well."""

@@ -148,6 +148,7 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "{given!r} is not one.",
     "cell-slots": "--slots must be 1…{most}, not {given}.",
     "cell-pin": "--pin must have 4 to 64 letters (a–z, A–Z), digits, hyphens, dots and underscores.",
+    "cell-folder": "--folder must be a path of letters, digits, spaces and . _ + @ = -, not {folder}.",
     "cell-include": "{file} has no list \"include:\" to which the cell could be added; nothing was changed.",
     "cell-there": "There is a cell {name} already ({file}); nothing was changed.",
     "cell-at": "--at must be the entrance's address, such as http://127.0.0.1:8501, not {given!r}.",

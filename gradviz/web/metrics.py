@@ -13,6 +13,7 @@ from typing import Any
 from gradviz.serve.manager import Statistics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_OF_COMPUTERS = (("slots", "Trainings that it takes at once."), ("trainings", "Trainings there, of all servers."))
 _WINDOW = 30.0  # seconds over which steps per second are taken
 
 
@@ -27,10 +28,12 @@ class Metrics:
         computers: Callable[[], Mapping[str, int]] | None = None,
         pages: Callable[[], int] | None = None,
         disk: Callable[[], Mapping[str, int]] | None = None,
+        named: Callable[[], Mapping[tuple[str, str], tuple[int, int]]] | None = None,
     ):
-        """`computers()`: of a cluster, by state. `pages()`: open in browsers. `disk()`: bytes, by what they are of."""
+        """`computers()`: of a cluster, by state. `pages()`: open in browsers. `disk()`: bytes, by what they are of. `named()`:
+        name and state of each computer -> slots and trainings."""
         self._statistics, self._clock, self._memory, self._computers = statistics, clock, memory, computers
-        self._pages, self._disk = pages, disk
+        self._pages, self._disk, self._named = pages, disk, named
         # (when, steps so far) of the scrapes of about the last half minute
         self.seen: deque[tuple[float, int]] = deque([(clock(), statistics().steps)])
         self._lock = threading.Lock()
@@ -38,6 +41,7 @@ class Metrics:
     def __call__(self) -> str:
         now = self._statistics()
         there = self._computers() if self._computers else None
+        named = self._named() if self._named else {}
         return "".join([
             _family("runs", "gauge", "Live runs now.", "status", now.live),
             _family("queue_length", "gauge", "Runs that wait for a worker.", None, {"": now.queue}),
@@ -49,6 +53,10 @@ class Metrics:
             _family("worker_crashes_total", "counter", "Worker processes that the system ended.", None, {"": now.crashes}),
             _family("resident_memory_bytes", "gauge", "Memory in use.", "process", self._memory()),
             "" if there is None else _family("computers", "gauge", "Computers of the cluster.", "state", there),
+            *[
+                _family(f"computer_{of}", "gauge", meaning, ("computer", "state"), {key: each[k] for key, each in named.items()})
+                for k, (of, meaning) in enumerate(_OF_COMPUTERS) if named
+            ],
             "" if not self._pages else _family("pages_open", "gauge", "Pages open in browsers.", None, {"": self._pages()}),
             "" if not self._disk else _family("disk_bytes", "gauge", "Of kept runs, and free beside them.", "of", self._disk()),
             _family("start_time_seconds", "gauge", "When the server began, Unix time.", None, {"": now.started}),
@@ -92,10 +100,17 @@ def resident_memory(proc: Path = Path("/proc")) -> dict[str, int]:
     return {"server": own, "workers": sum(map(of, descendants[1:]))} if own else {}
 
 
-def _family(name: str, kind: str, meaning: str, label: str | None, values: Mapping[Any, float]) -> str:
-    # The names are ours and the labels' values words of ours, so that nothing needs escaping.
+def _family(name: str, kind: str, meaning: str, label: str | tuple[str, ...] | None, values: Mapping[Any, float]) -> str:
+    """`label`: whose values are the keys of `values`; of several, tuples of them."""
+    names = (label,) if isinstance(label, str) else label or ()
     lines = [f"# HELP gradviz_{name} {meaning}", f"# TYPE gradviz_{name} {kind}"]
     for key, value in values.items():
-        labels = f'{{{label}="{key}"}}' if label else ""
-        lines.append(f"gradviz_{name}{labels} {value:.17g}")
+        said = zip(names, (key,) if isinstance(label, str) else key, strict=True)
+        labels = ",".join(f'{each}="{_escaped(word)}"' for each, word in said)
+        lines.append(f"gradviz_{name}{f'{{{labels}}}' if labels else ''} {value:.17g}")
     return "\n".join(lines) + "\n"
+
+
+def _escaped(word: str) -> str:
+    """A label's value: the names of computers are their owners'."""
+    return word.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -24,6 +24,7 @@ from gradviz.record.arithmetic import Arithmetic
 from gradviz.record.layout import Layout
 from gradviz.record.sample import BlockDeletion, deleted_blocks
 from gradviz.store.states import States
+from gradviz.train.adam import Adam
 from gradviz.train.ahead import Capture
 from gradviz.train.cores import Cores
 from gradviz.train.device import NoDevice, find_device, here, keep_float32
@@ -207,6 +208,8 @@ def _optimizer(config: Knobs, parameters: list[nn.Parameter]) -> torch.optim.Opt
     """Adam (Kingma & Ba 2015) or SGD with PyTorch's defaults, in their fused form: one kernel for all parameters."""
     device = parameters[0].device.type
     fused = device in ("cpu", "cuda")
+    if config.optimizer == "adam" and device == "cpu":
+        return Adam(parameters, config.lr)
     if config.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=config.lr, fused=fused, capturable=device == "cuda")
     return torch.optim.SGD(parameters, lr=config.lr, momentum=0.9 if config.optimizer == "momentum" else 0.0, fused=fused)

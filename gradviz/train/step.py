@@ -53,7 +53,8 @@ class Step:
         model, (images, labels) = self.task.model, self.task.examples
         if not model.training:  # after a look at the test images
             model.train()
-        self.task.optimizer.zero_grad(set_to_none=True)
+        for parameter in self._parameters:  # what zero_grad does, which takes ten times as long for it
+            parameter.grad = None
         answers = labels[indices]
         watch = anatomy.watching(self.probe.watch) if anatomy else self.probe.watch
         with anatomy.on_the_paths() if anatomy else nullcontext():

@@ -1,12 +1,13 @@
 """Small weights, measured by the bucket: of many small tensors a call for each takes longer than what is asked.
 
-A bucket is one stretch of memory of our own. What is asked about is copied there by one call as it is at that moment, and
-measured there; nothing is kept for later but the weights before a step and where their gradients are not 0. What does not fit, a
-weight that is large, of another precision or on a device, is for the `Eyes`.
+A bucket is one stretch of memory of our own. What is asked about is measured as it is at that moment, the smaller ones copied
+there by one call; nothing is kept for later but the weights before a step and where their gradients are not 0. What does not
+fit, a weight that is large, of another precision or on a device, is for the `Eyes`.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Sequence
 from itertools import accumulate, groupby
@@ -17,7 +18,8 @@ from torch import nn
 
 from gradviz.train.lengths import lengths, memory, safe_length
 
-_SMALL = 1 << 17  # entries of a weight, at most: to copy a larger one takes longer than to ask it
+_SMALL = 1 << 17  # entries of a weight, at most
+_COPIED = 1 << 14  # entries of what is copied to be measured, at most: larger ones are sooner asked by themselves
 _BUCKET = 1 << 19  # entries of a bucket, at most: its stretch stays in the cache from one call to the next
 _ALIKE = 4  # weights of one size that are measured as the rows of a matrix: fewer take no longer in a call with all others
 _ORDINARY = (torch.Tensor, nn.Parameter)
@@ -44,27 +46,21 @@ class Bucket:
         self._asked = [(k, weight.shape) for k, weight in zip(rows, weights, strict=True)]
         ends = list(accumulate(self.sizes))
         self._parts = [slice(end - size, end) for size, end in zip(self.sizes, ends, strict=True)]
-        old, now = own_memory(ends[-1], torch.float32), scratch[0][: ends[-1]]
+        self._few = sum(size <= _COPIED for size in self.sizes)  # that are copied to be measured: the first ones
+        old, now = own_memory(ends[-1], torch.float32), scratch[0][: sum(self.sizes[: self._few])]
+        mask, there = own_memory(ends[-1], torch.bool), scratch[1][: ends[-1]]
         strides = [weight.stride() for weight in weights]
-        self._old, self._now = (self._views(flat, strides) for flat in (old, now))
-        self._runs = [(size, len(list(same))) for size, same in groupby(self.sizes)]
-        self._old_rows, self._now_rows = (self._alike(flat) for flat in (old, now))
+        self._old, self._now = self._views(old, strides), self._views(now, strides[: self._few])
+        self._old_rows, self._now_rows = _alike(old, self.sizes), _alike(now, self.sizes[: self._few])
         self._old_flat, self._now_flat = old.numpy(), now.numpy()
-        self._mask, self._there = own_memory(ends[-1], torch.bool).numpy(), scratch[1][: ends[-1]].numpy()
+        self._mask, self._there = (
+            (flat.numpy(), [view.numpy() for view in self._views(flat, strides)[self._few :]]) for flat in (mask, there)
+        )
         self._pushed: list[int] = []  # entries whose gradient was not 0
 
     def _views(self, flat: torch.Tensor, strides: Sequence[tuple[int, ...]]) -> list[torch.Tensor]:
-        each = zip(self._asked, strides, self._parts, strict=True)
+        each = zip(self._asked, strides, self._parts, strict=False)
         return [flat.as_strided(shape, stride, flat.storage_offset() + part.start) for (_k, shape), stride, part in each]
-
-    def _alike(self, flat: torch.Tensor) -> list[torch.Tensor]:
-        """Of neighbours of one size a matrix, a row each; where they are few each by itself, (entries,)."""
-        found, begin = [], 0
-        for size, count in self._runs:
-            rows = flat[begin : begin + size * count].view(count, size)
-            found += [rows] if count >= _ALIKE else list(rows)
-            begin += size * count
-        return found
 
     def old(self, k: int) -> torch.Tensor:
         """The weight of the row k before the step."""
@@ -82,44 +78,40 @@ class Bucket:
         return found
 
     def measure(self, tensors: Some) -> Measured:
-        _fill(self._now, tensors)
-        return self._lengths(self._now_rows), self._count(self._now_flat, self._there)
+        return self._look(tensors, *self._there)
 
     def keep(self, weights: Some) -> list[float]:
         """The weights before the step, and their lengths."""
         _fill(self._old, weights)
-        return self._lengths(self._old_rows)
+        return _lengths(self._old_rows)
 
     def push(self, gradients: Some) -> Measured:
         """As the optimiser gets them."""
-        _fill(self._now, gradients)
-        self._pushed = self._count(self._now_flat, self._mask)
-        return self._lengths(self._now_rows), self._pushed
+        lengths, self._pushed = self._look(gradients, *self._mask)
+        return lengths, self._pushed
 
     def moved(self, weights: Some) -> Measured:
         """How far the step has moved each, and how many of the entries that had a gradient."""
         old, new = _there(self._old, weights)
         torch._foreach_sub_(old, new)
-        beside = None if self._pushed == self.sizes else self._mask
-        return self._lengths(self._old_rows), self._count(self._old_flat, self._there, beside)
+        there = self._there[0]
+        np.not_equal(self._old_flat, 0, out=there)
+        if self._pushed != self.sizes:
+            np.logical_and(there, self._mask[0], out=there)
+        return _lengths(self._old_rows), self._counts(there)
 
-    def _count(self, flat: np.ndarray, there: np.ndarray, beside: np.ndarray | None = None) -> list[int]:
-        """`there` becomes true where an entry is not 0, and where `beside` is."""
-        np.not_equal(flat, 0, out=there)
-        if beside is not None:
-            np.logical_and(there, beside, out=there)
+    def _look(self, tensors: Some, there: np.ndarray, views: Sequence[np.ndarray]) -> Measured:
+        """`there` becomes true where an entry is not 0; `views` are its parts of the larger ones."""
+        _fill(self._now, tensors[: self._few])
+        np.not_equal(self._now_flat, 0, out=there[: len(self._now_flat)])
+        larger = [None if tensor is None else tensor.detach() for tensor in tensors[self._few :]]
+        for tensor, view in zip(larger, views, strict=True):
+            if tensor is not None:
+                np.not_equal(tensor.numpy(), 0, out=view)
+        return _lengths(self._now_rows, larger), self._counts(there)
+
+    def _counts(self, there: np.ndarray) -> list[int]:
         return self.sizes if there.all() else [int(np.count_nonzero(there[part])) for part in self._parts]
-
-    def _lengths(self, alike: Sequence[torch.Tensor]) -> list[float]:
-        found: list[float] = []
-        few = iter(lengths([one for one in alike if one.dim() == 1]))
-        for rows in alike:
-            if rows.dim() == 1:
-                found.append(float(next(few)))
-            else:
-                norms = torch.linalg.vector_norm(rows, dim=1).tolist()
-                found += [safe_length(norm, rows, k) for k, norm in enumerate(norms)]
-        return found
 
 
 class Buckets:
@@ -160,6 +152,30 @@ def _is_small(weight: torch.Tensor) -> bool:
     return weight.layout is torch.strided and 0 < weight.numel() <= _SMALL and memory(weight) is not None
 
 
+def _alike(flat: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
+    """Of neighbours of one size a matrix, a row each; where they are few each by itself, (entries,)."""
+    found, begin = [], 0
+    for size, same in groupby(sizes):
+        count = len(list(same))
+        rows = flat[begin : begin + size * count].view(count, size)
+        found += [rows] if count >= _ALIKE else list(rows)
+        begin += size * count
+    return found
+
+
+def _lengths(alike: Sequence[torch.Tensor], others: Some = ()) -> list[float]:
+    """Of the rows that are alike, and of others behind them; of None anything."""
+    asked = [one for one in alike if one.dim() == 1] + [one for one in others if one is not None]
+    single, found = iter(lengths(asked)), []
+    for rows in alike:
+        if rows.dim() == 1:
+            found.append(float(next(single)))
+        else:
+            norms = torch.linalg.vector_norm(rows, dim=1).tolist()
+            found += [safe_length(norm, rows, k) for k, norm in enumerate(norms)]
+    return found + [math.nan if one is None else float(next(single)) for one in others]
+
+
 def _there(views: list[torch.Tensor], tensors: Some) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     there = [tensor for tensor in tensors if tensor is not None]
     if len(there) != len(views):
@@ -168,4 +184,6 @@ def _there(views: list[torch.Tensor], tensors: Some) -> tuple[list[torch.Tensor]
 
 
 def _fill(views: list[torch.Tensor], tensors: Some) -> None:
-    torch._foreach_copy_(*_there(views, tensors))
+    views, there = _there(views, tensors)
+    if there:
+        torch._foreach_copy_(views, there)

@@ -46,7 +46,7 @@ _ANSWER = 3.0  # seconds in which a host answers
 _NOBODY = 15.0  # seconds for which a training waits for a computer that takes it
 _MUTE = 6.0  # seconds without a word after which the bridge counts as stuck: the cluster's head is away
 _RECENT = 0.5  # seconds after its last answer for which a training counts as at work
-_AGAIN = 1.0, 5.0  # seconds until another bridge is tried, from the first time to the last
+_AGAIN = 0.2, 5.0  # seconds until another bridge is tried, from the first time to the last
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class Cluster:
             self._end_bridge()
             if not self._over.is_set():
                 self._doubt(self._trouble or say("cluster-away", address=self._address))
-            pause = _AGAIN[0] if time.monotonic() - began > 60 else min(_AGAIN[1], 1.5 * pause)
+            pause = _AGAIN[0] if time.monotonic() - began > 60 else min(_AGAIN[1], 2 * pause)
             self._over.wait(pause)
 
     def _listen(self) -> None:

@@ -207,10 +207,10 @@ def test_a_head_that_is_killed_takes_no_run_with_it_and_another_is_joined(
     run = school.begun()
     loopback.head.end()
     try:
+        late = Cluster(Shelf(tmp_path, download=False), loopback.address)  # a server that begins while the head is away
         until(lambda: school.cluster.trouble.code == "cluster-away")
         assert "The cluster that trains does not answer" in str(school.cluster.trouble)
         assert str(school.cluster.trouble) in caplog.text
-        late = Cluster(Shelf(tmp_path, download=False), loopback.address)  # a server that begins while the head is away
         until(lambda: late.trouble.code == "cluster-away" and not late.sight.slots)
         until(lambda: first.process.poll() is not None)  # it leaves, but not what trains there
         waiting = school.manager.start(replace(LONG, seed=100, steps=5), client="late")

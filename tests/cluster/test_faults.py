@@ -116,14 +116,14 @@ def test_a_host_that_is_killed_takes_no_run_with_it_and_has_a_successor(school: 
 
 
 def test_computers_that_are_lost_take_their_own_runs_with_them_and_no_other(school: School, first: Machine) -> None:
-    """One is killed and another stands still."""
-    kept = school.begun()
-    machines = killed, frozen = [school.loopback.computer(name) for name in ("killed", "frozen")]
-    until(lambda: school.cluster.sight.slots == 4)
-    lost = [school.begun(), school.begun()]
-    assert [len(school.children(machine)) for machine in (first, killed, frozen)] == [1, 1, 1]
-    frozen.signal(signal.SIGSTOP)
-    killed.signal(signal.SIGKILL)
+    """One stands still, and while that is being noticed another is killed."""
+    kept, machines, lost = school.begun(), list[Machine](), list[Run]()
+    for name, how in (("frozen", signal.SIGSTOP), ("killed", signal.SIGKILL)):
+        machines.append(school.loopback.computer(name))
+        until(lambda name=name: any(each.name == name and each.ready for each in school.cluster.sight.computers))
+        lost.append(school.begun())
+        assert [len(school.children(machine)) for machine in (first, machines[-1])] == [1, 1]
+        machines[-1].signal(how)
     for run in lost:
         until(lambda run=run: not run.status.live)
         assert run.status is Status.INTERRUPTED and run.history.steps >= 20

@@ -33,7 +33,9 @@ def own_memory(entries: int, dtype: torch.dtype) -> torch.Tensor:
     size = entries * dtype.itemsize
     if size <= mmap.PAGESIZE:
         return torch.empty(entries, dtype=dtype)
-    return torch.frombuffer(mmap.mmap(-1, size), dtype=dtype, count=entries)
+    # Not shared with a process that is forked off, as Python's default would be: it may train the same net.
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    return torch.frombuffer(mmap.mmap(-1, size, **private), dtype=dtype, count=entries)
 
 
 class Bucket:
@@ -53,7 +55,7 @@ class Bucket:
         self._old, self._now = self._views(old, strides), self._views(now, strides[: self._few])
         self._old_rows, self._now_rows = _alike(old, self.sizes), _alike(now, self.sizes[: self._few])
         self._old_flat, self._now_flat = old.numpy(), now.numpy()
-        self._mask, self._there = (
+        self._mask, self._nonzero = (
             (flat.numpy(), [view.numpy() for view in self._views(flat, strides)[self._few :]]) for flat in (mask, there)
         )
         self._pushed: list[int] = []  # entries whose gradient was not 0
@@ -78,12 +80,12 @@ class Bucket:
         return found
 
     def measure(self, tensors: Some) -> Measured:
-        return self._look(tensors, *self._there)
+        return self._look(tensors, *self._nonzero)
 
     def keep(self, weights: Some) -> list[float]:
         """The weights before the step, and their lengths."""
         _fill(self._old, weights)
-        return _lengths(self._old_rows)
+        return _lengths(self._old_rows, weights)
 
     def push(self, gradients: Some) -> Measured:
         """As the optimiser gets them."""
@@ -94,21 +96,22 @@ class Bucket:
         """How far the step has moved each, and how many of the entries that had a gradient."""
         old, new = _there(self._old, weights)
         torch._foreach_sub_(old, new)
-        there = self._there[0]
+        there = self._nonzero[0]
         np.not_equal(self._old_flat, 0, out=there)
         if self._pushed != self.sizes:
             np.logical_and(there, self._mask[0], out=there)
-        return _lengths(self._old_rows), self._counts(there)
+        return _lengths(self._old_rows, weights), self._counts(there)
 
     def _look(self, tensors: Some, there: np.ndarray, views: Sequence[np.ndarray]) -> Measured:
         """`there` becomes true where an entry is not 0; `views` are its parts of the larger ones."""
-        _fill(self._now, tensors[: self._few])
+        few = tensors[: self._few]
+        _fill(self._now, few)
         np.not_equal(self._now_flat, 0, out=there[: len(self._now_flat)])
         larger = [None if tensor is None else tensor.detach() for tensor in tensors[self._few :]]
         for tensor, view in zip(larger, views, strict=True):
             if tensor is not None:
                 np.not_equal(tensor.numpy(), 0, out=view)
-        return _lengths(self._now_rows, larger), self._counts(there)
+        return _lengths(self._now_rows, few, larger), self._counts(there)
 
     def _counts(self, there: np.ndarray) -> list[int]:
         return self.sizes if there.all() else [int(np.count_nonzero(there[part])) for part in self._parts]
@@ -135,14 +138,17 @@ class Buckets:
         self._outside = sorted(set(range(len(weights))) - {k for rows in found for k in rows})
 
     def sort(self, tensors: Some) -> tuple[list[tuple[Bucket, list[torch.Tensor | None]]], list[int]]:
-        """(bucket, what of it is there; the rows that are there and in none) of tensors like the weights, one for each row."""
+        """(bucket, what of it is there; the rows that are there and in none of these) of tensors like the weights, one for each
+        row."""
         found, rest = [], [k for k in self._outside if tensors[k] is not None]
         for bucket in self._buckets:
             there = bucket.which(tensors)
             missing = [k for k, one in zip(bucket.rows, there, strict=True) if one is None]
             rest += [k for k in missing if tensors[k] is not None]
-            if len(missing) < len(there):
+            if 2 * len(missing) <= len(there):
                 found.append((bucket, there))
+            else:  # a few of many are sooner asked by themselves
+                rest += [k for k, one in zip(bucket.rows, there, strict=True) if one is not None]
         return found, rest
 
 
@@ -163,16 +169,20 @@ def _alike(flat: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
     return found
 
 
-def _lengths(alike: Sequence[torch.Tensor], others: Some = ()) -> list[float]:
-    """Of the rows that are alike, and of others behind them; of None anything."""
-    asked = [one for one in alike if one.dim() == 1] + [one for one in others if one is not None]
-    single, found = iter(lengths(asked)), []
-    for rows in alike:
+def _lengths(alike: Sequence[torch.Tensor], there: Some, others: Some = ()) -> list[float]:
+    """Of the rows that are alike, where something is `there`, and of others behind them; of None anything."""
+    present = [one is not None for one in there]
+    ends = list(accumulate(1 if rows.dim() == 1 else len(rows) for rows in alike))
+    asked = [rows for rows, end in zip(alike, ends, strict=True) if rows.dim() == 1 and present[end - 1]]
+    single, found = iter(lengths([*asked, *(one for one in others if one is not None)])), []
+    for rows, end in zip(alike, ends, strict=True):
         if rows.dim() == 1:
-            found.append(float(next(single)))
-        else:
+            found.append(float(next(single)) if present[end - 1] else math.nan)
+        elif any(some := present[end - len(rows) : end]):
             norms = torch.linalg.vector_norm(rows, dim=1).tolist()
-            found += [safe_length(norm, rows, k) for k, norm in enumerate(norms)]
+            found += [safe_length(norm, rows, k) if some[k] else math.nan for k, norm in enumerate(norms)]
+        else:
+            found += [math.nan] * len(rows)
     return found + [math.nan if one is None else float(next(single)) for one in others]
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
@@ -75,7 +75,8 @@ class Collected:
     activations: list[Part] = field(default_factory=list)
     raw: Raw | None = None
     twice: bool = False  # more than one backward pass went through one forward pass: their sum is not known
-    across: bool = False  # another optimiser has stepped amid its passes: they belong to no one step, and are not kept
+    closed: bool = False  # another optimiser has stepped since its passes
+    across: bool = False  # and then more passes came: they belong to no one step, and none is kept
 
 
 class Passes:
@@ -150,11 +151,11 @@ class Passes:
         for k in rows:
             self.collected[k] = Collected()
 
-    def put_off(self, rows: Iterable[int]) -> None:
-        """Their optimiser has not stepped in this step: their gradients may stand in a later one."""
-        for k in rows:
-            found = self.collected[k]
-            self.collected[k] = Collected(raw=found.raw, across=found.across or bool(found.signals))
+    def another_stepped(self, its: Collection[int]) -> None:
+        """An optimiser has, and these are its rows."""
+        for k, found in enumerate(self.collected):
+            if found.signals and k not in its:
+                found.closed = True
 
     def stop(self) -> None:
         """Measures nothing more, and keeps nothing of a step under way."""
@@ -226,7 +227,8 @@ class Passes:
                 part = (length(signal), signal.numel())
                 for k in self._spoken.get(module, ()):
                     found = self.collected[k]
-                    if found.across:
+                    if found.closed:
+                        found.across, found.signals, found.activations = True, [], []
                         continue
                     found.signals.append(part)
                     found.activations.append(activation)
@@ -280,7 +282,7 @@ class Passes:
                 return
             self.thrown_away += any(_overflown(found.raw) for found in used)
             self.forget(range(len(self.rows)))
-        elif used:  # of several optimisers one may have thrown away what the passes of another's loss gave its weights
+        else:  # of several optimisers one may have thrown away what the passes of another's loss gave its weights
             self.forget(k for k, row in enumerate(self.rows) if self._is_thrown_away(k, row, touched))
 
     def _is_thrown_away(self, k: int, row: Row, touched: torch.Tensor | None) -> bool:
@@ -295,12 +297,12 @@ class Passes:
             self.measure_raw()
 
     @torch.no_grad()
-    def measure_raw(self) -> None:
-        """The gradients as they lie there now."""
-        gradients: list[torch.Tensor | None] = []
-        for row, found in zip(self.rows, self.collected, strict=True):
-            weight, found.raw = row.weight, None
-            gradients.append(None if weight is None else weight.grad)
+    def measure_raw(self, of: Iterable[int] | None = None) -> None:
+        """The gradients as they lie there now; `of`: of these rows alone."""
+        gradients: list[torch.Tensor | None] = [None] * len(self.rows)
+        for k in range(len(self.rows)) if of is None else of:
+            weight, self.collected[k].raw = self.rows[k].weight, None
+            gradients[k] = None if weight is None else weight.grad
         bucketed, others = self.buckets.sort(gradients)
         for bucket, some in bucketed:
             for k, one, entries, size, count in zip(bucket.rows, some, bucket.sizes, *bucket.measure(some), strict=True):

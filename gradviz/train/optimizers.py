@@ -17,14 +17,14 @@ class Optimizers:
     def __init__(self, given: Sequence[Optimizer] | None, rows: Callable[[], Sequence[Row]]):
         self.settled = given is not None  # whether it is known how many there are
         self._any = given is None
-        self._known: list[weakref.ref[Optimizer]] = [weakref.ref(each) for each in given or ()]
+        self._known: dict[int, weakref.ref[Optimizer]] = {id(each): weakref.ref(each) for each in given or ()}
         self._rows = rows
         self._held: dict[int, list[int]] = {}  # by the id of an optimiser
         self._steps: weakref.ref[Optimizer] | None = None  # the one whose step is under way
         self._inside: list[int] = []  # ids of those that step inside of it
 
     def known(self) -> list[Optimizer]:
-        return [found for each in self._known if (found := each()) is not None]
+        return [found for each in self._known.values() if (found := each()) is not None]
 
     def held(self, optimizer: Optimizer) -> list[int]:
         """Rows. It is asked for several times in a step and looked up once."""
@@ -37,9 +37,9 @@ class Optimizers:
         """Rows; `of`: of these optimisers alone, by their ids."""
         return {k for each in self.known() if of is None or id(each) in of for k in self.held(each)}
 
-    def share(self, optimizer: Optimizer, others: Collection[int]) -> bool:
-        """Whether it holds a row that one of the others, given by their ids, holds too."""
-        return not self.held_by_any(others).isdisjoint(self.held(optimizer))
+    def have_all(self, stepped: Collection[int]) -> bool:
+        """Whether all have stepped, given by their ids."""
+        return len(stepped) >= len(self._known) and all(id(each) in stepped for each in self.known())
 
     def look_again(self, optimizer: Optimizer | None = None) -> None:
         """It may have been given more weights since; None: each may."""
@@ -49,14 +49,13 @@ class Optimizers:
             self._held.pop(id(optimizer), None)
 
     def is_mine(self, optimizer: Optimizer) -> bool:
-        for known in self._known:  # in steps that are not looked at as well: nothing dearer
-            if known() is optimizer:
-                return True
+        if (known := self._known.get(id(optimizer))) is not None and known() is optimizer:
+            return True
         if not self._any or not (rows := set(self.held(optimizer))):
             return False
         # One that holds the same weights has had its time: a new one for each part of a training, say.
         others = [each for each in self.known() if rows.isdisjoint(self.held(each))]
-        self._known = [weakref.ref(each) for each in (*others, optimizer)]
+        self._known = {id(each): weakref.ref(each) for each in (*others, optimizer)}
         return True
 
     # A subclass whose `step` calls that of its class steps inside of itself, and a wrapper's inner optimiser inside of the
@@ -75,9 +74,11 @@ class Optimizers:
 
     def leaves(self, optimizer: Optimizer) -> bool:
         """Called in a hook behind a step, with what `enters` has said before it."""
-        if self._inside and self._inside[-1] == id(optimizer):
-            self._inside.pop()
-            return False
+        if self._inside:
+            if self._steps is not None and (outer := self._steps()) is not None and _runs(outer):
+                self._inside.pop()
+                return False
+            self._inside.clear()  # an inner step has ended in an error that the outer one has caught
         if self._steps is not None and self._steps() is optimizer:
             self._steps = None
         return True

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
@@ -43,12 +44,14 @@ class Seen:
 class _Open:
     """The step under way. It is complete when each of the optimisers has stepped."""
 
-    stepped: list[int] = field(default_factory=list)  # ids of optimisers
+    stepped: set[int] = field(default_factory=set)  # ids of optimisers
+    weights: set[int] = field(default_factory=set)  # ids of what they hold
     collected: dict[int, Collected] = field(default_factory=dict)  # by row
     moved: dict[int, Moved] = field(default_factory=dict)
     scales: dict[int, Scale] = field(default_factory=dict)  # by row
     updates: Updates | None = None  # of the optimiser that steps now
     called: set[int] = field(default_factory=set)
+    stale: bool = False  # some of the passes that it is of were not measured
 
 
 class Watcher:
@@ -73,12 +76,14 @@ class Watcher:
         self._took, self._broke, self._pace, self._world, self._shards = took, broke, pace, world, shards
         self.dead = True  # nothing is measured before all of it stands
         self.steps = 0
-        self._owed = False  # the backward pass of this step was not measured, and it is time: the next one is instead
+        self._fresh: set[int] = set()  # ids of the optimisers that have stepped since the last pass
+        self._stale: set[int] = set()  # rows that a pass has reached, unmeasured, since their optimiser's last step
         self.passes = Passes(model, self._failed, owner)
         self.order: list[int] | None = None  # of the rows, in the order of their first calls; from the first step on
         self._open, self._room = _Open(), Room()
         self.optimizers = Optimizers(optimizers, lambda: self.passes.rows)
-        self._began = perf_counter()
+        self._began = self._since = perf_counter()  # the last step's end; what its time here is counted from
+        self._process = os.getpid()
         self._handles: list[RemovableHandle] = []
         _keep_the_heap()
         try:
@@ -137,34 +142,39 @@ class Watcher:
     # --- the optimiser ---------------------------------------------------------------------------------------------
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        if self.dead:  # another thread has found that nothing can be written
+        if os.getpid() != self._process:  # forked off, and perhaps training the same net: the run is its parent's
+            self.dead = True
+        if self.dead:  # or another thread has found that nothing can be written
             self._let_go()
             return None
-        begin, replaced = perf_counter(), None
+        self._since, replaced = perf_counter(), None
         try:
             replaced = self._begin(optimizer, args, kwargs)
         except Exception as error:
             self._failed(error)
-        self.passes.seconds += perf_counter() - begin
+        self.passes.seconds += perf_counter() - self._since
         return replaced
 
     def _begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        optimizers, stepped = self.optimizers, self._open.stepped
+        optimizers, step = self.optimizers, self._open
         if not optimizers.enters(optimizer):
             return None
         optimizers.look_again(optimizer)
-        if stepped and (id(optimizer) in stepped or optimizers.share(optimizer, stepped)):
+        if step.stepped and (id(optimizer) in step.stepped or not step.weights.isdisjoint(_weights(optimizer))):
             optimizers.settled = True  # a second round has begun: these are the optimisers
-            measured = self.passes.measuring
             self._finish()
-            self._owed = self.passes.measuring and not measured
         if not optimizers.is_mine(optimizer):
             return None
         optimizers.begins(optimizer)
+        if self.passes.begun:
+            self._fresh.clear()
         self._open.updates = None  # of a step that an error has ended
-        if not self.passes.measuring or self._owed:
+        if not self.passes.measuring:
             return None
         mine, rows = optimizers.held(optimizer), self.passes.rows
+        if not self._stale.isdisjoint(mine):
+            self._open.stale = True
+            return None
         if not self._open.stepped and len(mine) < len(rows):  # the rows that nobody trains are looked at once a step
             others = optimizers.held_by_any()
             mine = sorted({*mine, *(k for k in range(len(rows)) if k not in others)})
@@ -174,27 +184,13 @@ class Watcher:
         if closure is None:
             self._look(optimizer)
             return None
-        looking = self._looking(optimizer, closure)
+        looking = _looking(self, optimizer, closure)
         return tuple(looking if each is closure else each for each in args), _replaced(kwargs, closure, looking)
-
-    def _looking(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """The closure, with a look at the gradients once it has made them: those at the weights before the step."""
-        watcher = weakref.ref(self)
-
-        @functools.wraps(closure)
-        def both() -> Any:
-            result = closure()
-            if (self := watcher()) is not None and self.passes.measuring:
-                self._guard(partial(self._timed, partial(self._look, optimizer)))
-                self.passes.measuring = False  # what it is called for again in this step is not the step's gradient
-            return result
-
-        return both
 
     def _look(self, optimizer: Optimizer) -> None:
         assert self._open.updates is not None
         if torch._C._current_graph_task_id() != -1:  # it steps amid a backward pass, whose end comes too late
-            self.passes.measure_raw()
+            self.passes.measure_raw(self.optimizers.held(optimizer))
         self._open.updates.gradients()
         scale = loss_scale(optimizer)
         self._open.scales |= dict.fromkeys(self._open.updates.moved, scale)
@@ -214,15 +210,21 @@ class Watcher:
             return
         if self._open.updates is not None:
             self._timed(partial(self._measure_after, optimizer))
-        elif self._owed:
+        elif self.passes.measuring:
             self.passes.forget(optimizers.held(optimizer))
-        self._open.stepped.append(id(optimizer))
+        if self.passes.measuring:
+            self.passes.another_stepped(held := optimizers.held(optimizer))
+            self._stale -= set(held)
+        self._open.stepped.add(id(optimizer))
+        self._fresh.add(id(optimizer))
         self.passes.begun = False
         if not optimizers.settled:  # one that holds all that is trained is the only one
             trained = {k for k, row in enumerate(self.passes.rows) if (w := row.weight) is not None and w.requires_grad}
             optimizers.settled = trained <= set(optimizers.held(optimizer))
-        if optimizers.settled and all(id(other) in self._open.stepped for other in optimizers.known()):
+        if optimizers.settled and optimizers.have_all(self._open.stepped):
             self._finish()
+        else:
+            self._open.weights.update(_weights(optimizer))
 
     def _measure_after(self, optimizer: Optimizer) -> None:
         updates, self._open.updates = self._open.updates, None
@@ -242,15 +244,13 @@ class Watcher:
     def _finish(self) -> None:
         begin = perf_counter()
         step, self._open = self._open, _Open()
-        measured, self._owed, owed = self.passes.measuring and not self._owed, False, self._owed
+        was, passes = self.passes.measuring, self.passes
+        measured = was and not step.stale
         if self.order is None:
             rows = self.passes.rows
             places = {id(row): k for k, row in enumerate(rows)}
             self.order = [places[id(row)] for row in order(rows, list(self.passes.calls))]
             self.passes.ordered()
-        if owed:  # passes that were measured after the first optimiser's step
-            mine = self.optimizers.held_by_any(step.stepped)
-            self.passes.put_off(k for k in range(len(self.passes.rows)) if k not in mine)
         seen = self._seen(step) if measured else Seen(None, {}, 0, self._classes())
         self._took(seen)
         self.optimizers.look_again()
@@ -258,9 +258,13 @@ class Watcher:
         self._pace.take(now - self._began, self.passes.seconds + now - begin, measured)
         if self._shards:
             self._shards.paced(self._pace)
-        self._began, self.passes.seconds = now, 0.0
+        self._began, self._since, self.passes.seconds = now, now, 0.0
         self.steps += 1
-        self.passes.measuring = owed or self._pace.due(self.steps)
+        passes.measuring = step.stale or self._pace.due(self.steps)  # a look that could not be taken is still due
+        if was and not passes.measuring:
+            passes.forget(range(len(passes.rows)))
+        elif passes.measuring and not was:
+            self._stale = self.optimizers.held_by_any() - self.optimizers.held_by_any(() if passes.begun else self._fresh)
 
     def _seen(self, step: _Open) -> Seen:
         rows = self.passes.rows
@@ -288,7 +292,6 @@ class Watcher:
         overflows, self.passes.thrown_away = self.passes.thrown_away + overflown, 0
         self.passes.touch()
         self.passes.called.clear()
-        self.passes.put_off(waiting)
         self.passes.forget(k for k in range(len(rows)) if k not in step.collected and k not in waiting)
         outputs = () if self.steps else tuple(sum(n for _length, n in collected[k].activations) for k in self.order or ())
         return Seen(table[: len(MEASURED), self.order], why, overflows, self._classes(), outputs)
@@ -300,6 +303,26 @@ class Watcher:
         begin = perf_counter()
         function()
         self.passes.seconds += perf_counter() - begin
+
+
+def _looking(watcher: Watcher, optimizer: Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
+    """The closure, with a look at the gradients once it has made them: those at the weights before the step."""
+    mine = weakref.ref(watcher)
+
+    @functools.wraps(closure)
+    def both() -> Any:
+        result = closure()
+        if (watcher := mine()) is not None and watcher.passes.measuring:
+            watcher._guard(partial(watcher._timed, partial(watcher._look, optimizer)))
+            watcher.passes.measuring = False  # what it is called for again in this step is not the step's gradient
+        return result
+
+    return both
+
+
+def _weights(optimizer: Optimizer) -> Iterator[int]:
+    """Their ids."""
+    return (id(weight) for group in optimizer.param_groups for weight in group["params"])
 
 
 def _replaced(kwargs: dict[str, Any], old: object, new: object) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """Several optimisers, steps inside of steps, and optimisers that come and go (docs/watch.md)."""
 
 import gc
+import subprocess
+import sys
+import textwrap
 from collections import defaultdict
 
 import pytest
@@ -99,6 +102,88 @@ def test_a_critic_that_steps_more_often_than_its_generator_and_each_has_the_numb
     for step in looked:
         assert_near(row(run, "weight_grad_rms", step), expected[step][0], 1e-5)
         assert_near(row(run, "signal_rms", step), expected[step][1], 1e-5)
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("first", ["seldom", "often"])
+@pytest.mark.parametrize("every", [1, 2, 3, 5])
+def test_a_look_that_begins_between_two_optimisers_steps_takes_no_numbers_of_an_older_pass(every, first, tmp_path):
+    """The gradients are not cleared by one for the other, and a look may fall between their steps."""
+    model = Mlp()
+    often = torch.optim.SGD([*model.first.parameters(), *model.second.parameters()], 0.1)
+    seldom = torch.optim.SGD(model.last.parameters(), 0.1)
+    run = gradviz.watch(model, [often, seldom], every=every, folder=tmp_path)
+    signals, expected = Signals(model), []
+    for step in range(13):
+        loss_on(features())(model).backward()
+        found, before = (gradients(model), signals.of(("first", "second"))), weights(model)
+        due = [often] if step % 2 else [seldom, often] if first == "seldom" else [often, seldom]
+        for optimizer in due:
+            optimizer.step()
+            optimizer.zero_grad()
+        signals.clear()
+        expected.append((moved(model, before), *found))
+    run.close()
+    steps = [step for step in range(run.run.history.steps) if "first" in row(run, "update_ratio", step)]
+    assert len(steps) >= 13 // (every + 1)
+    for step in steps:
+        for name in ("first", "second"):  # which step it is of is seen by how far it went
+            ratio, gradient, signal = (row(run, each, step)[name] for each in ("update_ratio", "weight_grad_rms", "signal_rms"))
+            true = min(expected, key=lambda each: abs(each[0][name] - ratio))
+            assert [ratio, gradient, signal] == [pytest.approx(each[name], rel=1e-4) for each in true]
+
+
+def test_two_losses_in_turn_with_a_shared_trunk_have_each_their_own_signals(tmp_path):
+    model = Mlp()
+    trunk, heads = [*model.first.parameters()], (model.second, nn.Linear(5, 2))
+    model.other = heads[1]
+    optimizers = [torch.optim.SGD([*trunk, *head.parameters()], 0.1) for head in heads]
+    run = gradviz.watch(model, optimizers, every=1, folder=tmp_path)
+    signals, expected, x = Signals(model), [], features()[0]
+    for step in range(6):
+        signals.clear()
+        optimizers[step % 2].zero_grad()
+        heads[step % 2](torch.tanh(model.first(x))).pow(2).mean().backward()
+        expected.append(signals.of(("first", ("second", "other")[step % 2])))
+        optimizers[step % 2].step()
+    run.close()
+    assert run.run.history.steps == 6
+    for step in range(6):
+        assert_near(row(run, "signal_rms", step), expected[step], 1e-5)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is forked off there")
+def test_a_process_that_is_forked_off_and_trains_the_same_net_changes_no_number(tmp_path):
+    program = """
+        import os, sys, torch, gradviz
+        from torch import nn
+        torch.set_num_threads(1)
+        net = nn.Sequential(*[nn.Linear(48, 48) for _ in range(6)])
+        optimizer = torch.optim.SGD(net.parameters(), 0.01)
+        run = gradviz.watch(net, optimizer, every=1, folder=sys.argv[1])
+        data, child, wrong = torch.randn(16, 48), 0, 0
+        for step in range(300):
+            if step == 2:
+                child = os.fork()
+            if step > 2 and child == 0:
+                data = 1000 * torch.randn(16, 48)
+            optimizer.zero_grad()
+            torch.tanh(net(data)).pow(2).mean().backward()
+            old = [layer.weight.detach().clone() for layer in net]
+            optimizer.step()
+            moved = [float((layer.weight.detach() - one).norm() / one.norm()) for layer, one in zip(net, old)]
+            if step < 2 or child:
+                found = run.quantity("update_ratio")[-1] if run.run.history.steps == step + 1 else [-1.0] * 6
+                wrong += sum(abs(a - b) > 1e-3 * b for a, b in zip(found, moved))
+        if not child:
+            os._exit(0)
+        os.waitpid(child, 0)
+        print(run.run.history.steps, wrong)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], capture_output=True, text=True, timeout=100
+    )
+    assert done.stdout.split() == ["300", "0"], done.stderr
 
 
 def test_what_gathers_over_several_steps_of_another_optimiser_stands_in_the_step_of_its_own(tmp_path):

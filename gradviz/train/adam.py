@@ -41,9 +41,17 @@ class Adam(torch.optim.Adam):
         torch._fused_adam_(
             lists.parameters, gradients(lists.parameters), lists.averages, lists.squares, [], lists.steps,
             lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1], eps=group["eps"],
-            weight_decay=0, amsgrad=False, maximize=False,
+            weight_decay=group["weight_decay"], amsgrad=False, maximize=group["maximize"],
         )  # fmt: skip
         return None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._lists = None
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        self._lists = None
 
     def _listed(self, parameters: list[torch.Tensor]) -> _Lists:
         states = [self.state[parameter] for parameter in parameters]

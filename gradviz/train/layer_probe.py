@@ -22,7 +22,8 @@ from gradviz.train.lengths import safe_length
 from gradviz.train.training import stop_if_asked
 
 _ROW = {name: row for row, name in enumerate(QUANTITIES)}
-_AT_ONCE = 4, 16  # activations measured by one call: on a processor while they lie in its cache; on a GPU calls are what costs
+_AT_ONCE = 4  # activations measured by one call, on a processor while they lie in its cache
+_AT_ONCE_ON_GPU = 16  # where calls are what costs
 
 
 class LayerProbe:
@@ -60,7 +61,7 @@ class LayerProbe:
             self._seen = []  # of a pass that was left in its middle
         self._seen.append(h.detach())
         self._watched = index + 1
-        if len(self._seen) == _AT_ONCE[self._deferred]:
+        if len(self._seen) == (_AT_ONCE_ON_GPU if self._deferred else _AT_ONCE):
             self._look()
 
         def signal(arriving: tuple[torch.Tensor]) -> None:

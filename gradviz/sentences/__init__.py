@@ -397,7 +397,6 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "watch-closed": "This run is closed: log keeps nothing more.",
     "watch-replaced": "The net is watched anew.",
     "watch-gone-net": "The net is gone.",
-    "watch-gone-optimizer": "Its optimiser is gone; watch takes a new one.",
     "watch-failed": "The training failed: {kind}.",
     "watch-interrupted": "The process that trained was ended from outside; what it recorded is here, but for the last second.",
     **STORE,

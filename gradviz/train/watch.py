@@ -143,11 +143,8 @@ class WatchedRun:
             self._watcher = Watcher(model, optimizers, pace, take, self._broke, self, world, shards)
         except Exception as error:  # of a module that takes no hooks
             raise WatchError(say("watch-refused", error=_told(error))) from error
-        self._gone: list[weakref.finalize[..., Any]] = []
-        self._gone.append(weakref.finalize(model, partial(WatchedRun._end, self, Status.FINISHED, say("watch-gone-net"))))
-        self._gone += [weakref.finalize(each, partial(WatchedRun._optimizer_gone, self)) for each in optimizers or ()]
-        for each in self._gone:
-            each.atexit = False
+        self._gone = weakref.finalize(model, partial(WatchedRun._end, self, Status.FINISHED, say("watch-gone-net")))
+        self._gone.atexit = False
         atexit.register(self._at_exit)
 
     # --- what the training calls -----------------------------------------------------------------------------------
@@ -280,8 +277,7 @@ class WatchedRun:
         if self._watcher is None or os.getpid() != self._pid:
             return
         self._watcher.close()
-        for each in self._gone:
-            each.detach()
+        self._gone.detach()
         atexit.unregister(self._at_exit)
         if not self.status.live:
             return
@@ -297,10 +293,6 @@ class WatchedRun:
             self._recorder.close()
         if self._sender:
             self._sender.close()
-
-    def _optimizer_gone(self) -> None:
-        if self._watcher is None or not self._watcher.optimizers.known():  # no step of theirs will come
-            self._end(Status.FINISHED, say("watch-gone-optimizer"))
 
     def _close_after(self, kind: type[BaseException] | None) -> None:
         if kind is None:

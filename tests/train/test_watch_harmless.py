@@ -118,8 +118,7 @@ def test_a_watched_net_can_be_collected_and_its_run_then_ends(told, tmp_path):
 
 def test_a_second_watch_of_a_net_replaces_the_first_also_with_another_optimiser(tmp_path):
     model = Mlp()
-    earlier = torch.optim.SGD(model.parameters(), 0.1)
-    first = gradviz.watch(model, earlier, every=1, folder=tmp_path)
+    first = gradviz.watch(model, torch.optim.SGD(model.parameters(), 0.1), every=1, folder=tmp_path)
     optimizer = torch.optim.Adam(model.parameters(), 0.1)
     second = gradviz.watch(model, optimizer, every=1, folder=tmp_path)
     one_set = hooks_of(model, optimizer)

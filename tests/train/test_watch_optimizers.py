@@ -1,6 +1,5 @@
 """Several optimisers, steps inside of steps, and optimisers that come and go (docs/watch.md)."""
 
-import gc
 import subprocess
 import sys
 import textwrap
@@ -12,7 +11,6 @@ from torch import nn
 from watched_nets import Mlp, assert_near, features, loss_on, rms, row
 
 import gradviz
-from gradviz.record.run import Status
 from gradviz.train.watch import WatchError
 
 
@@ -304,23 +302,6 @@ def test_a_new_optimiser_for_each_part_of_a_training_is_taken_note_of_where_none
     run.close()
     assert run.run.history.steps == 6
     assert_near(row(run, "weight_grad_rms"), found, 1e-5)
-
-
-def test_a_run_whose_optimisers_are_gone_has_ended_and_says_so(tmp_path):
-    model = Mlp()
-    optimizers = [torch.optim.SGD(model.first.parameters(), 0.1), torch.optim.SGD(model.last.parameters(), 0.1)]
-    run = gradviz.watch(model, list(optimizers), every=1, folder=tmp_path)
-    loss_on(features())(model).backward()
-    for optimizer in optimizers:
-        optimizer.step()
-    del optimizer
-    optimizers.pop()
-    gc.collect()
-    assert run.status is Status.RUNNING
-    optimizers.clear()
-    gc.collect()
-    assert run.status is Status.FINISHED and run.run.history.steps == 1
-    assert str(run.message) == "Its optimiser is gone; watch takes a new one."
 
 
 def test_one_of_several_optimisers_may_hold_vectors_alone_and_none_may_be_another_nets(tmp_path):

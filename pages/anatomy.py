@@ -321,7 +321,7 @@ def one_layer(run: Run, history: History, column: int, sample: AnatomySample | N
     names = run.recipe.layout.names
     query = st.query_params.get("layer", "")
     st.session_state.setdefault(LAYER, query if query in names else names[min(2, len(names) - 1)])
-    name = st.selectbox(_("Layer, from input to output"), names, key=LAYER)
+    name = st.selectbox(_("Layer, from input to output"), names, names.index(st.session_state[LAYER]), key=LAYER)
     layer = names.index(name)
     wake = int(wake_steps(run, history, [layer])[0])
     if wake >= 0:
@@ -402,7 +402,8 @@ if run is not None:
     views = list(VIEWS) if config_of(run) else list(OF_A_WATCHED_NET if isinstance(run.recipe, Watched) else OF_ANY_NET)
     if st.session_state[VIEW] not in views:
         st.session_state[VIEW] = "layers"
-    st.segmented_control(_("View"), views, key=VIEW, format_func=VIEWS.get, label_visibility="collapsed", required=True)
+    st.segmented_control(_("View"), views, default=st.session_state[VIEW], key=VIEW, format_func=VIEWS.get,
+                         label_visibility="collapsed", required=True)  # fmt: skip
     fragment(run_every=FRAME if st.session_state.get(PLAYING) else None)(body)(run.id, run.recipe)
     download_button(_("Share as one file"), RUN_FILE.format(id=run.id), f"gradviz-{run.id}.html", key="share", home=True)
     write_address({"run": run.id})

@@ -27,6 +27,7 @@ from gradviz.record.reading import quantity_at
 from gradviz.share.routes import COMPARISON
 from gradviz.share.several import all_lenets, common_chance, names_of, told
 from gradviz.ui import classroom
+from gradviz.ui.controls import place
 from gradviz.ui.heavy import heavily, said_if_refused
 from gradviz.ui.language import fragment, write_address
 from gradviz.ui.server import server
@@ -118,10 +119,13 @@ def pictures(runs: dict) -> None:
     guess = curves(runs, ids)
     first, second, third = st.columns(3)
     measured = [name for name in (*QUANTITIES, *OF_WATCHED) if all(name in run.history.quantities for run in runs.values())]
-    quantity = first.selectbox(_("Quantity"), measured, key="compare_quantity", format_func=quantity_name)
+    quantity = first.selectbox(
+        _("Quantity"), measured, place("compare_quantity", measured), key="compare_quantity", format_func=quantity_name
+    )
     ranges = ranges_of(quantity, all(run.watched for run in runs.values()))
+    ranges = ranges if described(quantity).linear else (*ranges, FIT)
     limits = second.selectbox(
-        _("Colour range of all"), ranges if described(quantity).linear else (*ranges, FIT), key="compare_range",
+        _("Colour range of all"), ranges, place("compare_range", ranges), key="compare_range",
         format_func=lambda ends: _("fitted to these runs") if ends == FIT else
         " … ".join(f"{end:g}" if described(quantity).linear else power(end) for end in ends),
     )  # fmt: skip
@@ -171,7 +175,7 @@ st.session_state[CHOSEN] = [run_id for run_id in st.session_state[CHOSEN] if run
 
 st.title(_("Compare runs"), anchor=False)
 st.multiselect(
-    _("Runs, two to eight"), list(summaries), key=CHOSEN, max_selections=MOST,
+    _("Runs, two to eight"), list(summaries), st.session_state[CHOSEN], key=CHOSEN, max_selections=MOST,
     format_func=lambda run_id: label(summaries[run_id]),
 )
 chosen = [summaries[run_id] for run_id in st.session_state[CHOSEN] if run_id in summaries]
@@ -186,7 +190,8 @@ if chosen:
     recipes = [summary.recipe for summary in chosen]
     if bases := [name for name, summary in named.items() if config_of(summary)]:
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            base = st.selectbox(_("A new run: the same as this one, but …"), bases, key="compare_base", width=320)
+            base = st.selectbox(_("A new run: the same as this one, but …"), bases, place("compare_base", bases),
+                                key="compare_base", width=320)  # fmt: skip
             for change in CHANGES:
                 st.button(_(change), key=f"change {change}", on_click=start_changed, args=(named[base].id, change),
                           disabled=classroom.locked())  # fmt: skip

@@ -14,7 +14,7 @@ from gradviz.lenet.outcome import JUDGED, OUTCOMES, border
 from gradviz.lenet.sweep import AXES, Sweep, cost, estimate, measured_rate
 from gradviz.messages import say
 from gradviz.record import export
-from gradviz.ui import classroom
+from gradviz.ui import classroom, controls
 from gradviz.ui.heavy import heavily
 from gradviz.ui.language import fragment, write_address
 from gradviz.ui.server import server
@@ -101,23 +101,27 @@ def axis_changed(name: str, values: str) -> None:
 
 
 def number(column: Any, name: str, label: str, low: float, high: float, **options: Any) -> None:
-    """Its default is what it shows, as in the Lab (`gradviz/ui/controls.py`)."""
     column.number_input(label, low, high, st.session_state[key(name)], key=key(name), **options)
+
+
+def choice(column: Any, name: str, label: str, options: list[str], **more: Any) -> None:
+    column.selectbox(label, options, controls.place(key(name), options), key=key(name), **more)
 
 
 def axis_inputs(name: str, values: str, label: str, options: list[str]) -> None:
     (left, right), off = st.columns([1, 2]), classroom.locked()
-    left.selectbox(label, options, key=key(name), on_change=axis_changed, args=(name, values), disabled=off,
-                   format_func=lambda axis: _(FIELDS[axis].spec.label) if axis else _("nothing"))
+    choice(left, name, label, options, on_change=axis_changed, args=(name, values), disabled=off,
+           format_func=lambda axis: _(FIELDS[axis].spec.label) if axis else _("nothing"))
     if axis := st.session_state[key(name)]:
-        right.text_input(_("Values"), key=key(values), disabled=off, help=_("Separated by commas; each {range}.").format(
-            range=FIELDS[axis].spec.range_text))
+        right.text_input(_("Values"), st.session_state[key(values)], key=key(values), disabled=off,
+                         help=_("Separated by commas; each {range}.").format(range=FIELDS[axis].spec.range_text))
 
 
 def question() -> Sweep | None:
     """The controls, and the sweep that they ask for; None, with a sentence on the page, if they ask for none."""
     off = classroom.locked()
-    st.pills(_("Remedies to compare"), list(REMEDIES), selection_mode="multi", key=key("remedies"), disabled=off,
+    st.pills(_("Remedies to compare"), list(REMEDIES), selection_mode="multi", default=st.session_state[key("remedies")],
+             key=key("remedies"), disabled=off,
              format_func=lambda word: remedy_name(REMEDIES[word]))  # fmt: skip
     axis_inputs("axis", "values", _("Vary"), list(AXES))
     axis_inputs("axis2", "values2", _("and also vary"), ["", *(axis for axis in AXES if axis != st.session_state[key("axis")])])
@@ -129,8 +133,8 @@ def question() -> Sweep | None:
         for column, name in ((second, "steps"), (third, "batch_size")):
             spec = FIELDS[name].spec
             number(column, name, _(spec.label), int(spec.low), int(spec.high), help=_(spec.help), disabled=off)
-        fourth.selectbox(_(FIELDS["dataset"].spec.label), list(DATASETS), key=key("dataset"), disabled=off)
-        first.selectbox(_(FIELDS["optimizer"].spec.label), list(OPTIMIZERS), key=key("optimizer"), disabled=off)
+        choice(fourth, "dataset", _(FIELDS["dataset"].spec.label), list(DATASETS), disabled=off)
+        choice(first, "optimizer", _(FIELDS["optimizer"].spec.label), list(OPTIMIZERS), disabled=off)
         if "lr" not in axes:
             number(second, "lr", _(FIELDS["lr"].spec.label), 1e-7, 10.0, format="%g", step=1e-4, disabled=off)
         if "blocks" not in axes:
@@ -139,8 +143,8 @@ def question() -> Sweep | None:
             spec = FIELDS["warmup"].spec
             number(fourth, "warmup", _(spec.label), int(spec.low), int(spec.high), help=_(spec.help), disabled=off)
         spec = FIELDS["schedule"].spec
-        first.selectbox(_(spec.label), list(spec.choices), key=key("schedule"), help=_(spec.help), disabled=off)
-        st.toggle(_("Stop a run as soon as it has trained"), key=key("early"), disabled=off)
+        choice(first, "schedule", _(spec.label), list(spec.choices), help=_(spec.help), disabled=off)
+        st.toggle(_("Stop a run as soon as it has trained"), st.session_state[key("early")], key=key("early"), disabled=off)
     asked = {name: st.session_state.get(key(name), usual) for name, usual in FIRST.items()}
     dataset, notice = shelf.effective(asked["dataset"])
     if notice:
@@ -266,7 +270,8 @@ if known:
     if st.session_state.get("sweep_open") not in known:
         st.session_state["sweep_open"] = ""
     st.selectbox(
-        _("Sweeps on this server"), ["", *known], key="sweep_open", on_change=open_sweep,
+        _("Sweeps on this server"), ["", *known], controls.place("sweep_open", ["", *known]), key="sweep_open",
+        on_change=open_sweep,
         format_func=lambda id: _("{name} · {n} runs").format(name=known[id].title, n=len(known[id].configs)) if id
         else _("a new one"),
     )

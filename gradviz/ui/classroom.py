@@ -85,8 +85,8 @@ def name_field() -> None:
     if st.session_state.get(_FIELD) != name():  # what is given to a field takes away what somebody is just typing there
         st.session_state[_FIELD] = name()
     st.text_input(
-        _("Your name on the class's wall"), key=_FIELD, max_chars=LONGEST_NAME, on_change=_name_typed, autocomplete="off",
-        placeholder=_("1 to {n} characters").format(n=LONGEST_NAME),
+        _("Your name on the class's wall"), st.session_state[_FIELD], key=_FIELD, max_chars=LONGEST_NAME,
+        on_change=_name_typed, autocomplete="off", placeholder=_("1 to {n} characters").format(n=LONGEST_NAME),
         help=_("Everybody in the class sees it beside your runs. It is no account; this browser remembers it."),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -32,10 +32,21 @@ _ARTICLE_ACTIVATIONS = ("sigmoid", "relu")
 # Where each begins to be interesting.
 _TREATMENT_THRESHOLD = {"clip-norm": 1.0, "clip-value": 0.1, "floor": 1e-10, "normalise": 1e-3, "feedback": 1e-3}
 _FIRST_RANGE = 0.5
+_BESIDE = {"blocks": "blocks_quick", "init_range": "init_custom", "activation": "activation_more", "lr": "lr_quick"}  # see _place
 
 
 def _key(name: str) -> str:
     return f"control_{name}"
+
+
+# A browser that is told of two script runs at once shows a control's default, and sends it as if somebody had moved it: the
+# smallest number there is, the first choice, off. So what a control shows is its default too, here and on every page.
+
+
+def place(key: str, options: Sequence[Any]) -> int:
+    """Among the options, of what the control with this key shows; the first, where it shows nothing yet."""
+    now = st.session_state.get(key)
+    return options.index(now) if now in options else 0
 
 
 def open_session(config_of_run: Callable[[str], RunConfig | None]) -> None:
@@ -128,11 +139,12 @@ def sidebar(locked: bool = False) -> RunConfig:
     """
     st.session_state[_LOCKED] = locked
     for name in FIELDS:  # Streamlit forgets widgets that a page change took off the screen
-        if _key(name) not in st.session_state:
+        if _key(name) not in st.session_state or _key(_BESIDE.get(name, name)) not in st.session_state:
             _place(name, getattr(st.session_state[CONFIG], name))
     with st.sidebar:
         st.selectbox(
-            _("Start from a classic case"), ["", *PRESETS], key=_PRESET, on_change=_apply_preset,
+            _("Start from a classic case"), (cases := ["", *PRESETS]), place(_PRESET, cases),
+            key=_PRESET, on_change=_apply_preset,
             format_func=lambda word: _(PRESETS[word].label) if word else _("choose …"), disabled=locked,
         )
         if st.session_state[_PRESET] in PRESETS:
@@ -162,24 +174,22 @@ def _choices(name: str) -> Mapping[str, str]:
 
 def _choice(name: str, widget: Callable[..., Any] = st.segmented_control, words: list[str] | None = None, **options: Any) -> str:
     """A choice, of `words` only if given, with its teaching sentence under it."""
-    spec = FIELDS[name].spec
-    if widget is st.segmented_control:
-        options["required"] = True
+    spec, words, now = FIELDS[name].spec, words or list(_choices(name)), st.session_state[_key(name)]
+    options |= dict(required=True, default=now) if widget is st.segmented_control else dict(index=place(_key(name), words))
     options["disabled"] = options.get("disabled", False) or _locked()
-    word: str = widget(_(spec.label), words or list(_choices(name)), key=_key(name), help=_(spec.help), **options)
+    word: str = widget(_(spec.label), words, key=_key(name), help=_(spec.help), **options)
     st.caption(_(_choices(name)[word]))
     return word
 
 
 def _toggle(name: str) -> bool:
     spec = FIELDS[name].spec
-    return st.toggle(_(spec.label), key=_key(name), help=_(spec.help), disabled=_locked())
+    return st.toggle(_(spec.label), st.session_state[_key(name)], key=_key(name), help=_(spec.help), disabled=_locked())
 
 
 def _number(name: str, label: str | None = None, **options: Any) -> Any:
     spec = FIELDS[name].spec
     low, high = spec.kind(spec.low), spec.kind(spec.high)
-    # A browser that is told of two script runs at once shows the default, and sends it: by itself the smallest number there is.
     value = st.session_state[_key(name)]
     return st.number_input(
         label or _(spec.label), low, high, value, key=_key(name), help=_(spec.help), disabled=_locked(), **options
@@ -194,7 +204,7 @@ def _network() -> dict[str, Any]:
     values = dict(activation=activation, batch_norm=_toggle("batch_norm"), shortcut=_toggle("shortcut"))
     spec = FIELDS["blocks"].spec
     st.slider(
-        _(spec.label), 0, _QUICK_BLOCKS, key=_key("blocks_quick"), help=_(spec.help),
+        _(spec.label), 0, _QUICK_BLOCKS, st.session_state[_key("blocks_quick")], key=_key("blocks_quick"), help=_(spec.help),
         on_change=_copy, args=("blocks_quick", "blocks"), disabled=_locked(),
     )
     deep, everywhere = st.session_state[_key("blocks")] > _QUICK_BLOCKS, st.session_state[_key("activation_everywhere")]
@@ -210,14 +220,16 @@ def _network() -> dict[str, Any]:
 def _initialisation() -> dict[str, Any]:
     st.header(_("Initialisation"))
     spec = FIELDS["init_range"].spec
-    if not st.toggle(_("Weights from U(−a, a)"), key=_key("init_custom"), help=_(spec.help), disabled=_locked()):
+    custom = _key("init_custom")
+    if not st.toggle(_("Weights from U(−a, a)"), st.session_state[custom], key=custom, help=_(spec.help), disabled=_locked()):
         st.caption(_("PyTorch's default: U(−1/√n, 1/√n), n the inputs of a neuron; in the blocks a = 0.05."))
         return dict(init_range=None)
     activation = st.session_state[_key("activation")]
     critical = ACTIVATIONS[activation].critical
     marked = None if critical is None else _nearest(_QUICK_RANGES, critical)
     st.select_slider(
-        "a", _QUICK_RANGES, key=_key("init_quick"), format_func=lambda a: f"{a:g}" + " = a*" * (a == marked),
+        "a", _QUICK_RANGES, st.session_state[_key("init_quick")], key=_key("init_quick"),
+        format_func=lambda a: f"{a:g}" + " = a*" * (a == marked),
         on_change=_copy, args=("init_quick", "init_range"), label_visibility="collapsed",
         disabled=_locked(),
     )
@@ -245,7 +257,8 @@ def _more_remedies(values: dict[str, Any]) -> dict[str, Any]:
     with st.expander(_("More remedies"), expanded=bool(used) or values["activation"] not in _ARTICLE_ACTIVATIONS):
         others = [word for word in _choices("activation") if word not in _ARTICLE_ACTIVATIONS]
         st.selectbox(
-            _("Another activation"), ["", *others], key=_key("activation_more"), on_change=_other_activation_picked,
+            _("Another activation"), (more := ["", *others]), place(_key("activation_more"), more),
+            key=_key("activation_more"), on_change=_other_activation_picked,
             format_func=lambda word: word or _("sigmoid or relu"), disabled=_locked(),
         )
         return dict(
@@ -260,7 +273,8 @@ def _optimiser() -> tuple[dict[str, Any], DeltaGenerator]:
     st.header(_("Optimiser"))
     word = _choice("optimizer", label_visibility="collapsed")
     st.select_slider(
-        _(FIELDS["lr"].spec.label), _QUICK_RATES, key=_key("lr_quick"), format_func=lambda rate: f"{rate:g}",
+        _(FIELDS["lr"].spec.label), _QUICK_RATES, st.session_state[_key("lr_quick")], key=_key("lr_quick"),
+        format_func=lambda rate: f"{rate:g}",
         on_change=_copy, args=("lr_quick", "lr"), help=_(FIELDS["lr"].spec.help),
         disabled=_locked(),
     )

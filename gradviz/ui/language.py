@@ -55,8 +55,8 @@ def picker() -> None:
     st.session_state[_PICKER] = words.language()
     with st.container(key="language"):
         st.selectbox(
-            _("Language"), words.languages(), key=_PICKER, format_func=words.name_of, on_change=_picked,
-            label_visibility="collapsed", width=128,
+            _("Language"), (known := words.languages()), known.index(words.language()), key=_PICKER,
+            format_func=words.name_of, on_change=_picked, label_visibility="collapsed", width=128,
         )  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def panel(run: Run[RunConfig], status: Status, show: Callable[[str], None]) -> N
 
 def field(name: str, label: str, value: Any, key: str, width: int) -> None:
     """Where another value of this knob is given."""
-    spec = FIELDS[name].spec
+    spec, value = FIELDS[name].spec, st.session_state.get(key, value)
     if spec.choices:
         choices = list(spec.choices)
         st.selectbox(label, choices, choices.index(value), key=key, width=width)

@@ -44,12 +44,37 @@ def test_while_a_page_is_run_other_threads_find_what_they_import():
         assert sys.path == path
 
 
-@pytest.mark.parametrize("name", ["lab", "sweep"])
-def test_a_browser_that_falls_back_to_a_number_s_default_shows_its_value_all_the_same(name, page_server):
-    page = in_shell(name, blocks="3", lr="0.02", batch_size="16", steps="77", seed="5", dataset="digits")
+def defaults(page):
+    """What a browser shows of each control that it is told nothing of but its default, and what stands in the session."""
+    for field in (*page.number_input, *page.text_input, *page.toggle):
+        if field.key and field.key != "class_pin":
+            yield field.key, field.proto.default, field.value
+    for field in page.selectbox:
+        if field.key:
+            yield field.key, field.options[field.proto.default], field.options[field.index]
+    for field in (*page.slider, *page.select_slider):
+        options = list(getattr(field, "options", ()))
+        shown = [options[int(each)] if options else each for each in field.proto.default]
+        yield field.key, shown, [f"{field.value:g}" if options else field.value]
+    for field in (*page.button_group, *page.multiselect):
+        known = [option.content if hasattr(option, "content") else option for option in field.proto.options]
+        now = field.value if isinstance(field.value, list) else [field.value]
+        yield field.key, [known[k] for k in field.proto.default], [field.format_func(each) for each in now]
+
+
+SET = dict(
+    blocks="3", lr="0.02", batch_size="16", steps="77", seed="5", dataset="digits", activation="tanh", batch_norm="on",
+    init_range="0.3", optimizer="momentum", schedule="cosine", warmup="4", treatment="clip-norm", early="off",
+    axis="init_range", remedies="norm",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name, least", [("lab", 20), ("sweep", 12)])
+def test_a_browser_that_falls_back_to_the_defaults_of_controls_shows_what_is_set_all_the_same(name, least, page_server):
+    page = in_shell(name, **SET)
     for _ in range(2):
-        numbers = {field.key: (field.proto.default, field.value) for field in page.number_input}
-        assert len(numbers) >= 5 and all(default == value for default, value in numbers.values()), numbers
+        found = list(defaults(page))
+        assert len(found) >= least and [each for each in found if each[1] != each[2]] == []
         page.run()
 
 

@@ -29,7 +29,7 @@ class Optimizers:
     def held(self, optimizer: Optimizer) -> list[int]:
         """Rows. It is asked for several times in a step and looked up once."""
         if (known := self._held.get(id(optimizer))) is None:
-            held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+            held = weight_ids(optimizer)
             known = self._held[id(optimizer)] = [k for k, row in enumerate(self._rows()) if id(row.weight) in held]
         return known
 
@@ -82,6 +82,11 @@ class Optimizers:
         if self._steps is not None and self._steps() is optimizer:
             self._steps = None
         return True
+
+
+def weight_ids(optimizer: Optimizer) -> set[int]:
+    """Of all parameters that it holds."""
+    return {id(weight) for group in optimizer.param_groups for weight in group["params"]}
 
 
 def _runs(optimizer: Optimizer) -> bool:

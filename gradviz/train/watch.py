@@ -36,6 +36,7 @@ from gradviz.train import notebook
 from gradviz.train.device import here
 from gradviz.train.hooks import owners
 from gradviz.train.modules import Row, find_rows, is_lazy_net
+from gradviz.train.optimizers import weight_ids
 from gradviz.train.pace import Pace
 from gradviz.train.scores import Score, Scores
 from gradviz.train.shards import Shards
@@ -402,7 +403,7 @@ def _refuse(model: nn.Module, optimizers: Sequence[Optimizer] | None) -> None:
     if not rows:
         raise WatchError(say("watch-no-weights"))
     weights = {id(row.weight) for row in rows}
-    held = [{id(weight) for group in each.param_groups for weight in group["params"]} for each in optimizers or ()]
+    held = [weight_ids(each) for each in optimizers or ()]
     if held and weights.isdisjoint(set().union(*held)):
         raise WatchError(say("watch-not-its"))
     weights |= {id(parameter) for parameter in model.parameters()}  # one of several may have the vectors alone

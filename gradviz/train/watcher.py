@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
@@ -21,7 +21,7 @@ from gradviz.record.watched import ABSENT, MEASURED, STILL
 from gradviz.train.hooks import Collected, Passes
 from gradviz.train.missing import Circumstances, Missing, missing
 from gradviz.train.modules import order
-from gradviz.train.optimizers import Optimizers
+from gradviz.train.optimizers import Optimizers, weight_ids
 from gradviz.train.pace import Pace
 from gradviz.train.shards import Shards
 from gradviz.train.updates import Moved, Numbers, Room, Scale, Table, Updates, loss_scale, tabled
@@ -160,7 +160,7 @@ class Watcher:
         if not optimizers.enters(optimizer):
             return None
         optimizers.look_again(optimizer)
-        if step.stepped and (id(optimizer) in step.stepped or not step.weights.isdisjoint(_weights(optimizer))):
+        if step.stepped and (id(optimizer) in step.stepped or not step.weights.isdisjoint(weight_ids(optimizer))):
             optimizers.settled = True  # a second round has begun: these are the optimisers
             self._finish()
         if not optimizers.is_mine(optimizer):
@@ -208,8 +208,8 @@ class Watcher:
         optimizers = self.optimizers
         if not optimizers.leaves(optimizer) or not optimizers.is_mine(optimizer):
             return
-        if self._open.updates is not None:
-            self._timed(partial(self._measure_after, optimizer))
+        if (updates := self._open.updates) is not None:
+            self._timed(partial(self._measure_after, optimizer, updates))
         elif self.passes.measuring:
             self.passes.forget(optimizers.held(optimizer))
         if self.passes.measuring:
@@ -224,12 +224,10 @@ class Watcher:
         if optimizers.settled and optimizers.have_all(self._open.stepped):
             self._finish()
         else:
-            self._open.weights.update(_weights(optimizer))
+            self._open.weights.update(weight_ids(optimizer))
 
-    def _measure_after(self, optimizer: Optimizer) -> None:
-        updates, self._open.updates = self._open.updates, None
-        if updates is None:
-            return
+    def _measure_after(self, optimizer: Optimizer, updates: Updates) -> None:
+        self._open.updates = None
         self.passes.measuring = True
         scales, held = self._open.scales, self.optimizers.held(optimizer)
         updates.after(any(scales[k].overflown for k in updates.moved if k in scales))
@@ -244,27 +242,28 @@ class Watcher:
     def _finish(self) -> None:
         begin = perf_counter()
         step, self._open = self._open, _Open()
-        was, passes = self.passes.measuring, self.passes
+        passes, optimizers = self.passes, self.optimizers
+        was = passes.measuring
         measured = was and not step.stale
         if self.order is None:
-            rows = self.passes.rows
+            rows = passes.rows
             places = {id(row): k for k, row in enumerate(rows)}
-            self.order = [places[id(row)] for row in order(rows, list(self.passes.calls))]
-            self.passes.ordered()
+            self.order = [places[id(row)] for row in order(rows, list(passes.calls))]
+            passes.ordered()
         seen = self._seen(step) if measured else Seen(None, {}, 0, self._classes())
         self._took(seen)
-        self.optimizers.look_again()
+        optimizers.look_again()
         now = perf_counter()
-        self._pace.take(now - self._began, self.passes.seconds + now - begin, measured)
+        self._pace.take(now - self._began, passes.seconds + now - begin, measured)
         if self._shards:
             self._shards.paced(self._pace)
-        self._began, self._since, self.passes.seconds = now, now, 0.0
+        self._began, self._since, passes.seconds = now, now, 0.0
         self.steps += 1
         passes.measuring = step.stale or self._pace.due(self.steps)  # a look that could not be taken is still due
         if was and not passes.measuring:
             passes.forget(range(len(passes.rows)))
         elif passes.measuring and not was:
-            self._stale = self.optimizers.held_by_any() - self.optimizers.held_by_any(() if passes.begun else self._fresh)
+            self._stale = optimizers.held_by_any() - optimizers.held_by_any(() if passes.begun else self._fresh)
 
     def _seen(self, step: _Open) -> Seen:
         rows = self.passes.rows
@@ -318,11 +317,6 @@ def _looking(watcher: Watcher, optimizer: Optimizer, closure: Callable[[], Any])
         return result
 
     return both
-
-
-def _weights(optimizer: Optimizer) -> Iterator[int]:
-    """Their ids."""
-    return (id(weight) for group in optimizer.param_groups for weight in group["params"])
 
 
 def _replaced(kwargs: dict[str, Any], old: object, new: object) -> dict[str, Any]:

@@ -313,9 +313,9 @@ class WatchedRun:
 
     def _not_written(self, error: Exception) -> None:
         why = getattr(error, "strerror", None) or str(error)
-        self._stop_recording(say("watch-disk", path=str(self.path), error=str(why)[:200]))
-        if self._watcher:
+        if self._watcher:  # before it is said: whoever reads that finds nothing measured any more
             self._watcher.dead = True
+        self._stop_recording(say("watch-disk", path=str(self.path), error=str(why)[:200]))
 
     def _stop_recording(self, message: Message) -> None:
         self.message = message

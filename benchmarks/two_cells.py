@@ -18,7 +18,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from clusters import LoopbackCluster, Machine, family
-from running import ROOT, Server
+from running import ROOT, Port, Server
 
 from benchmarks.classroom import figures, kept
 from gradviz import cells
@@ -95,13 +94,11 @@ def _variables(path: Path) -> dict[str, str]:
 @contextmanager
 def entrance(folder: Path, servers: dict[str, Server]) -> Iterator[str]:
     """nginx with deploy/entrance.conf; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = Port()
     places = " ".join(f"{name} 127.0.0.1:{server.port};" for name, server in servers.items())
     conf = (ROOT / "deploy" / "entrance.conf").read_text(encoding="utf-8")
     for old, new in (
-        (r"listen 8501;", f"listen 127.0.0.1:{port};"), (r"resolver .*;.*\n", ""), (r"resolver_timeout .*\n", ""),
+        (r"listen 8501;", f"listen 127.0.0.1:{port.number};"), (r"resolver .*;.*\n", ""), (r"resolver_timeout .*\n", ""),
         (r"http://cell-\$cell:8501;", "http://$place;"),
     ):  # fmt: skip
         conf, found = re.subn(old, new, conf)
@@ -115,11 +112,11 @@ def entrance(folder: Path, servers: dict[str, Server]) -> Iterator[str]:
     )
     process = subprocess.Popen(["nginx", "-c", str(path), "-e", f"{folder}/nginx.log"], stdin=subprocess.DEVNULL)
     try:
-        while not all(_answers(f"http://127.0.0.1:{port}/{name}") for name in servers):
+        while not all(_answers(f"http://127.0.0.1:{port.number}/{name}") for name in servers):
             if process.poll() is not None:
                 raise RuntimeError("nginx did not begin: " + (folder / "nginx.log").read_text()[-2000:])
             time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port.number}"
     finally:
         process.terminate()
         process.wait()

@@ -7,7 +7,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from running import ROOT
+from running import ROOT, Port
 
 MISSING = "" if find_spec("ray") and sys.platform == "linux" else "Ray is not here: pip install -r requirements-ray.txt (Linux)"
 TOKEN = "loopback" * 4
@@ -72,15 +71,13 @@ class LoopbackCluster:
     def __init__(self, **environment: str):
         self.folder = Path(tempfile.mkdtemp(prefix="gv-", dir="/tmp"))  # short: the paths of Ray's sockets have little room
         self.environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, **environment}
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.address = f"127.0.0.1:{self.port}"
+        self._port = Port()
+        self.address = f"127.0.0.1:{self._port.number}"
         self.machines: list[Machine] = []
         self.head = self.begin_head()
 
     def begin_head(self) -> Machine:
-        self.head = self._begin("head", "--port", str(self.port))
+        self.head = self._begin("head", "--port", str(self._port.number))
         return self.head
 
     def computer(self, name: str = "one", slots: int = 1, root: Path = ROOT, **environment: str) -> Machine:

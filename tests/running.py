@@ -14,6 +14,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
+class Port:
+    """Of the loopback, for a server that is told to listen on it, more than once too. While this is kept Linux gives `number` to
+    nobody who asks for any port; elsewhere two cannot have one, and it is free for the moment only."""
+
+    def __init__(self) -> None:
+        self._held = socket.socket()
+        if sys.platform == "linux":
+            self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._held.bind(("127.0.0.1", 0))
+        self.number: int = self._held.getsockname()[1]
+        if sys.platform != "linux":
+            self._held.close()
+
+
 class Server:
     """The real `streamlit run app.py` on a port and a store of its own."""
 
@@ -22,9 +36,8 @@ class Server:
         self.store = folder / "runs"
         self.log = folder / "server.log"
         self._program, self._environment = program, {**os.environ, "GRADVIZ_STORE": str(self.store), **environment}
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self._port = Port()
+        self.port = self._port.number
         base = environment.get("STREAMLIT_SERVER_BASE_URL_PATH", "")
         self.url = f"http://127.0.0.1:{self.port}" + f"/{base}" * bool(base)
         self.process: subprocess.Popen[bytes] | None = None

@@ -1,7 +1,7 @@
 """python -m gradviz train: what it prints, what it refuses, how it ends."""
 
-import contextlib
 import io
+import itertools
 import json
 import math
 import os
@@ -153,18 +153,32 @@ def test_a_folder_or_port_that_cannot_be_is_one_line_and_exit_code_2(options, sa
     assert said in error and error.count("\n") == 1
 
 
-def test_a_port_that_somebody_has_is_passed_over_and_refused_where_it_was_asked_for(tmp_path, capsys):
-    with socket.socket() as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else one that was given back just now is not to be had
-        for _ in range(20):  # and another test may be quicker
-            port = opening.free_port()
-            with contextlib.suppress(OSError):
-                other.bind(("127.0.0.1", port))
-                break
-        other.listen()
-        assert opening.free_port() not in (0, port)
+def test_a_port_that_somebody_has_is_refused_where_it_was_asked_for(tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
         assert main(["open", str(tmp_path), "--port", str(port)]) == 2
     assert f"Port {port} is taken" in capsys.readouterr().err
+
+
+def test_servers_that_are_opened_at_once_come_by_a_port_each(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "STREAMLIT_SERVER_PORT"}
+    opened = [
+        subprocess.Popen(
+            [sys.executable, "-m", "gradviz", "open", str(tmp_path / name), "--no-browser"], cwd=ROOT, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )
+        for name in ("one", "two") if not (tmp_path / name).mkdir()
+    ]  # fmt: skip
+    try:
+        said = [[*itertools.takewhile(lambda line: "gradviz is open at" not in line, each.stdout)] for each in opened]
+        assert all(each.poll() is None for each in opened), said
+        addresses = [(tmp_path / name / "address.txt").read_text() for name in ("one", "two")]
+        ports = {int(address.rstrip("/").rpartition(":")[2]) for address in addresses}
+        assert len(ports) == 2 and all(8501 <= port < 8601 for port in ports)
+    finally:
+        for each in opened:
+            os.killpg(each.pid, signal.SIGKILL)
+            each.wait()
 
 
 def test_help_names_every_option_and_every_word(capsys):

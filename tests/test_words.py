@@ -2,21 +2,19 @@
 
 import ast
 import json
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Page, expect
+from running import ROOT, Port
 
 from gradviz.words import as_text, duration
 
-ROOT = Path(__file__).parent.parent
 NASTY = [
     "[click](http://evil.example)", "http://evil.example/a_b", "www.evil.example", "WWW.evil.example", "me@evil.example",
     "<http://evil.example>", "![x](http://evil.example/x.png)", ":red[danger]", ":red-badge[danger]", ":blue-background[x]",
@@ -38,21 +36,19 @@ def shown_by_streamlit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         "import json, streamlit as st\nfrom gradviz.words import as_text\n"
         f"for text in json.loads({json.dumps(NASTY)!r}):\n    st.warning(as_text(text))\n", encoding="utf-8"
     )  # fmt: skip
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = ["--server.port", str(port), "--server.address", "127.0.0.1", "--server.headless", "true"]
+    port = Port()
+    options = ["--server.port", str(port.number), "--server.address", "127.0.0.1", "--server.headless", "true"]
     process = subprocess.Popen([sys.executable, "-m", "streamlit", "run", str(script), *options], cwd=ROOT,
                                env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(script.parent)})  # fmt: skip
     deadline = time.monotonic() + 60
     while True:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2).close()
+            urllib.request.urlopen(f"http://127.0.0.1:{port.number}/_stcore/health", timeout=2).close()
             break
         except OSError:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}"
+    yield f"http://127.0.0.1:{port.number}"
     process.kill()
     process.wait()
 

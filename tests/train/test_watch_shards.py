@@ -1,8 +1,10 @@
 """A net whose weights lie on two processes (FSDP2): the numbers are those of the whole batch, and nobody waits for the absent."""
 
 import json
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from sharded import SCENARIOS, STEPS, net, train
+from timing import until
 from torch.distributed.fsdp import fully_shard
 from watched_nets import assert_near, features
 
@@ -23,23 +26,38 @@ OF_WEIGHTS = ("weight_grad_rms", "treated_grad_rms", "weight_rms", "update_ratio
 pytestmark = pytest.mark.timeout(300)  # the first test waits for the two processes
 
 
+def played(folder: Path) -> list[str]:
+    """What each of two processes has printed. Fails, with all that both have said, as soon as one does or when one hangs."""
+    root = Path(gradviz.__file__).parents[1]
+    environment = {"PYTHONPATH": f"{root}:{root / 'tests'}", "PATH": "", "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+    printed, complained = ([folder / f"{rank}.{kind}" for rank in (0, 1)] for kind in ("out", "err"))
+    children = []
+    for rank in (0, 1):
+        with printed[rank].open("wb") as out, complained[rank].open("wb") as err:
+            command = [sys.executable, "-m", "sharded", str(rank), str(folder)]
+            children.append(subprocess.Popen(command, env=environment, stdout=out, stderr=err))
+    try:
+        with suppress(AssertionError):
+            until(lambda: any(child.poll() for child in children) or all(child.poll() == 0 for child in children), 240)
+        for child in children if any(child.poll() != 0 for child in children) else ():
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(5)  # the other one may have its own to say
+            child.send_signal(signal.SIGABRT)  # it says where it stands
+        codes = [child.wait(30) for child in children]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+    said = [file.read_text(errors="replace")[-6000:] for file in (*printed, *complained)]
+    assert codes == [0, 0], "\n\n".join([f"exit codes {codes}", *said])
+    return [file.read_text() for file in printed]
+
+
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
     """(folder of the runs, what each of two processes has said of each scenario)"""
     folder = tmp_path_factory.mktemp("together")
-    root = Path(gradviz.__file__).parents[1]
-    environment = {"PYTHONPATH": f"{root}:{root / 'tests'}", "PATH": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "sharded"]
-    children = [
-        subprocess.Popen([*command, str(rank), str(folder)], env=environment, stdout=-1, stderr=-1, text=True) for rank in (0, 1)
-    ]
-    try:
-        said = [child.communicate(timeout=240) for child in children]
-    finally:
-        for child in children:
-            child.kill()
-    assert [child.returncode for child in children] == [0, 0], said
-    return folder, [dict(map(json.loads, out.splitlines())) for out, _err in said]
+    return folder, [dict(map(json.loads, out.splitlines())) for out in played(folder)]
 
 
 def the_run(together, name):

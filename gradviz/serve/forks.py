@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -34,7 +35,10 @@ log = logging.getLogger("gradviz")
 
 # Steps that a child may be ahead of what was asked for: lock-step, a server busy with pages would hold up the training.
 # But not for longer than some time after the last question, lest a paused run goes on with work that nobody wants.
-_AHEAD, _AHEAD_SECONDS = 8, 0.2
+_AHEAD, _AHEAD_SECONDS = 32, 0.2
+# Records that go together, and seconds for which they are gathered: each that is sent wakes a thread of the server on a core
+# that trains. Half of what a child may be ahead, so that it does not wait for the answer.
+_TOGETHER, _TOGETHER_SECONDS = _AHEAD // 2, 0.1
 _NICE = 5  # pages are drawn first: they need little, and somebody waits for them
 
 
@@ -127,7 +131,7 @@ def _live(connection: socket.socket, config: RunConfig, data: Dataset, request: 
                     if trainer.arithmetic is not said:
                         said = trainer.arithmetic
                         line.send(_computed_with(trainer))
-                    line.send(pack_record(record))
+                    line.gather(pack_record(record), last=record.step + 1 == config.steps)
                     if count == 1:  # somebody waits for the first picture
                         os.nice(_NICE)
                     line.wait(count)
@@ -159,6 +163,8 @@ class _Line:
 
     def __init__(self, connection: socket.socket, beat: float):
         self._connection, self._sending = connection, threading.Lock()
+        self._held: list[bytes] = []  # frames that are gathered
+        self._sent = -math.inf  # when the last one went, by time.monotonic
         self._asked, self._heard, self._preview, self._stop = 0, time.monotonic(), False, False
         self._changed = threading.Condition()
         threading.Thread(target=self._read, name="line", daemon=True).start()
@@ -187,9 +193,20 @@ class _Line:
                 with suppress(OSError):  # the thread that reads knows what that means
                     self.send(pack({"beat": now}))
 
-    def send(self, frame: bytes) -> None:
+    def send(self, frame: bytes = b"") -> None:
+        """At once, after all that is held."""
         with self._sending:
-            self._connection.sendall(frame)
+            frames, self._held = b"".join((*self._held, frame)), []
+            self._connection.sendall(frames)
+            self._sent = time.monotonic()
+
+    def gather(self, frame: bytes, last: bool) -> None:
+        """At once if none has gone lately, or it is the `last` before longer work; else with those that follow."""
+        with self._sending:
+            self._held.append(frame)
+            held = len(self._held) < _TOGETHER and time.monotonic() - self._sent < _TOGETHER_SECONDS
+        if last or not held:
+            self.send()
 
     def wants_preview(self) -> bool:
         """Waits for the first wish."""
@@ -209,7 +226,11 @@ class _Line:
             return self._stop or step < self._asked or soon
 
         with self._changed:
-            self._changed.wait_for(may_begin)
+            begins = may_begin()
+        if not begins:
+            self.send()
+            with self._changed:
+                self._changed.wait_for(may_begin)
 
     def linger(self) -> None:
         """Until the server has read the last frame and closes."""

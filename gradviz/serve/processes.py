@@ -54,6 +54,7 @@ _LOOK = 0.05  # seconds between two looks at whether a training shall stop
 _PULSE = 0.5  # seconds between two looks at whether it does anything
 _SILENCE = 20.0  # seconds in which it owes an answer and does nothing
 _FAREWELL = 3.0  # seconds in which one that is stopped may keep its state
+_CHUNK = 1 << 16  # bytes that are read at once
 _HEADER, _BODY = 1 << 20, 1 << 28  # bytes of a frame at most; a step of 1000 blocks with pictures has some 2 MB
 
 
@@ -304,6 +305,8 @@ class RemoteTraining:
         self.outcome: Outcome | None = None
         self._keeps, self._until = False, 0.0  # when one that is stopped has had its time, by time.monotonic; 0: it is not
         self._connection, self._interrupt = connection, interrupt
+        self._arrived = memoryview(b"")  # and not read
+        self._owed = 0  # records that are wanted and not asked for: those that have arrived come first
         self._watched, self._patience, self._place = nursery, patience, place
         self._kills, self._refusals = machine.memory_kills(), machine.process_refusals()
         connection.settimeout(_LOOK)  # by poll: select takes no descriptor of 1024 and more
@@ -323,8 +326,10 @@ class RemoteTraining:
         layers = self.config.layers
         try:
             while not self._is_over():
-                if not self._until:
-                    self._send(NEXT)
+                self._owed += 1
+                if not self._until and not self._arrived:
+                    self._send(NEXT * self._owed)
+                    self._owed = 0
                 header, body = self._receive()
                 if "arithmetic" in header:  # it has another number of threads from now on
                     self._say(header)
@@ -408,8 +413,14 @@ class RemoteTraining:
         data, have = memoryview(bytearray(count)), 0
         quiet, ticks = 0.0, -1  # by the number of looks: a server that was itself stopped has waited for nobody
         while have < count:
+            if self._arrived:
+                part, self._arrived = self._arrived[: count - have], self._arrived[count - have :]
+                data[have : have + len(part)] = part
+                have += len(part)
+                continue
             try:
-                got = self._connection.recv_into(data[have:])
+                self._arrived = memoryview(self._connection.recv(_CHUNK))
+                got = len(self._arrived)
             except TimeoutError:
                 if self._is_over():
                     raise Interrupted from None
@@ -428,7 +439,7 @@ class RemoteTraining:
                 got = 0
             if not got:
                 raise WorkerDied(self._place.farewell(self.pid, self._kills, self._refusals))
-            have, quiet = have + got, 0.0
+            quiet = 0.0
         return data
 
 

@@ -18,7 +18,7 @@ import torch
 from torch.autograd.graph import Node
 
 from gradviz.record.quantities import QUANTITIES
-from gradviz.train.lengths import safe_length
+from gradviz.train.lengths import nonzero, safe_length
 from gradviz.train.training import stop_if_asked
 
 _ROW = {name: row for row, name in enumerate(QUANTITIES)}
@@ -46,6 +46,11 @@ class LayerProbe:
         """
         self._weights = list(weights)
         self._stacks = _stacked(self._weights)
+        # Layers without a neighbour of their shape: on a processor a few calls for all of them, which need no copy of gradients.
+        self._single = [] if deferred else [stack for stack in self._stacks if stack.layers.stop - stack.layers.start == 1]
+        self._stacked = [stack for stack in self._stacks if stack not in self._single]
+        self._places = [stack.layers.start for stack in self._single]
+        self._single_weights = [self._weights[place] for place in self._places]
         self._interrupt = interrupt
         self._deferred = deferred
         self.numbers = torch.full((len(QUANTITIES), len(self._weights)), math.nan, device=self._weights[0].device)
@@ -79,26 +84,39 @@ class LayerProbe:
     @torch.no_grad()
     def after_backward(self) -> None:
         self._look()
-        for stack in self._stacks:
+        for stack in self._stacked:
             rows = stack.gather(gradients(self._weights[stack.layers]), stack.spare)
             self._note("weight_grad_rms", stack.layers, self._row_rms(rows))
             self._note("zero_share", stack.layers, self._zero_share(rows))
             self._note("weight_rms", stack.layers, self._row_rms(stack.rows(stack.old)))
+        if self._single:
+            found = gradients(self._single_weights)
+            self._note("weight_grad_rms", self._places, self._all_rms(found))
+            self._note("zero_share", self._places, [1 - nonzero(gradient) / gradient.numel() for gradient in found])
+            self._note("weight_rms", self._places, self._all_rms([stack.old for stack in self._single]))
         self.numbers[_ROW["treated_grad_rms"]] = self.numbers[_ROW["weight_grad_rms"]]
         self.numbers[_ROW["update_ratio"]].fill_(math.nan)  # of the step before
 
     @torch.no_grad()
     def after_treatment(self) -> None:
-        for stack in self._stacks:
+        for stack in self._stacked:
             rows = stack.gather(gradients(self._weights[stack.layers]), stack.spare)
             self._note("treated_grad_rms", stack.layers, self._row_rms(rows))
+        if self._single:
+            self._note("treated_grad_rms", self._places, self._all_rms(gradients(self._single_weights)))
 
     @torch.no_grad()
     def after_step(self) -> None:
         """The change that really arrived in the float32 weights: an update too small to change a weight counts as 0."""
-        for stack in self._stacks:
+        for stack in self._stacked:
             new = stack.gather(self._weights[stack.layers], stack.spare)
             self._note("update_ratio", stack.layers, self._row_rms(stack.rows(stack.old).sub_(new)))
+        if self._single:
+            before, after = [stack.old for stack in self._single], [stack.spare for stack in self._single]
+            torch._foreach_copy_(after, self._single_weights)
+            torch._foreach_sub_(before, after)
+            self._note("update_ratio", self._places, self._all_rms(before))
+        for stack in self._stacks:
             stack.swap(in_place=self._deferred)  # what is new now is what the next step starts from
 
     @property
@@ -130,7 +148,7 @@ class LayerProbe:
         table[_ROW["treated_grad_rms"]], table[_ROW["update_ratio"]] = table[_ROW["weight_grad_rms"]], math.nan
         return table
 
-    def _note(self, name: str, layers: slice | int, values: Any) -> None:
+    def _note(self, name: str, layers: slice | int | list[int], values: Any) -> None:
         self._table[_ROW[name], layers] = values
 
     def _rms(self, tensor: torch.Tensor) -> float | torch.Tensor:
@@ -141,7 +159,7 @@ class LayerProbe:
     def _all_rms(self, tensors: Sequence[torch.Tensor]) -> list[float] | torch.Tensor:
         roots = [math.sqrt(tensor.numel()) for tensor in tensors]
         if not self._deferred:
-            lengths = torch.stack(torch._foreach_norm(list(tensors))).tolist()
+            lengths = [length.item() for length in torch._foreach_norm(list(tensors))]
             return [safe_length(length, tensors, k) / root for k, (length, root) in enumerate(zip(lengths, roots, strict=True))]
         if self._float64:
             return torch.stack(torch._foreach_div(torch._foreach_norm(list(tensors), 2, dtype=torch.float64), roots))
@@ -162,11 +180,14 @@ class LayerProbe:
         """Of (layers, entries)."""
         if self._deferred:
             return (rows == 0).float().mean(1)
+        there = rows.numpy() != 0
+        if np.count_nonzero(there) == there.size:
+            return np.zeros(len(there))
         # Row by row: numpy counts a row of booleans at the speed of memory, along an axis it adds them up as whole numbers.
-        return 1 - np.array([np.count_nonzero(row) for row in rows.numpy() != 0]) / rows.shape[1]
+        return 1 - np.array([np.count_nonzero(row) for row in there]) / rows.shape[1]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Stack:
     """Neighbours of one shape and memory format, measured together: one call for all blocks in place of one for each layer."""
 

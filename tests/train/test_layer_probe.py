@@ -85,8 +85,8 @@ def test_a_vanished_layer_is_measured_down_to_the_end_of_float32(batch, deferred
 
 
 def of_ones() -> list[torch.nn.Parameter]:
-    """The weights of a net without blocks, all 1."""
-    weights = [layer.weight for layer in DeepLeNet(RunConfig(blocks=0)).weight_layers]
+    """The weights of a net of two blocks, all 1: the first two and the last three layers have no neighbour of their shape."""
+    weights = [layer.weight for layer in DeepLeNet(RunConfig(blocks=2)).weight_layers]
     for weight in weights:
         weight.data.fill_(1.0)
     return weights
@@ -116,14 +116,19 @@ def test_exact_zeros_inf_and_nan_are_told_apart(path):
     for weight in weights:
         weight.grad = torch.zeros_like(weight)
     weights[1].grad.view(-1)[:600] = 1e-40  # 600 of 2400 alive, as denormals
-    weights[2].grad[0, 0] = math.inf
-    weights[3].grad[0, 0] = math.nan
+    weights[4].grad.view(-1)[:1600] = 1e-40  # of 6400
+    for inf, nan in ((2, 3), (6, 7)):
+        weights[inf].grad[0, 0] = math.inf
+        weights[nan].grad[0, 0] = math.nan
     probe.after_backward()
     table = probe.read()
     gradient, zeros = table[ROW["weight_grad_rms"]], table[ROW["zero_share"]]
-    assert gradient[0] == 0 and zeros[0] == 1
-    assert gradient[1] == pytest.approx(0.5e-40, rel=0.01) and zeros[1] == pytest.approx(0.75)
-    assert gradient[2] == math.inf and math.isnan(gradient[3])
+    for place in (0, 5, 8):
+        assert gradient[place] == 0 and zeros[place] == 1
+    for place in (1, 4):
+        assert gradient[place] == pytest.approx(0.5e-40, rel=0.01) and zeros[place] == pytest.approx(0.75)
+    for inf, nan in ((2, 3), (6, 7)):
+        assert gradient[inf] == math.inf and math.isnan(gradient[nan])
 
 
 def test_a_step_that_ends_with_its_backward_pass_has_no_update():
@@ -134,8 +139,9 @@ def test_a_step_that_ends_with_its_backward_pass_has_no_update():
     probe = LayerProbe(weights, never)
     probe.after_backward()
     weights[0].data.fill_(0.5)
+    weights[3].data.fill_(0.75)
     probe.after_step()
-    assert probe.read()[ROW["update_ratio"]][0] == 0.5
+    assert probe.read()[ROW["update_ratio"]].tolist() == [0.5, 0, 0, 0.25, 0, 0, 0, 0, 0]
     probe.after_backward()
     assert np.isnan(probe.read()[ROW["update_ratio"]]).all()
 

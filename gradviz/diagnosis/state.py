@@ -175,10 +175,12 @@ class State:
         """(layers,) of `values`, by default of now: lengths where it is known of how many entries, else the rms itself."""
         return self.as_lengths(quantity, (self.recent if values is None else values)[quantity])
 
-    def as_lengths(self, quantity: str, found: np.ndarray) -> np.ndarray:
-        """`found`: (…, layers)"""
+    def as_lengths(self, quantity: str, found: np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray:
+        """`found`: (…, layers), of all layers or of these rows"""
         of = {"weight_grad_rms": self.facts.entries, "signal_rms": self.facts.outputs}.get(quantity, ())
-        return length_of(found, of) if len(of) else found
+        if not len(of):
+            return found
+        return length_of(found, of if rows is None else [of[row] for row in rows])
 
     def rows_of(self, quantity: str) -> tuple[int, int]:
         """(front, back) of this quantity: the signal may be known of other layers than the gradient."""

@@ -56,8 +56,9 @@ def _steady(state: State, quantity: str) -> tuple[np.ndarray, np.ndarray, np.nda
 
     Medians of RECENT_COLUMNS, so that one odd step marks nothing.
     """
-    values = state.history.quantity(quantity)[: state.column + 1].astype(float)
-    values = np.where(values < 0, -1.0, state.as_lengths(quantity, values))[:, list(state.rows_of(quantity))]
+    rows = list(state.rows_of(quantity))
+    values = state.history.quantity(quantity)[: state.column + 1, rows].astype(float)
+    values = np.where(values < 0, -1.0, state.as_lengths(quantity, values, rows))
     looked = np.flatnonzero(~(values < 0).any(axis=1))
     logs = np.log10(np.maximum(values[looked], SMALLEST))  # nan stays nan
     if not len(looked):

@@ -22,7 +22,8 @@ from gradviz.record.run import Status
 from gradviz.train.cores import Cores
 from gradviz.train.device import here
 
-pytestmark = pytest.mark.trains
+# Marked is what compares numbers, in this process and in one of its own. Where a program looks for its data and how it refuses
+# is the same in any arithmetic.
 BASE = dict(dataset="digits", blocks=2, batch_size=16, steps=5, device="cpu")
 # Together they turn every toggle on and off.
 CASES = {
@@ -99,17 +100,20 @@ def assert_equal(printed, rows):
         assert line[3:] == pytest.approx(row[3:], rel=2e-3, nan_ok=True)  # four digits are printed
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 def test_the_program_prints_the_numbers_of_the_trainer(changes, capsys):
     compare(RunConfig(**BASE | changes), Shelf("nowhere", download=False), capsys)
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_program_of_a_preset_is_its_run(name, digits, capsys):
     preset = PRESETS[name].apply(RunConfig(dataset="digits", device="cpu"))
     compare(replace(preset, batch_size=8, steps=40), digits, capsys)
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("number", range(6))
 def test_the_program_of_any_settings_is_their_run(number, digits, capsys):
     """Ten settings each, of all words and sizes: 40 steps, among them the looks at the test images, equal to the last bit."""
@@ -148,6 +152,7 @@ def compare(config, shelf, capsys):
     return len(rows)
 
 
+@pytest.mark.trains
 def test_the_program_takes_as_many_threads_as_the_run_had(tmp_path):
     config = RunConfig(**BASE | dict(activation="relu", batch_norm=True, batch_size=32, steps=4))
     one = torch.get_num_threads()
@@ -161,6 +166,7 @@ def test_the_program_takes_as_many_threads_as_the_run_had(tmp_path):
     assert_equal(numbers(run_alone(config, tmp_path, arithmetic)), rows)
 
 
+@pytest.mark.trains
 def test_the_program_of_a_run_that_followed_the_free_cores_has_its_threads_step_by_step(tmp_path, one_thread):
     """And with them its losses, to the last bit; with one thread throughout they are others."""
 
@@ -188,6 +194,7 @@ def test_the_program_runs_on_its_own(tmp_path):
     assert_equal(numbers(run_alone(config, tmp_path)), train(config, Shelf(tmp_path, download=False))[0])
 
 
+@pytest.mark.trains
 def test_the_program_reads_mnist_as_the_trainer_does(data_folder, tmp_path):
     config = RunConfig(**BASE | dict(dataset="mnist", activation="relu", steps=3, batch_norm=True))
     output = run_alone(config, tmp_path, GRADVIZ_DATA=str(data_folder))

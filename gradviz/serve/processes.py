@@ -327,9 +327,6 @@ class RemoteTraining:
         try:
             while not self._is_over():
                 self._owed += 1
-                if not self._until and not self._arrived:
-                    self._send(NEXT * self._owed)
-                    self._owed = 0
                 header, body = self._receive()
                 if "arithmetic" in header:  # it has another number of threads from now on
                     self._say(header)
@@ -418,6 +415,9 @@ class RemoteTraining:
                 data[have : have + len(part)] = part
                 have += len(part)
                 continue
+            if self._owed and not self._until:
+                self._send(NEXT * self._owed)
+                self._owed = 0
             try:
                 self._arrived = memoryview(self._connection.recv(_CHUNK))
                 got = len(self._arrived)

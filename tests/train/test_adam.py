@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from gradviz.train.adam import Adam
 
@@ -45,6 +46,19 @@ def test_it_takes_the_steps_of_pytorchs_own_also_after_its_learning_rate_was_tur
         steps(pair, 5, seed=3)
     assert_equal(one, other)
     assert one[1].state[one[0][0]]["step"] == 10
+
+
+def test_whoever_listens_to_every_optimiser_hears_each_of_its_steps():
+    (parameters, optimizer), _other = twins()
+    before, after = [], []
+    handles = [
+        register_optimizer_step_pre_hook(lambda stepping, *_: before.append(stepping)),
+        register_optimizer_step_post_hook(lambda stepping, *_: after.append(stepping)),
+    ]
+    steps((parameters, optimizer), 3, seed=2)
+    for handle in handles:
+        handle.remove()
+    assert before == after == [optimizer] * 3
 
 
 def test_a_state_that_is_put_in_the_place_of_its_own_is_what_it_goes_on_from():

@@ -49,16 +49,18 @@ def test_it_takes_the_steps_of_pytorchs_own_also_after_its_learning_rate_was_tur
 
 
 def test_whoever_listens_to_every_optimiser_hears_each_of_its_steps():
-    (parameters, optimizer), _other = twins()
-    before, after = [], []
+    pair, _other = twins()
+    heard: list[str] = []
     handles = [
-        register_optimizer_step_pre_hook(lambda stepping, *_: before.append(stepping)),
-        register_optimizer_step_post_hook(lambda stepping, *_: after.append(stepping)),
+        register_optimizer_step_pre_hook(lambda *_: heard.append("before")),
+        register_optimizer_step_post_hook(lambda *_: heard.append("behind")),
     ]
-    steps((parameters, optimizer), 3, seed=2)
+    for step in range(3):
+        heard.clear()
+        steps(pair, 1, seed=step)
+        assert (heard[0], heard[-1]) == ("before", "behind")
     for handle in handles:
         handle.remove()
-    assert before == after == [optimizer] * 3
 
 
 def test_a_state_that_is_put_in_the_place_of_its_own_is_what_it_goes_on_from():

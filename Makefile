@@ -2,7 +2,7 @@
 # make test   installs what the tests need as well, checks style and types, and runs every test
 # make test-others  does the same, and before it runs the tests that train under two other arithmetics
 # make test-cluster  installs Ray and runs the tests of trainings on a cluster, which those above leave out
-# make test-all  all of them, those on a cluster last
+# make test-all  all of them, but under one other arithmetic, those on a cluster last
 # make audit  asks a public database whether a dependency has a known weakness
 # make lock   writes the hashes of what the container installs, and whose software that is
 # make words  gathers the texts for translators (gradviz/locale); compiles the translations

@@ -105,3 +105,15 @@ def test_unmarked(): steps(20)
     done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True)
     assert done.returncode == 1 and "3 passed, 1 error" in done.stdout
     assert re.search(r"test_unmarked.*takes 20 steps of an optimiser", done.stdout)
+
+
+def test_all_is_every_part_under_one_other_arithmetic(monkeypatch):
+    seen = []
+    monkeypatch.setattr(parts, "run", lambda found: seen.append(found) or 0)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    for option in ("--all", "--others"):
+        monkeypatch.setattr(sys, "argv", ["parts.py", option])
+        assert parts.main() == 0
+    everything, others = ([part.name for part in found] for found in seen)
+    assert everything == ["that train, SSE4.1", *(part.name for part in (*parts.OWN, *parts.CLUSTER))]
+    assert others == ["that train, SSE4.1", "that train, AVX2", *(part.name for part in parts.OWN)]

@@ -48,7 +48,7 @@ class LayerProbe:
         self._stacks = _stacked(self._weights)
         # Layers without a neighbour of their shape: on a processor a few calls for all of them, which need no copy of gradients.
         self._single = [] if deferred else [stack for stack in self._stacks if stack.layers.stop - stack.layers.start == 1]
-        self._stacked = [stack for stack in self._stacks if stack not in self._single]
+        self._several = [stack for stack in self._stacks if stack not in self._single]
         self._places = [stack.layers.start for stack in self._single]
         self._single_weights = [self._weights[place] for place in self._places]
         self._interrupt = interrupt
@@ -84,7 +84,7 @@ class LayerProbe:
     @torch.no_grad()
     def after_backward(self) -> None:
         self._look()
-        for stack in self._stacked:
+        for stack in self._several:
             rows = stack.gather(gradients(self._weights[stack.layers]), stack.spare)
             self._note("weight_grad_rms", stack.layers, self._row_rms(rows))
             self._note("zero_share", stack.layers, self._zero_share(rows))
@@ -99,7 +99,7 @@ class LayerProbe:
 
     @torch.no_grad()
     def after_treatment(self) -> None:
-        for stack in self._stacked:
+        for stack in self._several:
             rows = stack.gather(gradients(self._weights[stack.layers]), stack.spare)
             self._note("treated_grad_rms", stack.layers, self._row_rms(rows))
         if self._single:
@@ -108,7 +108,7 @@ class LayerProbe:
     @torch.no_grad()
     def after_step(self) -> None:
         """The change that really arrived in the float32 weights: an update too small to change a weight counts as 0."""
-        for stack in self._stacked:
+        for stack in self._several:
             new = stack.gather(self._weights[stack.layers], stack.spare)
             self._note("update_ratio", stack.layers, self._row_rms(stack.rows(stack.old).sub_(new)))
         if self._single:

@@ -6,7 +6,7 @@ that a connection that hangs can be ended and a half-finished download never sta
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import re
 import shutil
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -242,17 +243,29 @@ def _normalised(name: str, files: dict[str, Path]) -> Dataset:
     return Dataset(name, images[0], parts[1].long(), images[1], parts[3].long())
 
 
-def _digits() -> Dataset:
-    """scikit-learn's copy of the UCI handwritten digits, enlarged bilinearly to 28×28."""
+def _scans() -> tuple[np.ndarray, np.ndarray]:
+    """What scikit-learn's load_digits gives, from its file: to import scikit-learn takes longer than all the rest of a start."""
+    found = importlib.util.find_spec("sklearn")
+    for place in (found.submodule_search_locations or ()) if found else ():
+        file = Path(place, "datasets", "data", "digits.csv.gz")
+        if file.is_file():
+            table = np.loadtxt(file, delimiter=",")
+            return table[:, :-1], table[:, -1]
     from sklearn.datasets import load_digits
 
     scans, labels = load_digits(return_X_y=True)
+    return scans, labels
+
+
+def _digits() -> Dataset:
+    """scikit-learn's copy of the UCI handwritten digits, enlarged bilinearly to 28×28."""
+    scans, labels = _scans()
     images = torch.tensor(scans, dtype=torch.float32).view(-1, 1, 8, 8) / 16
     images = F.interpolate(images, size=(28, 28), mode="bilinear", align_corners=False)
     train = images[:DIGITS_TRAIN]
     images = (images - train.mean()) / train.std()
-    labels = torch.tensor(labels, dtype=torch.int64)
-    return Dataset("digits", images[:DIGITS_TRAIN], labels[:DIGITS_TRAIN], images[DIGITS_TRAIN:], labels[DIGITS_TRAIN:])
+    digits = torch.tensor(labels, dtype=torch.int64)
+    return Dataset("digits", images[:DIGITS_TRAIN], digits[:DIGITS_TRAIN], images[DIGITS_TRAIN:], digits[DIGITS_TRAIN:])
 
 
 def torchvision_datasets() -> ModuleType:

@@ -1,6 +1,7 @@
 """Data sets that are there, absent, damaged or out of reach."""
 
 import gzip
+import importlib.util
 import os
 import shutil
 import socket
@@ -16,7 +17,9 @@ import idx
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from running import ROOT
+from sklearn.datasets import load_digits
 
 import gradviz.lenet.data
 from gradviz.lenet.data import DataError, Shelf, why_no_download
@@ -39,6 +42,17 @@ def test_the_built_in_digits_need_no_folder_and_no_network(tmp_path):
     assert digits.train_images.mean().item() == pytest.approx(0, abs=1e-4)
     assert digits.train_labels.unique().tolist() == list(range(10))
     assert not torch.equal(digits.train_images[0], digits.train_images[1])
+
+
+@pytest.mark.parametrize("found", [importlib.util.find_spec("sklearn"), None], ids=["file", "no file"])
+def test_the_digits_are_scikit_learns_whether_its_file_lies_where_we_look_for_it_or_not(found, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: found)
+    digits, (scans, labels) = Shelf("nowhere", download=False).load("digits"), load_digits(return_X_y=True)
+    assert [*digits.train_labels, *digits.test_labels] == labels.tolist()
+    images = torch.cat([digits.train_images, digits.test_images])
+    enlarged = F.interpolate(torch.tensor(scans, dtype=torch.float32).view(-1, 1, 8, 8), size=(28, 28), mode="bilinear")
+    darkest, brightest = images.aminmax()
+    assert torch.allclose((images - darkest) / (brightest - darkest), enlarged / 16, atol=1e-5)
 
 
 def test_an_absent_data_set_is_replaced_by_the_digits_and_the_reader_is_told(tmp_path):
@@ -202,50 +216,56 @@ def test_what_was_looked_for_and_what_was_found_is_said(tmp_path):
 LOCKED = """
 import os, sys
 from pathlib import Path
-from gradviz.lenet.data import DataError, Shelf, why_no_download
+from gradviz.lenet.data import DataError, Shelf
 from gradviz.messages import text
-from gradviz.settings import Settings, SettingsError
-shelf = Shelf(Path(sys.argv[1]), download=True, fetch=lambda *_: text("nobody may ask"))
 if os.getuid() == 0:
     os.setgroups([]), os.setgid(65534), os.setuid(65534)
-name, why = shelf.effective("mnist")
-print((name, str(why)), shelf.state("mnist").status)
-try:
-    shelf.load("mnist")
-except DataError as error:
-    print(error)
+for folder in sys.argv[1:]:
+    shelf = Shelf(Path(folder), download=True, fetch=lambda *_: text("nobody may ask"))
+    name, why = shelf.effective("mnist")
+    print(folder, (name, str(why)), shelf.state("mnist").status, sep="\\t")
+    try:
+        shelf.load("mnist")
+    except DataError as error:
+        print(folder, error, sep="\\t")
 """
+CLOSED = [(closed, mode) for closed in ("", "MNIST", "MNIST/raw", f"MNIST/raw/{TEST_LABELS}") for mode in (0o000, 0o600)]
+APART = ("lost+found", 0o000)
 
 
-@pytest.fixture
-def open_folder():
-    """A folder of the system's temporary one, which another user may enter."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    yield folder
-    for path in [folder, *folder.rglob("*")]:
-        path.chmod(0o755)
-    shutil.rmtree(folder)
+@pytest.fixture(scope="module")
+def read_by_another():
+    """(what is closed, its mode) -> its folder and what a user says who may not read that; of all of them in one process."""
+    root = Path(tempfile.mkdtemp())  # in the system's temporary folder, which another user may enter
+    root.chmod(0o755)
+    folders = {case: root / str(place) for place, case in enumerate([*CLOSED, APART])}
+    for (closed, mode), folder in folders.items():
+        raw(folder)
+        if not (folder / closed).exists():
+            (folder / closed).mkdir()
+        (folder / closed).chmod(0o000 if os.path.isfile(folder / closed) else mode)
+    said = subprocess.run([sys.executable, "-c", LOCKED, *folders.values()], capture_output=True, text=True, cwd=ROOT)
+    assert said.returncode == 0, said.stderr
+    lines = [line.split("\t", 1) for line in said.stdout.splitlines()]
+    yield {case: (folder, [words for name, words in lines if name == str(folder)]) for case, folder in folders.items()}
+    for folder in folders.values():
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o755)
+    shutil.rmtree(root)
 
 
-@pytest.mark.parametrize("closed", ["", "MNIST", "MNIST/raw", f"MNIST/raw/{TEST_LABELS}"])
-@pytest.mark.parametrize("mode", [0o000, 0o600])
-def test_what_may_not_be_read_is_said_as_such_and_the_digits_step_in(open_folder, closed, mode):
-    raw(open_folder)
-    (open_folder / closed).chmod(0o000 if os.path.isfile(open_folder / closed) else mode)
-    said = subprocess.run([sys.executable, "-c", LOCKED, open_folder], capture_output=True, text=True, cwd=ROOT)
-    effective, error = said.stdout.splitlines()
-    assert said.returncode == 0 and effective.startswith("('digits'") and effective.endswith("forbidden"), said
+@pytest.mark.parametrize("closed, mode", CLOSED)
+def test_what_may_not_be_read_is_said_as_such_and_the_digits_step_in(read_by_another, closed, mode):
+    folder, (effective, error) = read_by_another[closed, mode]
+    assert effective.startswith("('digits'") and effective.endswith("forbidden")
     for words in (effective, error):
-        assert "MNIST may not be read" in words and str(open_folder / closed) in words
+        assert "MNIST may not be read" in words and str(folder / closed) in words
         assert "damaged" not in words and "right to read" in words
 
 
-def test_a_closed_folder_that_has_nothing_to_do_with_the_data_is_no_obstacle(open_folder):
-    raw(open_folder)
-    (open_folder / "lost+found").mkdir(mode=0)
-    said = subprocess.run([sys.executable, "-c", LOCKED, open_folder], capture_output=True, text=True, cwd=ROOT)
-    assert said.stdout.startswith("('mnist', '') ready"), said
+def test_a_closed_folder_that_has_nothing_to_do_with_the_data_is_no_obstacle(read_by_another):
+    _folder, said = read_by_another[APART]
+    assert said == ["('mnist', '')\tready"]
 
 
 def delivered(files, name="MNIST"):

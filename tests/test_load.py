@@ -10,6 +10,8 @@ import pytest
 
 from benchmarks import classroom, hostile
 
+SMALL = ["--viewers", "4", "--configs", "2", "--blocks", "2", "--no-baseline"]
+
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="the server's processor time and memory are read from /proc")
 @pytest.mark.timeout(300)
@@ -17,7 +19,7 @@ def test_a_small_class_sees_its_runs_and_no_error_and_loses_nothing_when_the_ser
     out = tmp_path / "result.json"
     # Loose bounds: the machine that runs the tests may be busy. The strict ones stand in docs/classroom.md, from a quiet one.
     monkeypatch.setenv("GRADVIZ_WORKERS", "1")  # so that somebody waits when it is killed
-    result = classroom.main(["--short", "--chaos", "--no-baseline", "--json", str(out)])
+    result = classroom.main([*SMALL, "--minutes", "0.3", "--chaos", "--json", str(out)])
     assert json.loads(out.read_text()) == json.loads(json.dumps(result))
     assert result["errors"] == {} and result["tracebacks_in_log"] == 0
     assert result["runs_before_kill"] >= 1 and result["runs_lost"] == 0
@@ -31,7 +33,7 @@ def test_a_small_class_sees_its_runs_and_no_error_and_loses_nothing_when_the_ser
 @pytest.mark.timeout(300)
 def test_one_hostile_client_costs_a_class_neither_its_runs_nor_its_updates(monkeypatch):
     monkeypatch.setenv("GRADVIZ_WORKERS", "1")
-    result = classroom.main(["--short", "--stay", "--hostile", "--no-baseline"])
+    result = classroom.main([*SMALL, "--minutes", "0.4", "--stay", "--hostile"])
     assert result["errors"] == {} and result["tracebacks_in_log"] == 0
     assert result["others_runs_lost"] == result["others_runs_stopped"] == 0
     assert set(result["hostile_ms"]) == set(hostile.WAYS) and result["hostile_wishes"] > 20

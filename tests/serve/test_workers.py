@@ -81,6 +81,14 @@ def nursery(shelf: Shelf, request: pytest.FixtureRequest) -> Iterator[Nursery | 
     nursery.close()
 
 
+@pytest.fixture(scope="module")
+def impatient(shelf: Shelf) -> Iterator[Nursery]:
+    """One that takes who is silent for two seconds for dead. A test may end its process: it has another then."""
+    nursery = Nursery(shelf, patience=2.0)
+    yield nursery
+    nursery.close()
+
+
 class Counted:
     """A nursery whose children are known by the ids of their runs."""
 
@@ -383,9 +391,10 @@ def test_a_process_that_may_take_free_cores_says_with_how_many_threads_each_step
         nursery.close()
 
 
-def test_a_child_that_is_stopped_is_ended_and_the_run_says_for_how_long_it_was_silent(shelf: Shelf, tmp_path: Path) -> None:
-    nursery, store = Nursery(shelf, patience=2.0), RunStore(tmp_path / "runs", READERS)
-    counted = Counted(nursery)
+def test_a_child_that_is_stopped_is_ended_and_the_run_says_for_how_long_it_was_silent(
+    impatient: Nursery, tmp_path: Path
+) -> None:
+    store, counted = RunStore(tmp_path / "runs", READERS), Counted(impatient)
     manager = RunManager(store, counted, workers=1)
     try:
         run = manager.start(replace(SMALL, steps=100_000), client="ann")
@@ -400,56 +409,46 @@ def test_a_child_that_is_stopped_is_ended_and_the_run_says_for_how_long_it_was_s
         assert manager.wait(other.id, 60) and other.status == Status.FINISHED  # the worker is free again
     finally:
         manager.close()
-        nursery.close()
         store.close()
 
 
-def test_a_busy_child_is_left_alone_in_the_middle_of_the_longest_step_and_one_that_goes_on_in_time_too(shelf: Shelf) -> None:
-    nursery, stop = Nursery(shelf, patience=1.5), threading.Event()
-    try:
-        long = nursery(replace(DEEP, steps=2), stop.is_set)
-        worker = threading.Thread(target=lambda: list(long), daemon=True)
-        worker.start()
-        short = nursery(replace(SMALL, steps=100_000), never)
-        records = iter(short)
+def test_a_busy_child_is_left_alone_in_the_middle_of_the_longest_step_and_one_that_goes_on_in_time_too(
+    impatient: Nursery,
+) -> None:
+    stop = threading.Event()
+    long = impatient(replace(DEEP, steps=2), stop.is_set)
+    worker = threading.Thread(target=lambda: list(long), daemon=True)
+    worker.start()
+    short = impatient(replace(SMALL, steps=100_000), never)
+    records = iter(short)
+    next(records)
+    os.kill(short.pid, signal.SIGSTOP)
+    resume = threading.Timer(0.8, os.kill, (short.pid, signal.SIGCONT))
+    resume.start()
+    for _ in range(40):
         next(records)
-        os.kill(short.pid, signal.SIGSTOP)
-        resume = threading.Timer(0.8, os.kill, (short.pid, signal.SIGCONT))
-        resume.start()
-        for _ in range(40):
-            next(records)
-        worker.join(4.0)  # more than the patience, in one step
-        assert alive(long.pid) and long.outcome is None
-        stop.set()
-        worker.join(30)
-        assert long.outcome.status == Status.STOPPED
-        records.close()
-    finally:
-        nursery.close()
+    worker.join(4.0)  # more than the patience, in one step
+    assert alive(long.pid) and long.outcome is None
+    stop.set()
+    worker.join(30)
+    assert long.outcome.status == Status.STOPPED
+    records.close()
 
 
-def test_a_preview_of_a_child_that_is_stopped_ends_too(shelf: Shelf) -> None:
-    nursery = Nursery(shelf, patience=1.5)
-    try:
-        training = nursery(SMALL, never)
-        os.kill(training.pid, signal.SIGSTOP)
-        with pytest.raises(WorkerDied, match="has not answered for"):
-            training.preview()
-        until(lambda: not alive(training.pid))
-    finally:
-        nursery.close()
+def test_a_preview_of_a_child_that_is_stopped_ends_too(impatient: Nursery) -> None:
+    training = impatient(SMALL, never)
+    os.kill(training.pid, signal.SIGSTOP)
+    with pytest.raises(WorkerDied, match="has not answered for"):
+        training.preview()
+    until(lambda: not alive(training.pid))
 
 
-def test_a_nursery_that_is_stopped_is_replaced_and_the_training_begins(shelf: Shelf) -> None:
-    nursery = Nursery(shelf, patience=1.5)
-    try:
-        list(nursery(replace(SMALL, steps=1), never))
-        old = nursery.pid
-        os.kill(old, signal.SIGSTOP)
-        assert len(list(nursery(SMALL, never))) == SMALL.steps
-        assert nursery.pid != old and not alive(old)
-    finally:
-        nursery.close()
+def test_a_nursery_that_is_stopped_is_replaced_and_the_training_begins(impatient: Nursery) -> None:
+    list(impatient(replace(SMALL, steps=1), never))
+    old = impatient.pid
+    os.kill(old, signal.SIGSTOP)
+    assert len(list(impatient(SMALL, never))) == SMALL.steps
+    assert impatient.pid != old and not alive(old)
 
 
 def test_a_stopped_child_that_nobody_wants_any_more_leaves_its_memory(nursery: Nursery) -> None:

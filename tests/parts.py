@@ -24,10 +24,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
-# Name -> what plays it, and what PyTorch calls its kernels. Each sums in another order, so each rounds otherwise.
+# Name -> what plays it, and what PyTorch calls its kernels. Each sums in another order, so each rounds otherwise. First what
+# most readers' computers have; it trains three times as fast as the next.
 ARITHMETICS: dict[str, tuple[dict[str, str], str]] = {
-    "SSE4.1": ({"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"}, "DEFAULT"),
     "AVX2": ({"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}, "AVX2"),
+    "SSE4.1": ({"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"}, "DEFAULT"),
     "two threads": ({"GRADVIZ_TEST_THREADS": "2"}, ""),
 }
 

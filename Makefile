@@ -29,7 +29,7 @@ run: $(VENV)/app.stamp $(VENV)/words.stamp
 test test-others test-all: $(VENV)/app.stamp $(VENV)/words.stamp $(VENV)/tests.stamp
 	@$(BIN)/python tests/chromium.py
 	@$(BIN)/ruff check
-	@$(BIN)/mypy
+	@$(BIN)/mypy --num-workers auto
 	@exec $(BIN)/python tests/parts.py $(if $(filter test,$@),,--$(@:test-%=%))
 
 test-cluster: $(VENV)/app.stamp $(VENV)/words.stamp $(VENV)/tests.stamp

@@ -60,7 +60,7 @@ def in_turns(groups: dict[str, list[Loop]], turns: int, seconds: float) -> dict[
     found: dict[str, list[float]] = {name: [] for name in groups}
     with ThreadPoolExecutor(8) as pool:
         for turn in range(turns):
-            for name, loops in groups.items():
+            for name, loops in groups.items() if turn % 2 == 0 else reversed(groups.items()):  # the machine's own pace changes
                 settles = SETTLES if turn == 0 else 1.0
                 list(pool.map(lambda loop, settles=settles: loop.speed(settles), loops))
                 found[name].append(sum(pool.map(lambda loop: loop.speed(seconds), loops)))

@@ -25,6 +25,7 @@ _ENOUGH, _LONG = 5, 0.4  # steps and seconds of steps before it is judged: what 
 _GAIN = 0.97  # of the time of a step: what is not at least so much faster is no gain
 _STUCK = 6.0, 0.3  # steps and seconds more than fewer threads would have taken: they wait for each other
 _RESTS = 4.0, 320.0  # seconds until what did not help is tried again: doubled each time
+_COSTS = 0.05  # of a training's time, at most, that trials may take from it: what has lost more rests the longer
 _BACK = 2.0  # seconds for which cores that were given back are left alone
 MOST_CHANGES = 50  # then it stays with one: each is noted, so that the run can be computed again to the digit
 
@@ -62,6 +63,7 @@ class Cores:
         self._times: dict[int, deque[float]] = {}  # threads -> seconds of its last steps
         self._proven = 1  # the number that another is being tried in the place of
         self._first = True  # the next step is the first with this number, and makes its threads
+        self._made = 0.0  # seconds of that step
         self._rest, self._again, self._changes = _RESTS[0], -math.inf, 0
         self._had, self._step = had, 0
         set_threads(1)
@@ -82,8 +84,10 @@ class Cores:
         says = routine and not self._first
         if says:
             times.append(seconds)
+        elif routine:
+            self._made = seconds
         self._first &= not routine
-        if says and self.threads > 1 and self._stuck(times, self._known(1)):
+        if routine and self._stuck(times, self._known(1)):
             self._had = Had()
         if self._repeat(int(self._cores) if self._free is None else self._free):
             return
@@ -92,7 +96,7 @@ class Cores:
             self._times = {1: self._times[1]} if 1 in self._times else {}
             self._again, self._rest = now + _BACK, _RESTS[0]
             self._change(max(count for count in self._choices if count <= free), proven=True)
-        elif says:
+        elif routine:
             self._judge(times, now, free)
 
     def _repeat(self, free: int) -> bool:
@@ -109,9 +113,13 @@ class Cores:
         """Seconds of a step with so many."""
         return median(self._times.get(threads) or [math.inf])
 
-    @staticmethod
-    def _stuck(times: deque[float], known: float) -> bool:
-        return sum(times) > (len(times) + _STUCK[0]) * known + _STUCK[1]
+    def _lost(self, times: deque[float], known: float) -> float:
+        """Seconds that these steps, and the first while it is thought of, took longer than as many of `known` seconds."""
+        first = self._made - known if len(times) < _KEPT else 0.0
+        return first + sum(one - known for one in times)
+
+    def _stuck(self, times: deque[float], known: float) -> bool:
+        return self.threads > 1 and self._lost(times, known) > _STUCK[0] * known + _STUCK[1]
 
     @property
     def _choices(self) -> list[int]:
@@ -139,8 +147,9 @@ class Cores:
         enough = len(times) == _KEPT or len(times) >= _ENOUGH and sum(times) >= _LONG
         known = self._known(self._proven if tried else 1)
         useless = enough and self.threads > 1 and median(times) > known * (_GAIN if tried else 1)
-        if useless or self.threads > 1 and self._stuck(times, known):
-            self._again, self._rest = now + self._rest, min(2 * self._rest, _RESTS[1])
+        if useless or self._stuck(times, known):
+            self._again = now + max(self._rest, self._lost(times, known) / _COSTS)
+            self._rest = min(2 * self._rest, _RESTS[1])
             self._change(self._proven if tried else 1, proven=True)
         elif enough:
             self._proven = self.threads

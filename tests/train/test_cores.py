@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ class Machine:
     def __init__(self, cores: float, times: dict[int, float], known: bool = True, had: Had | None = None, others: float = 0.0):
         self.cores, self.times, self.others, self.known = cores, times, others, known
         self.now = self._theirs = 0.0
+        self.ends: list[float] = []  # of the steps
         used = lambda: (self._theirs, cores) if known else None  # noqa: E731
         self.training = Cores(cores, lambda _threads: None, lambda: self.now, used, had or Had())
 
@@ -30,8 +32,15 @@ class Machine:
             seconds = self.times[had[-1]] * (10 if had[-1] > 1 and had[-1] + self.others > self.cores + 0.5 else 1)
             self.now += seconds
             self._theirs += self.others * seconds
+            self.ends.append(self.now)
             self.training.took(seconds)
         return had
+
+    def speeds(self, window: float) -> list[float]:
+        """Steps over those of one thread, of every stretch of so many seconds that begins with a second."""
+        ends = np.array(self.ends)
+        begins = range(int(self.now - window))
+        return [((begin <= ends) & (ends < begin + window)).sum() * self.times[1] / window for begin in begins]
 
 
 @pytest.mark.parametrize("cores, times, best", [
@@ -83,6 +92,39 @@ def test_what_others_want_is_given_back_within_some_steps():
     machine.others = 1.0
     assert machine.steps(8)[-1] == 1
     assert machine.steps(200).count(2) == 0
+
+
+# Seconds of a step with 1, 2, 4 and 8 threads: of few layers and of many, where threads help, do not, and hinder each other.
+SCALES = [(0.036, 0.024, 0.018, 0.017), (0.036, 0.0358, 0.036, 0.04), (0.036, 0.045, 0.06, 0.09), (0.16, 0.09, 0.07, 0.06),
+          (0.16, 0.2, 0.2, 0.3)]  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("cores", [2, 4, 8])
+def test_beside_a_busy_process_or_another_training_no_ten_seconds_give_less_than_nine_tenths_of_one_thread(cores, scale):
+    times = dict(zip((1, 2, 4, 8), scale, strict=True))
+    beside, both = Machine(cores, times, others=1.0), [Machine(cores, times), Machine(cores, times)]
+    while beside.now < 60:
+        beside.steps(1)
+    while min(machine.now for machine in both) < 60:
+        one, other = sorted(both, key=lambda machine: machine.now)
+        one.others = other.training.threads
+        one.steps(1)
+    for machine in (beside, *both):
+        assert min(machine.speeds(10)) >= 0.9
+    if cores > 2 and scale[1] < 0.9 * scale[0]:  # what is free is taken
+        assert min(machine.speeds(10)[20] for machine in (beside, *both)) > 1.3
+
+
+@pytest.mark.parametrize("seconds", [0.009, 0.036, 0.16, 0.5])
+@pytest.mark.parametrize("cores", [2, 8])
+def test_trials_take_a_twentieth_of_the_time_where_threads_wait_for_each_other_for_no_reason_that_is_seen(cores, seconds):
+    machine = Machine(cores, {1: seconds, 2: 10 * seconds, 4: 10 * seconds, 8: 10 * seconds})
+    had = []
+    while machine.now < 400:
+        had += machine.steps(1)
+    assert len(had) * seconds / machine.now >= 0.94  # the last trial has not been paid for yet
+    assert machine.speeds(60)[0] >= 0.9 and 3 <= had.count(2) < 50
 
 
 def test_where_more_threads_help_no_longer_for_no_reason_that_is_seen_it_goes_back_to_one():

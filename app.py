@@ -1,19 +1,34 @@
 """The server: `streamlit run app.py`. Pages come from gradviz/ui/shell.py, live data from the routes of gradviz.web."""
 
 import atexit
+import gc
 import logging
 import os
 import sys
 import threading
 from contextlib import asynccontextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import streamlit as st
+
+from gradviz import machine
+from gradviz.serve.cradle import start_early
+from gradviz.web.frontend import ELEMENTS, Files, Frontend
+from gradviz.web.scripts import head, link_header
+from gradviz.web.scripts import warm_up as pack_scripts
+
+_files = Files(Path(st.__file__).parent / "static")
+
+# While this process imports PyTorch below, for seconds, other cores do what the first visitor would wait for.
+_started = start_early()  # on one of them
+if _has_third := machine.cores() >= 3:
+    threading.Thread(target=lambda: (_files.warm_up(ELEMENTS), pack_scripts()), name="pack", daemon=True).start()
+gc.disable()  # what is imported stays: to look through it again and again while it grows is a sixth of the start
+
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from gradviz import machine
 from gradviz.lenet.config import RunConfig
 from gradviz.record.sender import ROUTE
 from gradviz.serve.admission import disk_bytes
@@ -23,12 +38,12 @@ from gradviz.settings import SettingsError
 from gradviz.share.routes import shared_pages
 from gradviz.store.store import StoreError
 from gradviz.ui.opening import SHELL
-from gradviz.ui.server import close_server, notice, server, weights
+from gradviz.ui.server import build, close_server, notice, server, weights
+from gradviz.ui.warm import warm_up
 from gradviz.web.badge import Badge
 from gradviz.web.cards import Board, classroom_routes
 from gradviz.web.connections import Connections
 from gradviz.web.download import download_routes
-from gradviz.web.frontend import Files, Frontend
 from gradviz.web.given import theory_of, words_of
 from gradviz.web.guard import Guard
 from gradviz.web.ingest import ingest_routes
@@ -36,11 +51,15 @@ from gradviz.web.language import Language
 from gradviz.web.logs import Bounded
 from gradviz.web.metrics import Metrics
 from gradviz.web.routes import Described, build_routes
-from gradviz.web.scripts import link_header, warm_up
 from gradviz.web.sockets import Sockets
 from gradviz.words import gettext as _
 
 MOST_CONNECTIONS = 8000
+PAGES = ("", "anatomy", "lessons", "compare", "sweep", "classroom")  # in an address
+gc.freeze()
+gc.enable()
+if _started:
+    server.build = partial(build, started=_started)
 
 
 _describe = Described(words_of)
@@ -119,6 +138,8 @@ def _begin() -> None:
     try:
         server()
     except (SettingsError, StoreError) as error:
+        if _started:
+            _started.process.kill()
         print(_("gradviz cannot start: {why}").format(why=error), file=sys.stderr, flush=True)
         os._exit(2)
 
@@ -142,7 +163,13 @@ def _leave() -> None:
 
 
 def _warm_up() -> None:
-    """Reads the default data set and packs the scripts, so that the first reader does not wait for them."""
+    """Reads the default data set, packs the scripts and prepares the pages, so that the first reader does not wait for that."""
+    # In the order in which a page asks.
+    if not _has_third:
+        _files.warm_up(ELEMENTS)
+    warm_up()
+    if not _has_third:
+        pack_scripts()
     shelf, nursery = server().shelf, server().nursery
     if shelf.wait("mnist").status == "ready":
         try:
@@ -152,8 +179,6 @@ def _warm_up() -> None:
     if nursery is None:
         # PyTorch loads some hundred modules with the first net and optimiser that are made, for a second.
         server().manager.preview(RunConfig(dataset=shelf.effective("mnist")[0], blocks=1))
-    warm_up()
-    _files.warm_up()
 
 
 _routes = [*build_routes(
@@ -178,7 +203,6 @@ _routes = [*build_routes(
     },
 ), *ingest_routes(lambda: server().inbox, lambda: server().settings.ingest)]
 _sockets = Sockets()
-_files = Files(Path(st.__file__).parent / "static")
 # Streamlit lays the folder of SHELL before sys.path for each run of a script, and takes it away again: what another thread is
 # importing just then passes over one entry, and is "not found". It lets be what the path has already.
 if (_folder := str(SHELL.resolve().parent)) not in sys.path:
@@ -192,7 +216,7 @@ app = st.App(
         Middleware(Language),
         Middleware(Guard, get_names=_names, base=_base, get_person=_person, uploads=f"/{ROUTE}/", sockets=_sockets),
         Middleware(Badge, get_people=lambda: server().people, base=_base),
-        Middleware(Frontend, files=_files, base=_base, get_link=link_header),
+        Middleware(Frontend, files=_files, base=_base, get_link=link_header, pages=PAGES, head=head()),
     ],
     lifespan=_lifespan,
     on_script_error=_failed,

@@ -5,6 +5,11 @@
 
 from __future__ import annotations
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # until all is imported, which stays
+
 import json
 import logging
 import math
@@ -49,6 +54,8 @@ def _nursery(control: socket.socket, folder: Path) -> None:
     limit_threads(1)  # a pool of threads would not survive the fork
     shelf = Shelf(folder, download=False)
     warm_up()  # before the first fork rather than after each
+    gc.freeze()  # what no child looks through stays one copy for all of them
+    gc.enable()
     while True:
         data, sockets, _flags, _address = socket.recv_fds(control, 4, 1)
         if not data:

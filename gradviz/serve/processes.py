@@ -23,7 +23,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -41,9 +40,9 @@ from gradviz.record.codec import FRAME, outcome_of, record_of
 from gradviz.record.history import StepRecord
 from gradviz.record.run import Outcome, Status
 from gradviz.serve.admission import shortage
+from gradviz.serve.cradle import Started, start
 from gradviz.serve.failures import WorkerDied, WorkerSilent
 from gradviz.serve.frames import NEXT, PREVIEW, STOP, error_of
-from gradviz.settings import of_children
 from gradviz.store.states import States
 from gradviz.train.cores import Had
 from gradviz.train.training import Interrupted
@@ -79,6 +78,7 @@ class Nursery:
         states: States | None = None,
         apart: bool = False,
         free: Callable[[RunConfig], Had | None] = lambda _: None,
+        started: Started | None = None,
     ):
         """`threads`: processor threads of each training, but for those that are `free` to take the cores that are, after what
         they repeat.
@@ -87,7 +87,7 @@ class Nursery:
 
         `patience`: seconds after which a process is ended that owes an answer and does nothing. `states`: where the trainings
         keep states. `apart`: in a session of its own, so that whoever ends all processes of this one's group leaves it to end
-        by itself.
+        by itself. `started`: its process, if that is there already, with the same data.
         """
         self._states, self._apart = states, apart
         self._shelf, self._threads, self._patience, self._free = shelf, threads, patience, free
@@ -95,7 +95,7 @@ class Nursery:
         self._heard = b""
         self._lock = threading.Lock()
         self._closed = False
-        self._process, self._control = self._start()
+        self._process, self._control = started or self._start()
 
     @property
     def pid(self) -> int:
@@ -216,17 +216,9 @@ class Nursery:
         while len(self._fates) > 256:
             del self._fates[next(iter(self._fates))]
 
-    def _start(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
-        control, theirs = socket.socketpair()
-        control.settimeout(2.0)  # a nursery that takes nothing must not hold up whoever wants another
+    def _start(self) -> Started:
         self._heard = b""
-        command = [sys.executable, "-m", "gradviz.serve.forks", str(theirs.fileno()), str(self._shelf.folder.absolute())]
-        with theirs:
-            process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, cwd=Path(__file__).parents[2], env=of_children(),
-                start_new_session=self._apart,
-            )  # fmt: skip
-        return process, control
+        return start(self._shelf.folder, self._apart)
 
     def _end(self) -> None:
         self._control.close()

@@ -19,6 +19,7 @@ from gradviz.record.arithmetic import FREE, Arithmetic
 from gradviz.record.spool import FOLDER
 from gradviz.record.watched import Watched
 from gradviz.serve.classroom import Classroom
+from gradviz.serve.cradle import Started
 from gradviz.serve.desk import Desk
 from gradviz.serve.inbox import Inbox
 from gradviz.serve.manager import RunManager
@@ -76,9 +77,14 @@ class Once:
             self._built = None
 
 
-def build(train: Train[RunConfig] | None = None, arithmetic: Callable[[RunConfig], Arithmetic | None] | None = None) -> Server:
+def build(
+    train: Train[RunConfig] | None = None,
+    arithmetic: Callable[[RunConfig], Arithmetic | None] | None = None,
+    started: Started | None = None,
+) -> Server:
     """By the GRADVIZ_* variables. `train` makes the trainings in the place of those that GRADVIZ_TRAIN_IN names; then
-    `arithmetic` says what they compute with here (see RunManager), and without it nothing is said of their digits."""
+    `arithmetic` says what they compute with here (see RunManager), and without it nothing is said of their digits. `started`:
+    the process of the nursery, if it is there already."""
     settings = Settings.from_environment()
     shelf = Shelf(settings.data, settings.download)
     store: RunStore[Any] = RunStore(settings.store, {**READERS, "watched": Watched.from_dict})
@@ -93,7 +99,7 @@ def build(train: Train[RunConfig] | None = None, arithmetic: Callable[[RunConfig
                 states = States(settings.store / FOLDER_OF_STATES, limits.states * 1e9, limits.free_disk)
             numbers = Numbers(settings)
             if settings.train_in == "process":
-                nursery = Nursery(shelf, settings.threads, states=states, free=numbers.free)
+                nursery = Nursery(shelf, settings.threads, states=states, free=numbers.free, started=started)
             train, arithmetic = nursery or trainer_on(shelf, states), numbers.arithmetic
         manager = RunManager(store, train, arithmetic, settings.workers, settings.threads, limits, states=states)
         if numbers:

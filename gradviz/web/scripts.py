@@ -48,6 +48,11 @@ def link_header(page: str) -> str:
     return ", ".join(links)
 
 
+def head() -> str:
+    """What the head of every page begins with."""
+    return f"<script>\n{Path(__file__).with_name('begin.js').read_text(encoding='utf-8')}</script>"
+
+
 def bundle(name: str) -> str:
     """A module of static/ with all that it imports, which does by itself what its `render` does: for a page without a server."""
     return joined(_modules(), name) + "render();\n"

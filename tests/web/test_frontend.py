@@ -9,8 +9,8 @@ import streamlit
 from asgi import ask
 from starlette.responses import HTMLResponse, PlainTextResponse
 
-from gradviz.web.frontend import Files, Frontend
-from gradviz.web.scripts import link_header, plotly_url, script_url
+from gradviz.web.frontend import ELEMENTS, Files, Frontend
+from gradviz.web.scripts import head, link_header, plotly_url, script_url
 
 SCRIPT, FONT = b"const a = 1;" * 100, bytes(range(256))
 
@@ -88,3 +88,73 @@ def test_all_that_a_page_of_streamlit_begins_with_is_given_as_it_is():
     names = re.findall(r'(?:src|href)="\./(static/[^"]+)"', (folder / "index.html").read_text(encoding="utf-8"))
     app = Frontend(_behind, Files(folder))
     assert len(names) > 10 and all(ask(app, f"/{name}").body == (folder / name).read_bytes() for name in names)
+
+
+@pytest.fixture
+def elements(folder: Path) -> Path:
+    """Streamlit's way: a script of its own for each element, which imports others by name and says so in the least room."""
+    js = folder / "static" / "js"
+    (folder / "index.html").write_text(
+        '<html><head><script type="module" src="./static/js/index.1a2b.js"></script></head><body>here</body></html>'
+    )
+    (js / "Slider.77.js").write_text('import{t as e}from"./index.1a2b.js";import{n}from"./useField.88.js";import"./bare.99.js";')
+    (js / "useField.88.js").write_text('import{t}from"./Slider.77.js";const a="./nothing.js";')
+    (js / "bare.99.js").write_text('let b=import("./later.00.js");')
+    (js / "later.00.js").write_text("")
+    (js / "SliderOfOthers.66.js").write_text("")
+    return folder
+
+
+async def _index(scope, receive, send):
+    known = scope["path"] in ("/", "/lab", "/school/", "/school/lab", "/api/page")
+    headers = {"ETag": "old", "Last-Modified": "once", "Cache-Control": "no-cache", "Set-Cookie": "who=you"}
+    text = "<html><head></head><body>the app's own</body></html>"
+    await HTMLResponse(text, 200 if known else 404, headers)(scope, receive, send)
+
+
+def test_what_elements_need_is_read_with_all_that_they_import_and_nothing_that_comes_only_later(elements):
+    files = Files(elements)
+    files.warm_up(["Slider", "NoSuchElement"])
+    names = [path.name for path in (elements / "static" / "js").iterdir()]
+    read = {name for name in names if files.kept(f"static/js/{name}", packed=True) is not None}
+    assert read == {"index.1a2b.js", "Slider.77.js", "useField.88.js", "bare.99.js"}
+
+
+def test_a_page_is_streamlits_own_but_for_one_script_at_its_beginning(elements):
+    text = ask(Frontend(_index, Files(elements), pages=["", "lab"], head=head()), "/lab").text
+    assert head().count("<script>") == head().count("</script>") == 1
+    assert text.index(head()) < text.index("index.1a2b.js")
+    assert text.replace(head(), "") == (elements / "index.html").read_text()
+
+
+def test_a_page_may_be_kept_no_longer_than_before_and_brings_its_cookie(elements):
+    reply = ask(Frontend(_index, Files(elements), pages=[""]), "/")
+    assert reply.headers["cache-control"] == "no-cache" and reply.headers["set-cookie"] == "who=you"
+    assert int(reply.headers["content-length"]) == len(reply.body)
+    assert "etag" not in reply.headers and "last-modified" not in reply.headers  # they are of Streamlit's file
+
+
+@pytest.mark.parametrize("path, method", [("/gone", "GET"), ("/api/page", "GET"), ("/lab", "HEAD"), ("/lab", "POST")])
+def test_what_is_no_page_of_ours_stays_as_the_app_gives_it(elements, path, method):
+    reply = ask(Frontend(_index, Files(elements), pages=["", "lab", "gone"]), path, method=method)
+    assert reply.headers["etag"] == "old" and "here" not in reply.text
+
+
+def test_under_a_path_of_its_own_the_pages_stand_there_only(elements):
+    app = Frontend(_index, Files(elements), base="/school", pages=["", "lab"])
+    assert all("here" in ask(app, path).text for path in ("/school/", "/school/lab"))
+    assert "here" not in ask(app, "/lab").text
+
+
+def test_all_elements_that_are_read_beforehand_are_elements_of_streamlit():
+    scripts = (Path(streamlit.__file__).parent / "static" / "static" / "js").glob("*.js")
+    assert {*ELEMENTS} <= {path.name.split(".")[0] for path in scripts}
+
+
+@pytest.mark.parametrize("page", ["", "compare"])
+def test_a_browser_finds_the_server_at_once_whatever_page_it_begins_with(server, page, context):
+    tab, refused = context.new_page(), []
+    tab.on("response", lambda reply: refused.append(reply.url) if reply.status >= 400 else None)
+    tab.goto(f"{server.url}/{page}")
+    tab.get_by_role("heading").first.wait_for()
+    assert refused == []

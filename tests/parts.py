@@ -42,7 +42,8 @@ class Part:
 
 
 OWN = (
-    Part("without a browser", ("-m", "not browser and not cluster", "-n", "2", "--dist", "loadfile")),
+    # Three for two cores: its tests wait for a third of their time, for processes, files and clocks.
+    Part("without a browser", ("-m", "not browser and not cluster", "-n", "3", "--dist", "loadfile")),
     Part("in a browser", ("-m", "browser and not timed", "-n", "2", "--dist", "loadfile")),
     Part("in a browser, by the clock", ("-m", "browser and timed")),
 )

@@ -37,7 +37,7 @@ from gradviz.serve.people import COOKIE
 from gradviz.settings import SettingsError
 from gradviz.share.routes import shared_pages
 from gradviz.store.store import StoreError
-from gradviz.ui.opening import SHELL
+from gradviz.ui.opening import PAGE_FILES, SHELL
 from gradviz.ui.server import build, close_server, notice, server, weights
 from gradviz.ui.warm import warm_up
 from gradviz.web.badge import Badge
@@ -55,7 +55,7 @@ from gradviz.web.sockets import Sockets
 from gradviz.words import gettext as _
 
 MOST_CONNECTIONS = 8000
-PAGES = ("", "anatomy", "lessons", "compare", "sweep", "classroom")  # in an address
+PAGES = ["" if page.stem == "lab" else page.stem for page in PAGE_FILES]  # in an address
 gc.freeze()
 gc.enable()
 if _started:

@@ -1,4 +1,4 @@
-"""The nursery: the process that forks a child for each training, and what the child does. gradviz.serve.processes starts it.
+"""The nursery: the process that forks a child for each training, and what the child does. gradviz.serve.cradle starts it.
 
     python -m gradviz.serve.forks DESCRIPTOR FOLDER
 """

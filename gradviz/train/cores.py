@@ -87,7 +87,7 @@ class Cores:
         elif routine:
             self._made = seconds
         self._first &= not routine
-        if routine and self._stuck(times, self._known(1)):
+        if self._had.threads and routine and self._stuck(times, self._known(1)):
             self._had = Had()
         if self._repeat(int(self._cores) if self._free is None else self._free):
             return

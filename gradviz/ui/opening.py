@@ -18,6 +18,7 @@ from gradviz.words import gettext as _
 _INSIDE = Path(__file__).parents[1] / "app"  # of the installed wheel
 HOME = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[2]  # where app.py and pages/ are
 SHELL = Path(__file__).with_name("shell.py")  # the frame around every page
+PAGE_FILES = sorted((HOME / "pages").glob("*.py"))
 
 
 def open_app(folder: Path, port: int | None = None, browser: bool = True) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from gradviz import words
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.theory.predict import predict
-from gradviz.ui.opening import HOME, SHELL
+from gradviz.ui.opening import PAGE_FILES, SHELL
 from gradviz.ui.server import server
 
 
@@ -16,7 +16,7 @@ def warm_up() -> None:
     """Reads the catalogue of every language, which each page names; imports what pages import; predicts the Lab's first net."""
     for language in words.languages():
         words.name_of(language)
-    for page in (SHELL, *sorted((HOME / "pages").glob("*.py"))):
+    for page in (SHELL, *PAGE_FILES):
         script = ast.parse(page.read_text(encoding="utf-8"))
         script.body = [line for line in script.body if isinstance(line, ast.Import | ast.ImportFrom)]
         exec(compile(script, page, "exec"), {})

@@ -7,7 +7,7 @@ from __future__ import annotations
 import gzip
 import mimetypes
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
 import anyio.to_thread
@@ -49,7 +49,8 @@ class Files:
 
     def warm_up(self, elements: Iterable[str] = ()) -> None:
         """Reads what every page begins with, and what these elements of Streamlit need."""
-        for name in [*self._begun_with(), *self._needed(elements)]:
+        begun = re.findall(r'(?:src|href)="\./(static/[^"]+)"', self._index.read_text(encoding="utf-8"))
+        for name in [*begun, *self._needed(elements, begun)]:
             if name in self:
                 self.read(name, name.endswith(_TEXT))
 
@@ -57,12 +58,9 @@ class Files:
         """The index.html, whose head begins with `head`. Raises OSError."""
         return self._index.read_text(encoding="utf-8").replace("<head>", f"<head>{head}", 1).encode()
 
-    def _begun_with(self) -> list[str]:
-        return re.findall(r'(?:src|href)="\./(static/[^"]+)"', self._index.read_text(encoding="utf-8"))
-
-    def _needed(self, elements: Iterable[str]) -> list[str]:
-        """The scripts of these elements and what they import, without what every page begins with."""
-        begun, wanted = {*self._begun_with()}, {f"static/js/{element}" for element in elements}
+    def _needed(self, elements: Iterable[str], begun: Container[str]) -> list[str]:
+        """The scripts of these elements and what they import, without those that a page has `begun` with."""
+        wanted = {f"static/js/{element}" for element in elements}
         found = [name for name in self._paths if name.split(".")[0] in wanted]
         for name in found:  # grows while it is read
             others = (f"static/js/{other}" for other in _IMPORT.findall(self._paths[name].read_text(encoding="utf-8")))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from gradviz.lenet.config import RunConfig
 from gradviz.record.history import History
@@ -19,13 +18,17 @@ def same_until(one: RunConfig, other: RunConfig) -> int:
     A change comes right before its step, and so is no part of the state that is kept before that; so does another learning
     rate of a schedule, and that hangs on how many steps there are to be.
     """
-    steps, changes = min(one.steps, other.steps), set(one.changes) ^ set(other.changes)
-    plain: dict[str, Any] = {"steps": 1, "changes": (), "warmup": 0, "schedule": "constant"}
-    if replace(one, **plain) != replace(other, **plain):
+    if _plain(one) != _plain(other):
         return 0
+    steps, changes = min(one.steps, other.steps), set(one.changes) ^ set(other.changes)
     if (one.is_scheduled or other.is_scheduled) and _paces(one) != _paces(other):
         steps = next((step for step in range(steps) if one.share(step) != other.share(step)), steps)
     return min([steps, *(change.step for change in changes)])
+
+
+def _plain(config: RunConfig) -> RunConfig:
+    """What two trainings have in common that part only later."""
+    return replace(config, steps=1, changes=(), warmup=0, schedule="constant")
 
 
 def _paces(config: RunConfig) -> tuple[object, ...]:
@@ -35,9 +38,10 @@ def _paces(config: RunConfig) -> tuple[object, ...]:
 def partings(configs: Sequence[RunConfig]) -> list[tuple[int, int, int]]:
     """(place of one, place of a later one, step) for each that is the same training as an earlier one until that step: of
     several the one that it stays with longest."""
-    found = []
+    found, plain = [], [_plain(config) for config in configs]
     for place, config in enumerate(configs):
-        until = [(same_until(before, config), -earlier) for earlier, before in enumerate(configs[:place])]
+        earliest = [earlier for earlier in range(place) if plain[earlier] == plain[place]]
+        until = [(same_until(configs[earlier], config), -earlier) for earlier in earliest]
         if until and max(until)[0]:
             step, earlier = max(until)
             found.append((-earlier, place, step))

@@ -25,6 +25,7 @@ from gradviz.words import gettext as _
 _FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 _FOLDER = Path(__file__).with_name("static")
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+PLOTLY_ID = "gradviz-plotly"  # of its element in the head of a page, for chart.js
 TRACES = ("scatter", "heatmap", "image")  # kinds that figures of ours have; scatter is always there
 _IMPORT = re.compile(r'^import \{ ([^}]+) \} from "\./(\w+)\.js";$', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=async |class |const |function )", re.MULTILINE)
@@ -50,7 +51,10 @@ def link_header(page: str) -> str:
 
 def head() -> str:
     """What the head of every page begins with."""
-    return f"<script>\n{Path(__file__).with_name('begin.js').read_text(encoding='utf-8')}</script>"
+    begin = Path(__file__).with_name("begin.js").read_text(encoding="utf-8")
+    # The drawing library is run while the browser waits for Streamlit's scripts: later the first picture would wait for it.
+    plotly_script = f'<script async src="./{plotly_url()}" id="{PLOTLY_ID}" onerror="this.remove()"></script>'
+    return f"<script>\n{begin}</script>{plotly_script}"
 
 
 def bundle(name: str) -> str:

@@ -16,7 +16,7 @@ from gradviz.record import palette, raster
 from gradviz.record.quantities import QUANTITIES
 from gradviz.record.run import Run, Status
 from gradviz.web import panels, texts, wire
-from gradviz.web.scripts import TRACES, joined, lighter, plotly_url, script_url
+from gradviz.web.scripts import PLOTLY_ID, TRACES, head, joined, lighter, plotly_url, script_url
 
 STATIC = Path(wire.__file__).parent / "static"
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
@@ -174,6 +174,33 @@ def test_plotly_is_loaded_once_and_tried_again_if_it_did_not_come(page: Page):
     assert page.evaluate(f"{load}.then(() => 'there', () => 'missing')") == "missing"
     assert page.evaluate(f"{load}.then((all) => all.map(({{ version }}) => version))") == [1, 1, 1]
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("seen", ["before it came", "after it came", "after it failed"])
+def test_the_plotly_of_the_pages_head_is_taken_and_asked_for_again_only_if_it_failed(page: Page, seen: str):
+    asked: list[Route] = []
+    body = "window.Plotly = { version: 1 };"
+
+    def library(route: Route) -> None:
+        asked.append(route)
+        if len(asked) == 1 and seen == "after it failed":
+            route.abort()
+        elif len(asked) > 1 or seen == "after it came":
+            route.fulfill(body=body, content_type="text/javascript")
+
+    page.route(f"{SITE}**", serve)
+    page.route(f"{SITE}live/plotly.js*", library)
+    page.goto(SITE)
+    page.evaluate(f"() => {{ document.head.append(document.createRange().createContextualFragment({head()!r})); }}")
+    if seen == "after it came":
+        page.wait_for_function("window.Plotly")
+    elif seen == "after it failed":
+        page.wait_for_function(f"!document.getElementById({PLOTLY_ID!r})")
+    page.evaluate(f"import('./static/chart.js').then(({{ loadPlotly }}) => {{ window.loaded = loadPlotly({plotly_url()!r}); }})")
+    if seen == "before it came":
+        asked[0].fulfill(body=body, content_type="text/javascript")
+    assert page.evaluate("window.loaded.then(({ version }) => version)") == 1
+    assert len(asked) == (2 if seen == "after it failed" else 1)
 
 
 def test_the_plotly_that_browsers_get_draws_the_kinds_of_our_figures_and_prepares_no_others(page: Page):
@@ -422,8 +449,8 @@ def test_a_page_that_nobody_sees_asks_nothing_and_asks_at_once_when_it_is_seen(f
 # ---- The element as a whole ----
 
 
-def test_a_net_that_is_no_lenet_is_drawn_with_its_own_names_without_a_guess_and_without_an_end(page: Page):
-    run = odd.odd_run()
+def shown(page: Page, run: Run, after: str = "") -> None:
+    """The live element with the charts of the run, drawn; the script `after` goes before it, once Plotly is there."""
 
     def answer(route: Route) -> None:
         path = urlsplit(route.request.url).path
@@ -432,7 +459,8 @@ def test_a_net_that_is_no_lenet_is_drawn_with_its_own_names_without_a_guess_and_
 
     page.route(f"{SITE}**", serve)
     page.route(f"{SITE}api/**", answer)
-    page.route(f"{SITE}live/plotly.js*", lambda route: route.fulfill(path=PLOTLY, content_type="text/javascript"))
+    page.route(f"{SITE}live/plotly.js*", lambda route: route.fulfill(
+        body=PLOTLY.read_text(encoding="utf-8") + after, content_type="text/javascript"))  # fmt: skip
     page.goto(SITE)
     data = {"mode": "live", "id": run.id, "plotly": plotly_url(), "words": texts.words(), **panels.scales(),
             "live": run.status.live, "status": run.status, "quantity": QUANTITY, "chance": None}  # fmt: skip
@@ -444,8 +472,42 @@ def test_a_net_that_is_no_lenet_is_drawn_with_its_own_names_without_a_guess_and_
         }""", data,
     )  # fmt: skip
     page.wait_for_selector("[data-mode=live][data-plots=drawn]")
+
+
+def test_a_net_that_is_no_lenet_is_drawn_with_its_own_names_without_a_guess_and_without_an_end(page: Page):
+    run = odd.odd_run()
+    shown(page, run)
     assert page.locator("[data-figure=step] span").inner_text() == str(run.history.steps - 1)
     assert "guessing" not in page.locator(".gv").inner_text()
-    shown = page.locator(".gv-heatmap .yaxislayer-above text, .gv-heatmap .ytick text").all_text_contents()
-    assert set(run.recipe.layout.names) <= set(shown)
+    labels = page.locator(".gv-heatmap .yaxislayer-above text, .gv-heatmap .ytick text").all_text_contents()
+    assert set(run.recipe.layout.names) <= set(labels)
     assert page.locator(".gv-loss .scatterlayer .js-line").count() == 1
+
+
+def test_a_picture_is_drawn_once_and_again_when_it_becomes_wider_but_not_when_the_page_becomes_longer(page: Page):
+    frames = "new Promise((done) => { requestAnimationFrame(() => requestAnimationFrame(() => requestAnimationFrame(done))); })"
+    shown(page, odd.odd_run(), """;{
+      const { react } = Plotly;
+      window.losses = 0;
+      Plotly.react = (plot, ...rest) => { losses += Boolean(plot.closest(".gv-loss")); return react(plot, ...rest); };
+    }""")  # fmt: skip
+    page.evaluate(frames)
+    assert page.evaluate("losses") == 1
+    page.evaluate("() => { document.querySelector('.gv-notice').style.height = '500px'; }")
+    page.evaluate(frames)
+    assert page.evaluate("losses") == 1
+    page.evaluate("document.querySelector('.gv').parentElement.style.width = '700px'")
+    page.wait_for_function("losses === 2")
+    assert page.evaluate("document.querySelector('.gv-loss .main-svg').clientWidth < 700")
+
+
+def test_no_label_beside_a_picture_reaches_past_its_upper_or_lower_edge(page: Page):
+    shown(page, odd.odd_run())
+    past = page.evaluate("""[...document.querySelectorAll(".main-svg")].flatMap((picture) => {
+      const { top, bottom } = picture.getBoundingClientRect();
+      return [...picture.querySelectorAll(".ytick text")].filter((label) => {
+        const at = label.getBoundingClientRect();
+        return at.top < top || at.bottom > bottom;
+      }).map((label) => label.textContent);
+    })""")
+    assert page.locator(".ytick text").count() > 10 and past == []

@@ -1,7 +1,7 @@
 // A Plotly figure that changes in place: drawn with Plotly.react. The page's colours come in here, so that one figure serves
 // light and dark. The element goes with its parent: nothing need be undone.
 
-import { loadPlotly } from "./chart.js";
+import { loadPlotly, overflow } from "./chart.js";
 import { make } from "./look.js";
 import { openTable, rows, style, summary, tableButton } from "./said.js";
 
@@ -85,7 +85,7 @@ export function show(host, data) {
     const layout = { ...made.layout, width, paper_bgcolor: back, plot_bgcolor: back, uirevision: data.id,
       font: { family, color: text, size: 12, ...made.layout.font } };
     for (const name of Object.keys(layout)) {
-      if (/^[xy]axis\d*$/.test(name)) layout[name] = { gridcolor: grid, linecolor: grid, zerolinecolor: grid, ...layout[name] };
+      if (/^[xy]axis\d*$/.test(name)) layout[name] = { gridcolor: grid, linecolor: grid, zerolinecolor: grid, ...overflow(name), ...layout[name] };
     }
     const ink = (part) => JSON.parse(JSON.stringify(part).replaceAll(JSON.stringify(data.ink), JSON.stringify(text)));
     const config = { displaylogo: false, showSendToCloud: false, responsive: false, modeBarButtonsToRemove: ["select2d", "lasso2d"],

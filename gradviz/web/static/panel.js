@@ -85,7 +85,10 @@ export class Panel {
     this.charts = {};
     this.stale = new Set(); // names of charts that wait to be drawn
     this.feed = new Feed(this);
-    this.resize = new ResizeObserver(() => this.redraw());
+    this.resize = new ResizeObserver(([{ contentRect: { width } }]) => {
+      if (width !== this.width) this.redraw(); // a drawing makes it higher, and need not be made twice for that
+      this.width = width;
+    });
     this.resize.observe(this.root);
   }
 

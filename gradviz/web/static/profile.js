@@ -55,7 +55,8 @@ export function drawPreview(chart, { preview, words, look }) {
     ...series.flatMap((values, i) => depthTraces(places, values, { name: words.quantities[quantities[i]].label, color: [look.second, look.first][i], edges, linear: false, up: false, names }, words)),
   ], {
     margin: { l: 64, r: 16, t: 34, b: 92 },
-    xaxis: { range: [-0.5, names.length - 0.5], tickmode: "array", ...ticks, tickangle: -45, title: { text: words.layer_axis }, showgrid: false },
+    // A label reaches down and to the left from its tick, and the first, of a layer without a block, is short.
+    xaxis: { range: [-0.5, names.length - 0.5], tickmode: "array", ...ticks, tickangle: -45, ticklabeloverflow: "allow", title: { text: words.layer_axis }, showgrid: false },
     yaxis: valueAxis(chart, "yaxis", range, false, words.preview_axis, 7),
   }, 380);
 }

@@ -15,12 +15,13 @@ from gradviz.lenet.config import RunConfig
 from gradviz.lenet.data import Dataset, Shelf
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize
 
     from tests.running import Server
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+WINDOW: ViewportSize = {"width": 1280, "height": 900}
 COLUMNS = 500  # of a made-up history
 
 
@@ -70,9 +71,24 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+@contextmanager
+def new_profile() -> Iterator[BrowserContext]:
+    """A browser as people open it, on its first day: its profile lies on disk, and what it compiles is kept there for the next
+    visit. What `chromium` opens are private windows, which keep no such thing."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.chromium import find
+
+    with sync_playwright() as playwright, TemporaryDirectory() as profile:
+        context = playwright.chromium.launch_persistent_context(profile, executable_path=find(), args=CHROMIUM, viewport=WINDOW)
+        context.set_default_timeout(120_000)
+        yield context
+        context.close()
+
+
 def live_page(browser: Browser, server: Server, blocks: int) -> tuple[Page, RunConfig]:
     """The Lab's page of a made-up run (benchmarks/replay.py) that goes on, once it shows COLUMNS columns; and the run."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page = browser.new_page(viewport=WINDOW)
     page.set_default_timeout(120_000)
     config = RunConfig(blocks=blocks, activation="relu", shortcut=True, dataset="digits", steps=100_000)
     page.goto(f"{server.url}/?" + "&".join(f"{key}={value}" for key, value in config.to_query().items()))

@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +21,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from benchmarks import replay
-from benchmarks.common import COLUMNS, chromium, live_page, load_data, middle, running_app, table
+from benchmarks.common import COLUMNS, WINDOW, chromium, live_page, load_data, middle, new_profile, running_app, table
 from gradviz.lenet.config import READERS, RunConfig
 from gradviz.lenet.diagnosis import diagnose
 from gradviz.record.history import History, max_columns
@@ -29,6 +30,7 @@ from gradviz.record.run import Run, Status
 from gradviz.store.store import RunStore
 from gradviz.web import wire
 
+PREVIEW = "document.querySelector('[data-mode=preview]')?.dataset.plots === 'drawn'"
 BLOCKS = (12, 60, 1000)  # 29, 125 and 2005 layers
 
 
@@ -105,24 +107,43 @@ def browsers(quick: bool) -> str:
 
 def waits(quick: bool) -> str:
     """Seconds until the server answers, until the page is usable, from a change to its preview, from Start to the first point."""
-    rows = []
+    again, rows = 2 if quick else 7, []
+    base = RunConfig(blocks=12, activation="relu", shortcut=True, dataset=load_data().name, steps=5000)
     begin = time.perf_counter()
-    with running_app() as server, chromium() as browser:
+    with running_app() as server:
         rows.append(["server started until it answers", "–", f"{time.perf_counter() - begin:.1f}"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(120_000)
-        data = load_data().name
-        base = RunConfig(blocks=12, activation="relu", shortcut=True, dataset=data, steps=5000)
 
         def address(config: RunConfig) -> str:
             return f"{server.url}/?" + "&".join(f"{key}={value}" for key, value in config.to_query().items())
 
-        begin = time.perf_counter()
-        page.goto(address(base))
-        page.get_by_role("button", name="Start").wait_for()
-        page.wait_for_function("document.querySelector('[data-mode=preview]')?.dataset.plots === 'drawn'")
-        rows.append(["first page until its preview is drawn", 12, f"{time.perf_counter() - begin:.2f}"])
-        again = 2 if quick else 7
+        rows.append(["first page until its preview is drawn", 12, middle(first_pages(server, address(base), again))])
+        rows += page_waits(base, address, quick, again)
+        rows += compare_waits(server, again)
+    return table(["wait", "blocks", "s"], rows)
+
+
+def first_pages(server, address: str, again: int) -> list[float]:
+    """Seconds that the Lab takes in a browser that has just been opened, each time of a server that has just answered."""
+    taken = []
+    for _ in range(again):
+        server.kill()
+        server.start()
+        with new_profile() as browser:
+            page = browser.new_page()
+            begin = time.perf_counter()
+            page.goto(address)
+            page.get_by_role("button", name="Start").wait_for()
+            page.wait_for_function(PREVIEW)
+            taken.append(time.perf_counter() - begin)
+    return taken
+
+
+def page_waits(base: RunConfig, address: Callable[[RunConfig], str], quick: bool, again: int) -> list[list]:
+    """Rows of what a page takes that is there already."""
+    rows: list[list] = []
+    with chromium() as browser:
+        page = browser.new_page(viewport=WINDOW)
+        page.set_default_timeout(120_000)
         for blocks in (12,) if quick else (12, 100, 1000):
             times = range(1, 1 + (again if blocks < 1000 else 2))
             taken = [preview_wait(page, address, replace(base, blocks=blocks), seed) for seed in times]
@@ -131,7 +152,7 @@ def waits(quick: bool) -> str:
         firsts = []
         for seed in range(again):
             page.goto(address(replace(base, seed=50 + seed)))
-            page.wait_for_function("document.querySelector('[data-mode=preview]')?.dataset.plots === 'drawn'")
+            page.wait_for_function(PREVIEW)
             begin = time.perf_counter()
             page.get_by_role("button", name="Start").click()
             page.wait_for_function(
@@ -141,43 +162,54 @@ def waits(quick: bool) -> str:
             page.get_by_role("button", name="Stop").click()
             page.get_by_role("button", name="Start").or_(page.get_by_role("button", name="afresh")).first.wait_for()
         rows.append(["click on Start until the first point is drawn", 12, middle(firsts)])
-        page.close()
-        cold, warm = compare_waits(server, browser, again)
-        rows.append(["Compare with 8 runs of 85 layers, from a click in the app until all is drawn", 40, middle(warm)])
-        rows.append(["the same from a link in a new tab, Streamlit's own start included", 40, middle(cold)])
-    return table(["wait", "blocks", "s"], rows)
+    return rows
 
 
-def compare_waits(server, browser, again: int) -> tuple[list[float], list[float]]:
-    """Seconds until the Compare page has drawn eight runs: from a link, and after a look at the Lab by a click."""
+def compare_waits(server, again: int) -> list[list]:
+    """Rows of how long the Compare page takes to draw eight runs."""
     runs = [made_up(40, 300, Status.FINISHED, seed) for seed in range(8)]
     server.kill()
     store = RunStore(server.store, READERS)
     store.save(*runs)
     store.close()
     server.start()
+    link = f"{server.url}/compare?runs={','.join(run.id for run in runs)}"
     drawn = (
         "document.querySelectorAll('.imagelayer image').length === 9 && "
         "[...document.querySelectorAll('.gv-figure')].every(figure => figure.querySelector('.main-svg'))"
     )
-    context, cold, warm = browser.new_context(viewport={"width": 1280, "height": 900}), [], []
-    for _ in range(3):
+
+    def opened(context) -> float:
         page = context.new_page()
         page.set_default_timeout(120_000)
         begin = time.perf_counter()
-        page.goto(f"{server.url}/compare?runs={','.join(run.id for run in runs)}")
+        page.goto(link)
         page.wait_for_function(drawn)
-        cold.append(time.perf_counter() - begin)
-    for _ in range(again):
-        page.get_by_role("link", name="Lab").first.click()
-        page.wait_for_function("document.querySelector('[data-mode=preview]')?.dataset.plots === 'drawn'")
-        page.wait_for_timeout(1000)
-        begin = time.perf_counter()
-        page.get_by_role("link", name="Compare").first.click()
+        taken = time.perf_counter() - begin
+        page.close()
+        return taken
+
+    with new_profile() as browser:
+        from_link, clicked = [opened(browser) for _ in range(again)], []
+        page = browser.new_page()
+        page.goto(link)
         page.wait_for_function(drawn)
-        warm.append(time.perf_counter() - begin)
-    context.close()
-    return cold, warm
+        for _ in range(again):
+            page.get_by_role("link", name="Lab").first.click()
+            page.wait_for_function(PREVIEW)
+            page.wait_for_timeout(1000)
+            begin = time.perf_counter()
+            page.get_by_role("link", name="Compare").first.click()
+            page.wait_for_function(drawn)
+            clicked.append(time.perf_counter() - begin)
+    with chromium() as browser:
+        context = browser.new_context(viewport=WINDOW)
+        private = [opened(context) for _ in range(again)]
+    return [
+        ["Compare with 8 runs of 85 layers, from a click in the app until all is drawn", 40, middle(clicked)],
+        ["the same from a link in a new tab, Streamlit's own start included", 40, middle(from_link)],
+        ["the same in a private window, which keeps nothing compiled", 40, middle(private)],
+    ]
 
 
 def preview_wait(page, address, config: RunConfig, seed: int) -> tuple[float, float]:

@@ -1,5 +1,5 @@
 """Streamlit's own scripts, from memory and packed. Streamlit reads a file anew for every browser, in pieces and other threads:
-most of what a page costs the server that somebody opens for the first time. And the page itself, with a script of ours in its
+most of what a page costs the server that somebody opens for the first time. And the page itself, with scripts of ours in its
 head."""
 
 from __future__ import annotations

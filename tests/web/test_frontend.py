@@ -120,7 +120,7 @@ def test_what_elements_need_is_read_with_all_that_they_import_and_nothing_that_c
     assert read == {"index.1a2b.js", "Slider.77.js", "useField.88.js", "bare.99.js"}
 
 
-def test_a_page_is_streamlits_own_but_for_one_script_at_its_beginning(elements):
+def test_a_page_is_streamlits_own_but_for_two_scripts_at_its_beginning(elements):
     text = ask(Frontend(_index, Files(elements), pages=["", "lab"], head=head()), "/lab").text
     assert head().count("<script") == head().count("</script>") == 2 and f'src="./{plotly_url()}"' in head()
     assert text.index(head()) < text.index("index.1a2b.js")

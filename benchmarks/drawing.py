@@ -14,7 +14,7 @@ import gzip
 import statistics
 from pathlib import Path
 
-from benchmarks.common import chromium, table
+from benchmarks.common import WINDOW, chromium, table
 from gradviz.web import scripts
 
 SITE = "http://drawing.test/"
@@ -30,7 +30,7 @@ def measure(quick: bool, updates: int = 40, uplot: Path | None = None) -> str:
     kilobytes = {"canvas": 0.0, "uPlot": _packed(uplot.read_text(encoding="utf-8")) if uplot else 0.0}
     taken: dict[str, list[float]] = {name: [] for name in names}
     with chromium() as browser:
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page = browser.new_page(viewport=WINDOW)
         page.set_default_timeout(120_000)
         page.route(f"{SITE}**", lambda route: route.fulfill(body="<!doctype html><body>", content_type="text/html"))
         page.route(f"{SITE}static/*", lambda route: route.fulfill(path=STATIC / Path(route.request.url).name))

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmarks.common import chromium, load_data, middle, relu_shortcut, table
+from benchmarks.common import WINDOW, chromium, load_data, middle, relu_shortcut, table
 from gradviz.lenet.config import RunConfig
 from gradviz.lenet.experiment import training
 from gradviz.record.run import Run
@@ -29,7 +29,7 @@ def files(quick: bool) -> str:
         nets = [replace(relu_shortcut(blocks, BATCH), steps=20 if quick else steps) for blocks, steps in RUNS]
         places = [_file(Path(scratch), net) for net in nets]
         with chromium() as browser:
-            context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
+            context = browser.new_context(viewport=WINDOW, offline=True)
             context.add_init_script(DRAWN)
 
             def opened(place: Path) -> float:

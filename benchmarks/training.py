@@ -28,7 +28,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from types import MappingProxyType
 
-from benchmarks.common import ROOT, chromium, live_page, load_data, middle, relu_shortcut, running_app, table
+from benchmarks.common import ROOT, WINDOW, chromium, live_page, load_data, middle, relu_shortcut, running_app, table
 from benchmarks.loops import ARMS, BATCH
 from gradviz import machine
 
@@ -85,7 +85,7 @@ def compare(
 ) -> list[str]:
     """`replayed`: a server of made-up records, for the last column; without, there is none."""
     config = relu_shortcut(blocks, BATCH)
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page = browser.new_page(viewport=WINDOW)
     page.set_default_timeout(120_000)
     page.goto(f"{server.url}/?" + "&".join(f"{key}={value}" for key, value in config.to_query().items()))
     page.get_by_role("button", name="Start").click()

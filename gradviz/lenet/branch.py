@@ -13,22 +13,25 @@ from gradviz.train.trainer import test_interval
 
 
 def same_until(one: RunConfig, other: RunConfig) -> int:
-    """The step before which trainings of both are one and the same: 0 if they are two from the beginning.
+    """The step before which trainings of both are one and the same: 0 if they are two from the beginning."""
+    return _parting(one, other) if _plain(one) == _plain(other) else 0
+
+
+def _plain(config: RunConfig) -> RunConfig:
+    """Without what lets two trainings part only later."""
+    return replace(config, steps=1, changes=(), warmup=0, schedule="constant")
+
+
+def _parting(one: RunConfig, other: RunConfig) -> int:
+    """The same of two that are plainly the same.
 
     A change comes right before its step, and so is no part of the state that is kept before that; so does another learning
     rate of a schedule, and that hangs on how many steps there are to be.
     """
-    if _plain(one) != _plain(other):
-        return 0
     steps, changes = min(one.steps, other.steps), set(one.changes) ^ set(other.changes)
     if (one.is_scheduled or other.is_scheduled) and _paces(one) != _paces(other):
         steps = next((step for step in range(steps) if one.share(step) != other.share(step)), steps)
     return min([steps, *(change.step for change in changes)])
-
-
-def _plain(config: RunConfig) -> RunConfig:
-    """What two trainings have in common that part only later."""
-    return replace(config, steps=1, changes=(), warmup=0, schedule="constant")
 
 
 def _paces(config: RunConfig) -> tuple[object, ...]:
@@ -40,8 +43,8 @@ def partings(configs: Sequence[RunConfig]) -> list[tuple[int, int, int]]:
     several the one that it stays with longest."""
     found, plain = [], [_plain(config) for config in configs]
     for place, config in enumerate(configs):
-        earliest = [earlier for earlier in range(place) if plain[earlier] == plain[place]]
-        until = [(same_until(configs[earlier], config), -earlier) for earlier in earliest]
+        alike = [earlier for earlier in range(place) if plain[earlier] == plain[place]]
+        until = [(_parting(configs[earlier], config), -earlier) for earlier in alike]
         if until and max(until)[0]:
             step, earlier = max(until)
             found.append((-earlier, place, step))

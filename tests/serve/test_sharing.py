@@ -142,6 +142,7 @@ def test_what_was_started_afresh_twice_in_a_hurry_is_kept_too(managed: Callable,
     assert manager.wait(run.id, 60)
     for _ in range(3):
         manager.stop(manager.start(seeded(1, steps=50), again=True).id)
+    assert manager.wait(run.id, 60)
     until(lambda: not manager.unsaved())
     assert steps(manager.get(run.id)) == steps(store.load(run.id)) == 12
 

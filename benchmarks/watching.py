@@ -10,9 +10,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,8 @@ import gradviz
 from benchmarks import loops, nets
 from benchmarks.common import load_data, relu_shortcut, table
 from benchmarks.nets import Supervised
+from gradviz.train import hooks
+from gradviz.train.eyes import find_compiled
 
 
 def resnet18() -> Supervised:
@@ -36,7 +39,7 @@ NETS: dict[str, Callable[[], Supervised]] = {
     "ViT, 8 blocks of 192": lambda: nets.vit(0, False),
     "ResNet-18, 32 × 32, batch 64": resnet18,
 }
-MODES = ("bare", "every step", "auto", "wandb")
+MODES = ("bare", "every step", "auto", "every step, without numba", "wandb")
 _SETTLED = 8  # steps in which every="auto" finds its pace
 _TURN = 0.5  # seconds of one mode in one turn
 
@@ -67,9 +70,16 @@ def watched(
         yield lambda loss: wandb_run.log({"loss": loss.item()}), lambda: 1
         wandb_run.unwatch(loop.model)
     else:
-        every = 1 if mode == "every step" else "auto"
-        with gradviz.watch(loop.model, loop.optimizer, every=every, folder=folder) as run:
+        every = "auto" if mode == "auto" else 1
+        with without_numba() if "without" in mode else nullcontext():
+            watch = gradviz.watch(loop.model, loop.optimizer, every=every, folder=folder)
+        with watch as run:
             yield lambda loss: run.log(loss=loss), lambda: run.every
+
+
+def without_numba() -> Any:
+    """What is watched meanwhile is measured by torch alone."""
+    return patch.object(hooks, "find_compiled", return_value=None)
 
 
 def ratios(
@@ -114,20 +124,24 @@ def measure(quick: bool) -> str:
     rows, each = [], []
     with tempfile.TemporaryDirectory() as folder:
         run = _wandb(folder)
-        modes = MODES if run else MODES[:-1]
+        numba = find_compiled([torch.empty(1 << 20)]) is not None
+        modes = tuple(mode for mode in MODES if (run or mode != "wandb") and (numba or "without" not in mode))
         for name, make in NETS.items():
             bare, found = ratios(make, modes, 1.0 if quick else 30.0, folder, run)
             middle = {mode: statistics.median(values) for mode, values in found.items()}
             each.append(middle["every step"])
+            without = f"{middle[MODES[3]]:.3f}" if numba else "the same"
             theirs = ["not installed", "–"]
             if run:
                 theirs = [f"{middle['wandb']:.2f}", f"{(each[-1] - 1) / (middle['wandb'] - 1):.2f}"]
-            rows.append([name, f"{1000 * bare:.1f}", f"{middle['auto']:.3f}", f"{each[-1]:.3f}", *theirs])
+            rows.append([name, f"{1000 * bare:.1f}", f"{middle['auto']:.3f}", f"{each[-1]:.3f}", without, *theirs])
             print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
         if run:
             run.finish()
-    head = ["training", "ms per step", 'every="auto"', "every=1", "wandb.watch", "extra time of every=1 over wandb.watch's"]
-    return table(head, rows) + f"\nMedian of every=1 over the nets: {statistics.median(each):.3f}.\n"
+    head = ["training", "ms per step", 'every="auto"', "every=1", "every=1 without numba", "wandb.watch"]
+    head.append("extra time of every=1 over wandb.watch's")
+    found = "" if numba else "numba is not installed. "
+    return table(head, rows) + f"\n{found}Median of every=1 over the nets: {statistics.median(each):.3f}.\n"
 
 
 def _wandb(folder: str) -> Any:

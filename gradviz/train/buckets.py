@@ -2,7 +2,7 @@
 
 A bucket is one stretch of memory of our own. What is asked about is measured as it is at that moment, the smaller ones copied
 there by one call; nothing is kept for later but the weights before a step and where their gradients are not 0. What does not
-fit, a weight that is large, of another precision or on a device, is for the `Eyes`.
+fit, a weight that is large, of another precision or on a device, is for the `Eyes`; where theirs are compiled, all is.
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ from itertools import accumulate, groupby
 
 import numpy as np
 import torch
-from torch import nn
 
-from gradviz.train.lengths import lengths, memory, safe_length
+from gradviz.train.lengths import ORDINARY, lengths, memory, safe_length
 
 _SMALL = 1 << 17  # entries of a weight, at most
 _COPIED = 1 << 14  # entries of what is copied to be measured, at most: larger ones are sooner asked by themselves
 _BUCKET = 1 << 19  # entries of a bucket, at most: its stretch stays in the cache from one call to the next
 _ALIKE = 4  # weights of one size that are measured as the rows of a matrix: fewer take no longer in a call with all others
-_ORDINARY = (torch.Tensor, nn.Parameter)
 Some = Sequence[torch.Tensor | None]
 Measured = tuple[list[float], list[int]]  # of each tensor of a bucket: length, entries that are not 0; of None anything
 
@@ -73,7 +71,7 @@ class Bucket:
         found: list[torch.Tensor | None] = []
         for k, shape in self._asked:
             t = tensors[k]
-            if t is not None and type(t) in _ORDINARY and t.dtype is torch.float32 and t.is_cpu:
+            if t is not None and type(t) in ORDINARY and t.dtype is torch.float32 and t.is_cpu:
                 found.append(t if t.layout is torch.strided and t.shape == shape else None)
             else:
                 found.append(None)
@@ -153,7 +151,7 @@ class Buckets:
 
 
 def _is_small(weight: torch.Tensor) -> bool:
-    if type(weight) not in _ORDINARY or weight.dtype is not torch.float32 or not weight.is_cpu:
+    if type(weight) not in ORDINARY or weight.dtype is not torch.float32 or not weight.is_cpu:
         return False
     return weight.layout is torch.strided and 0 < weight.numel() <= _SMALL and memory(weight) is not None
 

@@ -25,13 +25,12 @@ from torch.utils.hooks import RemovableHandle
 
 from gradviz.train.behind import behind, mark
 from gradviz.train.buckets import Buckets
-from gradviz.train.eyes import Asked, Eyes
-from gradviz.train.lengths import Number, length
+from gradviz.train.eyes import Eyes, find_compiled
+from gradviz.train.lengths import ORDINARY, Number
 from gradviz.train.modules import Row, callers, find_rows, is_lazy_net
 from gradviz.train.spread import holds_back, is_spread, local
 
 Part = tuple[Number, int]  # a length, and of how many entries
-_ORDINARY = (torch.Tensor, nn.Parameter)
 # Looked up once: between two layers of a training little of a program is in the cache, and each name on the way to another costs.
 _compiling, _grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
 _tracing, _task = torch._C._get_tracing_state, torch._C._current_graph_task_id
@@ -95,7 +94,7 @@ class Passes:
         self.seconds = 0.0  # of this thread, spent here while measuring
         self.calls: dict[int, None] = {}  # ids of modules in the order of their first calls, until `ordered`
         self.called: set[int] = set()  # ids of modules since the last step, while measuring
-        self.eyes = Eyes()
+        self.eyes = Eyes(find_compiled(model.parameters()))
         self.behind: dict[int, str] = {}  # id of a module -> what stands behind it, as far as it was seen until `ordered`
         self._model = weakref.ref(model)
         self._failed = failed
@@ -126,9 +125,9 @@ class Passes:
 
     @property
     def buckets(self) -> Buckets:
-        """Of the rows, from the first time that they are asked for."""
+        """Of the rows, from the first time that they are asked for; compiled eyes need none."""
         if self._buckets is None:
-            self._buckets = Buckets([row.weight for row in self.rows])
+            self._buckets = Buckets([None if self.eyes.compiled else row.weight for row in self.rows])
         return self._buckets
 
     def touch(self) -> None:
@@ -200,13 +199,13 @@ class Passes:
         z = _first_tensor(output)
         if module not in self._spoken or z is None or (node := z.grad_fn) is None or z.is_meta or z.numel() == 0:
             return
-        if type(z) not in _ORDINARY or _wrapped(z):
+        if type(z) not in ORDINARY or _wrapped(z):
             return  # a tensor of several machines or of another kind: what it holds here is not the layer's output
         if self._first:
             if found := behind(_first_tensor(inputs)):
                 self.behind.setdefault(*found)
             mark(z, module)
-        node.register_prehook(partial(self._arrived, module, z.output_nr, (length(z.detach()), z.numel()), []))
+        node.register_prehook(partial(self._arrived, module, z.output_nr, (self.eyes.length(z.detach()), z.numel()), []))
 
     # --- backward --------------------------------------------------------------------------------------------------
 
@@ -224,7 +223,7 @@ class Passes:
         try:
             task = _task()
             if self._open[task] if task in self._open else self._counts(task):
-                part = (length(signal), signal.numel())
+                part = (self.eyes.length(signal), signal.numel())
                 for k in self._spoken.get(module, ()):
                     found = self.collected[k]
                     if found.closed:
@@ -309,7 +308,7 @@ class Passes:
                 if one is not None:
                     self.collected[k].raw = Raw(size, entries, count)
         rest = [(k, here.detach()) for k in others if (one := gradients[k]) is not None and plain(here := local(one))]
-        looked = self.eyes.look([gradient for _k, gradient in rest], Asked())
+        looked = self.eyes.see([gradient for _k, gradient in rest])
         for (k, gradient), long, nonzero in zip(rest, looked.lengths, looked.nonzero, strict=True):
             self.collected[k].raw = Raw(long, gradient.numel(), nonzero)
 
@@ -360,7 +359,7 @@ def owners(model: nn.Module) -> list[object]:
 
 def plain(tensor: torch.Tensor) -> bool:
     """Whether its entries are those of the weight itself: no shard of it on several machines, no packed integers."""
-    ordinary = type(tensor) in _ORDINARY and tensor.layout in (torch.strided, torch.sparse_coo)
+    ordinary = type(tensor) in ORDINARY and tensor.layout in (torch.strided, torch.sparse_coo)
     return ordinary and (tensor.is_floating_point() or tensor.is_complex()) and not tensor.is_meta
 
 

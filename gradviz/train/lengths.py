@@ -12,8 +12,10 @@ from typing import cast
 
 import numpy as np
 import torch
+from torch import nn
 
 Number = float | torch.Tensor  # a float, or () on a device
+ORDINARY = (torch.Tensor, nn.Parameter)  # types of what holds its entries itself
 
 # A float32 length between these is exact enough: squares of entries of 1e-16 are still 6 decades above float32's
 # smallest normal number, and the sum of a million squares of 1e16 is still 10^6 below its largest.
@@ -76,10 +78,15 @@ def lengths(tensors: Sequence[torch.Tensor]) -> list[Number]:
     return [one if _LOW < one < _HIGH else safe_length(one, tensors, k) for k, one in enumerate(found)]
 
 
+def is_safe(length: float) -> bool:
+    """Whether squares in float32 gave it right."""
+    return _LOW < length < _HIGH or math.isnan(length)
+
+
 def safe_length(found: float, tensors: Sequence[torch.Tensor] | torch.Tensor, k: int) -> float:
     """The 2-norm of the k-th on a processor, `found` in float32."""
     # The k-th is looked up only if needed: a row of a tensor costs more to name than to measure.
-    if _LOW < found < _HIGH or math.isnan(found):
+    if is_safe(found):
         return found
     wide = torch.complex128 if tensors[k].is_complex() else torch.float64
     return float(torch.linalg.vector_norm(tensors[k], dtype=wide))

@@ -12,7 +12,6 @@ import torch
 
 from gradviz.record.watched import ABSENT, MEASURED, STILL
 from gradviz.train.buckets import Bucket, Some, own_memory
-from gradviz.train.eyes import Asked
 from gradviz.train.hooks import Collected, Part, Passes, plain
 from gradviz.train.lengths import Number, bring, memory, nonzero
 from gradviz.train.spread import local
@@ -98,8 +97,8 @@ class Updates:
                     copies[-1] = old
                 else:
                     old.copy_(entries)
-        looked = self._eyes.look([weight for _k, weight in self._rows], Asked(False, copies=copies))
-        for (k, weight), length in zip(self._rows, looked.lengths, strict=True):
+        lengths = self._eyes.keep([weight for _k, weight in self._rows], copies)
+        for (k, weight), length in zip(self._rows, lengths, strict=True):
             self.moved[k] = Moved((length, weight.numel()))
 
     @torch.no_grad()
@@ -121,7 +120,7 @@ class Updates:
                     before.where = self._room.of(before.k, before.old, torch.bool)
                     if gradient.stride() == before.where.stride():
                         into[-1] = before.where
-        looked = self._eyes.look(gradients, Asked(into=into))
+        looked = self._eyes.see(gradients, into)
         for before, gradient, length, pushed in zip(given, gradients, looked.lengths, looked.nonzero, strict=True):
             self.moved[before.k].treated = length, gradient.numel()
             before.pushed = pushed
@@ -163,7 +162,7 @@ class Updates:
         weights = dict(self._rows)
         stepped = [before for before in self._before if self.moved[before.k].treated is not None]
         new = [_taken(weights[before.k], weights[before.k]) for before in stepped]
-        looked = self._eyes.look([before.old for before in stepped], Asked(less=new, beside=[before.where for before in stepped]))
+        looked = self._eyes.compare([before.old for before in stepped], new, [before.where for before in stepped])
         for before, length, changed in zip(stepped, looked.lengths, looked.nonzero, strict=True):
             moved = self.moved[before.k]
             moved.change = length, before.old.numel()

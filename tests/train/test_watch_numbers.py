@@ -23,6 +23,7 @@ from watched_nets import (
 import gradviz
 from benchmarks.nets import HEALTHY, Discriminator, Generator
 from gradviz.record.quantities import QUANTITIES
+from gradviz.train import hooks
 
 NETS = {
     "resnet": (ResNet, images()),
@@ -64,8 +65,16 @@ def check_against_truth(model, loss, folder, without_output=None):
     return run
 
 
+@pytest.fixture(params=["torch", "numba"])
+def way(request, monkeypatch):
+    """How its numbers are taken, whatever the size of the net."""
+    from gradviz.train import compiled
+
+    monkeypatch.setattr(hooks, "find_compiled", lambda weights: compiled if request.param == "numba" else None)
+
+
 @pytest.mark.parametrize("name", NETS)
-def test_every_number_of_a_small_net_is_that_of_float64(name, tmp_path):
+def test_every_number_of_a_small_net_is_that_of_float64(name, way, tmp_path):
     torch.manual_seed(0)
     make, data = NETS[name]
     check_against_truth(make(), loss_on(data), tmp_path, WITHOUT_OUTPUT.get(name))
@@ -85,19 +94,19 @@ def test_the_rows_stand_in_the_order_of_their_first_calls(tmp_path):
     assert run.layers == ("stem", "blocks.0.conv1", "blocks.0.conv2", "blocks.1.conv1", "blocks.1.conv2", "fc")
 
 
-def test_the_share_of_exact_zeros_is_counted(tmp_path):
+def test_the_share_of_exact_zeros_is_counted(way, tmp_path):
     model = nn.Linear(4, 2, bias=False)
     run = one_step(model, lambda net: net(torch.tensor([[1.0, 0.0, 0.0, 2.0]])).sum(), tmp_path)
     assert row(run, "zero_share") == {"weight": 0.5}
 
 
-def test_a_gradient_of_1e_minus_23_and_one_of_1e_20_are_measured_where_a_float32_norm_is_not(tmp_path):
+def test_a_gradient_of_1e_minus_23_and_one_of_1e_20_are_measured_where_a_float32_norm_is_not(way, tmp_path):
     for size in (1e-23, 1e20):
         run = one_step(nn.Linear(4, 2, bias=False), lambda net, size=size: (net(torch.ones(1, 4)) * size).sum(), tmp_path)
         assert row(run, "weight_grad_rms")["weight"] == row(run, "signal_rms")["weight"] == pytest.approx(size, rel=1e-6)
 
 
-def test_what_is_not_finite_is_shown_and_the_layer_where_it_began_is_named(tmp_path):
+def test_what_is_not_finite_is_shown_and_the_layer_where_it_began_is_named(way, tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     with torch.no_grad():
@@ -159,7 +168,7 @@ def check_any_net(model, loss, folder, relative):
 
 
 @pytest.mark.parametrize("name", KINDS_OF_NETS)
-def test_every_number_of_a_net_as_people_have_them_is_that_of_float64(name, tmp_path, one_thread):
+def test_every_number_of_a_net_as_people_have_them_is_that_of_float64(name, way, tmp_path, one_thread):
     torch.manual_seed(0)
     made = HEALTHY[name](0, True)
     x, y = next(made.batches)

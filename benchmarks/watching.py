@@ -1,6 +1,6 @@
 """What `gradviz.watch` costs somebody's training: against the same loop without it, and with `wandb.watch`, in turns.
 
-    python -m benchmarks.watching [--quick]     # some four minutes on a quiet machine
+    python -m benchmarks.watching [--quick]     # some six minutes on a quiet machine
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def measure(quick: bool) -> str:
         numba = find_compiled([torch.empty(1 << 20)]) is not None
         modes = tuple(mode for mode in MODES if (run or mode != "wandb") and (numba or "without" not in mode))
         for name, make in NETS.items():
-            bare, found = ratios(make, modes, 1.0 if quick else 30.0, folder, run)
+            bare, found = ratios(make, modes, 1.0 if quick else 45.0, folder, run)
             middle = {mode: statistics.median(values) for mode, values in found.items()}
             each.append(middle["every step"])
             without = f"{middle[MODES[3]]:.3f}" if numba else "the same"

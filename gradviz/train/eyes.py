@@ -60,9 +60,10 @@ class Eyes:
     def length(self, tensor: torch.Tensor) -> Number:
         """Of one, without a second thread."""
         if self.compiled and _is_float32(tensor):
-            found = self.compiled.length(tensor.data_ptr(), tensor.numel())
-            return found if is_safe(found) else safe_length(found, (tensor,), 0)
-        return length(tensor)
+            found: float = self.compiled.length(tensor.data_ptr(), tensor.numel())
+            if is_safe(found):
+                return found
+        return length(tensor.detach())
 
     def see(self, tensors: Sequence[torch.Tensor], masks: Some | None = None) -> Looked:
         """Lengths and counts; the masks become true where an entry is not 0, and may stay as they are where none is. Where there
@@ -223,7 +224,7 @@ def _is_plain_memory(asked: _Asked, k: int) -> bool:
 def _is_float32(tensor: torch.Tensor) -> bool:
     if tensor.dtype is not torch.float32 or not tensor.is_cpu or tensor.layout is not torch.strided:
         return False
-    if type(tensor) not in ORDINARY or tensor.is_neg() or tensor.data_ptr() == 0:
+    if type(tensor) not in ORDINARY or tensor.data_ptr() == 0:
         return False
     return tensor.is_contiguous() or memory(tensor) is not None
 

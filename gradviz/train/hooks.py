@@ -205,7 +205,7 @@ class Passes:
             if found := behind(_first_tensor(inputs)):
                 self.behind.setdefault(*found)
             mark(z, module)
-        node.register_prehook(partial(self._arrived, module, z.output_nr, (self.eyes.length(z.detach()), z.numel()), []))
+        node.register_prehook(partial(self._arrived, module, z.output_nr, (self.eyes.length(z), z.numel()), []))
 
     # --- backward --------------------------------------------------------------------------------------------------
 
@@ -307,8 +307,8 @@ class Passes:
             for k, one, entries, size, count in zip(bucket.rows, some, bucket.sizes, *bucket.measure(some), strict=True):
                 if one is not None:
                     self.collected[k].raw = Raw(size, entries, count)
-        rest = [(k, here.detach()) for k in others if (one := gradients[k]) is not None and plain(here := local(one))]
-        looked = self.eyes.see([gradient for _k, gradient in rest])
+        rest = [(k, here) for k in others if (one := gradients[k]) is not None and plain(here := local(one))]
+        looked = self.eyes.see([gradient.detach() if gradient.requires_grad else gradient for _k, gradient in rest])
         for (k, gradient), long, nonzero in zip(rest, looked.lengths, looked.nonzero, strict=True):
             self.collected[k].raw = Raw(long, gradient.numel(), nonzero)
 

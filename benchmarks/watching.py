@@ -1,6 +1,6 @@
 """What `gradviz.watch` costs somebody's training: against the same loop without it, and with `wandb.watch`, in turns.
 
-    python -m benchmarks.watching [--quick]     # some six minutes on a quiet machine
+    python -m benchmarks.watching [--quick]     # some seven minutes
 """
 
 from __future__ import annotations
@@ -83,9 +83,11 @@ def without_numba() -> Any:
 
 
 def ratios(
-    make: Callable[[], Supervised], modes: tuple[str, ...], seconds: float, folder: str, wandb_run: Any
+    make: Callable[[], Supervised], modes: tuple[str, ...], seconds: float, turns: int, folder: str, wandb_run: Any
 ) -> tuple[float, dict[str, list[float]]]:
-    """(seconds of a bare step, mode -> its time over that of the bare loop beside it, one for each turn)
+    """(seconds of a bare step, mode -> its time over that of the bare loop before and after it, one for each turn)
+
+    For so many seconds and turns at least.
 
     One net for all modes: two equal ones lie elsewhere in memory, and differ by several per cent.
     """
@@ -101,21 +103,22 @@ def ratios(
                     after(loop.take(taken)[""])
                     taken += 1
 
-            take(_SETTLED)
+            take(_SETTLED if mode == "auto" else 2)
             whole = -(-count // every()) * every()  # as many measured ones as there are in the long run
             begin = time.perf_counter()
             take(whole)
             return (time.perf_counter() - begin) / whole
 
-    bare = timed("bare", 3)
-    count = max(3, round(_TURN / bare))
-    times: dict[str, list[float]] = {mode: [] for mode in modes}
+    count = max(3, round(_TURN / timed("bare", 3)))
+    bare = [timed("bare", count)]
+    found: dict[str, list[float]] = {mode: [] for mode in modes[1:]}
     begin = time.perf_counter()
-    while time.perf_counter() - begin < seconds or len(times["bare"]) < 3:
-        for mode in modes if len(times["bare"]) % 2 else reversed(modes):
-            times[mode].append(timed(mode, count))
-    found = {mode: [t / bare for t, bare in zip(times[mode], times["bare"], strict=True)] for mode in modes[1:]}
-    return statistics.median(times["bare"]), found
+    while time.perf_counter() - begin < seconds or len(found[modes[1]]) < turns:
+        for mode in modes[1:] if len(found[modes[1]]) % 2 else modes[:0:-1]:
+            there = timed(mode, count)
+            bare.append(timed("bare", count))
+            found[mode].append(there / statistics.fmean(bare[-2:]))
+    return statistics.median(bare), found
 
 
 def measure(quick: bool) -> str:
@@ -127,7 +130,7 @@ def measure(quick: bool) -> str:
         numba = find_compiled([torch.empty(1 << 20)]) is not None
         modes = tuple(mode for mode in MODES if (run or mode != "wandb") and (numba or "without" not in mode))
         for name, make in NETS.items():
-            bare, found = ratios(make, modes, 1.0 if quick else 45.0, folder, run)
+            bare, found = ratios(make, modes, *((1.0, 3) if quick else (60.0, 9)), folder, run)
             middle = {mode: statistics.median(values) for mode, values in found.items()}
             each.append(middle["every step"])
             without = f"{middle[MODES[3]]:.3f}" if numba else "the same"

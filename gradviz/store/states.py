@@ -15,6 +15,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from gradviz.messages import NOTHING, Message, say
 
@@ -36,6 +37,17 @@ class _File:
         return int(self.path.stem)
 
 
+class Writable(Protocol):
+    """What `States` keeps."""
+
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+
+    def write(self, path: Path) -> None:
+        """Raises OSError."""
+
+
 class States:
     """Every method may be called from any thread and process."""
 
@@ -50,18 +62,18 @@ class States:
     def path(self, id: str, step: int) -> Path:
         return self.folder / id / f"{step}.safetensors"
 
-    def put(self, id: str, step: int, data: bytes) -> Message:
+    def put(self, id: str, step: int, state: Writable) -> Message:
         """Keeps a state, or says why not. It is there whole or not at all."""
-        if len(data) > self.most_bytes:
-            return say("state-not-kept", why=say("state-too-large", size=len(data) / 1e6, most=self.most_bytes / 1e6))
+        if state.size > self.most_bytes:
+            return say("state-not-kept", why=say("state-too-large", size=state.size / 1e6, most=self.most_bytes / 1e6))
         path = self.path(id, step)
         part = path.with_name(f"{step}.{os.getpid()}-{threading.get_ident()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._make_room(id, len(data))
-            if shutil.disk_usage(self.folder).free - len(data) < self.free:
+            self._make_room(id, state.size)
+            if shutil.disk_usage(self.folder).free - state.size < self.free:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            part.write_bytes(data)
+            state.write(part)
             os.replace(part, path)
         except OSError as error:
             with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What one step of a training leaves for the next, as bytes in the format of safetensors: a training that begins from them has
+"""What one step of a training leaves for the next, as a file in the format of safetensors: a training that begins from it has
 the same numbers as one that went on.
 
 Weights, buffers, the optimiser's state and the order of the examples; what describes them is JSON in the file's header. Never
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import operator
+import os
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 
 from gradviz.messages import Told, say
 from gradviz.train.epochs import Epochs
@@ -44,8 +46,29 @@ class State:
         return int(self.about["step"])
 
 
-def packed(task: Task, about: Mapping[str, Any]) -> bytes:
-    """The task's state as the bytes of a safetensors file. Its batches are Epochs."""
+@dataclass(frozen=True)
+class Packed:
+    """A state on its way into a file. Where it can it shares the task's memory, which must not change before it is written."""
+
+    tensors: Mapping[str, torch.Tensor]
+    header: Mapping[str, str]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the tensors; the file has some thousand more."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def write(self, path: Path) -> None:
+        """Raises OSError."""
+        try:
+            save_file(dict(self.tensors), path, dict(self.header))
+        except SafetensorError as error:  # says the number of the system's error at the end of its text
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error)) from error
+
+
+def packed(task: Task, about: Mapping[str, Any]) -> Packed:
+    """The task's state. Its batches are Epochs."""
     assert isinstance(task.batches, Epochs)
     order, place = task.batches.state
     tensors = {_ORDER: order, **{_MODEL + name: value for name, value in _of_model(task).items()}}
@@ -54,7 +77,7 @@ def packed(task: Task, about: Mapping[str, Any]) -> bytes:
         found = {f"{_OPTIMIZER}{key}/{names[parameter]}": value for key, value in values.items() if torch.is_tensor(value)}
         tensors |= found
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save(tensors, {_HEADER: json.dumps({**about, "place": place, "crc": _checksum(tensors)})})
+    return Packed(tensors, {_HEADER: json.dumps({**about, "place": place, "crc": _checksum(tensors)})})
 
 
 def read(path: Path) -> State:

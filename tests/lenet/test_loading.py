@@ -27,7 +27,7 @@ def test_the_program_loads_the_weights_that_were_kept_and_tests_the_same_net(net
     data = Shelf(tmp_path, False).load("digits")
     task = task_of(config, data, resolve_device("cpu"))
     kept = tmp_path / "state.safetensors"
-    kept.write_bytes(packed(task, {"step": 3}))
+    packed(task, {"step": 3}).write(kept)
     (tmp_path / "w.safetensors").write_bytes(weights_file(kept))
     program = loader(code(config), "w.safetensors")
     monkeypatch.chdir(tmp_path)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from puppets import SMALL, ended
+from safetensors import SafetensorError
 
 from gradviz.lenet.experiment import trainer_on
 from gradviz.record.run import Run, Status
 from gradviz.store.states import States
+from gradviz.train import state
 from gradviz.train.state import weights
 
 pytestmark = [pytest.mark.trains, pytest.mark.timeout(300)]
@@ -77,26 +79,35 @@ def test_where_the_state_is_gone_it_trains_from_the_start_and_says_so(managed, s
     assert "not kept any more" in str(other.message) and other.status is Status.FINISHED
 
 
+def dots(size: int) -> SimpleNamespace:
+    return SimpleNamespace(size=size, write=lambda path: path.write_bytes(b"." * size))
+
+
 def test_the_oldest_states_give_way_and_a_full_disk_is_said_while_the_run_goes_on(managed, shelf, states, monkeypatch):
     manager = managed(train=trainer_on(shelf, states), states=states)
     first = ended(manager, manager.start(SHORT))
     size = states.path(SHORT.id, 12).stat().st_size
     tight = States(states.folder, 3.5 * size, free=0)
-    assert not tight.put("later", 5, b"." * size) and tight.steps(SHORT.id) == [10, 12]
-    assert not tight.put("later", 6, b"." * size) and tight.steps(SHORT.id) == [12]
-    assert not tight.put("later", 7, b"." * size) and not tight.put("later", 8, b"." * size)
+    assert not tight.put("later", 5, dots(size)) and tight.steps(SHORT.id) == [10, 12]
+    assert not tight.put("later", 6, dots(size)) and tight.steps(SHORT.id) == [12]
+    assert not tight.put("later", 7, dots(size)) and not tight.put("later", 8, dots(size))
     assert tight.steps(SHORT.id) == [] and tight.steps("later") == [6, 7, 8]
-    assert "GRADVIZ_MAX_STATES" in str(tight.put("large", 1, b"." * 4 * size)) and tight.steps("large") == []
+    assert "GRADVIZ_MAX_STATES" in str(tight.put("large", 1, dots(4 * size))) and tight.steps("large") == []
 
-    def full(path: Path, data: bytes) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def full(tensors: object, path: Path, header: object) -> None:
+        raise SafetensorError(f'Error while serializing: I/O error: No space left on device (os error 28) at path "{path}"')
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(state, "save_file", full)
     run = ended(manager, manager.start(LONG))
     assert run.status is Status.FINISHED and run.history.steps == 30 and states.steps(LONG.id) == []
     assert str(run.message).startswith("The state of its net was not kept (the disk is full)")
     assert manager.get(first.id).history.steps == 12 and not list(states.folder.glob("*/*.part"))
-    assert "the disk is full" in str(States(states.folder, 1e9, free=1e18).put("odd", 1, b"..."))
+    assert "the disk is full" in str(States(states.folder, 1e9, free=1e18).put("odd", 1, dots(3)))
+
+
+def test_what_the_system_says_against_the_file_of_a_state_is_said_as_the_system_does(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        state.Packed({"order": torch.zeros(3)}, {"gradviz": "{}"}).write(tmp_path / "nowhere" / "1.safetensors")
 
 
 def test_no_id_leads_out_of_the_folder_of_states(states):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
-SHARE = 0.01  # of the training's own time, at most; what else a watch costs, one or two per cent, is not in the time of its hooks
+SHARE = 0.005  # of the training's own time, at most; what else a watch costs, one or two per cent, is not in its hooks' time
 _CHOICES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _KEPT = 7  # steps of each kind that are thought of
 

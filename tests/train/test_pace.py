@@ -15,7 +15,7 @@ def played(pace: Pace, bare: float, cost: float, steps: int) -> float:
     return spent / (bare * steps)
 
 
-@pytest.mark.parametrize("cost, every", [(0.0001, 1), (0.005, 5), (0.012, 20), (0.02, 20), (0.4, 500), (100.0, 1000)])
+@pytest.mark.parametrize("cost, every", [(0.0001, 1), (0.005, 10), (0.012, 50), (0.02, 50), (0.4, 1000), (100.0, 1000)])
 def test_the_pace_is_the_smallest_that_costs_no_more_than_its_share(cost, every):
     pace = Pace(None)
     share = played(pace, 0.1, cost, 20_000)

@@ -19,7 +19,8 @@ import torch
 from gradviz.machine import cores
 from gradviz.train.lengths import ORDINARY, Number, in_order, is_safe, length, lengths, memory, nonzero, safe_length
 
-_CACHED = 1 << 19  # entries that are looked at together: what one call has read, the next finds in the cache
+_CACHED = 1 << 19  # entries that torch looks at together: what one call has read, the next finds in the cache
+_COMPILED = 1 << 21  # that need no second call: the fewer pieces, the seldomer two threads wait for each other
 _LARGE = 1 << 13  # entries of a weight
 _WORTH = 1 << 17  # of all large weights together, for which numba's import is worth its second; a deep LeNet has 80,640
 _Piece = tuple[int, slice | None]  # which tensor, and which of its entries in the order of the memory; None: all
@@ -84,7 +85,7 @@ class Eyes:
 
     def _look(self, asked: _Asked) -> Looked:
         looked = Looked([0.0] * len(asked.tensors), [None] * len(asked.tensors))
-        batches = deque(_batches(asked))
+        batches = deque(_batches(asked, _COMPILED if self.compiled else _CACHED))
         if not batches:
             return looked
         cut: list[_Found] = []
@@ -188,17 +189,17 @@ def _in_range(found: np.ndarray, asked: _Asked, batch: Sequence[_Piece]) -> list
     return lengths
 
 
-def _batches(asked: _Asked) -> Iterator[list[_Piece]]:
+def _batches(asked: _Asked, most: int) -> Iterator[list[_Piece]]:
     batch: list[_Piece] = []
     entries = 0
     for k, tensor in enumerate(asked.tensors):
         size = tensor.numel()
-        if batch and entries + size > _CACHED:
+        if batch and entries + size > most:
             yield batch
             batch, entries = [], 0
-        if size > _CACHED and _is_cuttable(asked, k):
-            for begin in range(0, size, _CACHED):
-                yield [(k, slice(begin, min(begin + _CACHED, size)))]
+        if size > most and _is_cuttable(asked, k):
+            for begin in range(0, size, most):
+                yield [(k, slice(begin, min(begin + most, size)))]
         else:
             batch.append((k, None))
             entries += size

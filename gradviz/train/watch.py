@@ -68,8 +68,8 @@ def watch(
     so-manieth step; "auto" as often as keeps what it counts itself under half a per cent of the training's time. `folder`: that
     of the kept runs, by default GRADVIZ_STORE or `runs`; the run becomes one file in its folder `watched`. `to`: the address of
     a server that gets the run as well, if its GRADVIZ_INGEST_TOKEN is this process's too. `chance`: the share that a guess gets
-    right, 1/10 of ten classes; the pages then show how far loss (a cross-entropy) and accuracy are from it. Called again on the same
-    net it replaces the watch before. Raises WatchError, in one sentence; what `watch` has returned raises nothing.
+    right, 1/10 of ten classes; the pages then show how far loss (a cross-entropy) and accuracy are from it. Called again on the
+    same net it replaces the watch before. Raises WatchError, in one sentence; what `watch` has returned raises nothing.
     """
     if not isinstance(model, nn.Module):
         raise WatchError(say("watch-model", kind=type(model).__name__))

@@ -22,7 +22,7 @@ from running import ROOT
 
 NO_CACHE = shutil.ignore_patterns("__pycache__", "*.pyc", "*.mo")
 HEAVY = """streamlit plotly pandas pyarrow sklearn scipy torchvision PIL itsdangerous babel lightning transformers
-    accelerate""".split()
+    accelerate numba llvmlite""".split()
 # A net that is watched where only torch and numpy can be had, from the first line to the verdict as text.
 CORE = f"""
 import sys
@@ -79,8 +79,9 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 
 def test_the_wheel_carries_every_file_of_the_package_the_app_and_its_pages_and_nothing_else(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.startswith("gradviz_lab-")}
-    files = [path.relative_to(ROOT) for path in (ROOT / "gradviz").rglob("*") if path.is_file()]
-    expected = {path.as_posix() for path in files if path.suffix not in (".pyc", ".po", ".pot", ".mo")}
+    there = (path.relative_to(ROOT) for path in (ROOT / "gradviz").rglob("*") if path.is_file())
+    files = [path for path in there if "__pycache__" not in path.parts]
+    expected = {path.as_posix() for path in files if path.suffix not in (".po", ".pot", ".mo")}
     expected |= {path.with_suffix(".mo").as_posix() for path in files if path.suffix == ".po"}
     expected |= {f"gradviz/app/pages/{path.name}" for path in (ROOT / "pages").glob("*.py")}
     expected |= {"gradviz/app/app.py", "gradviz/app/.streamlit/config.toml", "gradviz/app/THIRD_PARTY.md"}

@@ -19,8 +19,8 @@ import torch
 from gradviz.machine import cores
 from gradviz.train.lengths import ORDINARY, Number, in_order, is_safe, length, lengths, memory, nonzero, safe_length
 
-_CACHED = 1 << 19  # entries that torch looks at together: what one call has read, the next finds in the cache
-_COMPILED = 1 << 21  # that need no second call: the fewer pieces, the seldomer two threads wait for each other
+CACHED = 1 << 19  # entries that torch looks at together: what one call has read, the next finds in the cache
+COMPILED = 1 << 21  # that need no second call: the fewer pieces, the seldomer two threads wait for each other
 _LARGE = 1 << 13  # entries of a weight
 _WORTH = 1 << 17  # of all large weights together, for which numba's import is worth its second; a deep LeNet has 80,640
 _Piece = tuple[int, slice | None]  # which tensor, and which of its entries in the order of the memory; None: all
@@ -85,7 +85,7 @@ class Eyes:
 
     def _look(self, asked: _Asked) -> Looked:
         looked = Looked([0.0] * len(asked.tensors), [None] * len(asked.tensors))
-        batches = deque(_batches(asked, _COMPILED if self.compiled else _CACHED))
+        batches = deque(_batches(asked, COMPILED if self.compiled else CACHED))
         if not batches:
             return looked
         cut: list[_Found] = []
@@ -117,8 +117,8 @@ class Eyes:
 
     def _seen(self, asked: _Asked, batch: Sequence[_Piece]) -> Iterable[_Found]:
         if self.compiled and all(_is_plain_memory(asked, k) for k, _where in batch):
-            return _seen_compiled(self.compiled, asked, batch)
-        return _seen_by_torch(asked, batch)
+            return seen_compiled(self.compiled, asked, batch)
+        return seen_by_torch(asked, batch)
 
 
 def find_compiled(weights: Iterable[torch.Tensor]) -> ModuleType | None:
@@ -134,7 +134,8 @@ def find_compiled(weights: Iterable[torch.Tensor]) -> ModuleType | None:
 
 
 @torch.no_grad()
-def _seen_by_torch(asked: _Asked, batch: Sequence[_Piece]) -> Iterable[_Found]:
+def seen_by_torch(asked: _Asked, batch: Sequence[_Piece]) -> Iterable[_Found]:
+    """What was asked of these pieces, of whatever kind."""
     pieces = [_part(asked.tensors[k], where) for k, where in batch]
     if asked.less is not None:
         torch._foreach_sub_(pieces, [_part(asked.less[k], where) for k, where in batch])
@@ -156,7 +157,8 @@ def _seen_by_torch(asked: _Asked, batch: Sequence[_Piece]) -> Iterable[_Found]:
 
 
 @torch.no_grad()
-def _seen_compiled(compiled: ModuleType, asked: _Asked, batch: Sequence[_Piece]) -> Iterable[_Found]:
+def seen_compiled(compiled: ModuleType, asked: _Asked, batch: Sequence[_Piece]) -> Iterable[_Found]:
+    """The same of float32 without gaps."""
     sizes = [_size(asked.tensors[k], where) for k, where in batch]
     given = _places(asked.tensors, batch), np.array(sizes, np.int64)
     found, counts = np.empty(len(batch)), np.empty(len(batch), np.int64)

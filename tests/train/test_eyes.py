@@ -65,7 +65,7 @@ WAYS = [pytest.param(None, id="torch"), pytest.param(compiled, id="numba")]
 @pytest.fixture(params=WAYS)
 def way(request, monkeypatch):
     assert compiled, "numba is not installed"
-    monkeypatch.setattr(eyes, "_COMPILED", eyes._CACHED)  # so that what is large here is looked at in pieces either way
+    monkeypatch.setattr(eyes, "COMPILED", eyes.CACHED)  # so that what is large here is looked at in pieces either way
     return request.param
 
 
@@ -73,21 +73,24 @@ def way(request, monkeypatch):
 def looking(request, way, monkeypatch, one_thread):
     """Eyes of so many threads, of which each looks at something."""
     monkeypatch.setattr(eyes, "cores", lambda: {"one": 1.0, "two": 2.0}[request.param])
-    together, seen, by_numba = threading.Barrier(2), set(), []
-    whole, quick = Eyes._seen, eyes._seen_compiled
+    together, seen, ways = threading.Barrier(2), set(), set()
 
-    def noted(*arguments):
-        if request.param == "two" and (me := threading.get_ident()) not in seen:
-            seen.add(me)
-            together.wait(60)  # for the other's first piece
-        return whole(*arguments)
+    def noted(name, function):
+        def looks(*arguments):
+            ways.add(name)
+            if request.param == "two" and (me := threading.get_ident()) not in seen:
+                seen.add(me)
+                together.wait(60)  # for the other's first piece
+            return function(*arguments)
 
-    monkeypatch.setattr(Eyes, "_seen", noted)
-    monkeypatch.setattr(eyes, "_seen_compiled", lambda *arguments: by_numba.append(arguments) or quick(*arguments))
+        return looks
+
+    for name in ("seen_by_torch", "seen_compiled"):
+        monkeypatch.setattr(eyes, name, noted(name, getattr(eyes, name)))
     both = Eyes(way)
     yield both
     both.close()
-    assert len(seen) == {"one": 0, "two": 2}[request.param] and bool(by_numba) == bool(way)
+    assert len(seen) == {"one": 0, "two": 2}[request.param] and ("seen_compiled" in ways) == bool(way)
 
 
 def test_lengths_and_what_is_not_zero_are_those_of_float64_in_whatever_order_the_entries_lie(looking):

@@ -34,8 +34,8 @@ def test_a_pace_that_was_asked_for_stays_and_still_says_what_it_costs():
 def test_measuring_that_has_become_cheap_is_done_more_often_again():
     pace = Pace(None)
     played(pace, 0.1, 0.02, 100)
-    assert pace.every == 20
+    assert pace.every == 50
     played(pace, 3.0, 0.02, 200)
-    assert pace.every == 2
+    assert pace.every == 5
     played(pace, 30.0, 0.02, 200)
     assert pace.every == 1

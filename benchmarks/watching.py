@@ -1,6 +1,6 @@
 """What `gradviz.watch` costs somebody's training: against the same loop without it, and with `wandb.watch`, in turns.
 
-    python -m benchmarks.watching [--quick]     # some seven minutes
+    python -m benchmarks.watching [--quick]     # some ten minutes
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ NETS: dict[str, Callable[[], Supervised]] = {
     "ViT, 8 blocks of 192": lambda: nets.vit(0, False),
     "ResNet-18, 32 × 32, batch 64": resnet18,
 }
-MODES = ("bare", "every step", "auto", "every step, without numba", "wandb")
+WITHOUT = "every step, without numba"
+MODES = ("bare", "every step", "auto", WITHOUT, "wandb")
 _SETTLED = 8  # steps in which every="auto" finds its pace
 _TURN = 0.5  # seconds of one mode in one turn
 
@@ -71,7 +72,7 @@ def watched(
         wandb_run.unwatch(loop.model)
     else:
         every = "auto" if mode == "auto" else 1
-        with without_numba() if "without" in mode else nullcontext():
+        with without_numba() if mode == WITHOUT else nullcontext():
             watch = gradviz.watch(loop.model, loop.optimizer, every=every, folder=folder)
         with watch as run:
             yield lambda loss: run.log(loss=loss), lambda: run.every
@@ -128,12 +129,12 @@ def measure(quick: bool) -> str:
     with tempfile.TemporaryDirectory() as folder:
         run = _wandb(folder)
         numba = find_compiled([torch.empty(1 << 20)]) is not None
-        modes = tuple(mode for mode in MODES if (run or mode != "wandb") and (numba or "without" not in mode))
+        modes = tuple(mode for mode in MODES if (run or mode != "wandb") and (numba or mode != WITHOUT))
         for name, make in NETS.items():
             bare, found = ratios(make, modes, *((1.0, 3) if quick else (60.0, 9)), folder, run)
             middle = {mode: statistics.median(values) for mode, values in found.items()}
             each.append(middle["every step"])
-            without = f"{middle[MODES[3]]:.3f}" if numba else "the same"
+            without = f"{middle[WITHOUT]:.3f}" if numba else "the same"
             theirs = ["not installed", "–"]
             if run:
                 theirs = [f"{middle['wandb']:.2f}", f"{(each[-1] - 1) / (middle['wandb'] - 1):.2f}"]

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from gradviz.machine import cores
+from gradviz.train.buckets import Some
 from gradviz.train.lengths import ORDINARY, Number, in_order, is_safe, length, lengths, memory, nonzero, safe_length
 
 CACHED = 1 << 19  # entries that torch looks at together: what one call has read, the next finds in the cache
@@ -25,7 +26,6 @@ _LARGE = 1 << 13  # entries of a weight
 _WORTH = 1 << 17  # of all large weights together, for which numba's import is worth its second; a deep LeNet has 80,640
 _Piece = tuple[int, slice | None]  # which tensor, and which of its entries in the order of the memory; None: all
 _Found = tuple[_Piece, Number, Number | None]  # length, and entries that are not 0
-Some = Sequence[torch.Tensor | None]
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Eyes:
     def see(self, tensors: Sequence[torch.Tensor], masks: Some | None = None) -> Looked:
         """Lengths and counts; the masks become true where an entry is not 0, and may stay as they are where none is. Where there
         is no mask among masks nothing is counted."""
-        return self._look(_Asked(tensors, into=masks))
+        return self._look(_Asked([each.detach() if each.requires_grad else each for each in tensors], into=masks))
 
     def keep(self, tensors: Sequence[torch.Tensor], copies: Some) -> list[Number]:
         """Lengths; the copies become what the tensors are."""

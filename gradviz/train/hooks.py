@@ -308,7 +308,7 @@ class Passes:
                 if one is not None:
                     self.collected[k].raw = Raw(size, entries, count)
         rest = [(k, here) for k in others if (one := gradients[k]) is not None and plain(here := local(one))]
-        looked = self.eyes.see([gradient.detach() if gradient.requires_grad else gradient for _k, gradient in rest])
+        looked = self.eyes.see([gradient for _k, gradient in rest])
         for (k, gradient), long, nonzero in zip(rest, looked.lengths, looked.nonzero, strict=True):
             self.collected[k].raw = Raw(long, gradient.numel(), nonzero)
 

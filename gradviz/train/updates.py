@@ -114,7 +114,7 @@ class Updates:
             gradient = None if whole is None else whole.grad
             if gradient is not None and plain(gradient := local(gradient)):
                 given.append(before)
-                gradients.append(gradient.detach() if gradient.requires_grad else gradient)
+                gradients.append(gradient)
                 into.append(None)
                 if gradient.layout is torch.strided:
                     before.where = self._room.of(before.k, before.old, torch.bool)

@@ -50,6 +50,12 @@ def _seen(now):
     return squares, count
 
 
+@njit(**_OPTIONS)
+def _mark(now, mask):
+    for i in range(np.uint64(now.size)):
+        mask[i] = now[i] != _ZERO
+
+
 @njit(fastmath=_FAST, **_OPTIONS)
 def _kept(now, copy):
     squares = _ZERO
@@ -89,14 +95,22 @@ def length(place, size):
     return sqrt(squares)
 
 
-@njit(f"void({_PLACES}, {_SIZES}, {_LENGTHS}, {_COUNTS})", **_OPTIONS)
-def seen(places, sizes, lengths, counts):
-    """The 2-norm of each, and how many of its entries are not 0."""
+@njit(f"void({_PLACES}, {_SIZES}, {_PLACES}, {_LENGTHS}, {_COUNTS})", **_OPTIONS)
+def seen(places, sizes, masks, lengths, counts):
+    """The 2-norm of each, and how many of its entries are not 0; which, where there is a place for it and some are: an address
+    of 0 is none."""
     for k in range(places.size):
         now = carray(_pointer(places[k]), (sizes[k],), np.float32)
+        mask = carray(_pointer(masks[k]), (sizes[k],), np.uint8)
         squares, count = 0.0, 0
         for begin in range(0, sizes[k], _PIECE):
-            some, there = _seen(now[begin : begin + _PIECE])
+            end = begin + _PIECE
+            some, there = _seen(now[begin:end])
+            if masks[k]:  # while the piece is in the cache
+                if count == begin and there < now[begin:end].size:
+                    mask[:begin] = 1
+                if count + there < min(end, sizes[k]):
+                    _mark(now[begin:end], mask[begin:end])
             squares += some
             count += there
         lengths[k], counts[k] = sqrt(squares), count
@@ -104,7 +118,7 @@ def seen(places, sizes, lengths, counts):
 
 @njit(f"void({_PLACES}, {_SIZES}, {_PLACES}, {_LENGTHS})", **_OPTIONS)
 def kept(places, sizes, copies, lengths):
-    """The 2-norm of each, and a copy where there is a place for it: an address of 0 is none."""
+    """The 2-norm of each, and a copy where there is a place for it."""
     for k in range(places.size):
         now = carray(_pointer(places[k]), (sizes[k],), np.float32)
         copy = carray(_pointer(copies[k]), (sizes[k],), np.float32)

@@ -156,7 +156,6 @@ def seen_by_torch(asked: _Asked, batch: Sequence[_Piece]) -> Iterable[_Found]:
     return zip(batch, found, counts, strict=True)
 
 
-@torch.no_grad()
 def seen_compiled(compiled: ModuleType, asked: _Asked, batch: Sequence[_Piece]) -> Iterable[_Found]:
     """The same of float32 without gaps."""
     sizes = [_size(asked.tensors[k], where) for k, where in batch]
@@ -168,14 +167,11 @@ def seen_compiled(compiled: ModuleType, asked: _Asked, batch: Sequence[_Piece]) 
     if asked.less is not None and asked.beside is not None:
         compiled.moved(*given, _places(asked.less, batch), _places(asked.beside, batch), found, counts)
     else:
-        compiled.seen(*given, found, counts)
+        masks = np.zeros(len(batch), np.uint64) if asked.into is None else _places(asked.into, batch)
+        compiled.seen(*given, masks, found, counts)
     counted: list[Number | None] = counts.astype(float).tolist()
     if asked.into is not None:
-        for place, (k, where) in enumerate(batch):
-            if (into := asked.into[k]) is None:
-                counted[place] = None
-            elif counted[place] != sizes[place]:
-                np.not_equal(_part(asked.tensors[k], where).numpy(), 0, out=_part(into, where).numpy())
+        counted = [None if asked.into[k] is None else count for (k, _where), count in zip(batch, counted, strict=True)]
     return zip(batch, _in_range(found, asked, batch), counted, strict=True)
 
 
@@ -184,7 +180,7 @@ def _in_range(found: np.ndarray, asked: _Asked, batch: Sequence[_Piece]) -> list
     lengths: list[float] = found.tolist()
     for place, (k, where) in enumerate(batch):
         if not is_safe(lengths[place]):
-            piece = _part(asked.tensors[k], where)
+            piece = _part(asked.tensors[k].detach(), where)
             if asked.less is not None:
                 piece = piece - _part(asked.less[k], where)
             lengths[place] = safe_length(lengths[place], [piece], 0)

@@ -37,7 +37,7 @@ def missing(
     table: Table, rows: Sequence[Row], collected: Sequence[Collected], moved: Mapping[int, Moved], step: Circumstances
 ) -> Missing:
     found: Missing = {}
-    for place, k in np.argwhere(table == ABSENT).tolist():
+    for place, k in zip(*(each.tolist() for each in np.nonzero(table == ABSENT)), strict=True):
         why = _why(MEASURED[place], k, rows[k], collected[k], moved.get(k), step)
         found.setdefault(rows[k].name, {})[MEASURED[place]] = why
     return found

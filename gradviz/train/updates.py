@@ -215,22 +215,18 @@ class Tally:
         """float32 (len(MEASURED), layers)"""
         shape = len(MEASURED), self._layers
         quantities, layers, numbers, of = zip(*self.taken, strict=True) if self.taken else [()] * 4
-        rows, columns = np.array((quantities, layers), int)
-        brought = np.array(bring(numbers + of), float)
-        number, whole = brought[: len(rows)], brought[len(rows) :]
-        places = rows * self._layers + columns
+        lengths = np.array([quantity not in _SHARES for quantity in MEASURED])
+        rows = np.array(quantities, int)
+        places = rows * self._layers + np.array(layers, int)
+        brought = np.array(bring(numbers + of), float).reshape(2, -1)
         with np.errstate(all="ignore"):
-            shares = np.array([quantity in _SHARES for quantity in MEASURED])
-            squares = np.where(shares[rows], number, number * number)
-            sums, wholes = (_summed(each, places, shape) for each in (squares, whole))
+            np.multiply(brought[0], brought[0], out=brought[0], where=lengths[rows])
+            both = np.bincount(np.concatenate((places, places + math.prod(shape))), brought.ravel(), 2 * math.prod(shape))
+            sums, wholes = both = both.astype(float, copy=False).reshape(2, *shape)
             if join:
                 join(sums, wholes)
-            found = np.where(shares[:, None], sums / wholes, np.sqrt(sums) / np.sqrt(wholes))
-            return np.where(wholes > 0, found, ABSENT).astype(np.float32)
-
-
-def _summed(numbers: Numbers, places: np.ndarray, shape: tuple[int, int]) -> Numbers:
-    return np.bincount(places, numbers, math.prod(shape)).astype(float, copy=False).reshape(shape)
+            np.sqrt(both, out=both, where=lengths[:, None])
+            return np.where(wholes > 0, sums / wholes, ABSENT).astype(np.float32)
 
 
 def tabled(

@@ -28,6 +28,7 @@ from gradviz.train.task import Task
 _MODEL, _OPTIMIZER, _ORDER = "model/", "optimizer/", "order"  # what the names of tensors begin with
 _GAIN = "feedback_gain"  # a buffer of gradviz/train/treatment.py
 _HEADER = "gradviz"  # the one entry of a safetensors header's metadata
+_LAST = "channels_last"  # in it: what is (out, in, height, width) is (out, height, width, in) in the file, as it lies in memory
 
 
 class StateGone(Told):
@@ -76,8 +77,8 @@ def packed(task: Task, about: Mapping[str, Any]) -> Packed:
     for parameter, values in task.optimizer.state.items():
         found = {f"{_OPTIMIZER}{key}/{names[parameter]}": value for key, value in values.items() if torch.is_tensor(value)}
         tensors |= found
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return Packed(tensors, {_HEADER: json.dumps({**about, "place": place, "crc": _checksum(tensors)})})
+    tensors = {name: _last(tensor.detach().cpu()).contiguous() for name, tensor in tensors.items()}
+    return Packed(tensors, {_HEADER: json.dumps({**about, "place": place, "crc": _checksum(tensors), _LAST: True})})
 
 
 def read(path: Path) -> State:
@@ -88,6 +89,8 @@ def read(path: Path) -> State:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         if about["crc"] != _checksum(tensors):
             raise ValueError("its checksum is another")
+        if about.get(_LAST):  # files of before have them where PyTorch names them
+            tensors = {name: tensor.movedim(3, 1) if tensor.dim() == 4 else tensor for name, tensor in tensors.items()}
         state = State(tensors, about)
         if state.step < 0:
             raise ValueError("no step")
@@ -168,6 +171,11 @@ class Between:
 
     def _same(self, buffers: list[torch.Tensor]) -> bool:
         return len(buffers) == len(self._buffers) and all(map(operator.is_, buffers, self._buffers))
+
+
+def _last(tensor: torch.Tensor) -> torch.Tensor:
+    """With its channels last: without a copy where they lie so in memory."""
+    return tensor.movedim(1, 3) if tensor.dim() == 4 else tensor
 
 
 def _of_model(task: Task) -> dict[str, torch.Tensor]:

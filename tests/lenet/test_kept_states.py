@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
+import zlib
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from gradviz.lenet.branch import same_until, taken_over
 from gradviz.lenet.config import INITS, OPTIMIZERS, OTHER_NORMS, TREATMENTS, RunConfig
@@ -146,6 +149,31 @@ def test_weights_that_are_no_numbers_are_kept_and_put_back_as_they_are(states):
     for one, other in zip(trainer.model.parameters(), fresh.model.parameters(), strict=True):
         assert one.detach().contiguous().numpy().tobytes() == other.detach().contiguous().numpy().tobytes()
     assert trainer.model.conv1.weight.isnan().sum() == 1
+
+
+@pytest.mark.trains
+def test_what_goes_into_a_file_is_the_memory_of_the_training_and_no_copy_of_it(states):
+    _run, trainer = trained(SMALL, states)
+    found, adam = packed(trainer.task, {"step": 10}).tensors, trainer.task.optimizer.state
+    for name, weight in trainer.model.named_parameters():
+        assert found[f"model/{name}"].data_ptr() == weight.data_ptr(), name
+        assert found[f"optimizer/exp_avg/{name}"].data_ptr() == adam[weight]["exp_avg"].data_ptr(), name
+
+
+@pytest.mark.trains
+def test_a_file_of_before_the_channels_lay_last_in_it_gives_the_same_weights(states, tmp_path):
+    _run, trainer = trained(SMALL, states)
+    about = {"step": 10, "place": 0}
+    tensors = {f"model/{name}": value.detach().contiguous() for name, value in trainer.model.named_parameters()}
+    crc = 0
+    for name in sorted(tensors):
+        crc = zlib.crc32(tensors[name].numpy().tobytes(), crc)
+    save_file(tensors, tmp_path / "old", {"gradviz": json.dumps({**about, "crc": crc})})
+    packed(trainer.task, about).write(tmp_path / "new")
+    old, new = weights(tmp_path / "old"), weights(tmp_path / "new")
+    for name, value in trainer.model.named_parameters():
+        assert torch.equal(old[name], value) and torch.equal(new[name], value), name
+    assert any(value.dim() == 4 for value in old.values())
 
 
 @pytest.mark.trains

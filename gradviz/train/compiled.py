@@ -106,11 +106,10 @@ def seen(places, sizes, masks, lengths, counts):
         for begin in range(0, sizes[k], _PIECE):
             end = begin + _PIECE
             some, there = _seen(now[begin:end])
-            if masks[k]:  # while the piece is in the cache
-                if count == begin and there < now[begin:end].size:
+            if masks[k] and count + there < min(end, sizes[k]):
+                if count == begin:  # the first that is 0 is in this piece
                     mask[:begin] = 1
-                if count + there < min(end, sizes[k]):
-                    _mark(now[begin:end], mask[begin:end])
+                _mark(now[begin:end], mask[begin:end])  # while it is in the cache
             squares += some
             count += there
         lengths[k], counts[k] = sqrt(squares), count

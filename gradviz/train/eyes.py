@@ -164,11 +164,10 @@ def seen_compiled(compiled: ModuleType, asked: _Asked, batch: Sequence[_Piece]) 
     if asked.copies is not None:
         compiled.kept(*given, _places(asked.copies, batch), found)
         return zip(batch, _in_range(found, asked, batch), [None] * len(batch), strict=True)
-    if asked.less is not None and asked.beside is not None:
+    if asked.less is not None:
         compiled.moved(*given, _places(asked.less, batch), _places(asked.beside, batch), found, counts)
     else:
-        masks = np.zeros(len(batch), np.uint64) if asked.into is None else _places(asked.into, batch)
-        compiled.seen(*given, masks, found, counts)
+        compiled.seen(*given, _places(asked.into, batch), found, counts)
     counted: list[Number | None] = counts.astype(float).tolist()
     if asked.into is not None:
         counted = [None if asked.into[k] is None else count for (k, _where), count in zip(batch, counted, strict=True)]
@@ -228,12 +227,11 @@ def _is_float32(tensor: torch.Tensor) -> bool:
     return tensor.is_contiguous() or memory(tensor) is not None
 
 
-def _places(tensors: Some, batch: Sequence[_Piece]) -> np.ndarray:
+def _places(tensors: Some | None, batch: Sequence[_Piece]) -> np.ndarray:
     """Addresses, uint64 (len(batch),), 0 where there is no tensor."""
 
     def place(k: int, where: slice | None) -> int:
-        tensor = tensors[k]
-        if tensor is None:
+        if tensors is None or (tensor := tensors[k]) is None:
             return 0
         return tensor.data_ptr() + (where.start * tensor.element_size() if where else 0)
 

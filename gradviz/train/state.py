@@ -77,7 +77,7 @@ def packed(task: Task, about: Mapping[str, Any]) -> Packed:
     for parameter, values in task.optimizer.state.items():
         found = {f"{_OPTIMIZER}{key}/{names[parameter]}": value for key, value in values.items() if torch.is_tensor(value)}
         tensors |= found
-    tensors = {name: _last(tensor.detach().cpu()).contiguous() for name, tensor in tensors.items()}
+    tensors = {name: _moved(tensor.detach().cpu(), 1, 3).contiguous() for name, tensor in tensors.items()}
     return Packed(tensors, {_HEADER: json.dumps({**about, "place": place, "crc": _checksum(tensors), _LAST: True})})
 
 
@@ -90,7 +90,7 @@ def read(path: Path) -> State:
         if about["crc"] != _checksum(tensors):
             raise ValueError("its checksum is another")
         if about.get(_LAST):  # files of before have them where PyTorch names them
-            tensors = {name: tensor.movedim(3, 1) if tensor.dim() == 4 else tensor for name, tensor in tensors.items()}
+            tensors = {name: _moved(tensor, 3, 1) for name, tensor in tensors.items()}
         state = State(tensors, about)
         if state.step < 0:
             raise ValueError("no step")
@@ -173,9 +173,9 @@ class Between:
         return len(buffers) == len(self._buffers) and all(map(operator.is_, buffers, self._buffers))
 
 
-def _last(tensor: torch.Tensor) -> torch.Tensor:
-    """With its channels last: without a copy where they lie so in memory."""
-    return tensor.movedim(1, 3) if tensor.dim() == 4 else tensor
+def _moved(tensor: torch.Tensor, channels: int, to: int) -> torch.Tensor:
+    """With its channels at another place, without a copy; what has not four dimensions as it is."""
+    return tensor.movedim(channels, to) if tensor.dim() == 4 else tensor
 
 
 def _of_model(task: Task) -> dict[str, torch.Tensor]:

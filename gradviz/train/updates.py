@@ -213,7 +213,7 @@ class Tally:
 
     def table(self, join: Join | None = None) -> Table:
         """float32 (len(MEASURED), layers)"""
-        shape = len(MEASURED), self._layers
+        size = len(MEASURED) * self._layers
         quantities, layers, numbers, of = zip(*self.taken, strict=True) if self.taken else [()] * 4
         lengths = np.array([quantity not in _SHARES for quantity in MEASURED])
         rows = np.array(quantities, int)
@@ -221,8 +221,8 @@ class Tally:
         brought = np.array(bring(numbers + of), float).reshape(2, -1)
         with np.errstate(all="ignore"):
             np.multiply(brought[0], brought[0], out=brought[0], where=lengths[rows])
-            both = np.bincount(np.concatenate((places, places + math.prod(shape))), brought.ravel(), 2 * math.prod(shape))
-            sums, wholes = both = both.astype(float, copy=False).reshape(2, *shape)
+            both = np.bincount(np.concatenate((places, places + size)), brought.ravel(), 2 * size)
+            sums, wholes = both = both.astype(float, copy=False).reshape(2, len(MEASURED), self._layers)
             if join:
                 join(sums, wholes)
             np.sqrt(both, out=both, where=lengths[:, None])

@@ -62,20 +62,21 @@ def lenet(blocks: int) -> Supervised:
 @contextmanager
 def watched(
     mode: str, loop: Supervised, folder: str, wandb_run: Any
-) -> Iterator[tuple[Callable[[torch.Tensor], object], Callable[[], int]]]:
-    """Gives what is called with the loss after each step, and what says how many steps one is measured of."""
+) -> Iterator[tuple[Callable[[torch.Tensor], object], Callable[[], int], Callable[[], object]]]:
+    """Gives what is called with the loss after each step, what says how many steps one is measured of, and what works out all
+    that has been put off."""
     if mode == "bare":
-        yield lambda loss: None, lambda: 1
+        yield lambda loss: None, lambda: 1, lambda: None
     elif mode == "wandb":
         wandb_run.watch(loop.model, log="gradients", log_freq=1)
-        yield lambda loss: wandb_run.log({"loss": loss.item()}), lambda: 1
+        yield lambda loss: wandb_run.log({"loss": loss.item()}), lambda: 1, lambda: None
         wandb_run.unwatch(loop.model)
     else:
         every = "auto" if mode == "auto" else 1
         with without_numba() if mode == WITHOUT else nullcontext():
             watch = gradviz.watch(loop.model, loop.optimizer, every=every, folder=folder)
         with watch as run:
-            yield lambda loss: run.log(loss=loss), lambda: run.every
+            yield lambda loss: run.log(loss=loss), lambda: run.every, lambda: run.run
 
 
 def without_numba() -> Any:
@@ -96,7 +97,7 @@ def ratios(
     loop.rates = [group["lr"] for group in loop.optimizer.param_groups]
 
     def timed(mode: str, count: int) -> float:
-        with watched(mode, loop, folder, wandb_run) as (after, every):
+        with watched(mode, loop, folder, wandb_run) as (after, every, work_out):
 
             def take(steps: int) -> None:
                 nonlocal taken
@@ -106,8 +107,10 @@ def ratios(
 
             take(_SETTLED if mode == "auto" else 2)
             whole = -(-count // every()) * every()  # as many measured ones as there are in the long run
+            work_out()
             begin = time.perf_counter()
             take(whole)
+            work_out()
             return (time.perf_counter() - begin) / whole
 
     count = max(3, round(_TURN / timed("bare", 3)))

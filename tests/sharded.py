@@ -61,7 +61,7 @@ def closes_after_two(step, run, _optimizer):
 
 def breaks_after_two(step, run, _optimizer):
     if step == 1 and run:
-        watcher.tabled = None  # measuring now fails; for good, so it is the last of the scenarios
+        watcher.work_out = None  # measuring now fails; for good, so it is the last of the scenarios
 
 
 # name -> (how the net is spread, what each of the two processes does)

@@ -133,6 +133,12 @@ class History:
                 if value is not None and 0 <= step < self.steps:
                     self._scalars[step, place] = value
 
+    def fill(self, step: int, layers: np.ndarray) -> None:
+        """What was measured of a step that is recorded already, with numbers below these in its record."""
+        with self._lock:
+            column = self._columns[step // self.stride]
+            np.maximum(column, layers, out=column)
+
     def append(self, record: StepRecord) -> None:
         """Raises ValueError if the record is not the next step."""
         sample = record.anatomy.packed() if record.anatomy else None

@@ -180,7 +180,11 @@ class Recorder:
     """Writes a run down from a thread of its own, until `close`. Where that fails it says so once, and ends."""
 
     def __init__(
-        self, writer: SpoolWriter, history: History, state: Callable[[], dict[str, Any]], failed: Callable[[Exception], None]
+        self,
+        writer: SpoolWriter,
+        history: Callable[[], History],
+        state: Callable[[], dict[str, Any]],
+        failed: Callable[[Exception], None],
     ):
         self._writer, self._history, self._state, self._failed = writer, history, state, failed
         self._ending = threading.Event()
@@ -200,7 +204,7 @@ class Recorder:
             ending = False
             while not ending:
                 ending = self._ending.wait(EVERY)
-                self._writer.write(self._history, self._state())
+                self._writer.write(self._history(), self._state())
         except Exception as error:
             self._failed(error)
         finally:

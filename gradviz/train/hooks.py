@@ -95,6 +95,7 @@ class Passes:
         self.calls: dict[int, None] = {}  # ids of modules in the order of their first calls, until `ordered`
         self.called: set[int] = set()  # ids of modules since the last step, while measuring
         self.eyes = Eyes(find_compiled(model.parameters()))
+        self.on_device = False  # something was measured that does not lie in this machine's own memory
         self.behind: dict[int, str] = {}  # id of a module -> what stands behind it, as far as it was seen until `ordered`
         self._model = weakref.ref(model)
         self._failed = failed
@@ -134,6 +135,8 @@ class Passes:
         """Listens to the weights that have come to want a gradient: lazy ones, and those that were frozen."""
         for row in self.rows:
             weight = row.weight
+            if weight is not None and not weight.is_cpu:
+                self.on_device = True
             if (known := self._touching.get(id(weight))) is not None and known() is weight:
                 continue
             if weight is not None and weight.requires_grad and weight.is_leaf:
@@ -201,6 +204,8 @@ class Passes:
             return
         if type(z) not in ORDINARY or _wrapped(z):
             return  # a tensor of several machines or of another kind: what it holds here is not the layer's output
+        if not z.is_cpu:
+            self.on_device = True
         if self._first:
             if found := behind(_first_tensor(inputs)):
                 self.behind.setdefault(*found)

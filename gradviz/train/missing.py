@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ Missing = dict[str, dict[str, str]]  # layer -> quantity -> code
 
 _GRADIENTS = ("weight_grad_rms", "zero_share", "treated_grad_rms")
 _PASSES = ("signal_rms", "activation_rms")
-_KNOWN = (*_GRADIENTS, *_PASSES, "weight_rms", "update_ratio", STILL)  # what `tabled` measures
+_KNOWN = (*_GRADIENTS, *_PASSES, "weight_rms", "update_ratio", STILL)  # what a table of `tables` may have
 
 
 @dataclass
@@ -29,8 +29,23 @@ class Circumstances:
     held: Collection[int]  # rows that an optimiser holds
     world: int
     overflown: bool
-    apart: Collection[tuple[str, int]] = ()  # (quantity, row) that was not measured in all processes that have a part of it
-    waiting: Collection[int] = ()  # rows whose optimiser has not stepped in it, though another has
+    waiting: Collection[int]  # rows whose optimiser has not stepped in it, though another has
+    weights: Mapping[int, str]  # of each row whose weight is not simply there and trained: what it is, as a code
+    apart: set[tuple[str, int]] = field(default_factory=set)  # (quantity, row) not measured in all processes that have a part
+
+
+def unlike(rows: Sequence[Row], moved: Mapping[int, Moved]) -> dict[int, str]:
+    """The `weights` of Circumstances, as they are now."""
+    others = (k for k in range(len(rows)) if not (one := moved.get(k)) or not one.trained)
+    return {k: why for k in others if (why := _unlike(rows[k].weight))}
+
+
+def _unlike(weight: torch.Tensor | None) -> str:
+    if weight is None:
+        return "watch-gone"
+    if not plain(local(weight)):
+        return "watch-kind"
+    return "" if weight.requires_grad else "watch-frozen"
 
 
 def missing(
@@ -44,23 +59,23 @@ def missing(
 
 
 def _why(quantity: str, k: int, row: Row, found: Collected, moved: Moved | None, step: Circumstances) -> str:
-    weight = row.weight
+    weight = step.weights.get(k)
     if quantity not in _KNOWN:
         return "watch-not-measured"
-    if weight is None:
-        return "watch-gone"
+    if weight == "watch-gone":
+        return weight
     if (quantity, k) in step.apart:
         return "watch-apart"
-    if not plain(local(weight)):
-        return "watch-kind"
+    if weight == "watch-kind":
+        return weight
     if k in step.waiting:
         return "watch-not-stepped"
     if quantity in _PASSES:
-        return _why_no_pass(quantity, row, weight, found, step)
+        return _why_no_pass(quantity, row, found, moved, step)
     if quantity == "weight_rms":
         return "watch-not-stepped" if k in step.held else "watch-no-optimizer"
-    if not weight.requires_grad:
-        return "watch-frozen"
+    if weight == "watch-frozen":
+        return weight
     if quantity in _GRADIENTS:
         if quantity == "zero_share" and found.raw:
             return "watch-sparse"
@@ -77,7 +92,7 @@ def _why(quantity: str, k: int, row: Row, found: Collected, moved: Moved | None,
     return _why_no_update(quantity, moved, step)
 
 
-def _why_no_pass(quantity: str, row: Row, weight: torch.Tensor, found: Collected, step: Circumstances) -> str:
+def _why_no_pass(quantity: str, row: Row, found: Collected, moved: Moved | None, step: Circumstances) -> str:
     if row.why:
         return row.why
     if found.across:
@@ -88,8 +103,9 @@ def _why_no_pass(quantity: str, row: Row, weight: torch.Tensor, found: Collected
         return "watch-ranks"
     if id(row.user()) in step.called:
         return "watch-no-pass"
-    zeros = found.raw is not None and float(found.raw.length) == 0  # what zero_grad(set_to_none=False) has left
-    return "watch-uncalled" if weight.grad is not None and not zeros or not step.called else "watch-unused"
+    gradient = bool(moved and moved.treated) if found.raw is None else float(found.raw.length) != 0
+    # One of zeros is what zero_grad(set_to_none=False) has left.
+    return "watch-uncalled" if gradient or not step.called else "watch-unused"
 
 
 def _why_no_update(quantity: str, moved: Moved, step: Circumstances) -> str:

@@ -40,7 +40,9 @@ class Shown(Protocol):
     id: str
     path: Path
     status: Status
-    run: Run[Watched] | None
+
+    @property
+    def run(self) -> Run[Watched] | None: ...
 
 
 def picture(history: History, names: tuple[str, ...]) -> bytes:

@@ -43,7 +43,7 @@ class _Said:
     step: int = -1
     stamp: int = -1
     next: int = 0  # -1: none
-    part: bytes = b""  # float64 (2, len(_OF_WEIGHTS), rows): sums and wholes, see Tally
+    part: bytes = b""  # float64 (2, len(_OF_WEIGHTS), rows): sums and wholes, see `tables`
 
     def to_bytes(self) -> bytes:
         return json.dumps([self.step, self.stamp, self.next]).encode() + b"\n" + self.part
@@ -111,7 +111,7 @@ class Shards:
     def join(self, step: int, pace: Pace, sums: Numbers, wholes: Numbers) -> set[tuple[str, int]]:
         """Of a look at `step`. In the first process the arrays become those of the whole; (quantity, row) of what is not.
 
-        `sums` and `wholes` (len(MEASURED), rows) are those of `Tally`. The other processes lay them into the store.
+        `sums` and `wholes` (len(MEASURED), rows) are those of `tables`. The other processes lay them into the store.
         """
         at = np.ix_([0, 1], _PLACES, self.rows)
         both = np.stack([sums, wholes])

@@ -1,32 +1,23 @@
-"""What one step of an optimiser does to the weights, and the table of numbers that a step leaves."""
+"""What one step of an optimiser does to the weights."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from gradviz.record.watched import ABSENT, MEASURED, STILL
 from gradviz.train.buckets import Bucket, Some, own_memory
-from gradviz.train.hooks import Collected, Part, Passes, plain
-from gradviz.train.lengths import Number, bring, memory, nonzero
+from gradviz.train.hooks import Part, Passes, plain
+from gradviz.train.lengths import Number, memory, nonzero
 from gradviz.train.spread import local
 
 MOST = 1 << 22  # entries of a weight that are kept for comparison; of a larger one every so-manieth
 Table = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 Numbers = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-Join = Callable[[Numbers, Numbers], None]
-_SHARES = ("zero_share", STILL)
-_GRADIENT, _TREATED, _SIGNAL, _ACTIVATION, _WEIGHT, _UPDATE, _ZEROS, _STILL = (
-    MEASURED.index(quantity)
-    for quantity in (
-        "weight_grad_rms", "treated_grad_rms", "signal_rms", "activation_rms", "weight_rms", "update_ratio", "zero_share", STILL
-    )
-)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -34,6 +25,7 @@ class Moved:
     """Of one row in one step of its optimiser."""
 
     weight: Part
+    trained: bool  # it wants a gradient
     treated: Part | None = None
     change: Part | None = None
     still: tuple[Number, Number] | None = None  # entries with a gradient that did not move, entries with a gradient
@@ -85,7 +77,7 @@ class Updates:
         for bucket, weights in self._bucketed:
             for k, one, size, found in zip(bucket.rows, weights, bucket.sizes, bucket.keep(weights), strict=True):
                 if one is not None:
-                    self.moved[k] = Moved((found, size))
+                    self.moved[k] = Moved((found, size), one.requires_grad)
         copies: list[torch.Tensor | None] = []
         for k, weight in self._rows:
             copies.append(None)
@@ -99,7 +91,8 @@ class Updates:
                     old.copy_(entries)
         lengths = self._eyes.keep([weight for _k, weight in self._rows], copies)
         for (k, weight), length in zip(self._rows, lengths, strict=True):
-            self.moved[k] = Moved((length, weight.numel()))
+            whole = self._weights[k]
+            self.moved[k] = Moved((length, weight.numel()), whole is not None and whole.requires_grad)
 
     @torch.no_grad()
     def gradients(self) -> None:
@@ -197,85 +190,6 @@ class Scale:
     loss: float = 1.0  # the loss was multiplied by it, and with it every gradient of the backward pass
     left: float = 1.0  # what of it is still in the gradients that the optimiser gets
     overflown: bool = False  # a fused optimiser will leave the weights alone
-
-
-# --- the table -----------------------------------------------------------------------------------------------------
-
-
-class Tally:
-    """Numbers that may still lie on a device, each with its place in a table; they are brought at once."""
-
-    def __init__(self, layers: int):
-        self._layers = layers
-        # Place of the quantity, layer, a length, and of how many entries: of several the root mean square comes of it. Or a
-        # share, and of how much.
-        self.taken: list[tuple[int, int, Number, Number]] = []
-
-    def table(self, join: Join | None = None) -> Table:
-        """float32 (len(MEASURED), layers)"""
-        size = len(MEASURED) * self._layers
-        quantities, layers, numbers, of = zip(*self.taken, strict=True) if self.taken else [()] * 4
-        lengths = np.array([quantity not in _SHARES for quantity in MEASURED])
-        rows = np.array(quantities, int)
-        places = rows * self._layers + np.array(layers, int)
-        brought = np.array(bring(numbers + of), float).reshape(2, -1)
-        with np.errstate(all="ignore"):
-            np.multiply(brought[0], brought[0], out=brought[0], where=lengths[rows])
-            both = np.bincount(np.concatenate((places, places + size)), brought.ravel(), 2 * size)
-            sums, wholes = both = both.astype(float, copy=False).reshape(2, len(MEASURED), self._layers)
-            if join:
-                join(sums, wholes)
-            np.sqrt(both, out=both, where=lengths[:, None])
-            return np.where(wholes > 0, sums / wholes, ABSENT).astype(np.float32)
-
-
-def tabled(
-    collected: Sequence[Collected],
-    moved: Mapping[int, Moved],
-    scales: Mapping[int, Scale],
-    world: int,
-    join: Join | None = None,
-) -> Table:
-    """What was measured of a step, float32 (len(MEASURED), layers), ABSENT where nothing was.
-
-    `world`: processes whose mean the gradient is; 0 if that is not known, and with it the signals are not. `join` makes
-    the sums of what lies here those of several processes.
-    """
-    tally = Tally(len(collected))
-    take = tally.taken.append
-    for k, found in enumerate(collected):
-        if raw := found.raw:
-            take((_GRADIENT, k, raw.length, raw.entries))
-            if raw.nonzero is not None:
-                take((_ZEROS, k, raw.entries - raw.nonzero, raw.entries))
-        if world and not found.twice:
-            for length, entries in found.signals:
-                take((_SIGNAL, k, length, entries))
-        for length, entries in found.activations:
-            take((_ACTIVATION, k, length, entries))
-        if change := moved.get(k):
-            take((_WEIGHT, k, *change.weight))
-            if change.treated:
-                take((_TREATED, k, *change.treated))
-            if change.change:
-                take((_UPDATE, k, *change.change))
-            if change.still:
-                take((_STILL, k, *change.still))
-    table = tally.table(join)
-    for k, scale in scales.items():
-        if scale.loss == 1 and scale.left == 1:
-            continue
-        for row, by in ((_GRADIENT, scale.loss), (_SIGNAL, scale.loss), (_TREATED, scale.left)):
-            if by != 1 and table[row, k] >= 0:
-                table[row, k] = np.float32(float(table[row, k]) / by)
-    if world > 1:
-        signals = table[_SIGNAL]
-        signals[signals >= 0] /= world
-    update, weight = table[_UPDATE], table[_WEIGHT]
-    known = (update >= 0) | np.isnan(update)
-    with np.errstate(all="ignore"):
-        update[known] = np.where(weight[known] == 0, ABSENT, update[known] / weight[known])
-    return table
 
 
 def loss_scale(optimizer: torch.optim.Optimizer) -> Scale:

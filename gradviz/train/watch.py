@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ from gradviz.record.spool import FOLDER, SUFFIX, Recorder, SpoolWriter, max_colu
 from gradviz.record.watched import ABSENT, MEASURED, Watched, as_text, is_chance, last_measured, new_id
 from gradviz.settings import SettingsError, store_folder
 from gradviz.train import notebook
+from gradviz.train.backlog import Backlog
 from gradviz.train.device import here
 from gradviz.train.hooks import owners
 from gradviz.train.modules import Row, find_rows, is_lazy_net
@@ -40,6 +42,7 @@ from gradviz.train.optimizers import weight_ids
 from gradviz.train.pace import Pace
 from gradviz.train.scores import Score, Scores
 from gradviz.train.shards import Shards
+from gradviz.train.tables import Look
 from gradviz.train.watcher import Seen, Watcher
 
 _log = logging.getLogger("gradviz.watch")
@@ -121,14 +124,15 @@ class WatchedRun:
         self.path = folder.absolute() / FOLDER / (self.id + SUFFIX)
         self.status = Status.RUNNING
         self.message = quiet  # one sentence about how it ended, or why it records nothing
-        self.run: Run[Watched] | None = None  # once a step was taken
+        self._run: Run[Watched] | None = None  # once a step was taken
+        self._backlog: Backlog | None = None
         self._net = weakref.ref(model)
         self._title, self._chance = title, chance
         self._kind = type(model).__name__
         self._pace = pace
         self._created, self._begin, self._pid = time.time(), time.perf_counter(), os.getpid()
         self._scores = Scores()
-        self._nothing = np.empty((0, 0), np.float32)  # the table of a step that is not measured
+        self._nothing = np.empty((0, 0), np.float32)  # the table of a step of which nothing is known yet
         self._said: set[str] = set()
         self._earlier = id(getattr(sys, "last_value", None))  # an error of before the watch; not held, it holds its frames
         self._receiver = receiver  # (address, token)
@@ -188,28 +192,35 @@ class WatchedRun:
         return self._pace.share
 
     @property
+    def run(self) -> Run[Watched] | None:
+        """All that is recorded; None before the first step. What was measured since it was last asked for is worked out now."""
+        if self._backlog and os.getpid() == self._pid:  # else another thread may have been amid it
+            self._backlog.view()
+        return self._run
+
+    @property
     def missing(self) -> Mapping[str, Mapping[str, str]]:
         """Layer -> quantity -> code of why it was not measured in the last look."""
-        return self.run.missing if self.run else {}
+        return run.missing if (run := self.run) else {}
 
     @property
     def overflows(self) -> int:
         """Steps that a scaler left out, as far as they were measured."""
-        return self.run.overflows if self.run else 0
+        return self._run.overflows if self._run else 0
 
     @property
     def layers(self) -> tuple[str, ...]:
         """Names, in the order of their first calls; empty before the first step."""
-        return self.run.recipe.layout.names if self.run else ()
+        return self._run.recipe.layout.names if self._run else ()
 
     def quantity(self, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
         """float32 (columns, layers) of one of MEASURED; below 0 where it was not measured, see `missing`. Empty for another."""
-        return self.run.history.quantity(name) if self.run and name in MEASURED else np.empty((0, 0), np.float32)
+        return run.history.quantity(name) if name in MEASURED and (run := self.run) else np.empty((0, 0), np.float32)
 
     def __str__(self) -> str:
         """The last step that was measured, a line for each layer."""
         sentence = f"{self._title or self._kind}: {self.status}" + (f". {self.message}" if self.message else "")
-        table = last_measured(self.run.history) if self.run else None
+        table = last_measured(run.history) if (run := self.run) else None
         return sentence if table is None else f"{sentence}\n{as_text(self.layers, table)}"
 
     def _repr_html_(self) -> str:
@@ -228,25 +239,31 @@ class WatchedRun:
     # --- inside ----------------------------------------------------------------------------------------------------
 
     def _log(self, name: str, number: Score) -> None:
-        watcher, run = self._watcher, self.run
+        watcher, run = self._watcher, self._run
         assert watcher is not None
         passes = watcher.passes
         self._scores.log(name, number, run.history if run else None, watcher.in_step, passes.begun, passes.forwards)
 
     def _take(self, seen: Seen) -> None:
-        run = self.run or self._started(seen)
+        run = self._run or self._started(seen)
         history = run.history
-        table = self._nothing if seen.table is None else seen.table
+        assert self._backlog is not None
         step, scores = history.steps, self._scores.take(history, self._watcher.passes.forwards if self._watcher else 0)
-        if seen.table is not None:
-            run.missing, run.every, run.share = seen.missing, self.every, self.share
+        loss, accuracy = scores.get("loss", math.nan), scores.get("accuracy", math.nan)
+        if seen.look is not None:
+            run.every, run.share = self.every, self.share
             run.overflows += seen.overflows
-            if run.nonfinite_layer is None and not np.isfinite(table).all():
-                run.nonfinite_layer = first_nonfinite(table, run.recipe.layout.names)
         seconds = time.perf_counter() - self._begin
-        history.append(StepRecord(step, scores.get("loss", math.nan), scores.get("accuracy", math.nan), table, seconds))
-        if seen.table is not None or self._scores.crowded:
+        self._backlog.append(StepRecord(step, loss, accuracy, self._nothing, seconds), seen.look)
+        if seen.look is not None or self._scores.crowded:
             self._scores.settle(history)
+
+    def _worked_out(self, look: Look) -> None:
+        run = self._run
+        assert run is not None and look.table is not None
+        run.missing = look.missing
+        if run.nonfinite_layer is None and not np.isfinite(look.table).all():
+            run.nonfinite_layer = first_nonfinite(look.table, run.recipe.layout.names)
 
     def _started(self, seen: Seen) -> Run[Watched]:
         watcher = self._watcher
@@ -256,22 +273,25 @@ class WatchedRun:
         recipe = _recipe(self.id, title, self._chance, rows, seen, watcher.passes.behind)
         history = History(len(rows), max_columns(len(rows)), MEASURED)
         self._nothing = np.full((len(MEASURED), len(rows)), ABSENT, np.float32)
-        run = self.run = Run(recipe, history, Status.RUNNING, created=self._created)
+        run = self._run = Run(recipe, history, Status.RUNNING, created=self._created)
         device = next((weight.device for row in rows if (weight := row.weight) is not None), torch.device("cpu"))
         run.device, run.arithmetic = str(device), _arithmetic(device)
         head = {"recipe": recipe.to_dict(), "created": self._created, "device": run.device}
         head["arithmetic"] = run.arithmetic.to_dict() if run.arithmetic else None
-        self._recorder = Recorder(SpoolWriter(self.path, head), history, self._state, self._not_written)
+        self._backlog = Backlog(history, self._worked_out, self._broke)
+        self._recorder = Recorder(SpoolWriter(self.path, head), self._backlog.view, self._state, self._not_written)
         if self._receiver:
             self._sender = Sender(self.path, *self._receiver, self.id, self._say_once)
         return run
 
     def _state(self) -> dict[str, Any]:
         """As the spool keeps it."""
-        layer = self.run.nonfinite_layer if self.run else None
+        run = self._run
+        assert run is not None
         return {
-            "status": str(self.status), "message": self.message.to_json(), "nonfinite_layer": layer, "missing": self.missing,
-            "every": self.every, "share": self.share and float(f"{self.share:.1g}"), "overflows": self.overflows,
+            "status": str(self.status), "message": self.message.to_json(), "nonfinite_layer": run.nonfinite_layer,
+            "missing": run.missing, "every": self.every, "share": self.share and float(f"{self.share:.1g}"),
+            "overflows": run.overflows,
         }  # fmt: skip
 
     def _end(self, status: Status, message: Message) -> None:
@@ -283,13 +303,19 @@ class WatchedRun:
         if not self.status.live:
             return
         try:
-            if self.run:
-                self._scores.settle(self.run.history, ended=True)
+            if self._run:
+                self._scores.settle(self._run.history, ended=True)
         except Exception as error:  # of a device that is broken
             self._broke(error)
         self.status, self.message = status, message or self.message
-        if self.run:
-            self.run.message, self.run.status = self.message, status
+        if self._run:
+            self._run.message, self._run.status = self.message, status
+        if self._backlog and self._backlog.busy_here:  # the garbage collector has come amid what the recorder waits for
+            threading.Thread(target=self._close_file, name="gradviz-watch-end").start()
+        else:
+            self._close_file()
+
+    def _close_file(self) -> None:
         if self._recorder:
             self._recorder.close()
         if self._sender:
@@ -313,11 +339,11 @@ class WatchedRun:
 
     def _not_written(self, error: Exception) -> None:
         why = getattr(error, "strerror", None) or str(error)
-        if self._watcher:  # before it is said: whoever reads that finds nothing measured any more
-            self._watcher.dead = True
         self._stop_recording(say("watch-disk", path=str(self.path), error=str(why)[:200]))
 
     def _stop_recording(self, message: Message) -> None:
+        if self._watcher:  # before it is said: whoever reads that finds nothing measured any more
+            self._watcher.dead = True
         self.message = message
         self._say_once(message)
 

@@ -1,4 +1,4 @@
-"""A training that somebody else runs, seen as steps: each ends in a table of what was measured, or in none."""
+"""A training that somebody else runs, seen as steps: each ends in a look at what was measured, or in none."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from gradviz.record.watched import ABSENT, MEASURED, STILL
 from gradviz.train.hooks import Collected, Passes
-from gradviz.train.missing import Circumstances, Missing, missing
+from gradviz.train.missing import Circumstances, unlike
 from gradviz.train.modules import order
 from gradviz.train.optimizers import Optimizers, weight_ids
 from gradviz.train.pace import Pace
 from gradviz.train.shards import Shards
-from gradviz.train.updates import Moved, Numbers, Room, Scale, Table, Updates, loss_scale, tabled
+from gradviz.train.tables import Look, work_out
+from gradviz.train.updates import Moved, Numbers, Room, Scale, Updates, loss_scale
 
 _LARGE = 31 << 20  # bytes
 
 
 @dataclass
 class Seen:
-    """One step. `table` float32 (len(MEASURED), layers), the layers in the order of `rows` of the watcher; None: not measured."""
+    """One step."""
 
-    table: Table | None
-    missing: Missing
+    look: Look | None  # None: not measured; worked out already if its numbers lie elsewhere than in this machine's memory
     overflows: int  # steps before it, since the last one that was measured, that a scaler left out
     held: tuple[str, ...]  # classes of the optimisers
     outputs: tuple[int, ...] = ()  # of the first step: entries of each layer's output, over all its calls; 0 if not seen
@@ -250,7 +249,7 @@ class Watcher:
             places = {id(row): k for k, row in enumerate(rows)}
             self.order = [places[id(row)] for row in order(rows, list(passes.calls))]
             passes.ordered()
-        seen = self._seen(step) if measured else Seen(None, {}, 0, self._classes())
+        seen = self._seen(step) if measured else Seen(None, 0, self._classes())
         self._took(seen)
         optimizers.look_again()
         now = perf_counter()
@@ -272,28 +271,25 @@ class Watcher:
         collected = [
             step.collected.get(k) or (Collected() if k in waiting else found) for k, found in enumerate(self.passes.collected)
         ]
-        apart: set[tuple[str, int]] = set()
+        overflown = any(scale.overflown for scale in step.scales.values())
+        at = Circumstances(step.called, held, self._world, overflown, waiting, unlike(rows, step.moved))
         shards = self._shards
 
         def join(sums: Numbers, wholes: Numbers) -> None:
             if shards:
-                apart.update(shards.join(self.steps, self._pace, sums, wholes))
+                at.apart.update(shards.join(self.steps, self._pace, sums, wholes))
 
-        table = tabled(collected, step.moved, step.scales, self._world, join)
+        look = Look(rows, self.order or (), collected, step.moved, step.scales, at)
+        if shards or self.passes.on_device:  # what others wait for, and what this thread's stream alone has at hand
+            work_out([look], join)
         if shards and shards.rank and shards.over:
             self.dead = True  # the first process has gone, or has never come
-        overflown = any(scale.overflown for scale in step.scales.values())
-        if alone := [k for k in range(len(rows)) if k not in held]:
-            for quantity in ("treated_grad_rms", "update_ratio", STILL):  # what no optimiser does is not 0, it is not done
-                table[MEASURED.index(quantity), alone] = ABSENT
-        at = Circumstances(step.called, held, self._world, overflown, apart, waiting)
-        why = missing(table, rows, collected, step.moved, at)
         overflows, self.passes.thrown_away = self.passes.thrown_away + overflown, 0
         self.passes.touch()
         self.passes.called.clear()
         self.passes.forget(k for k in range(len(rows)) if k not in step.collected and k not in waiting)
         outputs = () if self.steps else tuple(sum(n for _length, n in collected[k].activations) for k in self.order or ())
-        return Seen(table[: len(MEASURED), self.order], why, overflows, self._classes(), outputs)
+        return Seen(look, overflows, self._classes(), outputs)
 
     def _classes(self) -> tuple[str, ...]:
         return tuple(type(each).__name__ for each in self.optimizers.known())

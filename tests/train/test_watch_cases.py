@@ -167,7 +167,7 @@ def test_activation_checkpointing_gives_the_numbers_of_the_plain_net(reentrant, 
 
 
 def test_a_quantity_that_a_watch_does_not_measure_is_absent_and_says_so(tmp_path, monkeypatch):
-    for module in ("watch", "updates", "missing"):
+    for module in ("watch", "tables", "missing"):
         monkeypatch.setattr(f"gradviz.train.{module}.MEASURED", (*MEASURED, "sharpness"))
     run = plain_step(mlp(), tmp_path)
     assert run.missing == {layer: {"sharpness": "watch-not-measured"} for layer in run.layers}

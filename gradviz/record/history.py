@@ -45,7 +45,7 @@ class History:
         self._scalars = np.full((1024, 3), np.nan)  # loss, accuracy, seconds
         self.tests: list[tuple[int, float]] = []  # (step, accuracy on the fixed test subset)
         self.samples: list[PackedSample] = []  # by rising step
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may call what ends a run amid any of it
 
     @classmethod
     def restored(
@@ -68,7 +68,7 @@ class History:
 
     def snapshot(self, steps: int | None = None) -> History:
         """A consistent view for another thread, of all or of the first `steps`, which are whole columns. It shares the arrays:
-        only its last column may still change."""
+        only its last column may still change, and those that `fill` is yet to have."""
         view = History.__new__(History)
         with self._lock:
             view.__dict__.update(self.__dict__)
@@ -91,7 +91,7 @@ class History:
 
     @property
     def columns(self) -> np.ndarray:
-        """float32 (columns, len(quantities), layers); the last column may still grow."""
+        """float32 (columns, len(quantities), layers); the last column may still grow, and those that `fill` is yet to have."""
         return self._columns[: math.ceil(self.steps / self.stride)]
 
     @property

@@ -30,7 +30,7 @@ def pool(values: np.ndarray, most: int = MAX_ROWS, by: np.ufunc = np.maximum) ->
 
 def measured_columns(values: np.ndarray) -> np.ndarray:
     """int: those of the columns, (columns, …), that hold a number."""
-    return np.flatnonzero(~(values < 0).reshape(len(values), -1).all(axis=1))
+    return np.flatnonzero(~(values < 0).all(axis=tuple(range(1, values.ndim))))
 
 
 def held(values: np.ndarray) -> np.ndarray:

@@ -192,11 +192,16 @@ class Recorder:
         self._thread = threading.Thread(target=self._work, name="gradviz-watch", daemon=True)
         self._thread.start()
 
+    @property
+    def here(self) -> bool:
+        """Whether this is its thread."""
+        return threading.current_thread() is self._thread
+
     def close(self) -> None:
         """With the last numbers written."""
         if os.getpid() == self._pid:  # else: a copy of the process, which has no such thread
             self._ending.set()
-            if threading.current_thread() is not self._thread:  # where the net's end was found out by the garbage collector
+            if not self.here:  # where the net's end was found out by the garbage collector
                 self._thread.join()
 
     def _work(self) -> None:

@@ -394,6 +394,7 @@ MESSAGES: dict[str, str | tuple[str, str]] = {
     "watch-broken": "The recording has stopped, and the training goes on: {error}",
     "watch-disk": "The recording has stopped, and the training goes on: {path} cannot be written ({error}).",
     "watch-log": "log takes loss and accuracy as numbers; {name} is not one, and is left out.",
+    "watch-log-name": "log takes loss and accuracy, by these names; {name} is neither, and is left out.",
     "watch-closed": "This run is closed: log keeps nothing more.",
     "watch-replaced": "The net is watched anew.",
     "watch-gone-net": "The net is gone.",

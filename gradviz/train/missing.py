@@ -25,7 +25,8 @@ _KNOWN = (*_GRADIENTS, *_PASSES, "weight_rms", "update_ratio", STILL)  # what a 
 class Circumstances:
     """Of the step that a table is of."""
 
-    called: Collection[int]  # ids of modules
+    called: bool  # any module was
+    reached: Collection[int]  # rows whose module was called
     held: Collection[int]  # rows that an optimiser holds
     world: int
     overflown: bool
@@ -71,7 +72,7 @@ def _why(quantity: str, k: int, row: Row, found: Collected, moved: Moved | None,
     if k in step.waiting:
         return "watch-not-stepped"
     if quantity in _PASSES:
-        return _why_no_pass(quantity, row, found, moved, step)
+        return _why_no_pass(quantity, k, row, found, moved, step)
     if quantity == "weight_rms":
         return "watch-not-stepped" if k in step.held else "watch-no-optimizer"
     if weight == "watch-frozen":
@@ -84,7 +85,7 @@ def _why(quantity: str, k: int, row: Row, found: Collected, moved: Moved | None,
     if k not in step.held and (found.raw or quantity not in _GRADIENTS):
         return "watch-no-optimizer"
     if not found.raw and not (moved and moved.treated):
-        return "watch-unused" if step.called and id(row.user()) not in step.called else "watch-no-gradient"
+        return "watch-unused" if step.called and k not in step.reached else "watch-no-gradient"
     if moved and not moved.treated:
         return "watch-cleared"
     if moved is None or moved.change is None:
@@ -92,7 +93,7 @@ def _why(quantity: str, k: int, row: Row, found: Collected, moved: Moved | None,
     return _why_no_update(quantity, moved, step)
 
 
-def _why_no_pass(quantity: str, row: Row, found: Collected, moved: Moved | None, step: Circumstances) -> str:
+def _why_no_pass(quantity: str, k: int, row: Row, found: Collected, moved: Moved | None, step: Circumstances) -> str:
     if row.why:
         return row.why
     if found.across:
@@ -101,7 +102,7 @@ def _why_no_pass(quantity: str, row: Row, found: Collected, moved: Moved | None,
         return "watch-twice"
     if quantity == "signal_rms" and found.signals and not step.world:
         return "watch-ranks"
-    if id(row.user()) in step.called:
+    if k in step.reached:
         return "watch-no-pass"
     gradient = bool(moved and moved.treated) if found.raw is None else float(found.raw.length) != 0
     # One of zeros is what zero_grad(set_to_none=False) has left.

@@ -17,6 +17,7 @@ class Pace:
         self.every = fixed or 1
         self._free = fixed is None
         self._costs: deque[float] = deque(maxlen=_KEPT)  # seconds spent measuring, of measured steps
+        self.beside = 0.0  # seconds that another thread spends on a measured step
         self._bare: deque[float] = deque(maxlen=_KEPT)  # seconds of a step without that
 
     @property
@@ -24,7 +25,7 @@ class Pace:
         """What measuring costs at this pace, as a share of the training's own time; None before that is known."""
         if len(self._bare) < 3 or not self._costs or median(self._bare) <= 0:
             return None
-        return median(self._costs) / self.every / median(self._bare)
+        return (median(self._costs) + self.beside) / self.every / median(self._bare)
 
     def due(self, step: int) -> bool:
         return step % self.every == 0

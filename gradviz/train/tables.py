@@ -26,7 +26,7 @@ _SHARES = ("zero_share", STILL)
 
 @dataclass(slots=True)
 class Look:
-    """What was found at one step, as it was found. `work_out` gives it a table."""
+    """What was found at one step, as it was found. `work_out` makes a table of it."""
 
     rows: Sequence[Row]
     places: Sequence[int]  # of the rows, in the order in which the table has them

@@ -9,7 +9,6 @@ import logging
 import math
 import os
 import sys
-import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -46,6 +45,8 @@ from gradviz.train.tables import Look
 from gradviz.train.watcher import Seen, Watcher
 
 _log = logging.getLogger("gradviz.watch")
+
+_SCORES = ("loss", "accuracy")
 
 # Engines that put the weights of many layers into one tensor, or do the optimiser's work out of sight.
 _ENGINES = ("FullyShardedDataParallel", "DeepSpeedEngine", "DeepSpeedZeroOptimizer", "DeepSpeedZeroOptimizer_Stage3")
@@ -163,9 +164,9 @@ class WatchedRun:
         for name, value in scores.items():
             number: Score | None = None
             with contextlib.suppress(Exception):  # of whatever was given
-                number = _number(value) if name in ("loss", "accuracy") else None
+                number = _number(value) if name in _SCORES else None
             if number is None:
-                self._say_once(say("watch-log", name=name[:60]))
+                self._say_once(say("watch-log" if name in _SCORES else "watch-log-name", name=name[:60]))
             else:
                 self._log(name, number)
 
@@ -195,7 +196,7 @@ class WatchedRun:
     def run(self) -> Run[Watched] | None:
         """All that is recorded; None before the first step. What was measured since it was last asked for is worked out now."""
         if self._backlog and os.getpid() == self._pid:  # else another thread may have been amid it
-            self._backlog.view()
+            self._backlog.settle()
         return self._run
 
     @property
@@ -253,8 +254,8 @@ class WatchedRun:
         if seen.look is not None:
             run.every, run.share = self.every, self.share
             run.overflows += seen.overflows
-        seconds = time.perf_counter() - self._begin
-        self._backlog.append(StepRecord(step, loss, accuracy, self._nothing, seconds), seen.look)
+        self._backlog.append(StepRecord(step, loss, accuracy, self._nothing, time.perf_counter() - self._begin), seen.look)
+        self._pace.beside = self._backlog.seconds
         if seen.look is not None or self._scores.crowded:
             self._scores.settle(history)
 
@@ -310,8 +311,8 @@ class WatchedRun:
         self.status, self.message = status, message or self.message
         if self._run:
             self._run.message, self._run.status = self.message, status
-        if self._backlog and self._backlog.busy_here:  # the garbage collector has come amid what the recorder waits for
-            threading.Thread(target=self._close_file, name="gradviz-watch-end").start()
+        if self._backlog and self._recorder and self._backlog.busy_here and not self._recorder.here:
+            self._backlog.let_in(self._close_file)  # the recorder waits for what this thread was called away from
         else:
             self._close_file()
 

@@ -272,8 +272,10 @@ class Watcher:
             step.collected.get(k) or (Collected() if k in waiting else found) for k, found in enumerate(self.passes.collected)
         ]
         overflown = any(scale.overflown for scale in step.scales.values())
-        at = Circumstances(step.called, held, self._world, overflown, waiting, unlike(rows, step.moved))
+        reached = {k for k, row in enumerate(rows) if id(row.user()) in step.called}
+        at = Circumstances(bool(step.called), reached, held, self._world, overflown, waiting, unlike(rows, step.moved))
         shards = self._shards
+        self.passes.touch()
 
         def join(sums: Numbers, wholes: Numbers) -> None:
             if shards:
@@ -282,10 +284,10 @@ class Watcher:
         look = Look(rows, self.order or (), collected, step.moved, step.scales, at)
         if shards or self.passes.on_device:  # what others wait for, and what this thread's stream alone has at hand
             work_out([look], join)
+            look.collected, look.moved = (), {}  # those numbers need not stay there until the look is read
         if shards and shards.rank and shards.over:
             self.dead = True  # the first process has gone, or has never come
         overflows, self.passes.thrown_away = self.passes.thrown_away + overflown, 0
-        self.passes.touch()
         self.passes.called.clear()
         self.passes.forget(k for k in range(len(rows)) if k not in step.collected and k not in waiting)
         outputs = () if self.steps else tuple(sum(n for _length, n in collected[k].activations) for k in self.order or ())

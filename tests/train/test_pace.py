@@ -31,6 +31,17 @@ def test_a_pace_that_was_asked_for_stays_and_still_says_what_it_costs():
     assert pace.every == 1 and pace.share == pytest.approx(0.5)
 
 
+def test_what_another_thread_spends_on_a_measured_step_counts_as_well():
+    pace = Pace(1)
+    pace.beside = 0.01
+    played(pace, 0.1, 0.05, 20)
+    assert pace.share == pytest.approx(0.6)
+    free = Pace(None)
+    free.beside = 0.005
+    played(free, 0.1, 0.0001, 200)
+    assert free.every == 20 and free.share <= SHARE
+
+
 def test_measuring_that_has_become_cheap_is_done_more_often_again():
     pace = Pace(None)
     played(pace, 0.1, 0.02, 100)

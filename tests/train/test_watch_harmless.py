@@ -311,7 +311,8 @@ def test_log_takes_numbers_and_says_of_anything_else_in_one_sentence_that_it_is_
     run.log(loss=1.0)
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 4 and said[-1] == "This run is closed: log keeps nothing more."
-    assert all("is not one, and is left out" in sentence for sentence in said[:3])
+    assert all(f"{name} is not one, and is left out" in said[k] for k, name in enumerate(("loss", "accuracy")))
+    assert said[2] == "log takes loss and accuracy, by these names; rate is neither, and is left out."
     assert run.run.history.accuracy.tolist() == [0.25, 0.25] and all(map(math.isnan, run.run.history.loss))
 
 

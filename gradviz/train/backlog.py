@@ -12,9 +12,9 @@ from gradviz.record.history import History, StepRecord
 from gradviz.train.tables import Look, work_out
 
 _MOST = 64  # steps that wait
-_AT_ONCE = 16
+_AT_ONCE = 16  # of them, worked out while others who want to read have to wait
 _LAYERS = 4000  # of all the steps that wait
-_PATIENCE = 20.0  # seconds
+_PATIENCE = 20.0  # seconds that `let_in` waits for what it calls
 
 
 class Backlog:

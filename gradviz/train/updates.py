@@ -79,9 +79,11 @@ class Updates:
                 if one is not None:
                     self.moved[k] = Moved((found, size), one.requires_grad)
         copies: list[torch.Tensor | None] = []
+        trained: list[bool] = []
         for k, weight in self._rows:
             copies.append(None)
-            if (whole := self._weights[k]) is not None and whole.requires_grad:
+            trained.append((whole := self._weights[k]) is not None and whole.requires_grad)
+            if trained[-1]:
                 entries = _taken(weight, weight)
                 old = self._room.of(k, entries, entries.dtype)
                 self._before.append(_Before(k, old))
@@ -90,9 +92,8 @@ class Updates:
                 else:
                     old.copy_(entries)
         lengths = self._eyes.keep([weight for _k, weight in self._rows], copies)
-        for (k, weight), length in zip(self._rows, lengths, strict=True):
-            whole = self._weights[k]
-            self.moved[k] = Moved((length, weight.numel()), whole is not None and whole.requires_grad)
+        for (k, weight), length, its in zip(self._rows, lengths, trained, strict=True):
+            self.moved[k] = Moved((length, weight.numel()), its)
 
     @torch.no_grad()
     def gradients(self) -> None:

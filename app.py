@@ -14,7 +14,7 @@ import streamlit as st
 
 from gradviz import machine
 from gradviz.serve.cradle import start_early
-from gradviz.web.frontend import ELEMENTS, Files, Frontend
+from gradviz.web.frontend import Files, Frontend
 from gradviz.web.scripts import head, link_header
 from gradviz.web.scripts import warm_up as pack_scripts
 
@@ -23,7 +23,7 @@ _files = Files(Path(st.__file__).parent / "static")
 # While this process imports PyTorch below, for seconds, other cores do what the first visitor would wait for.
 _started = start_early()  # on one of them
 if _has_third := machine.cores() >= 3:
-    threading.Thread(target=lambda: (_files.warm_up(ELEMENTS), pack_scripts()), name="pack", daemon=True).start()
+    threading.Thread(target=lambda: (_files.warm_up(), pack_scripts()), name="pack", daemon=True).start()
 gc.disable()  # what is imported stays: to look through it again and again while it grows is a sixth of the start
 
 from starlette.middleware import Middleware
@@ -166,7 +166,7 @@ def _warm_up() -> None:
     """Reads the default data set, packs the scripts and prepares the pages, so that the first reader does not wait for that."""
     # In the order in which a page asks.
     if not _has_third:
-        _files.warm_up(ELEMENTS)
+        _files.warm_up()
     warm_up()
     if not _has_third:
         pack_scripts()

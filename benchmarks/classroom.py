@@ -291,7 +291,7 @@ class Viewer:
         if index is None:
             raise Refused
         own = [script_url("classroom.js"), script_url("figure.js" if page else "live.js"), plotly_url()]
-        for script in re.findall(r'(?:src|href)="\./(static/[^"]+)"', index.decode()) + own:
+        for script in re.findall(r'(?:src|href)="\./([^"]+\.(?:css|js|woff2))"', index.decode()) + own:
             if script not in self._scripts:
                 await self._get(f"/{script}")
                 self._scripts.add(script)

@@ -1,4 +1,5 @@
-"""Finds what plotly.js can do without where only the TRACES of gradviz.web.scripts are drawn, for gradviz/web/plotly_cut.py.
+"""Finds what plotly.js can do without where only the TRACES of gradviz.web.scripts are drawn, and the large modules that stay,
+nearly all of which run as soon as it is there, for gradviz/web/plotly_cut.py.
 
     python tests/plotly_cut.py        after another version of plotly has been pinned (`make plotly`)
 
@@ -12,7 +13,7 @@ import hashlib
 import re
 import sys
 import textwrap
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +23,7 @@ from gradviz.web.scripts import PLOTLY, TRACES  # noqa: E402
 
 MADE = ROOT / "gradviz" / "web" / "plotly_cut.py"
 BEGIN = "var Plotly=(()=>{"
+LARGE = 1500  # characters; the rest, two thirds of the modules, are a tenth of the text
 _TOKEN = re.compile(
     r"""(?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<space>//[^\n]*|/\*.*?\*/|\s+)|(?P<word>[\w$]+)|.""", re.DOTALL
 )
@@ -106,6 +108,17 @@ def dispensable(text: str, traces: Collection[str] = TRACES) -> list[tuple[int, 
     return joined(sorted(gone))
 
 
+def run_at_once(text: str, gone: Collection[tuple[int, int]]) -> list[tuple[int, int]]:
+    """From … to, the functions of its large modules, but for those that are `gone`."""
+    found = []
+    for begin, end in statements(text, text.index(BEGIN) + len(BEGIN)):
+        module = re.match(r"var [\w$]+=W\((?=(?:\([\w$,]*\)|[\w$]+)=>\{)", text[begin:end])
+        if module and end - begin >= LARGE and not any(begin < last and first < end for first, last in gone):
+            assert text[:end].endswith("});")
+            found.append((begin + module.end(), end - len(");")))
+    return found
+
+
 def named(part: str) -> list[str]:
     """By what a statement that does nothing itself is asked for. Who uses a value of an ES module first calls what makes it."""
     if found := re.match(r"var (?:[\w$]+(?:=\{\})?,)*([\w$]+)=(?:W|Ea)\(|Fp\(([\w$]+),|(?:async )?function\*? ?([\w$]+)", part):
@@ -123,15 +136,23 @@ def joined(parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return together
 
 
+def _lines(pairs: Iterable[tuple[int, int]]) -> str:
+    numbers = ", ".join(f"({begin},{end})" for begin, end in pairs) + ","
+    return textwrap.indent(textwrap.fill(numbers, 124, break_on_hyphens=False), "    ")
+
+
 def main() -> None:
     text = PLOTLY.read_text(encoding="utf-8")
     gone = dispensable(text)
-    numbers = textwrap.fill(", ".join(f"({begin},{end})" for begin, end in gone) + ",", 124, break_on_hyphens=False)
+    made = hashlib.sha256(text.encode()).hexdigest()
     MADE.write_text(
-        f'"""What browsers do not get of plotly.js; made by tests/plotly_cut.py, which says how."""\n\n'
-        f'OF = "{hashlib.sha256(text.encode()).hexdigest()}"  # SHA-256 of plotly.min.js\n'
-        f"PARTS = (  # from character, to character\n{textwrap.indent(numbers, '    ')}\n)  # fmt: skip\n", encoding="utf-8",
-    )  # fmt: skip
+        f'"""What browsers get of plotly.js in another way or not at all; made by tests/plotly_cut.py, which says how."""\n\n'
+        f'OF = "{made}"  # SHA-256 of plotly.min.js\n'
+        f"# From character, to character.\n"
+        f"PARTS = (  # that they do not get\n{_lines(gone)}\n)  # fmt: skip\n"
+        f"AT_ONCE = (  # functions; nearly all run when it is there\n{_lines(run_at_once(text, gone))}\n)  # fmt: skip\n",
+        encoding="utf-8",
+    )
     print(f"{MADE.relative_to(ROOT)}: {len(gone)} parts, {sum(end - begin for begin, end in gone)} of {len(text)} characters")
 
 

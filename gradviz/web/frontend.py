@@ -7,7 +7,8 @@ from __future__ import annotations
 import gzip
 import mimetypes
 import re
-from collections.abc import Callable, Container, Iterable
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import anyio.to_thread
@@ -17,60 +18,72 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gradviz.web.answers import takes_gzip
+from gradviz.web.joining import Joining
 
 _TEXT = (".js", ".css", ".svg", ".json")  # the fonts are packed already
-_IMPORT = re.compile(r'(?:from|import)"\./([^"/]+\.js)"')
-# What most pages have of Streamlit that is a script of its own there, and what only the Lab and Compare have.
-ELEMENTS = (
-    "Html", "Selectbox", "BidiComponent", "Button", "ButtonGroup",
-    "Checkbox", "Slider", "NumberInput", "TextInput", "Multiselect", "Table",
-)  # fmt: skip
+_SCRIPTS = "static/js/"
 
 
 class Files:
-    """What lies below `static/` of a folder with an index.html, as Streamlit's own, kept once asked for: 20 MB at most."""
+    """What lies below `static/` of a folder with an index.html, as Streamlit's own, packed and kept once asked for: 20 MB at
+    most, 1 MB as a rule. Where it is known how, its page has joined scripts (gradviz.web.joining), in a folder of their own, in
+    which all others stand as well."""
 
     def __init__(self, folder: Path):
-        self._index = folder / "index.html"
+        """Raises OSError."""
+        index = (folder / "index.html").read_text(encoding="utf-8")
         self._paths = {path.relative_to(folder).as_posix(): path for path in (folder / "static").rglob("*") if path.is_file()}
+        scripts = [name.removeprefix(_SCRIPTS) for name in self._paths if name.startswith(_SCRIPTS)]
+        self._joining = Joining.known(index, scripts, lambda name: self._paths[_SCRIPTS + name].read_text(encoding="utf-8"))
+        self._index = self._joining.page() if self._joining else index
         self._kept: dict[tuple[str, bool], bytes] = {}
+        self._one = threading.Lock()  # thirty first visitors: packed once
 
     def __contains__(self, name: str) -> bool:
-        return name in self._paths
+        script, path = self._place(name)
+        return script is not None or path in self._paths
 
     def kept(self, name: str, packed: bool) -> bytes | None:
-        return self._kept.get((name, packed))
+        script, path = self._place(name)
+        return self._kept.get((script or path, packed))
 
     def read(self, name: str, packed: bool) -> bytes:
         """Raises OSError."""
-        body = self._paths[name].read_bytes()
-        self._kept[name, packed] = gzip.compress(body, 6, mtime=0) if packed else body
-        return self._kept[name, packed]
+        script, path = self._place(name)
+        key = script or path, packed
+        with self._one:
+            if key in self._kept:
+                return self._kept[key]
+            body = self._joining.text(script).encode() if self._joining and script else self._paths[path].read_bytes()
+            if packed:
+                body = gzip.compress(body, 6, mtime=0)
+            if packed or not name.endswith(_TEXT):  # hardly anybody takes a text as it is
+                self._kept[key] = body
+            return body
 
-    def warm_up(self, elements: Iterable[str] = ()) -> None:
-        """Reads what every page begins with, and what these elements of Streamlit need."""
-        begun = re.findall(r'(?:src|href)="\./(static/[^"]+)"', self._index.read_text(encoding="utf-8"))
-        for name in [*begun, *self._needed(elements, begun)]:
+    def warm_up(self) -> None:
+        """Reads what every page begins with, and what most of them ask for."""
+        begun = re.findall(r'(?:src|href)="\./([^"]+)"', self._index)
+        for name in [*begun, *(self._joining.early() if self._joining else ())]:
             if name in self:
                 self.read(name, name.endswith(_TEXT))
 
     def page(self, head: str) -> bytes:
-        """The index.html, whose head begins with `head`. Raises OSError."""
-        return self._index.read_text(encoding="utf-8").replace("<head>", f"<head>{head}", 1).encode()
+        """The index.html, whose head begins with `head`."""
+        return self._index.replace("<head>", f"<head>{head}", 1).encode()
 
-    def _needed(self, elements: Iterable[str], begun: Container[str]) -> list[str]:
-        """The scripts of these elements and what they import, without those that a page has `begun` with."""
-        wanted = {f"static/js/{element}" for element in elements}
-        found = [name for name in self._paths if name.split(".")[0] in wanted]
-        for name in found:  # grows while it is read
-            others = (f"static/js/{other}" for other in _IMPORT.findall(self._paths[name].read_text(encoding="utf-8")))
-            found += [other for other in dict.fromkeys(others) if other in self and other not in begun and other not in found]
-        return found
+    def _place(self, name: str) -> tuple[str | None, str]:
+        """Of a name in an address: the script that stands there beside the joined ones, if one does, and Streamlit's file."""
+        folder, _, rest = name.partition("/")
+        if self._joining is None or folder != self._joining.folder:
+            return None, name
+        script = rest.removeprefix("js/")
+        return script if script != rest and script in self._joining else None, f"static/{rest}"
 
 
 class Frontend:
-    """ASGI middleware. Whatever is none of its files, asked for as a whole, is for the app behind it to answer; the pages of the
-    app it answers in its place, once that has said that there is one."""
+    """ASGI middleware. Whatever is none of its files is for the app behind it to answer; the pages of the app it answers in its
+    place, once that has said that there is one. Of a file it gives the whole to who asks for a part, as HTTP lets a server do."""
 
     def __init__(
         self,
@@ -89,17 +102,20 @@ class Frontend:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = f"{scope.get('path', '')}/".removeprefix(f"{self._base}/").removesuffix("/")
-        if scope["type"] != "http" or scope["method"] != "GET" or name not in self._files or Request(scope).headers.get("Range"):
+        if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD") or name not in self._files:
             await self._app(scope, receive, self._as_page(name, scope, send))
             return
         text = name.endswith(_TEXT)
         packed = text and takes_gzip(Request(scope))
-        body = self._files.kept(name, packed) or await anyio.to_thread.run_sync(self._files.read, name, packed)
+        body = self._files.kept(name, packed)
+        if body is None:
+            body = await anyio.to_thread.run_sync(self._files.read, name, packed)
         headers = {"Cache-Control": "public, immutable, max-age=31536000"}  # the name holds a hash of the content
         headers |= {"Vary": "Accept-Encoding"} if text else {}
         headers |= {"Content-Encoding": "gzip"} if packed else {}
+        headers["Content-Length"] = str(len(body))
         media = mimetypes.guess_type(name)[0] or "application/octet-stream"
-        await Response(body, headers=headers, media_type=media)(scope, receive, send)
+        await Response(body if scope["method"] == "GET" else b"", headers=headers, media_type=media)(scope, receive, send)
 
     def _as_page(self, page: str, scope: Scope, send: Send) -> Send:
         body: bytes | None = None  # instead of the app's own

@@ -9,7 +9,7 @@ import streamlit
 from asgi import ask
 from starlette.responses import HTMLResponse, PlainTextResponse
 
-from gradviz.web.frontend import ELEMENTS, Files, Frontend
+from gradviz.web.frontend import Files, Frontend
 from gradviz.web.scripts import head, link_header, plotly_url, script_url
 
 SCRIPT, FONT = b"const a = 1;" * 100, bytes(range(256))
@@ -57,10 +57,12 @@ def test_whatever_is_no_file_of_it_is_for_streamlit_to_answer(folder, path):
     assert ask(Frontend(_behind, Files(folder)), path).text == "behind"
 
 
-def test_a_part_of_a_file_or_its_head_is_for_streamlit_to_answer(folder):
+def test_who_asks_for_a_part_of_a_file_is_given_all_of_it_and_its_head_is_given_without_it(folder):
     app = Frontend(_behind, Files(folder))
-    assert ask(app, "/static/font.woff2", range="bytes=0-9").text == "behind"
-    assert ask(app, "/static/font.woff2", method="HEAD").body == b"behind" == ask(app, "/static/font.woff2", method="POST").body
+    part, head = ask(app, "/static/font.woff2", range="bytes=0-9"), ask(app, "/static/font.woff2", method="HEAD")
+    assert part.status == head.status == 200 and part.body == FONT and head.body == b""
+    assert head.headers == part.headers and head.headers["content-length"] == str(len(FONT))
+    assert ask(app, "/static/font.woff2", method="POST").text == "behind"
 
 
 def test_under_a_path_of_its_own_the_files_stand_there_only(folder):
@@ -91,17 +93,10 @@ def test_all_that_a_page_of_streamlit_begins_with_is_given_as_it_is():
 
 
 @pytest.fixture
-def elements(folder: Path) -> Path:
-    """Streamlit's way: a script of its own for each element, which imports others by name and says so in the least room."""
-    js = folder / "static" / "js"
+def with_page(folder: Path) -> Path:
     (folder / "index.html").write_text(
         '<html><head><script type="module" src="./static/js/index.1a2b.js"></script></head><body>here</body></html>'
     )
-    (js / "Slider.77.js").write_text('import{t as e}from"./index.1a2b.js";import{n}from"./useField.88.js";import"./bare.99.js";')
-    (js / "useField.88.js").write_text('import{t}from"./Slider.77.js";const a="./nothing.js";')
-    (js / "bare.99.js").write_text('let b=import("./later.00.js");')
-    (js / "later.00.js").write_text("")
-    (js / "SliderOfOthers.66.js").write_text("")
     return folder
 
 
@@ -112,43 +107,58 @@ async def _index(scope, receive, send):
     await HTMLResponse(text, 200 if known else 404, headers)(scope, receive, send)
 
 
-def test_what_elements_need_is_read_with_all_that_they_import_and_nothing_that_comes_only_later(elements):
-    files = Files(elements)
-    files.warm_up(["Slider", "NoSuchElement"])
-    names = [path.name for path in (elements / "static" / "js").iterdir()]
-    read = {name for name in names if files.kept(f"static/js/{name}", packed=True) is not None}
-    assert read == {"index.1a2b.js", "Slider.77.js", "useField.88.js", "bare.99.js"}
-
-
-def test_a_page_is_streamlits_own_but_for_two_scripts_at_its_beginning(elements):
-    text = ask(Frontend(_index, Files(elements), pages=["", "lab"], head=head()), "/lab").text
+def test_a_page_is_streamlits_own_but_for_two_scripts_at_its_beginning(with_page):
+    text = ask(Frontend(_index, Files(with_page), pages=["", "lab"], head=head()), "/lab").text
     assert head().count("<script") == head().count("</script>") == 2 and f'src="./{plotly_url()}"' in head()
     assert text.index(head()) < text.index("index.1a2b.js")
-    assert text.replace(head(), "") == (elements / "index.html").read_text()
+    assert text.replace(head(), "") == (with_page / "index.html").read_text()
 
 
-def test_a_page_may_be_kept_no_longer_than_before_and_brings_its_cookie(elements):
-    reply = ask(Frontend(_index, Files(elements), pages=[""]), "/")
+def test_a_page_may_be_kept_no_longer_than_before_and_brings_its_cookie(with_page):
+    reply = ask(Frontend(_index, Files(with_page), pages=[""]), "/")
     assert reply.headers["cache-control"] == "no-cache" and reply.headers["set-cookie"] == "who=you"
     assert int(reply.headers["content-length"]) == len(reply.body)
     assert "etag" not in reply.headers and "last-modified" not in reply.headers  # they are of Streamlit's file
 
 
 @pytest.mark.parametrize("path, method", [("/gone", "GET"), ("/api/page", "GET"), ("/lab", "HEAD"), ("/lab", "POST")])
-def test_what_is_no_page_of_ours_stays_as_the_app_gives_it(elements, path, method):
-    reply = ask(Frontend(_index, Files(elements), pages=["", "lab", "gone"]), path, method=method)
+def test_what_is_no_page_of_ours_stays_as_the_app_gives_it(with_page, path, method):
+    reply = ask(Frontend(_index, Files(with_page), pages=["", "lab", "gone"]), path, method=method)
     assert reply.headers["etag"] == "old" and "here" not in reply.text
 
 
-def test_under_a_path_of_its_own_the_pages_stand_there_only(elements):
-    app = Frontend(_index, Files(elements), base="/school", pages=["", "lab"])
+def test_under_a_path_of_its_own_the_pages_stand_there_only(with_page):
+    app = Frontend(_index, Files(with_page), base="/school", pages=["", "lab"])
     assert all("here" in ask(app, path).text for path in ("/school/", "/school/lab"))
     assert "here" not in ask(app, "/lab").text
 
 
-def test_all_elements_that_are_read_beforehand_are_elements_of_streamlit():
-    scripts = (Path(streamlit.__file__).parent / "static" / "static" / "js").glob("*.js")
-    assert {*ELEMENTS} <= {path.name.split(".")[0] for path in scripts}
+def test_the_page_of_the_pinned_streamlit_names_joined_scripts_which_are_given_and_kept_like_its_own():
+    folder = Path(streamlit.__file__).parent / "static"
+    app = Frontend(_index, Files(folder), base="/school", pages=["lab"])
+    page = ask(app, "/school/lab").text
+    scripts = re.findall(r'(?:src|href)="\./(joined-\w+/js/[^"]+\.js)"', page)
+    assert len(scripts) == len({*scripts}) == 6 and "./static/js/" not in page
+    for name in scripts:
+        packed, plain = (ask(app, f"/school/{name}", accept_encoding=how) for how in ("gzip", "identity"))
+        assert gzip.decompress(packed.body) == plain.body != b"" and "content-encoding" not in plain.headers
+        assert "immutable" in plain.headers["cache-control"] and "javascript" in plain.headers["content-type"]
+    joined = f"/school/{scripts[0].partition('/')[0]}"
+    for path in (folder / "static" / "media").iterdir():
+        assert ask(app, f"{joined}/media/{path.name}").body == path.read_bytes()
+    alone = next((folder / "static" / "js").glob("Table.*.js")).name  # stands there too, in words that fit
+    assert b'"./part0.js"' in ask(app, f"{joined}/js/{alone}").body != ask(app, f"/school/static/js/{alone}").body
+    for path in (f"{joined}/js/gone.js", f"{joined}/part0.js", f"{joined[:-1]}/js/part0.js", joined, f"{joined}/js"):
+        assert ask(app, path).headers["etag"] == "old"  # as the app answers
+
+
+def test_what_pages_ask_for_is_read_before_anybody_asks_each_once():
+    files = Files(Path(streamlit.__file__).parent / "static")
+    files.warm_up()
+    names = re.findall(r'(?:src|href)="\./([^"]+\.(?:js|css|woff2))"', files.page("").decode())
+    table = next((Path(streamlit.__file__).parent / "static" / "static" / "js").glob("Table.*.js")).name
+    names.append(f"{names[-1].partition('/')[0]}/js/{table}")
+    assert len(names) == 9 and all(files.kept(name, packed=not name.endswith("woff2")) for name in names), names
 
 
 @pytest.mark.parametrize("page", ["", "compare"])

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from plotly_cut import dispensable
+from plotly_cut import dispensable, run_at_once
 from starlette.applications import Starlette
 
 from gradviz.charts import draft
@@ -525,6 +525,7 @@ def test_scripts_may_be_kept_for_ever_because_their_address_changes_with_them():
 def test_plotly_is_given_without_what_is_not_drawn_and_as_it_is_if_it_is_another():
     text = PLOTLY.read_text(encoding="utf-8")
     assert list(plotly_cut.PARTS) == dispensable(text), "make plotly"
+    assert list(plotly_cut.AT_ONCE) == run_at_once(text, plotly_cut.PARTS), "make plotly"
     assert len(lighter(text)) < 0.3 * len(text) and "Licensed under the MIT license" in lighter(text)[:200]
     assert lighter(text + " ") == text + " "
     with pytest.raises(ValueError, match="bar"):

@@ -194,7 +194,7 @@ def border(summaries: list) -> None:
         "learning rate and data. The band behind the points has the colour of what most did there. Runs that were stopped "
         "before they showed either way are left out."
     ))  # fmt: skip
-    with st.expander(_("What the outcomes mean")):
+    with st.expander(_("What the outcomes mean"), key="box_outcomes"):
         st.markdown("\n".join(_("- **{word}**: {meaning}").format(word=_(word), meaning=OUTCOMES[word]) for word in JUDGED))
 
 

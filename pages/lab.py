@@ -239,9 +239,9 @@ def watched_net(run: Run) -> None:
         st.caption(_("Computed with: {arithmetic}.").format(arithmetic=arithmetic_text(run.arithmetic)))
     diagnosis_words(run)
     if run.history.steps:
-        with st.expander(_("How it was measured, and what is missing")):
+        with st.expander(_("How it was measured, and what is missing"), key="box_measured"):
             fragment(run_every=3 if status.live else None)(measured_words)(run.id)
-        with st.expander(_("The data of this run")):
+        with st.expander(_("The data of this run"), key="box_data"):
             downloads(run)
     earlier_runs()
     with st.sidebar:
@@ -364,7 +364,7 @@ with st.sidebar:
 
 program_words(config, run)
 if run is not None and run.history.steps:
-    with st.expander(_("The data of this run")):
+    with st.expander(_("The data of this run"), key="box_data"):
         downloads(run)
 controls.write_url()
 run = None  # Streamlit keeps the page's names with the session; they must not keep the records

@@ -159,7 +159,7 @@ def at_length(lesson: Lesson, sweep: Sweep) -> None:
             colour=COLOUR[long.result], result=_(long.result),
         )
     )  # fmt: skip
-    with st.expander(_("What the long runs gave")):
+    with st.expander(_("What the long runs gave"), key="box_long"):
         statements(long)
         st.caption(_("Measured by `python -m gradviz reproduce --article`; every run is in gradviz/lenet/long_runs.jsonl, "
                      "the report in docs/reproduction.md."))
@@ -241,10 +241,10 @@ def answered(lesson: Lesson, sweep: Sweep, prediction: str, plain: bool) -> None
     if not missing:
         st.header(_("Why"), anchor=False)
         st.markdown(_(lesson.explanation))
-        with st.expander(_("What theory expects at initialisation")):
+        with st.expander(_("What theory expects at initialisation"), key="box_theory"):
             theory_table(list(sweep.configs))
         if not plain:
-            with st.expander(_("The runs, to open in the Lab")):
+            with st.expander(_("The runs, to open in the Lab"), key="box_runs"):
                 for run in done:
                     st.markdown(f"[{net_name(run.recipe)} · {run.recipe.title}]({link('', run=run.id)})")
 

@@ -127,7 +127,7 @@ def question() -> Sweep | None:
     axis_inputs("axis2", "values2", _("and also vary"), ["", *(axis for axis in AXES if axis != st.session_state[key("axis")])])
     axes = {st.session_state[key("axis")]: "values", st.session_state[key("axis2")]: "values2"}
     axes.pop("", None)
-    with st.expander(_("The runs: seeds, steps, optimiser, data")):
+    with st.expander(_("The runs: seeds, steps, optimiser, data"), key="box_runs"):
         first, second, third, fourth = st.columns(4)
         number(first, "seeds", _("Seeds for each point"), 1, 10, disabled=off)
         for column, name in ((second, "steps"), (third, "batch_size")):
@@ -231,9 +231,9 @@ def picture(sweep: Sweep) -> None:
     else:
         figure_panel(grid_figure(sweep, results), "grid", _("Outcomes over the grid"), sweep.id)
         st.caption(_(HOW_TO_READ["grid"]))
-    with st.expander(_("What the outcomes mean"), expanded=True):
+    with st.expander(_("What the outcomes mean"), key="box_outcomes", expanded=True):
         st.markdown("\n".join(_("- **{word}**: {meaning}").format(word=_(word), meaning=OUTCOMES[word]) for word in JUDGED))
-    with st.expander(_("Every run")):
+    with st.expander(_("Every run"), key="box_every"):
         table = results_table(sweep, results)
         st.dataframe(table, hide_index=True, width="stretch")
         st.download_button(_("Download as CSV"), lambda: export.csv(table), "gradviz-sweep.csv", on_click="ignore")

@@ -208,7 +208,7 @@ def _network() -> dict[str, Any]:
         on_change=_copy, args=("blocks_quick", "blocks"), disabled=_locked(),
     )
     deep, everywhere = st.session_state[_key("blocks")] > _QUICK_BLOCKS, st.session_state[_key("activation_everywhere")]
-    with st.expander(_("Advanced"), expanded=deep or everywhere):
+    with st.expander(_("Advanced"), key="box_network", expanded=deep or everywhere):
         values["blocks"] = _number(
             "blocks", _("Blocks, up to 1000"), step=1,
             on_change=_copy, args=("blocks", "blocks_quick", lambda blocks: min(blocks, _QUICK_BLOCKS)),
@@ -253,8 +253,9 @@ def _treatment() -> dict[str, Any]:
 def _more_remedies(values: dict[str, Any]) -> dict[str, Any]:
     """What the article does not try. Closed, unless the settings have one of them."""
     names = ("other_norm", "branch_scale", "init")
-    used = [name for name in names if st.session_state[_key(name)] != FIELDS[name].default]
-    with st.expander(_("More remedies"), expanded=bool(used) or values["activation"] not in _ARTICLE_ACTIVATIONS):
+    used = any(st.session_state[_key(name)] != FIELDS[name].default for name in names)
+    other = values["activation"] not in _ARTICLE_ACTIVATIONS
+    with st.expander(_("More remedies"), key="box_remedies", expanded=used or other):  # the key: it stays open if it is moved
         others = [word for word in _choices("activation") if word not in _ARTICLE_ACTIVATIONS]
         st.selectbox(
             _("Another activation"), (more := ["", *others]), place(_key("activation_more"), more),
@@ -283,7 +284,7 @@ def _optimiser() -> tuple[dict[str, Any], DeltaGenerator]:
         on_change=_copy, args=("lr", "lr_quick", lambda rate: _nearest(_QUICK_RATES, rate)),
     ))  # fmt: skip
     used = any(st.session_state[_key(name)] != FIELDS[name].default for name in ("warmup", "schedule"))
-    with st.expander(_("Warm-up and schedule"), expanded=used):
+    with st.expander(_("Warm-up and schedule"), key="box_pace", expanded=used):
         values |= dict(warmup=_number("warmup", step=10), schedule=_choice("schedule", st.selectbox))
         return values, st.container()
 

@@ -16,7 +16,7 @@ def settled(page: Page) -> None:
     page.wait_for_function(
         """() => [...document.querySelectorAll('.gv')].every((e) => e.dataset.plots || e.dataset.steps === '0')
             && [...document.querySelectorAll('figure > .gv-figure')].every((e) => e.shown && e.table)
-            && !document.querySelector('[data-stale=true]')""",
+            && !document.querySelector('[data-stale=true], [data-testid=stSkeleton]')""",
         timeout=60_000,
     )  # fmt: skip
 

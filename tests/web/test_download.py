@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from asgi import ask
+from axe import settled
 from playwright.sync_api import Page, expect
 from starlette.applications import Starlette
 
@@ -150,6 +151,7 @@ def test_a_reader_takes_the_layers_home_and_a_refusal_stands_on_the_page(page: P
     store.close()
     server.start()
     page.goto(f"{server.url}/?run={config.id}")
+    settled(page)
     page.get_by_text("The data of this run").click(timeout=60_000)
     button = page.get_by_role("button", name="Layers as CSV")
     with page.expect_download() as download:

@@ -23,7 +23,7 @@ from gradviz.web.scripts import PLOTLY, TRACES  # noqa: E402
 
 MADE = ROOT / "gradviz" / "web" / "plotly_cut.py"
 BEGIN = "var Plotly=(()=>{"
-LARGE = 1500  # characters; the rest, two thirds of the modules, are a tenth of the text
+LARGE = 1500  # characters; the rest, seven modules of ten, are a seventh of the text
 _TOKEN = re.compile(
     r"""(?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<space>//[^\n]*|/\*.*?\*/|\s+)|(?P<word>[\w$]+)|.""", re.DOTALL
 )

@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
+from itertools import groupby
 from typing import NamedTuple
 
 OF = "ddc07668cbe37c6e6e003786a0df9ffb0cbd320deada94e5fa56197c62400351"  # SHA-256 of index.html; names of scripts are of hashes
@@ -110,18 +111,10 @@ class Joining:
     @cached_property
     def _members(self) -> dict[str, list[str]]:
         """The modules of each of the `files`."""
-        files = iter(self.files)
-        members: dict[str, list[str]] = {}
         begun = self._order([self._root])
-        file = next(files)
-        for name in begun:
-            if name in self._apart:
-                file = next(files)
-            members.setdefault(file, []).append(name)
-            if name in self._apart:
-                file = next(files)
-        members[_ELEMENTS] = self._order(self._elements, begun)
-        return members
+        groups = groupby(begun, key=lambda name: name if name in self._apart else None)
+        members = {file: list(names) for file, (_, names) in zip(self.files[:-1], groups, strict=True)}
+        return {**members, _ELEMENTS: self._order(self._elements, begun)}
 
     @cached_property
     def _places(self) -> dict[str, _Place]:
@@ -130,8 +123,8 @@ class Joining:
 
     def _part(self, file: str) -> str:
         """One script of all members of this file."""
-        members = self._members[file]
-        taken = {other for name in members for _, other in _IMPORT.findall(self._read(name))}
+        members = {name: self._read(name) for name in self._members[file]}
+        taken = {other for text in members.values() for _, other in _IMPORT.findall(text)}
         lines = [_BEGIN] if file == self._root else []
         for earlier in self.files[: self.files.index(file)]:
             names = [self._places[name].name for name in self._members[earlier] if name in taken]
@@ -139,20 +132,19 @@ class Joining:
                 lines.append(f'import*as {names[0]} from"./{earlier}";')
             else:  # if none is taken, for the order alone
                 lines.append(f'import{{{",".join(names)}}}from"./{earlier}";')
-        for name in members:
+        for name, text in members.items():
             # In brackets: browsers know by them that it runs at once, and compile it beside the page's own thread.
-            lines.append(f"const {self._places[name].name}=(function(){{{self._body(name)}\n}})();")
+            lines.append(f"const {self._places[name].name}=(function(){{{self._body(text)}\n}})();")
         lines.append(f"export{{{','.join(self._places[name].name for name in members)}}};")
         return "\n".join(map(self._later, lines))
 
-    def _body(self, name: str) -> str:
+    def _body(self, text: str) -> str:
         """A module as the body of a function that returns what it exports."""
 
         def taken(match: re.Match[str]) -> str:
             names, other = match.groups()
             return "" if names is None else f"const{_renamed(names)}={self._places[other].name};"
 
-        text = self._read(name)
         given = ""
         if exported := _EXPORT.search(text):
             text = text[: exported.start()]

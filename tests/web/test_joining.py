@@ -122,7 +122,7 @@ def test_of_another_version_nothing_is_joined():
 TAKEN = re.compile(r'import(?:\{([^{}]*)\}from)?"\./([^"]+)";')
 
 
-def begun(joining: Joining) -> set[str]:
+def begun() -> set[str]:
     """Names of the modules that a page of Streamlit's begins with, and those of the elements."""
     elements = [name for name in SCRIPTS if name.split(".")[0] in ELEMENTS]
     met = [*re.findall(r'"\./static/js/([^"]+)"', INDEX), *elements]
@@ -143,7 +143,7 @@ def test_no_script_that_a_page_can_come_to_names_one_that_was_joined():
     for name in files:  # grows while it is read
         named = {other[2:] for other in re.findall(r"\./[\w.-]+\.js\b", joining.text(name))}
         files += sorted({other for other in named if other in SCRIPTS} - {*files})
-    inside = begun(joining) - {*joining.files}
+    inside = begun() - {*joining.files}
     assert len(inside) > 90 and len(files) > 150 and not inside & {*files}
 
 
@@ -152,7 +152,7 @@ def test_what_a_joined_module_gives_stays_as_it_was_when_others_took_it(server, 
     joining, tab = pinned(), context.new_page()
     apart = {name for name in SCRIPTS if name.split(".")[0] in APART}
     late = next(name for name in apart if name.split(".")[0] == APART[0])
-    assert not [name for name in begun(joining) - apart if late in {other for _, other in TAKEN.findall(read(name))}]
+    assert not [name for name in begun() - apart if late in {other for _, other in TAKEN.findall(read(name))}]
 
     def now(route: Route) -> None:
         """Joined modules that say as well what their exports are by now."""
@@ -177,7 +177,7 @@ def test_what_a_joined_module_gives_stays_as_it_was_when_others_took_it(server, 
         [f"/{joining.folder}/js/{file}" for file in files],
     )
     names = sorted(sorted(name for name, *_ in exports) for exports in given)
-    found = (re.search(r"export\{([^{}]*)\};?\s*$", read(name))[1].split(",") for name in begun(joining) - apart)
+    found = (re.search(r"export\{([^{}]*)\};?\s*$", read(name))[1].split(",") for name in begun() - apart)
     assert names == sorted(sorted(part.split(" as ")[-1] for part in parts) for parts in found)
     for name, is_there, same, now, before in (export for exports in given for export in exports):
         assert is_there, name
